@@ -1,0 +1,157 @@
+"""The file system that the machine boots into: busybox, python3, tools, written as a cpio archive."""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+
+from common import LAB, cache, digest, locked, need_packages, pathlib, run, say
+
+PACKAGES = ["busybox-static", "python3", "e2fsprogs", "xfsprogs", "btrfs-progs", "bpftool",
+            "libcap2-bin", "util-linux", "mount", "strace", "git", "kmod"]
+
+# Programs copied from here, each with the shared libraries it needs; the rest is busybox. (sh
+# is one of them since that of busybox takes its own programs for those of PATH.)
+PROGRAMS = """
+    /usr/bin/sh /usr/bin/bash /usr/bin/python3 /usr/bin/setpriv /usr/bin/unshare /usr/bin/nsenter /usr/bin/mount /usr/bin/umount
+    /usr/bin/mountpoint /usr/bin/findmnt /usr/bin/setfattr /usr/bin/getfattr /usr/bin/strace /usr/bin/git
+    /usr/bin/cp /usr/bin/mv /usr/bin/rm /usr/bin/tar /usr/bin/find /usr/bin/stdbuf
+    /usr/sbin/capsh /usr/sbin/losetup /usr/sbin/mke2fs /usr/sbin/mkfs.ext4 /usr/sbin/mkfs.xfs
+    /usr/sbin/mkfs.btrfs /usr/bin/btrfs /usr/sbin/bpftool /usr/sbin/xfs_io
+""".split()
+DATA = ["/etc/mke2fs.conf", "/etc/services", "/etc/protocols", "/usr/lib/git-core/git",
+        "/usr/share/git-core/templates/description"]
+
+# Parts of python's standard library that nothing here imports.
+WITHOUT = re.compile(r"/(test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|pydoc_data|"
+                     r"config-[^/]*|dist-packages|_ssl[^/]*|_hashlib[^/]*|_tkinter[^/]*|_dbm[^/]*|_gdbm[^/]*)(/|$)")
+
+FILES = {
+    "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
+    "/etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "/etc/hosts": "127.0.0.1 localhost\n",
+    "/etc/gitconfig": "[user]\n\tname = lab\n\temail = lab@localhost\n[init]\n\tdefaultBranch = main\n"
+                      "[safe]\n\tdirectory = *\n",
+}
+DIRECTORIES = ["dev", "proc", "sys", "run", "tmp", "root", "mnt", "var/tmp", "fanfp"]
+
+
+class Archive:
+    """A cpio archive of the kind the kernel unpacks ("newc")."""
+
+    def __init__(self, path):
+        self.out = open(path, "wb")
+        self.names = set()
+
+    def add(self, name, mode, data=b"", device=(0, 0), mtime=0):
+        name = os.path.normpath(name.strip("/"))
+        if name in self.names:
+            return
+        self.parents(name)
+        self.names.add(name)
+        self.entry(name, mode, data, device, mtime)
+
+    def entry(self, name, mode, data=b"", device=(0, 0), mtime=0):
+        encoded = name.encode() + b"\0"
+        # inode, mode, uid, gid, links, mtime, size, device, special device, length of the name, check
+        fields = (len(self.names), mode, 0, 0, 1, mtime, len(data), 0, 0, *device, len(encoded), 0)
+        head = b"070701" + b"".join(b"%08x" % field for field in fields) + encoded
+        self.out.write(head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4))
+
+    def parents(self, name):
+        parent = os.path.dirname(name)
+        if parent and parent not in self.names:
+            self.add(parent, stat.S_IFDIR | 0o755)
+
+    def directory(self, name, mode=0o755):
+        self.add(name, stat.S_IFDIR | mode)
+
+    def link(self, name, target):
+        self.add(name, stat.S_IFLNK | 0o777, target.encode())
+
+    def file(self, name, data, mode=0o644, mtime=0):
+        self.add(name, stat.S_IFREG | mode, data, mtime=mtime)
+
+    def copy(self, path):
+        """A file from here under its own name, and what it links to."""
+        directory = os.path.realpath(os.path.dirname(path))
+        path = os.path.join(directory, os.path.basename(path))
+        if os.path.islink(path):
+            self.link(path, os.readlink(path))
+            self.copy(os.path.join(directory, os.readlink(path)))
+        elif os.path.isfile(path):
+            # with its time, by which python knows whether a module's bytecode is of this source
+            status = os.stat(path)
+            self.file(path, pathlib.Path(path).read_bytes(), status.st_mode & 0o777, int(status.st_mtime))
+
+    def close(self):
+        self.entry("TRAILER!!!", 0)
+        self.out.close()
+
+
+def libraries(paths):
+    """The shared libraries that programs and extension modules need."""
+    found = set()
+    done = subprocess.run(["ldd", *paths], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          check=False)
+    for line in done.stdout.decode().splitlines():
+        match = re.match(r"\s+(?:\S+ => )?(/\S+) \(0x", line)
+        if match:
+            found.add(match.group(1))
+    return sorted(found)
+
+
+def python_library():
+    """The files of Debian's python3 that are worth taking along."""
+    root = os.path.dirname(run("/usr/bin/python3", "-IS", "-c", "import os; print(os.__file__)").strip())
+    for directory, names, files in os.walk(root):
+        names[:] = [name for name in names if not WITHOUT.search(f"{directory}/{name}")]
+        for name in files:
+            path = os.path.join(directory, name)
+            if not WITHOUT.search(path):
+                yield path
+
+
+def get(kernel):
+    """The archive for a kernel; made again when a program, the kernel or /init changed."""
+    need_packages(PACKAGES, "making the machine's file system")
+    programs = [path for path in PROGRAMS if os.path.exists(path)]
+    library = sorted(python_library())
+    needed = libraries(programs + [path for path in library if path.endswith(".so")])
+    stamps = [f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}"
+              for path in [*programs, *library, *needed, kernel.image, "/bin/busybox"]]
+    path = cache() / f"initramfs-{kernel.name}-{digest(pathlib.Path(__file__), LAB / 'init', *stamps)}"
+    with locked(f"initramfs-{kernel.name}"):
+        if not path.exists():
+            say(f"making the file system for the kernel {kernel.name}")
+            write(path, kernel, programs + library + needed)
+            for old in cache().glob(f"initramfs-{kernel.name}-" + "?" * 16):
+                if old != path:
+                    old.unlink()
+    return path
+
+
+def write(path, kernel, files):
+    new = path.with_suffix(".new")
+    archive = Archive(new)
+    for name in DIRECTORIES:
+        archive.directory(name, 0o1777 if name.endswith("tmp") else 0o755)
+    for name in ("bin", "sbin", "lib", "lib64"):        # as Debian lays it out
+        archive.directory(f"usr/{name}")
+        archive.link(name, f"usr/{name}")
+    archive.file("init", (LAB / "init").read_bytes(), 0o755)
+    archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    for name, text in FILES.items():
+        archive.file(name, text.encode())
+    for name in [*files, *DATA]:
+        archive.copy(name)
+    archive.file("usr/bin/busybox", pathlib.Path(shutil.which("busybox", path="/bin:/usr/bin")).read_bytes(), 0o755)
+    for applet in run("busybox", "--list").split():
+        if f"usr/sbin/{applet}" not in archive.names:
+            archive.link(f"usr/bin/{applet}", "busybox")
+    if kernel.modules.exists():
+        for module in sorted(kernel.modules.iterdir()):
+            archive.file(f"modules/{module.name}", module.read_bytes())
+    archive.close()
+    os.replace(new, path)
