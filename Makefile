@@ -1,0 +1,51 @@
+# fanfp needs no build: fanfp.py and fan_fp.bpf.o are what is installed.  See README.md.
+
+PYTHON ?= python3
+PREFIX ?= /usr/local
+DEBUG ?=
+CMD ?=
+CLANG ?= clang-19
+STRIP ?= llvm-strip-19
+
+# Every test: on this host, in the lab's machine with each of its kernels, the benchmark's harness.
+# Ends with one line, 'N passed, N failed, N skipped'.
+test:
+	@$(PYTHON) lab/testall --python $(PYTHON)
+
+# Only on this host.
+check:
+	@$(PYTHON) test_fanfp.py
+
+# On this host, with every Python from 3.6 up that is found.
+check-pythons:
+	@$(PYTHON) lab/testall --pythons
+
+# Only in the lab's machine; DEBUG=1 for a kernel with KASAN and lockdep.
+vmtest:
+	@lab/vmtest $(if $(DEBUG),--debug)
+
+# A shell in the lab's machine, or one command: make vm CMD='uname -a'.
+vm:
+	@lab/vm $(if $(CMD),'$(CMD)')
+
+bench:
+	@$(PYTHON) bench/bench.py
+
+soak:
+	@$(PYTHON) lab/testall --soak
+
+# The object is committed, and the same to the byte wherever it is built.
+fan_fp.bpf.o: bpf/fan_fp.bpf.c
+	cd bpf && $(CLANG) -g -O2 -target bpf -mcpu=v3 -fdebug-compilation-dir=. \
+		-c fan_fp.bpf.c -o ../$@
+	$(STRIP) -g $@
+
+install:
+	install -D -m 755 fanfp.py $(DESTDIR)$(PREFIX)/sbin/fanfp
+	install -D -m 644 fan_fp.bpf.o $(DESTDIR)$(PREFIX)/sbin/fan_fp.bpf.o
+
+lint:
+	$(PYTHON) -m ruff check --line-length 100 fanfp.py test_fanfp.py lab bench
+	shellcheck .ci/run
+
+.PHONY: test check check-pythons vmtest vm bench soak install lint
