@@ -118,13 +118,13 @@ def get(kernel):
     need_packages(PACKAGES, "making the machine's file system")
     programs = [path for path in PROGRAMS if os.path.exists(path)]
     library = sorted(python_library())
-    needed = libraries(programs + [path for path in library if path.endswith(".so")])
     stamps = [f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}"
-              for path in [*programs, *library, *needed, kernel.image, "/bin/busybox"]]
+              for path in [*programs, *library, kernel.image, "/bin/busybox"]]
     path = cache() / f"initramfs-{kernel.name}-{digest(pathlib.Path(__file__), LAB / 'init', *stamps)}"
     with locked(f"initramfs-{kernel.name}"):
         if not path.exists():
             say(f"making the file system for the kernel {kernel.name}")
+            needed = libraries(programs + [path for path in library if path.endswith(".so")])
             write(path, kernel, programs + library + needed)
             for old in cache().glob(f"initramfs-{kernel.name}-" + "?" * 16):
                 if old != path:

@@ -156,6 +156,8 @@ def stock(name):
             shutil.copy(image, new / "bzImage")
             order = copy_modules(work / "root", release, new / "modules")
             (new / "modules/order").write_text("".join(module + "\n" for module in order))
+            for old in cache().glob(f"kernel-{name}-*"):
+                shutil.rmtree(old)
             path = cache() / f"kernel-{name}-{release}-{recipe}"
             replace_tree(new, path)
             return path

@@ -11,19 +11,18 @@ import tempfile
 import threading
 
 import initramfs
-import kernels
 from common import PROJECT, Error, cache, locked, need_packages, say
 
 PACKAGES = ["qemu-system-x86"]
 
 # Time in the machine passes slowly on a busy host: a stall is one only after minutes.
-CMDLINE = ("console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off audit=0 apparmor=0 "
+CMDLINE = ("console=ttyS0 loglevel=5 panic=-1 oops=panic audit=0 apparmor=0 "
            "random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=300 watchdog_thresh=60 "
            "sysctl.kernel.hung_task_timeout_secs=300 no_timer_check")
 
 # Lines of the kernel's log that fail a run whatever the tests say.
 PROBLEM = re.compile(
-    r"BUG:|WARNING:|Oops|KASAN|KFENCE|UBSAN|Kernel panic|general protection fault|refcount_t:|"
+    r"\bBUG:|WARNING:|Oops|KASAN|KFENCE|UBSAN|Kernel panic|general protection fault|refcount_t:|"
     r"blocked for more than|soft lockup|hard LOCKUP|detected stalls|self-detected stall|"
     r"VFS: Busy inodes|kobject.*tried to|possible recursive locking|possible circular locking|"
     r"suspicious RCU usage|lab: ")
@@ -38,7 +37,7 @@ class Result:
         self.log = log
 
 
-def accelerator():
+def accelerator(kernel):
     """KVM where it has been seen to boot a kernel, else QEMU's own translation."""
     chosen = os.environ.get("FANFP_ACCEL")
     if chosen:
@@ -48,22 +47,23 @@ def accelerator():
     with locked("accel"):
         known = cache() / "accel"
         if not known.exists():
-            # There, and yet it may hang. Any kernel will do to find out; one that is here is best.
+            # It may be there and yet hang.
             say("trying KVM, for 20 s at most")
-            result = run(kernels.get("fastpath"), "true", limit=20, accel="kvm", output=lambda data: None)
+            result = run(kernel, "true", limit=20, accel="kvm", output=lambda data: None)
             known.write_text("kvm" if result.status == 0 else "tcg")
         return known.read_text()
 
 
-def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", accel=None):
+def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", share=None, accel=None):
     """Boot a kernel and run a shell command in it, or a shell on this terminal without one.
 
     What the command prints is handed to output() as it comes (bytes; to standard output by default). The
-    machine ends with the command, or after limit seconds. Returns a Result.
+    directory share, if any, is /share in the machine. The machine ends with the command, or after limit
+    seconds. Returns a Result.
     """
     need_packages(PACKAGES, "the machine")
     files = initramfs.get(kernel)
-    accel = accel or accelerator()
+    accel = accel or accelerator(kernel)
     with tempfile.TemporaryDirectory(prefix="fanfp-lab-") as directory:
         lab = pathlib.Path(directory)
         size = shutil.get_terminal_size()
@@ -75,7 +75,7 @@ def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", acc
             (lab / "command").write_text(command + "\n")
         log = lab / "log"
         child = subprocess.Popen(
-            qemu(kernel, files, lab, log, memory, accel, command is None),
+            qemu(kernel, files, lab, log, memory, share, accel, command is None),
             # never written to, but open: at its end QEMU would drop the output too
             stdin=subprocess.PIPE if command is not None else None,
             stdout=subprocess.PIPE if command is not None else None)
@@ -108,9 +108,13 @@ def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", acc
         return Result(status, failure, text)
 
 
-def qemu(kernel, files, lab, log, memory, accel, interactive):
+def qemu(kernel, files, lab, log, memory, share, accel, interactive):
     """The command line of QEMU."""
-    share = "local,security_model=none,multidevs=remap"
+    files_of = "local,security_model=none,multidevs=remap"
+    shares = ["-virtfs", f"{files_of},path={comma(PROJECT)},mount_tag=fanfp,readonly=on",
+              "-virtfs", f"{files_of},path={comma(lab)},mount_tag=lab"]
+    if share:
+        shares += ["-virtfs", f"{files_of},path={comma(os.path.abspath(share))},mount_tag=share"]
     return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
         "-accel", "tcg,thread=multi,tb-size=512" if accel == "tcg" else accel,
@@ -120,8 +124,7 @@ def qemu(kernel, files, lab, log, memory, accel, interactive):
         "-chardev", "stdio,id=out,signal=off", "-device", "virtio-serial-pci",
         "-device", "virtconsole,chardev=out" if interactive else "virtserialport,chardev=out,name=out",
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
-        "-virtfs", f"{share},path={comma(PROJECT)},mount_tag=fanfp,readonly=on",
-        "-virtfs", f"{share},path={comma(lab)},mount_tag=lab",
+        *shares,
     ]
 
 
