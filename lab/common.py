@@ -72,7 +72,8 @@ def replace_tree(new, path):
 def run(*command, **options):
     """Run a command quietly; return what it printed."""
     options.setdefault("stderr", subprocess.PIPE)
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, **options)
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, check=False,
+                          **options)
     if done.returncode:
         lines = (done.stderr or b"").decode(errors="replace").strip().splitlines()
         raise Error(f"{command[0]}: {lines[-1] if lines else f'exit status {done.returncode}'}")

@@ -1,4 +1,4 @@
-"""The file system that the machine boots into: busybox, python3, tools, written as a cpio archive."""
+"""The file system that the machine boots into: busybox, python3, tools, as a cpio archive."""
 
 import os
 import re
@@ -13,26 +13,29 @@ PACKAGES = ["busybox-static", "python3", "e2fsprogs", "xfsprogs", "btrfs-progs",
 
 # Programs copied from here, each with the shared libraries it needs; the rest is busybox. (sh
 # is one of them since that of busybox takes its own programs for those of PATH.)
-PROGRAMS = """
-    /usr/bin/sh /usr/bin/bash /usr/bin/python3 /usr/bin/setpriv /usr/bin/unshare /usr/bin/nsenter /usr/bin/mount /usr/bin/umount
-    /usr/bin/mountpoint /usr/bin/findmnt /usr/bin/setfattr /usr/bin/getfattr /usr/bin/strace /usr/bin/git
-    /usr/bin/cp /usr/bin/mv /usr/bin/rm /usr/bin/tar /usr/bin/find /usr/bin/stdbuf
-    /usr/sbin/capsh /usr/sbin/losetup /usr/sbin/mke2fs /usr/sbin/mkfs.ext4 /usr/sbin/mkfs.xfs
-    /usr/sbin/mkfs.btrfs /usr/bin/btrfs /usr/sbin/bpftool /usr/sbin/xfs_io
-""".split()
+PROGRAMS = [
+    "/usr/bin/sh", "/usr/bin/bash", "/usr/bin/python3", "/usr/bin/setpriv", "/usr/bin/unshare",
+    "/usr/bin/nsenter", "/usr/bin/mount", "/usr/bin/umount", "/usr/bin/mountpoint",
+    "/usr/bin/findmnt", "/usr/bin/setfattr", "/usr/bin/getfattr", "/usr/bin/strace",
+    "/usr/bin/git", "/usr/bin/cp", "/usr/bin/mv", "/usr/bin/rm", "/usr/bin/tar",
+    "/usr/bin/find", "/usr/bin/stdbuf", "/usr/sbin/capsh", "/usr/sbin/losetup",
+    "/usr/sbin/mke2fs", "/usr/sbin/mkfs.ext4", "/usr/sbin/mkfs.xfs", "/usr/sbin/mkfs.btrfs",
+    "/usr/bin/btrfs", "/usr/sbin/bpftool", "/usr/sbin/xfs_io",
+]
 DATA = ["/etc/mke2fs.conf", "/etc/services", "/etc/protocols", "/usr/lib/git-core/git",
         "/usr/share/git-core/templates/description"]
 
 # Parts of python's standard library that nothing here imports.
 WITHOUT = re.compile(r"/(test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|pydoc_data|"
-                     r"config-[^/]*|dist-packages|_ssl[^/]*|_hashlib[^/]*|_tkinter[^/]*|_dbm[^/]*|_gdbm[^/]*)(/|$)")
+                     r"config-[^/]*|dist-packages|_ssl[^/]*|_hashlib[^/]*|_tkinter[^/]*|_dbm[^/]*|"
+                     r"_gdbm[^/]*)(/|$)")
 
 FILES = {
     "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
     "/etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
     "/etc/hosts": "127.0.0.1 localhost\n",
-    "/etc/gitconfig": "[user]\n\tname = lab\n\temail = lab@localhost\n[init]\n\tdefaultBranch = main\n"
-                      "[safe]\n\tdirectory = *\n",
+    "/etc/gitconfig": "[user]\n\tname = lab\n\temail = lab@localhost\n"
+                      "[init]\n\tdefaultBranch = main\n[safe]\n\tdirectory = *\n",
 }
 DIRECTORIES = ["dev", "proc", "sys", "run", "tmp", "root", "mnt", "var/tmp", "fanfp"]
 
@@ -40,8 +43,8 @@ DIRECTORIES = ["dev", "proc", "sys", "run", "tmp", "root", "mnt", "var/tmp", "fa
 class Archive:
     """A cpio archive of the kind the kernel unpacks ("newc")."""
 
-    def __init__(self, path):
-        self.out = open(path, "wb")
+    def __init__(self, out):
+        self.out = out
         self.names = set()
 
     def add(self, name, mode, data=b"", device=(0, 0), mtime=0):
@@ -54,7 +57,7 @@ class Archive:
 
     def entry(self, name, mode, data=b"", device=(0, 0), mtime=0):
         encoded = name.encode() + b"\0"
-        # inode, mode, uid, gid, links, mtime, size, device, special device, length of the name, check
+        # inode, mode, uid, gid, links, mtime, size, device, special file, length of name, check
         fields = (len(self.names), mode, 0, 0, 1, mtime, len(data), 0, 0, *device, len(encoded), 0)
         head = b"070701" + b"".join(b"%08x" % field for field in fields) + encoded
         self.out.write(head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4))
@@ -83,11 +86,11 @@ class Archive:
         elif os.path.isfile(path):
             # with its time, by which python knows whether a module's bytecode is of this source
             status = os.stat(path)
-            self.file(path, pathlib.Path(path).read_bytes(), status.st_mode & 0o777, int(status.st_mtime))
+            self.file(path, pathlib.Path(path).read_bytes(), status.st_mode & 0o777,
+                      int(status.st_mtime))
 
     def close(self):
         self.entry("TRAILER!!!", 0)
-        self.out.close()
 
 
 def libraries(paths):
@@ -104,7 +107,8 @@ def libraries(paths):
 
 def python_library():
     """The files of Debian's python3 that are worth taking along."""
-    root = os.path.dirname(run("/usr/bin/python3", "-IS", "-c", "import os; print(os.__file__)").strip())
+    path = run("/usr/bin/python3", "-IS", "-c", "import os; print(os.__file__)")
+    root = os.path.dirname(path.strip())
     for directory, names, files in os.walk(root):
         names[:] = [name for name in names if not WITHOUT.search(f"{directory}/{name}")]
         for name in files:
@@ -120,21 +124,24 @@ def get(kernel):
     library = sorted(python_library())
     stamps = [f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}"
               for path in [*programs, *library, kernel.image, "/bin/busybox"]]
-    path = cache() / f"initramfs-{kernel.name}-{digest(pathlib.Path(__file__), LAB / 'init', *stamps)}"
+    recipe = digest(pathlib.Path(__file__), LAB / "init", *stamps)
+    path = cache() / f"initramfs-{kernel.name}-{recipe}"
     with locked(f"initramfs-{kernel.name}"):
         if not path.exists():
             say(f"making the file system for the kernel {kernel.name}")
             needed = libraries(programs + [path for path in library if path.endswith(".so")])
-            write(path, kernel, programs + library + needed)
+            new = path.with_suffix(".new")
+            with open(new, "wb") as out:
+                write(out, kernel, programs + library + needed)
+            os.replace(new, path)
             for old in cache().glob(f"initramfs-{kernel.name}-" + "?" * 16):
                 if old != path:
                     old.unlink()
     return path
 
 
-def write(path, kernel, files):
-    new = path.with_suffix(".new")
-    archive = Archive(new)
+def write(out, kernel, files):
+    archive = Archive(out)
     for name in DIRECTORIES:
         archive.directory(name, 0o1777 if name.endswith("tmp") else 0o755)
     for name in ("bin", "sbin", "lib", "lib64"):        # as Debian lays it out
@@ -146,7 +153,8 @@ def write(path, kernel, files):
         archive.file(name, text.encode())
     for name in [*files, *DATA]:
         archive.copy(name)
-    archive.file("usr/bin/busybox", pathlib.Path(shutil.which("busybox", path="/bin:/usr/bin")).read_bytes(), 0o755)
+    busybox = shutil.which("busybox", path="/bin:/usr/bin")
+    archive.file("usr/bin/busybox", pathlib.Path(busybox).read_bytes(), 0o755)
     for applet in run("busybox", "--list").split():
         if f"usr/sbin/{applet}" not in archive.names:
             archive.link(f"usr/bin/{applet}", "busybox")
@@ -154,4 +162,3 @@ def write(path, kernel, files):
         for module in sorted(kernel.modules.iterdir()):
             archive.file(f"modules/{module.name}", module.read_bytes())
     archive.close()
-    os.replace(new, path)

@@ -54,12 +54,13 @@ def accelerator(kernel):
         return known.read_text()
 
 
-def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", share=None, accel=None):
+def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", share=None,
+        accel=None):
     """Boot a kernel and run a shell command in it, or a shell on this terminal without one.
 
-    What the command prints is handed to output() as it comes (bytes; to standard output by default). The
-    directory share, if any, is /share in the machine. The machine ends with the command, or after limit
-    seconds. Returns a Result.
+    What the command prints is handed to output() as it comes (bytes; to standard output by
+    default). The directory share, if any, is /share in the machine. The machine ends with the
+    command, or after limit seconds. Returns a Result.
     """
     need_packages(PACKAGES, "the machine")
     files = initramfs.get(kernel)
@@ -122,7 +123,8 @@ def qemu(kernel, files, lab, log, memory, share, accel, interactive):
         "-kernel", str(kernel.image), "-initrd", str(files), "-append", CMDLINE,
         "-serial", f"file:{log}",
         "-chardev", "stdio,id=out,signal=off", "-device", "virtio-serial-pci",
-        "-device", "virtconsole,chardev=out" if interactive else "virtserialport,chardev=out,name=out",
+        "-device",
+        "virtconsole,chardev=out" if interactive else "virtserialport,chardev=out,name=out",
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
         *shares,
     ]

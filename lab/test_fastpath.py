@@ -22,9 +22,10 @@ import unittest
 FAN_CLOEXEC, FAN_NONBLOCK, FAN_CLASS_CONTENT = 0x1, 0x2, 0x4
 FAN_REPORT_FID, FAN_REPORT_DFID_NAME = 0x200, 0xC00
 FAN_MARK_ADD, FAN_MARK_FILESYSTEM = 0x1, 0x100
-FAN_MODIFY, FAN_CLOSE_WRITE, FAN_OPEN, FAN_CREATE, FAN_DELETE = 0x2, 0x8, 0x20, 0x100, 0x200
+FAN_CLOSE_WRITE, FAN_CREATE, FAN_DELETE = 0x8, 0x100, 0x200
 FAN_OPEN_PERM, FAN_ONDIR, FAN_EVENT_ON_CHILD = 0x10000, 0x40000000, 0x08000000
-FAN_ALLOW, FAN_DENY = 1, 2
+FAN_DENY = 2
+DEFAULT_MASK = FAN_CREATE | FAN_DELETE | FAN_CLOSE_WRITE | FAN_EVENT_ON_CHILD
 
 # _IOW('F', 0, struct fanotify_fastpath_args) and _IOW('F', 1, char[64])
 ARGS = struct.Struct("=64sIIQI")
@@ -36,7 +37,8 @@ TEST = "/sys/module/fanotify_fastpath_test/parameters"
 METADATA = struct.Struct("=IBBHQii")
 
 libc = ctypes.CDLL(None, use_errno=True)
-libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]
+libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int,
+                               ctypes.c_char_p]
 
 
 def check(result):
@@ -63,7 +65,7 @@ class Group:
             os.close(self.fd)
             self.fd = -1
 
-    def mark(self, path, mask=FAN_CREATE | FAN_DELETE | FAN_CLOSE_WRITE | FAN_EVENT_ON_CHILD, flags=0):
+    def mark(self, path, mask=DEFAULT_MASK, flags=0):
         check(libc.fanotify_mark(self.fd, FAN_MARK_ADD | flags, mask, -1, os.fsencode(path)))
         return self
 
@@ -120,7 +122,8 @@ def noise(path, processes=2):
               "        open(name + str(i), 'w').close()\n"
               "    for i in range(50):\n"
               "        os.unlink(name + str(i))\n")
-    children = [subprocess.Popen([sys.executable, "-IS", "-c", script, path]) for _ in range(processes)]
+    children = [subprocess.Popen([sys.executable, "-IS", "-c", script, path])
+                for _ in range(processes)]
     try:
         deadline = time.monotonic() + 60
         while not os.listdir(path) and time.monotonic() < deadline:
@@ -178,7 +181,8 @@ class Arguments(Fastpath):
 
     def test_efault(self):
         with Group() as group:
-            self.assertEqual(libc.ioctl(group.fd, ctypes.c_ulong(FAN_IOC_ADD_FP), ctypes.c_void_p(8)), -1)
+            command = ctypes.c_ulong(FAN_IOC_ADD_FP)
+            self.assertEqual(libc.ioctl(group.fd, command, ctypes.c_void_p(8)), -1)
             self.assertEqual(ctypes.get_errno(), errno.EFAULT)
             self.refused(errno.EFAULT, group, "lab-skip", size=4, address=8)
             group.add("lab-skip")
@@ -269,10 +273,15 @@ class Arguments(Fastpath):
 
 class Registry(Fastpath):
     def test_sysfs(self):
-        entries = {name: [open(f"{SYSFS}/{name}/{item}").read() for item in ("flags", "desc", "init_args")]
-                   for name in os.listdir(SYSFS) if name.startswith("lab-")}
+        entries = {}
+        for name in filter(lambda name: name.startswith("lab-"), os.listdir(SYSFS)):
+            entries[name] = []
+            for item in ("flags", "desc", "init_args"):
+                with open(f"{SYSFS}/{name}/{item}") as file:
+                    entries[name].append(file.read())
         self.assertEqual(sorted(entries), ["lab-admin", "lab-fail", "lab-skip", "lab-slow"])
-        self.assertEqual(entries["lab-admin"], ["0x1\n", "send all events, for CAP_SYS_ADMIN only\n", "N/A\n"])
+        self.assertEqual(entries["lab-admin"],
+                         ["0x1\n", "send all events, for CAP_SYS_ADMIN only\n", "N/A\n"])
         self.assertEqual(entries["lab-fail"], ["0x0\n", "N/A\n", "int errno; none: EDOM\n"])
         self.assertEqual(sorted(os.listdir(f"{SYSFS}/lab-skip")), ["desc", "flags", "init_args"])
 
@@ -323,7 +332,8 @@ class Events(Fastpath):
             os.unlink(self.path("skip-1"))
             group.delete()
             touch(self.path("skip-after"))
-            self.assertEqual(list(dict.fromkeys(group.names())), ["skip-before", "send-1", "skip-after"])
+            self.assertEqual(list(dict.fromkeys(group.names())),
+                             ["skip-before", "send-1", "skip-after"])
 
     def test_nothing_to_poll_for(self):
         with Group() as group:
@@ -398,7 +408,8 @@ class Events(Fastpath):
         outside = tempfile.mkdtemp(prefix="outside-", dir=os.path.dirname(self.root))
         self.addCleanup(shutil.rmtree, outside)
         with Group() as group:
-            group.mark(self.root, FAN_CREATE | FAN_ONDIR, FAN_MARK_FILESYSTEM).add("lab-skip", b"skip\0")
+            group.mark(self.root, FAN_CREATE | FAN_ONDIR, FAN_MARK_FILESYSTEM)
+            group.add("lab-skip", b"skip\0")
             touch(os.path.join(outside, "skip-1"))
             touch(os.path.join(outside, "send-1"))
             self.assertEqual(group.names(), ["send-1"])
