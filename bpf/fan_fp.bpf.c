@@ -101,6 +101,7 @@ enum {
 	FS_DELETE_SELF		= 0x00000400,
 	FS_MOVE_SELF		= 0x00000800,
 	FS_RENAME		= 0x10000000,
+	FS_EVENT_ON_CHILD	= 0x08000000,
 	FS_ISDIR		= 0x40000000,	/* told to groups that report file ids */
 };
 
@@ -205,12 +206,13 @@ __u32 asked_dir;		/* events wanted of directories, 0 for all */
 __u32 watcher;			/* whose events are dropped: the process that attached */
 
 /*
- * Counts the moves of directories and the changes of roots.  An answer is good in its
- * own generation only.  Invariant: the generation is read before the question is asked,
+ * Counts the moves of directories and the changes of roots; with user space's own count
+ * added, it is the generation.  An answer is good in its own generation only.  Invariant: the generation is read before the question is asked,
  * and bumped after the tree has changed, so an answer from before a change never carries
  * the generation after it.  What remains is the time between a move and its bump.
  */
 __u64 generation = 1;
+__u64 changes;			/* the same, counted by user space, where it changes something */
 
 /* Counters, in a map of their own: who reads what stands above never waits for them. */
 #define COUNTER SEC(".data.counters")
@@ -469,7 +471,8 @@ static __always_inline void knock(struct fanotify_fastpath_event *event, __u32 m
  */
 static __always_inline __u64 generation_of(struct fanotify_fastpath_event *event, __u32 mask)
 {
-	__u64 now = *(volatile __u64 *)&generation;
+	__u64 mine = *(volatile __u64 *)&changes;
+	__u64 now = *(volatile __u64 *)&generation + mine;
 	struct dentry *dentry;
 
 	if (!(mask & FS_RENAME))
@@ -479,7 +482,7 @@ static __always_inline __u64 generation_of(struct fanotify_fastpath_event *event
 		return now;
 	if ((dentry->d_inode->i_mode & S_IFMT) == S_IFDIR &&
 	    dentry->d_parent->d_inode != event->dir)
-		now = __sync_fetch_and_add(&generation, 1);
+		now = __sync_fetch_and_add(&generation, 1) + mine;
 	bpf_dput(dentry);
 	return now;
 }
@@ -587,7 +590,7 @@ static __always_inline int is_asked(__u32 mask)
 {
 	__u32 wanted = mask & FS_ISDIR ? asked_dir : asked;
 
-	return !wanted || mask & wanted & ~FS_ISDIR;
+	return !wanted || mask & wanted & ~(FS_ISDIR | FS_EVENT_ON_CHILD);
 }
 
 SEC("struct_ops.s/fp_handler")
