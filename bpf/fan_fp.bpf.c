@@ -207,9 +207,10 @@ __u32 watcher;			/* whose events are dropped: the process that attached */
 
 /*
  * Counts the moves of directories and the changes of roots; with user space's own count
- * added, it is the generation.  An answer is good in its own generation only.  Invariant: the generation is read before the question is asked,
- * and bumped after the tree has changed, so an answer from before a change never carries
- * the generation after it.  What remains is the time between a move and its bump.
+ * added, it is the generation.  An answer is good in its own generation only.
+ * Invariant: the generation is read before the question is asked, and bumped after the
+ * tree has changed, so an answer from before a change never carries the generation after
+ * it.  What remains is the time between a move and its bump.
  */
 __u64 generation = 1;
 __u64 changes;			/* the same, counted by user space, where it changes something */
