@@ -27,6 +27,8 @@ import select
 import struct
 import sys
 import time
+from array import array
+from bisect import bisect_right
 
 __version__ = "1.0"
 __all__ = ["Watch", "Event", "Error", "EVENTS", "DEFAULT_EVENTS"]
@@ -792,10 +794,19 @@ def read_mounts():
     mounts = []
     for line in lines:
         fields = line.split(b" ")
-        mounts.append(Mount(int(fields[0]), fields[2], unescape_octal(fields[3]),
+        mounts.append(Mount(int(fields[0]), os.fsdecode(fields[2]), unescape_octal(fields[3]),
                             unescape_octal(fields[4]),
                             os.fsdecode(fields[fields.index(b"-") + 1])))
     return mounts
+
+
+def whole_device(root):
+    """The number by which the kernel's side knows a file system (s_dev), if a root is all of it."""
+    for mount in read_mounts():
+        if mount.id == root.mount_id and mount.root == b"/" and mount.path == root.path:
+            major, minor = map(int, mount.device.split(":"))
+            return major << 20 | minor
+    return None
 
 
 def unescape_octal(path):
@@ -812,6 +823,2020 @@ def below(path, top):
         return b""
     top = top if top.endswith(b"/") else top + b"/"
     return path[len(top):] if path.startswith(top) else None
+
+
+# =============================================================================================
+# 4. BPF objects
+# =============================================================================================
+# Three rooms, each usable without the next:
+#
+#   read_object(data, name)      the ELF file that clang made, as plain data (Object)
+#   relocate(object, kernel)     instructions that fit the kernel described by its BTF (Image);
+#                                a pure function, no system call
+#   load(object, kernel)         system calls: maps, programs, struct_ops (Loaded)
+#
+# An Object or an Image never changes after it was made.  Whatever is wrong with an object is an
+# Error(ENOEXEC) that names it; whatever the kernel refuses is an Error with the kernel's errno.
+# Nothing is ever pinned, so the kernel drops everything with the last descriptor: the end of the
+# process, however it comes, is the end of all that was loaded.
+
+# --- BTF: the types of an object or a kernel ---
+
+(BTF_VOID, BTF_INT, BTF_PTR, BTF_ARRAY, BTF_STRUCT, BTF_UNION, BTF_ENUM, BTF_FWD, BTF_TYPEDEF,
+ BTF_VOLATILE, BTF_CONST, BTF_RESTRICT, BTF_FUNC, BTF_FUNC_PROTO, BTF_VAR, BTF_DATASEC, BTF_FLOAT,
+ BTF_DECL_TAG, BTF_TYPE_TAG, BTF_ENUM64) = range(20)
+
+BTF_MODIFIERS = frozenset((BTF_TYPEDEF, BTF_VOLATILE, BTF_CONST, BTF_RESTRICT, BTF_TYPE_TAG))
+BTF_COMPOSITES = frozenset((BTF_STRUCT, BTF_UNION))
+BTF_ENUMS = frozenset((BTF_ENUM, BTF_ENUM64))
+BTF_KIND_NAMES = ("void", "int", "ptr", "array", "struct", "union", "enum", "fwd", "typedef",
+                  "volatile", "const", "restrict", "func", "func_proto", "var", "datasec", "float",
+                  "decl_tag", "type_tag", "enum64")
+
+# Length of a type in 32-bit words: what every one of the kind has, and what each item adds.  A kind
+# that is not known gets a length that no section has, which ends the walk there.
+_BEYOND = 1 << 40
+_FIXED_WORDS = [_BEYOND, 4, 3, 6] + [3] * 10 + [4, 3, 3, 4, 3, 3] + [_BEYOND] * 12
+_ITEM_WORDS = [0] * 32
+for _kind, _words in ((BTF_STRUCT, 3), (BTF_UNION, 3), (BTF_ENUM, 2), (BTF_FUNC_PROTO, 2),
+                      (BTF_DATASEC, 3), (BTF_ENUM64, 3)):
+    _ITEM_WORDS[_kind] = _words
+
+MAX_NAME = 4096         # longest name accepted: the kernel's own limit is 512
+MAX_HOPS = 32           # modifiers in a row, or types in types: what libbpf allows
+
+# size: in bytes, or for kinds that refer to a type its id.  items, by kind:
+#   struct, union   Member...           enum, enum64   (name, value)...
+#   func_proto      (name, type)...     datasec        (type, offset, size)...
+#   array           (element, index, count)            int (encoding, bit offset, bits)
+#   var             (linkage,)                         decl_tag (component,)
+Type = collections.namedtuple("Type", "id kind name flag vlen size items")
+Member = collections.namedtuple("Member", "name type bit_offset bit_size")
+
+
+class Btf:
+    """The types of a blob of BTF, found where they lie.
+
+    A kernel has 150,000 types and a program asks for a few dozen.  So the blob is walked once for
+    where each type starts, names are looked for in the string section, and only a type that is
+    asked for is made into an object.
+    """
+
+    __slots__ = ("name", "data", "_words", "_starts", "_strings", "_names", "_types", "_found",
+                 "header")
+
+    def __init__(self, data, name):
+        self.name = name
+        self.data = bytes(data)
+        self.header = types, strings = self._read_header()
+        self._words = array("I")
+        self._words.frombytes(self.data[types[0]:types[1]])
+        self._strings = self.data[strings[0]:strings[1]]
+        if self._strings[:1] != b"\0" or self._strings[-1:] != b"\0":
+            raise self.damaged("its BTF has no proper string section")
+        self._starts = self._walk()
+        self._names = b""
+        self._types = {}
+        self._found = {}
+
+    def damaged(self, what):
+        return Error(errno.ENOEXEC, "read BPF object %s: %s" % (self.name, what))
+
+    def _read_header(self):
+        """((start, end) of the types, (start, end) of the strings), checked against the data."""
+        if len(self.data) < 24:
+            raise self.damaged("its BTF is cut off in the header")
+        magic, version, _, length, type_off, type_len, str_off, str_len = struct.unpack_from(
+            "=HBBIIIII", self.data)
+        if magic != 0xeb9f:
+            raise self.damaged("its BTF is of the other byte order" if magic == 0x9feb
+                               else "its BTF has no BTF in it")
+        if version != 1:
+            raise self.damaged("its BTF is of version %d, not 1" % version)
+        if length < 24 or length % 4 or type_off % 4 or type_len % 4:
+            raise self.damaged("its BTF is not aligned")
+        if max(type_off + type_len, str_off + str_len) > len(self.data) - length:
+            raise self.damaged("its BTF is cut off")
+        return ((length + type_off, length + type_off + type_len),
+                (length + str_off, length + str_off + str_len))
+
+    def _walk(self):
+        """Where each type starts, in words, by id; and after the last, the end."""
+        words, fixed, item = self._words, _FIXED_WORDS, _ITEM_WORDS
+        starts = [0]                    # id 0 is void, and lies nowhere
+        append = starts.append
+        at, end = 0, len(words)
+        try:
+            while at < end:
+                append(at)
+                info = words[at + 1]
+                kind = info >> 24 & 31
+                at += fixed[kind] + (info & 0xffff) * item[kind]
+        except IndexError:
+            at = _BEYOND
+        if at != end:
+            raise self.damaged("its BTF is damaged or too new at type %d" % (len(starts) - 1))
+        append(end)
+        return starts
+
+    def __len__(self):
+        """Number of types, void included: ids are below it."""
+        return len(self._starts) - 1
+
+    def string(self, offset):
+        end = self._strings.find(b"\0", offset, offset + MAX_NAME) if offset >= 0 else -1
+        if end < 0:
+            raise self.damaged("its BTF has no string at %d" % offset)
+        return self._strings[offset:end].decode("utf-8", "replace")
+
+    def type(self, number):
+        """The type with this id."""
+        found = self._types.get(number)
+        if found is None:
+            found = self._types[number] = self._make(number)
+        return found
+
+    def _make(self, number):
+        if number == 0:
+            return Type(0, BTF_VOID, "", 0, 0, 0, ())
+        if not 0 < number < len(self):
+            raise self.damaged("its BTF has no type %d" % number)
+        at, end = self._starts[number], self._starts[number + 1]
+        name, info, size = self._words[at:at + 3]
+        kind, vlen, flag = info >> 24 & 31, info & 0xffff, info >> 31
+        return Type(number, kind, self.string(name), flag, vlen, size,
+                    self._items(kind, flag, self._words[at + 3:end]))
+
+    def _items(self, kind, flag, words):
+        if kind in BTF_COMPOSITES:
+            rows = zip(words[0::3], words[1::3], words[2::3])
+            if flag:
+                return [Member(self.string(name), type_id, where & 0xffffff, where >> 24)
+                        for name, type_id, where in rows]
+            return [Member(self.string(name), type_id, where, 0) for name, type_id, where in rows]
+        if kind == BTF_ENUM:
+            return [(self.string(name), value - (flag and value >> 31 << 32))
+                    for name, value in zip(words[0::2], words[1::2])]
+        if kind == BTF_ENUM64:
+            return [(self.string(name), low + (high << 32) - (flag and high >> 31 << 64))
+                    for name, low, high in zip(words[0::3], words[1::3], words[2::3])]
+        if kind == BTF_FUNC_PROTO:
+            return [(self.string(name), type_id) for name, type_id in zip(words[0::2], words[1::2])]
+        if kind == BTF_DATASEC:
+            return list(zip(words[0::3], words[1::3], words[2::3]))
+        if kind == BTF_INT:
+            return words[0] >> 24 & 15, words[0] >> 16 & 255, words[0] & 255
+        return tuple(words)
+
+    def place(self, number):
+        """Where in the data the type lies: (start, end), for the few who rewrite it."""
+        first = self.header[0][0]
+        return first + 4 * self._starts[number], first + 4 * self._starts[number + 1]
+
+    def find(self, name, kinds):
+        """The ids of the types of one of these kinds whose essential name is this one."""
+        ids = self._found.get(name)
+        if ids is None:
+            ids = self._found[name] = self._find(name)
+        return [number for number in ids
+                if self._words[self._starts[number] + 1] >> 24 & 31 in kinds]
+
+    def _find(self, name):
+        """Every type whose essential name is this: name offsets first, then the types with them."""
+        if not self._names:
+            words = self._words
+            self._names = array("I", [0] + [words[at] for at in self._starts[1:-1]]).tobytes()
+        ids = []
+        for offset in self._string_offsets(name.encode("utf-8", "replace")):
+            wanted = struct.pack("=I", offset)
+            at = self._names.find(wanted)
+            while at >= 0:
+                if at % 4 == 0:
+                    ids.append(at // 4)
+                    at += 3
+                at = self._names.find(wanted, at + 1)
+        return sorted(ids)
+
+    def _string_offsets(self, name):
+        """Where the strings NAME and NAME___FLAVOR start.  No producer lets strings share tails."""
+        at = self._strings.find(b"\0" + name)
+        while at >= 0:
+            after = at + 1 + len(name)
+            if self._strings[after:after + 1] == b"\0":
+                yield at + 1
+            elif self._strings.startswith(b"___", after) and \
+                    essential(self.string(at + 1)).encode("utf-8", "replace") == name:
+                yield at + 1
+            at = self._strings.find(b"\0" + name, at + 1)
+
+    def skip(self, number):
+        """The type behind typedefs and modifiers."""
+        for _ in range(MAX_HOPS):
+            found = self.type(number)
+            if found.kind not in BTF_MODIFIERS:
+                return found
+            number = found.size
+        raise self.damaged("its BTF has a loop at type %d" % number)
+
+    def size_of(self, number):
+        """Size in bytes, or -1 for what has none (void, functions, forward declarations)."""
+        count = 1
+        for _ in range(MAX_HOPS):
+            found = self.skip(number)
+            if found.kind == BTF_ARRAY:
+                count *= found.items[2]
+                number = found.items[0]
+            elif found.kind == BTF_PTR:
+                return 8 * count
+            elif found.kind in (BTF_INT, BTF_STRUCT, BTF_UNION, BTF_ENUM, BTF_ENUM64, BTF_FLOAT,
+                                BTF_DATASEC):
+                return found.size * count
+            else:
+                return -1
+        raise self.damaged("its BTF has a loop at type %d" % number)
+
+    def describe(self, number):
+        """`struct inode`, for messages."""
+        found = self.type(number)
+        return "%s %s" % (BTF_KIND_NAMES[found.kind], found.name or "(unnamed)")
+
+
+def essential(name):
+    """A name without its flavor: of x___y, x."""
+    at = name.rfind("___")
+    if at <= 0 or name[at - 1:at] == "_" or len(name) <= at + 3 or name[at + 3] == "_":
+        return name
+    return name[:at]
+
+
+def kernel_btf(path="/sys/kernel/btf/vmlinux"):
+    """The types of the running kernel."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+    except OSError as why:
+        if why.errno != errno.ENOENT:
+            raise failure(why.errno, "read the kernel's BTF", path)
+        raise failure(why.errno, "read the kernel's BTF", path,
+                      "the kernel must be built with CONFIG_DEBUG_INFO_BTF")
+    return Btf(data, path)
+
+
+# --- reading an object: ELF ---
+
+SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
+SHF_EXECINSTR = 4
+SHN_RESERVED = 0xff00
+STT_OBJECT, STT_FUNC, STT_SECTION = 1, 2, 3
+STB_LOCAL, STB_WEAK = 0, 2
+EM_BPF, ET_REL = 247, 1
+R_BPF_64_64, R_BPF_64_ABS64, R_BPF_64_32 = 1, 2, 10
+
+# Instructions: opcode, registers (source << 4 | destination), 16-bit offset, 32-bit immediate.
+INSN = struct.Struct("=BBhi")
+BPF_CALL = 0x85
+BPF_LD_IMM64 = 0x18
+# The source register says what the immediate of a call, or of a 64-bit load, means.
+BPF_PSEUDO_CALL, BPF_PSEUDO_KFUNC_CALL = 1, 2
+BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE, BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC = 1, 2, 3, 4
+
+Section = collections.namedtuple("Section", "index name type flags size data info")
+Symbol = collections.namedtuple("Symbol", "name value size type bind section")
+
+
+class Elf:
+    """An ELF file of the BPF kind: sections, symbols, relocations; every bound checked."""
+
+    __slots__ = ("name", "data", "sections", "symbols")
+
+    def __init__(self, data, name):
+        self.name = name
+        self.data = memoryview(data)
+        headers, names = self._read_header()
+        table = self._contents(headers[names])
+        self.sections = [Section(index, self._string(table, header[0]), header[1], header[2],
+                                 header[5], self._contents(header), header[7])
+                         for index, header in enumerate(headers)]
+        if sum(len(section.data) for section in self.sections) > len(self.data):
+            raise self.damaged("its sections overlap")      # so all work is bounded by the file
+        for section in self.sections:
+            if section.size >= 1 << 32:
+                raise self.damaged("section %s is too large" % section.name)
+        self.symbols = self._read_symbols(headers)
+
+    def damaged(self, what):
+        return Error(errno.ENOEXEC, "read BPF object %s: %s" % (self.name, what))
+
+    def cut(self, data, offset, size, what):
+        """data[offset:offset + size], or an error that says what is cut off."""
+        if offset + size > len(data):
+            raise self.damaged("%s is cut off" % what)
+        return data[offset:offset + size]
+
+    def _read_header(self):
+        """The section headers, and which of them has the names."""
+        if bytes(self.data[:4]) != b"\x7fELF":
+            raise self.damaged("not an ELF file")
+        ident = bytes(self.cut(self.data, 0, 64, "the ELF header"))
+        if ident[4] != 2:
+            raise self.damaged("a 32-bit ELF file; BPF objects are 64-bit")
+        order = {1: "little", 2: "big"}.get(ident[5], "unknown")
+        if order != sys.byteorder:
+            raise self.damaged("it is for %s-endian machines, this one is %s-endian"
+                               % (order, sys.byteorder))
+        kind, machine = struct.unpack_from("=HH", ident, 16)
+        if machine != EM_BPF or kind != ET_REL:
+            raise self.damaged("an ELF file, but not a BPF object")
+        offset, = struct.unpack_from("=Q", ident, 40)
+        size, count, names = struct.unpack_from("=HHH", ident, 58)
+        if size != 64 or not names < count:
+            raise self.damaged("its section headers are damaged")
+        table = self.cut(self.data, offset, size * count, "the table of sections")
+        return list(struct.iter_unpack("=IIQQQQIIQQ", table)), names
+
+    def _contents(self, header):
+        """The bytes of a section, none for those that have none in the file (.bss)."""
+        if header[1] in (0, SHT_NOBITS):
+            return self.data[:0]
+        return self.cut(self.data, header[4], header[5], "a section")
+
+    def _string(self, table, offset):
+        text = bytes(table[offset:offset + MAX_NAME])
+        end = text.find(b"\0")
+        if end < 0:
+            raise self.damaged("a name is cut off")
+        return text[:end].decode("utf-8", "replace")
+
+    def _read_symbols(self, headers):
+        tables = [section for section in self.sections if section.type == SHT_SYMTAB]
+        if len(tables) != 1:
+            raise self.damaged("it has %s symbol table" % ("no" if not tables else "more than one"))
+        link = headers[tables[0].index][6]
+        if not link < len(headers) or tables[0].size % 24:
+            raise self.damaged("its symbol table is damaged")
+        names = self.sections[link].data
+        return [Symbol(self._string(names, name) if name else "", value, size, info & 15,
+                       info >> 4, section)
+                for name, info, _, section, value, size
+                in struct.iter_unpack("=IBBHQQ", tables[0].data)]
+
+    def section(self, name):
+        """The section of this name, or None."""
+        for section in self.sections:
+            if section.name == name:
+                return section
+        return None
+
+    def relocations(self):
+        """{section index: [(offset, type, symbol)...]}."""
+        found = {}
+        for section in self.sections:
+            if section.type not in (SHT_REL, SHT_RELA) or not section.info < len(self.sections):
+                continue
+            if self.sections[section.info].name in (".BTF", ".BTF.ext"):
+                continue                # relative to themselves already
+            if section.type == SHT_RELA or section.size % 16:
+                raise self.damaged("%s is no relocation section as clang makes them" % section.name)
+            rows = found.setdefault(section.info, [])
+            for offset, info in struct.iter_unpack("=QQ", section.data):
+                if not info >> 32 < len(self.symbols):
+                    raise self.damaged("%s refers to a symbol that is not there" % section.name)
+                rows.append((offset, info & 0xffffffff, self.symbols[info >> 32]))
+        return found
+
+
+# --- reading an object: what the sections mean ---
+
+# One relocation of an instruction.  kind and target:
+#   "map"       name of the map
+#   "data"      name of the section, addend = offset in it
+#   "call"      (section, offset) of a function of the object, in bytes
+#   "function"  the same, but its address is taken
+#   "extern"    name of a kernel function or variable
+Relocation = collections.namedtuple("Relocation", "index kind target addend")
+CoreRelocation = collections.namedtuple("CoreRelocation", "index type access kind")
+# insns: the instructions as bytes; lines: (instruction, file, line, column) with string offsets.
+Function = collections.namedtuple(
+    "Function", "name section section_name offset insns is_program relocations core type lines")
+MapSpec = collections.namedtuple(
+    "MapSpec",
+    "name offset type key_size value_size max_entries flags key_type value_type numa extra")
+Variable = collections.namedtuple("Variable", "name type offset size")
+# data is empty for .bss; size counts.
+DataSection = collections.namedtuple("DataSection", "name data size read_only variables type")
+# functions: {offset in data: name of the program}
+StructOps = collections.namedtuple("StructOps", "name type data functions")
+Extern = collections.namedtuple("Extern", "name type is_function weak")
+Object = collections.namedtuple(
+    "Object", "name license btf btf_load functions maps data struct_ops externs")
+
+MAX_FUNCTIONS = 4096
+MAX_STRUCT_OPS = 1 << 20
+
+
+def read_object(data, name):
+    """The Object that an ELF file made by clang holds.  Error(ENOEXEC) says what is wrong."""
+    elf = Elf(data, name)
+    btf_section = elf.section(".BTF")
+    if btf_section is None:
+        raise elf.damaged("it has no BTF; compile it with clang -g")
+    btf = Btf(btf_section.data, name)
+    _refuse(elf)
+    symbols = _symbols_by_section(elf)
+    datasecs = _datasecs(btf)
+    maps = _read_maps(elf, btf, datasecs, symbols)
+    data_sections = _read_data(elf, btf, datasecs, symbols)
+    externs = _read_externs(elf, btf, datasecs)
+    functions = _read_functions(elf, maps, data_sections, externs)
+    _read_btf_ext(elf, btf, functions)
+    functions = {key: Function(*values) for key, values in functions.items()}
+    return Object(name, _read_license(elf), btf, _btf_to_load(elf, btf, datasecs, symbols),
+                  functions, maps, data_sections,
+                  _read_struct_ops(elf, btf, datasecs, symbols, functions), externs)
+
+
+def _refuse(elf):
+    """Say by name what is not done, rather than load half of it."""
+    for section in elf.sections:
+        if section.name == "maps":
+            raise elf.damaged("its maps are of the old kind (section maps), not described by BTF")
+    for symbol in elf.symbols:
+        if symbol.section == 0xfff2:
+            raise elf.damaged("variable %s is a common symbol; compile with -fno-common"
+                              % symbol.name)
+
+
+def _symbols_by_section(elf):
+    """{section index: {name: symbol}} of the variables."""
+    found = {}
+    for symbol in elf.symbols:
+        if symbol.type == STT_OBJECT and 0 < symbol.section < SHN_RESERVED:
+            found.setdefault(symbol.section, {})[symbol.name] = symbol
+    return found
+
+
+def _datasecs(btf):
+    """{name: Type} of the BTF's DATASECs, which describe the variables of a section."""
+    found = {}
+    for number in range(1, len(btf)):
+        if btf._words[btf._starts[number] + 1] >> 24 & 31 == BTF_DATASEC:
+            found[btf.type(number).name] = btf.type(number)
+    return found
+
+
+def _variables(elf, btf, datasec, section, symbols):
+    """The variables of a section, where the symbol table says they are."""
+    found = []
+    for number, offset, size in datasec.items:
+        var = btf.type(number)
+        if var.kind != BTF_VAR:
+            raise elf.damaged("section %s holds %s" % (section.name, btf.describe(number)))
+        symbol = symbols.get(section.index, {}).get(var.name)
+        if symbol is not None:
+            offset = symbol.value
+        if offset + size > section.size:
+            raise elf.damaged("variable %s is outside of section %s" % (var.name, section.name))
+        found.append(Variable(var.name, var.size, offset, size))
+    return sorted(found, key=lambda variable: variable.offset)
+
+
+def _read_license(elf):
+    section = elf.section("license")
+    return bytes(section.data[:128]).split(b"\0")[0] if section else b""
+
+
+def _read_maps(elf, btf, datasecs, symbols):
+    """{name: MapSpec}."""
+    section, datasec = elf.section(".maps"), datasecs.get(".maps")
+    if section is None or datasec is None:
+        return {}
+    return {variable.name: _read_map(elf, btf, variable)
+            for variable in _variables(elf, btf, datasec, section, symbols)}
+
+
+def _read_map(elf, btf, variable):
+    """One map.  Its struct's members say all by their types: a number N is int (*member)[N]."""
+    def number(member):
+        kind = btf.skip(member.type)
+        if kind.kind in BTF_ENUMS and kind.items:
+            return kind.items[0][1]
+        array_type = btf.skip(kind.size) if kind.kind == BTF_PTR else None
+        if array_type is None or array_type.kind != BTF_ARRAY:
+            raise elf.damaged("map %s: %s is no number" % (variable.name, member.name))
+        return array_type.items[2]
+
+    def size_and_type(member):
+        pointer = btf.skip(member.type)
+        size = btf.size_of(pointer.size) if pointer.kind == BTF_PTR else -1
+        if size < 0:
+            raise elf.damaged("map %s: %s is of no known size" % (variable.name, member.name))
+        return size, pointer.size
+
+    description = btf.skip(variable.type)
+    if description.kind != BTF_STRUCT:
+        raise elf.damaged("map %s is not described by a struct" % variable.name)
+    said = dict.fromkeys(MapSpec._fields, 0)
+    said["name"], said["offset"] = variable.name, variable.offset
+    for member in description.items:
+        if member.name in ("key", "value"):
+            said[member.name + "_size"], said[member.name + "_type"] = size_and_type(member)
+        elif member.name in ("type", "max_entries", "key_size", "value_size"):
+            said[member.name] = number(member)
+        elif member.name in ("map_flags", "numa_node", "map_extra"):
+            said[{"map_flags": "flags", "numa_node": "numa", "map_extra": "extra"}[member.name]] \
+                = number(member)
+        elif member.name == "values":
+            raise elf.damaged("map %s: maps in maps and initial values are not supported"
+                              % variable.name)
+        elif member.name == "pinning":
+            if number(member):
+                raise elf.damaged("map %s: pinning is not supported" % variable.name)
+        else:
+            raise elf.damaged("map %s: %s is not known" % (variable.name, member.name))
+    return MapSpec(**said)
+
+
+def _is_data(name):
+    return name in (".data", ".bss", ".rodata") or name.startswith((".data.", ".bss.", ".rodata."))
+
+
+def _read_data(elf, btf, datasecs, symbols):
+    """{name: DataSection} of global variables and constants.
+
+    Constants that have no name of their own (strings, tables of a switch) make a section without
+    a DATASEC: it is loaded all the same.
+    """
+    found = {}
+    for section in elf.sections:
+        if not _is_data(section.name) or section.type not in (SHT_PROGBITS, SHT_NOBITS):
+            continue
+        if section.name in found:
+            raise elf.damaged("it has two sections %s" % section.name)
+        if not section.size:
+            continue
+        datasec = datasecs.get(section.name)
+        variables = _variables(elf, btf, datasec, section, symbols) if datasec else []
+        found[section.name] = DataSection(
+            section.name, bytes(section.data), section.size, section.name.startswith(".rodata"),
+            variables, datasec.id if datasec else 0)
+    return found
+
+
+def _read_externs(elf, btf, datasecs):
+    """{name: Extern} of what the kernel is to provide."""
+    if ".kconfig" in datasecs:
+        name = btf.type(datasecs[".kconfig"].items[0][0]).name if datasecs[".kconfig"].items else ""
+        raise elf.damaged("variable %s: the kernel's configuration (.kconfig) is not supported"
+                          % name)
+    found = {}
+    weak = {symbol.name for symbol in elf.symbols
+            if symbol.section == 0 and symbol.bind == STB_WEAK}
+    for number, _, _ in datasecs[".ksyms"].items if ".ksyms" in datasecs else ():
+        kind = btf.type(number)
+        if kind.kind not in (BTF_FUNC, BTF_VAR):
+            raise elf.damaged("section .ksyms holds %s" % btf.describe(number))
+        found[kind.name] = Extern(kind.name, kind.size, kind.kind == BTF_FUNC, kind.name in weak)
+    return found
+
+
+def _read_functions(elf, maps, data_sections, externs):
+    """{(section, offset): [fields of a Function]}, with relocations; BTF.ext is still to come."""
+    relocations = elf.relocations()
+    map_at = {spec.offset: spec.name for spec in maps.values()}
+    found, names = {}, set()
+    for symbol in elf.symbols:
+        if symbol.type != STT_FUNC or not 0 < symbol.section < len(elf.sections):
+            continue
+        section = elf.sections[symbol.section]
+        if not section.flags & SHF_EXECINSTR or section.type != SHT_PROGBITS:
+            raise elf.damaged("function %s is in no section for instructions" % symbol.name)
+        insns = bytes(elf.cut(section.data, symbol.value, symbol.size, "function " + symbol.name))
+        if not insns or len(insns) % 8 or symbol.value % 8:
+            raise elf.damaged("function %s is not made of instructions" % symbol.name)
+        is_program = section.name != ".text"
+        if is_program and symbol.bind == STB_LOCAL:
+            raise elf.damaged("program %s in section %s is static" % (symbol.name, section.name))
+        key = symbol.section, symbol.value
+        if key in found:
+            raise elf.damaged("functions %s and %s are the same" % (found[key][0], symbol.name))
+        if is_program and symbol.name in names:
+            raise elf.damaged("it has two programs %s" % symbol.name)
+        names.add(symbol.name)
+        found[key] = [symbol.name, symbol.section, section.name, symbol.value, insns, is_program,
+                      [], [], 0, []]
+    if len(found) > MAX_FUNCTIONS:
+        raise elf.damaged("it has %d functions, more than %d" % (len(found), MAX_FUNCTIONS))
+    _refuse_overlaps(elf, found)
+    find = _function_finder(found)
+    for index in sorted({key[0] for key in found}):
+        for offset, kind, symbol in relocations.get(index, ()):
+            function = find(index, offset)
+            if function is None or offset % 8:
+                raise elf.damaged("section %s has a relocation outside of its functions"
+                                  % elf.sections[index].name)
+            function[6].append(_relocation(elf, function, offset - function[3], kind, symbol,
+                                           (map_at, data_sections, externs)))
+    return found
+
+
+def _refuse_overlaps(elf, functions):
+    """Each instruction belongs to one function, so all of them are no more than the file has."""
+    end = 0, 0
+    for key in sorted(functions):
+        if key < end:
+            raise elf.damaged("function %s overlaps another" % functions[key][0])
+        end = key[0], key[1] + len(functions[key][4])
+
+
+def _function_finder(functions):
+    """find(section, offset) -> the function that has this instruction, or None."""
+    keys = sorted(functions)
+
+    def find(section, offset):
+        at = bisect_right(keys, (section, offset)) - 1
+        if at < 0 or keys[at][0] != section:
+            return None
+        function = functions[keys[at]]
+        return function if offset < keys[at][1] + len(function[4]) else None
+    return find
+
+
+def _relocation(elf, function, offset, kind, symbol, known):
+    """What an ELF relocation of an instruction means."""
+    map_at, data_sections, externs = known
+    name, insns = function[0], function[4]
+    opcode, registers, _, imm = struct.unpack_from("=BBhi", insns, offset)
+    index = offset // 8
+
+    def refuse(why):
+        return elf.damaged("function %s, instruction %d: %s" % (name, index, why))
+
+    if kind not in (R_BPF_64_64, R_BPF_64_32):
+        raise refuse("relocation of type %d" % kind)
+    is_call = opcode == BPF_CALL
+    if not is_call and (opcode != BPF_LD_IMM64 or offset + 16 > len(insns)):
+        raise refuse("a relocation, but neither call nor 64-bit load")
+    if symbol.section == 0:
+        if symbol.name not in externs:
+            raise refuse("%s is declared and nowhere defined" % (symbol.name or "a symbol"))
+        return Relocation(index, "extern", symbol.name, imm)
+    if not symbol.section < len(elf.sections):
+        raise refuse("symbol %s is in no section" % symbol.name)
+    section = elf.sections[symbol.section]
+    if is_call and registers >> 4 != BPF_PSEUDO_CALL:
+        raise refuse("a call of %s that is no call" % symbol.name)
+    if section.flags & SHF_EXECINSTR:
+        # A call says how many instructions after itself, a load how many bytes into the section.
+        target = symbol.value + (8 * (imm + 1) if is_call else imm)
+        return Relocation(index, "call" if is_call else "function", (symbol.section, target), 0)
+    if is_call:
+        raise refuse("a call into section %s" % section.name)
+    if section.name == ".maps":
+        if symbol.value + imm not in map_at:
+            raise refuse("no map at offset %d of .maps" % (symbol.value + imm))
+        return Relocation(index, "map", map_at[symbol.value + imm], 0)
+    if section.name in data_sections:
+        return Relocation(index, "data", section.name, symbol.value + imm)
+    raise refuse("%s in section %s is neither map nor data" % (symbol.name, section.name))
+
+
+def _read_btf_ext(elf, btf, functions):
+    """Fill in from .BTF.ext: the type of each function, source lines, CO-RE relocations."""
+    section = elf.section(".BTF.ext")
+    if section is None:
+        return
+    data = section.data
+    if len(data) < 24:
+        raise elf.damaged(".BTF.ext is cut off")
+    magic, version, _, length = struct.unpack_from("=HBBI", data)
+    if magic != 0xeb9f or version != 1 or length < 24 or length > len(data):
+        raise elf.damaged(".BTF.ext is damaged")
+    places = struct.unpack_from("=4I", data, 8)
+    places += struct.unpack_from("=2I", data, 24) if length >= 32 else (0, 0)
+    find = _function_finder(functions)
+    indexes = {section.name: section.index for section in elf.sections
+               if section.flags & SHF_EXECINSTR}
+    for what, (offset, size), shape in (("func_info", places[0:2], "=II"),
+                                        ("line_info", places[2:4], "=IIII"),
+                                        ("core_relo", places[4:6], "=IIII")):
+        for where, row in _rows(elf, btf, elf.cut(data, length + offset, size, ".BTF.ext"),
+                                what, shape):
+            function = find(indexes.get(where), row[0]) if where in indexes else None
+            if function is None or row[0] % 8:
+                raise elf.damaged(".BTF.ext: %s of %s is outside of its functions" % (what, where))
+            index = (row[0] - function[3]) // 8
+            if what == "func_info":
+                if index == 0:
+                    function[8] = row[1]
+            elif what == "line_info":
+                function[9].append((index,) + row[1:])
+            else:
+                function[7].append(CoreRelocation(index, row[1], btf.string(row[2]), row[3]))
+    for function in functions.values():
+        function[9].sort()
+
+
+def _rows(elf, btf, data, what, shape):
+    """The records of one part of .BTF.ext: (name of the section, record)..."""
+    if not data:
+        return
+    size, = struct.unpack_from("=I", elf.cut(data, 0, 4, ".BTF.ext"))
+    known = struct.calcsize(shape)
+    if size < known or size % 4:
+        raise elf.damaged(".BTF.ext: a record of %s has %d bytes" % (what, size))
+    at = 4
+    while at < len(data):
+        name, count = struct.unpack_from("=II", elf.cut(data, at, 8, ".BTF.ext"))
+        records = elf.cut(data, at + 8, size * count, ".BTF.ext")
+        name = btf.string(name)
+        for offset in range(0, size * count, size):
+            yield name, struct.unpack_from(shape, records, offset)
+        at += 8 + size * count
+
+
+def _read_struct_ops(elf, btf, datasecs, symbols, functions):
+    """{name: StructOps}.  One in a section whose name starts with ? is optional, and left out."""
+    relocations = elf.relocations()
+    found = {}
+    for section in elf.sections:
+        if section.name not in (".struct_ops", ".struct_ops.link") or not section.size:
+            continue
+        datasec = datasecs.get(section.name)
+        if datasec is None:
+            raise elf.damaged("section %s is not described by BTF" % section.name)
+        rows = {}
+        for offset, _, symbol in relocations.get(section.index, ()):
+            target = functions.get((symbol.section, symbol.value))
+            if target is None or not target.is_program:
+                raise elf.damaged("section %s refers to %s, which is no program"
+                                  % (section.name, symbol.name or "something"))
+            rows[offset] = target.name
+        for variable in _variables(elf, btf, datasec, section, symbols):
+            kind = btf.skip(variable.type)
+            end = variable.offset + variable.size
+            if kind.kind != BTF_STRUCT or kind.size > variable.size:
+                raise elf.damaged("%s in %s is no struct" % (variable.name, section.name))
+            found[variable.name] = StructOps(
+                variable.name, kind.id, bytes(section.data[variable.offset:end]),
+                {offset - variable.offset: name for offset, name in rows.items()
+                 if variable.offset <= offset < end})
+    return found
+
+
+def _btf_to_load(elf, btf, datasecs, symbols):
+    """The object's BTF as the kernel takes it.
+
+    clang leaves to the loader the size of each DATASEC and the offsets in it.  The kernel knows no
+    externs: .ksyms becomes a struct, which has items of the same shape, an extern function a
+    typedef of its prototype, and an extern variable an int that is defined.
+    """
+    data = bytearray(btf.data)
+    sections = {section.name: section for section in elf.sections}
+    for name, datasec in datasecs.items():
+        start, _ = btf.place(datasec.id)
+        if name == ".ksyms":
+            _hide_externs(elf, btf, datasec, data)
+        elif name in sections:
+            variables = _variables(elf, btf, datasec, sections[name], symbols)
+            struct.pack_into("=I", data, start + 8, sections[name].size)
+            by_name = {btf.type(row[0]).name: row[0] for row in datasec.items}
+            for index, variable in enumerate(variables):
+                struct.pack_into("=III", data, start + 12 + 12 * index, by_name[variable.name],
+                                 variable.offset, variable.size)
+    return bytes(data)
+
+
+def _hide_externs(elf, btf, datasec, data):
+    integer = next((number for number in range(1, len(btf))
+                    if btf.type(number).kind == BTF_INT and btf.type(number).size == 4), 0)
+    if not integer:
+        raise elf.damaged("its BTF has no int")
+    start, _ = btf.place(datasec.id)
+    struct.pack_into("=III", data, start, 0, BTF_STRUCT << 24 | datasec.vlen, 4)
+    for index, (number, _, _) in enumerate(datasec.items):
+        struct.pack_into("=III", data, start + 12 + 12 * index, 0, integer, 0)
+        start_of, _ = btf.place(number)
+        if btf.type(number).kind == BTF_FUNC:
+            struct.pack_into("=I", data, start_of + 4, BTF_TYPEDEF << 24)
+        else:
+            struct.pack_into("=II", data, start_of + 8, integer, 1)
+
+
+# --- relocating: CO-RE ---
+#
+# clang compiles an access to a field of a kernel's type against the type as the source declares it,
+# and leaves a CO-RE relocation: a root type, a path of indexes into it, and what is wanted of what
+# lies there.  The path is followed by name through the kernel's type of the same name.
+
+(FIELD_BYTE_OFFSET, FIELD_BYTE_SIZE, FIELD_EXISTS, FIELD_SIGNED, FIELD_LSHIFT_U64,
+ FIELD_RSHIFT_U64, TYPE_ID_LOCAL, TYPE_ID_TARGET, TYPE_EXISTS, TYPE_SIZE, ENUMVAL_EXISTS,
+ ENUMVAL_VALUE, TYPE_MATCHES) = range(13)
+_FIELD_KINDS = range(FIELD_BYTE_OFFSET, TYPE_ID_LOCAL)
+_ENUMVAL_KINDS = (ENUMVAL_EXISTS, ENUMVAL_VALUE)
+_CORE_NAMES = ("offset", "size", "existence", "signedness", "left shift", "right shift",
+               "local type id", "type id", "existence", "size", "existence", "value", "match")
+MAX_PATH = 64
+
+# Calls of functions that no kernel has: the verifier refuses them only if they can be reached.
+POISON_CORE = 195896080
+POISON_KFUNC = 2002000000
+
+# A path followed to its end.  steps: (type id, index, name or ""), bit_offset from the root.
+Path = collections.namedtuple("Path", "btf root steps bit_offset")
+# What a relocation comes to.  value None: the kernel has nothing like it.  check: the instruction
+# must hold the local value.  size and type: of the field, for loads that must change their width.
+Answer = collections.namedtuple("Answer", "value check size type")
+_ABSENT = Answer(None, False, 0, 0)
+
+
+class CoreError(Exception):
+    """Why a CO-RE relocation can't be made; told with the function and instruction."""
+
+
+def core_local_path(btf, relocation):
+    """The path as the object's own types have it."""
+    try:
+        indexes = [int(part) for part in relocation.access.split(":")]
+    except ValueError:
+        indexes = []
+    if not indexes or len(indexes) > MAX_PATH or min(indexes) < 0:
+        raise CoreError("access %r is no path" % relocation.access)
+    root = btf.skip(relocation.type)
+    if relocation.kind in _ENUMVAL_KINDS:
+        if root.kind not in BTF_ENUMS or len(indexes) > 1 or indexes[0] >= len(root.items):
+            raise CoreError("access %r is no enumerator" % relocation.access)
+        return Path(btf, relocation.type, [(root.id, indexes[0], root.items[indexes[0]][0])], 0)
+    if relocation.kind not in _FIELD_KINDS:
+        if indexes != [0]:
+            raise CoreError("access %r is no type" % relocation.access)
+        return Path(btf, relocation.type, [(root.id, 0, "")], 0)
+    return _local_field(btf, relocation, root, indexes)
+
+
+def _local_field(btf, relocation, root, indexes):
+    steps = [(root.id, indexes[0], "")]
+    offset = indexes[0] * 8 * _core_size(btf, root.id)
+    here = root
+    flexible = False
+    for index in indexes[1:]:
+        if here.kind in BTF_COMPOSITES:
+            if index >= len(here.items):
+                raise CoreError("access %r leads nowhere" % relocation.access)
+            member = here.items[index]
+            offset += member.bit_offset
+            flexible = index == len(here.items) - 1
+            if member.name:
+                steps.append((here.id, index, member.name))
+            here = btf.skip(member.type)
+        elif here.kind == BTF_ARRAY:
+            element, _, count = here.items
+            if index >= count and not (flexible and count == 0):
+                raise CoreError("access %r leads beyond an array" % relocation.access)
+            here = btf.skip(element)
+            steps.append((here.id, index, ""))
+            offset += index * 8 * _core_size(btf, here.id)
+        else:
+            raise CoreError("access %r leads into %s" % (relocation.access, btf.describe(here.id)))
+    return Path(btf, relocation.type, steps, offset)
+
+
+def _core_size(btf, number):
+    size = btf.size_of(number)
+    if size < 0:
+        raise CoreError("%s has no size" % btf.describe(number))
+    return size
+
+
+def core_match(local, kind, btf, root):
+    """The local path followed in another type of the same name, or None where it doesn't lead."""
+    if kind in _ENUMVAL_KINDS:
+        wanted = essential(local.steps[0][2])
+        there = btf.skip(root)
+        if there.kind not in BTF_ENUMS:
+            return None
+        for index, (name, _) in enumerate(there.items):
+            if essential(name) == wanted:
+                return Path(btf, root, [(there.id, index, name)], 0)
+        return None
+    if kind not in _FIELD_KINDS:
+        same = _types_match if kind == TYPE_MATCHES else _types_compatible
+        return Path(btf, root, [(root, 0, "")], 0) if same(local.btf, local.root, btf, root) \
+            else None
+    here = btf.skip(root)
+    steps, offset, flexible = [], 0, False
+    for number, (type_id, index, name) in enumerate(local.steps):
+        if name:
+            member = local.btf.type(type_id).items[index]
+            found = _find_member(local.btf, member, btf, here, 0)
+            if found is None:
+                return None
+            owner, position, distance = found
+            offset += distance
+            steps.append((owner.id, position, name))
+            flexible = position == len(owner.items) - 1
+            here = btf.skip(owner.items[position].type)
+            continue
+        if number:
+            if here.kind != BTF_ARRAY:
+                return None
+            element, _, count = here.items
+            if index >= count and not (flexible and count == 0):
+                return None
+            here = btf.skip(element)
+        steps.append((here.id, index, ""))
+        offset += index * 8 * _core_size(btf, here.id)
+    return Path(btf, root, steps, offset)
+
+
+def _find_member(local, member, btf, composite, depth):
+    """(struct, index, bits to it) of the member of this name, unnamed structs looked into."""
+    if composite.kind not in BTF_COMPOSITES or depth > MAX_HOPS:
+        return None
+    for index, there in enumerate(composite.items):
+        if not there.name:
+            found = _find_member(local, member, btf, btf.skip(there.type), depth + 1)
+            if found is not None:
+                owner, position, distance = found
+                return owner, position, distance + there.bit_offset
+        elif there.name == member.name:
+            if _fields_compatible(local, member.type, btf, there.type):
+                return composite, index, there.bit_offset
+            return None
+    return None
+
+
+def _kinds_agree(one, other):
+    return one == other or (one in BTF_ENUMS and other in BTF_ENUMS)
+
+
+def _fields_compatible(local, local_id, btf, there_id):
+    """May a field of one type stand for a field of the other?  Sizes may differ."""
+    for _ in range(MAX_HOPS):
+        here, there = local.skip(local_id), btf.skip(there_id)
+        if here.kind in BTF_COMPOSITES and there.kind in BTF_COMPOSITES:
+            return True
+        if not _kinds_agree(here.kind, there.kind):
+            return False
+        if here.kind in (BTF_PTR, BTF_FLOAT):
+            return True
+        if here.kind == BTF_FWD or here.kind in BTF_ENUMS:
+            return (not here.name or not there.name
+                    or essential(here.name) == essential(there.name))
+        if here.kind == BTF_INT:
+            return here.items[1] == 0 and there.items[1] == 0
+        if here.kind != BTF_ARRAY:
+            return False
+        local_id, there_id = here.items[0], there.items[0]
+    return False
+
+
+def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS):
+    """Are two types the same kind of thing, through pointers, arrays and prototypes?"""
+    while depth > 0:
+        depth -= 1
+        here, there = local.skip(local_id), btf.skip(there_id)
+        if not _kinds_agree(here.kind, there.kind):
+            return False
+        if here.kind in (BTF_VOID, BTF_STRUCT, BTF_UNION, BTF_FWD) or here.kind in BTF_ENUMS:
+            return True
+        if here.kind == BTF_INT:
+            return here.items[1] == 0 and there.items[1] == 0
+        if here.kind == BTF_PTR:
+            local_id, there_id = here.size, there.size
+        elif here.kind == BTF_ARRAY:
+            local_id, there_id = here.items[0], there.items[0]
+        elif here.kind == BTF_FUNC_PROTO:
+            if here.vlen != there.vlen:
+                return False
+            if not all(_types_compatible(local, one[1], btf, other[1], depth)
+                       for one, other in zip(here.items, there.items)):
+                return False
+            local_id, there_id = here.size, there.size
+        else:
+            return False
+    return False
+
+
+def _types_match(local, local_id, btf, there_id, behind_pointer=False, depth=MAX_HOPS, known=None):
+    """Do two types match member by member, to the first pointer?
+
+    known holds the structs compared before, so that types which share parts cost no more than
+    they have.
+    """
+    known = {} if known is None else known
+    while depth > 0:
+        depth -= 1
+        here, there = local.skip(local_id), btf.skip(there_id)
+        if (here.name and there.name) and essential(here.name) != essential(there.name):
+            return False
+        if here.kind == BTF_VOID:
+            return there.kind == BTF_VOID
+        if here.kind == BTF_FWD:
+            if here.kind == there.kind:
+                return here.flag == there.flag
+            return behind_pointer and there.kind == (BTF_UNION if here.flag else BTF_STRUCT)
+        if here.kind in BTF_ENUMS:
+            if there.kind not in BTF_ENUMS:
+                return False
+            names = {essential(name) for name, _ in there.items}
+            return all(essential(name) in names for name, _ in here.items)
+        if here.kind in BTF_COMPOSITES and behind_pointer:
+            return here.kind == there.kind or (there.kind == BTF_FWD
+                                               and (here.kind == BTF_UNION) == bool(there.flag))
+        if here.kind != there.kind:
+            return False
+        if here.kind in BTF_COMPOSITES:
+            key = here.id, there.id
+            if key not in known:
+                known[key] = True       # while it is being found out, it holds
+                known[key] = _members_match(local, here, btf, there, depth, known)
+            return known[key]
+        if here.kind == BTF_INT:
+            return here.size == there.size and here.items[0] & 1 == there.items[0] & 1
+        if here.kind == BTF_PTR:
+            behind_pointer = True
+            local_id, there_id = here.size, there.size
+        elif here.kind == BTF_ARRAY:
+            if here.items[2] != there.items[2]:
+                return False
+            local_id, there_id = here.items[0], there.items[0]
+        elif here.kind == BTF_FUNC_PROTO:
+            if here.vlen != there.vlen or not all(
+                    _types_match(local, one[1], btf, other[1], behind_pointer, depth, known)
+                    for one, other in zip(here.items, there.items)):
+                return False
+            local_id, there_id = here.size, there.size
+        else:
+            return False
+    return False
+
+
+def _members_match(local, here, btf, there, depth, known):
+    """Has each member of the local struct one of its name and type in the other?"""
+    by_name = {}
+    for member in there.items:
+        by_name.setdefault(essential(member.name), []).append(member.type)
+    return all(any(_types_match(local, member.type, btf, type_id, False, depth, known)
+                   for type_id in by_name.get(essential(member.name), ()))
+               for member in here.items)
+
+
+def core_answer(kind, path):
+    """What a relocation of this kind wants to know of what a path leads to (None: nothing)."""
+    if kind in (FIELD_EXISTS, TYPE_EXISTS, TYPE_MATCHES, ENUMVAL_EXISTS):
+        return Answer(int(path is not None), True, 0, 0)
+    if path is None:
+        return Answer(0, True, 0, 0) if kind in (TYPE_ID_TARGET, TYPE_SIZE) else _ABSENT
+    if kind in (TYPE_ID_LOCAL, TYPE_ID_TARGET):
+        return Answer(path.root, False, 0, 0)
+    if kind == TYPE_SIZE:
+        return Answer(_core_size(path.btf, path.root), True, 0, 0)
+    if kind == ENUMVAL_VALUE:
+        type_id, index, _ = path.steps[0]
+        return Answer(path.btf.type(type_id).items[index][1], True, 0, 0)
+    if kind not in _FIELD_KINDS:
+        raise CoreError("relocation of kind %d is not known" % kind)
+    return _field_answer(kind, path)
+
+
+def _field_answer(kind, path):
+    btf = path.btf
+    type_id, index, name = path.steps[-1]
+    if not name:                        # the root itself, or an element of an array
+        if kind == FIELD_BYTE_OFFSET:
+            return Answer(path.bit_offset // 8, True, _core_size(btf, type_id), type_id)
+        if kind == FIELD_BYTE_SIZE:
+            return Answer(_core_size(btf, type_id), True, 0, 0)
+        raise CoreError("%s of an array's element" % _CORE_NAMES[kind])
+    member = btf.type(type_id).items[index]
+    field = btf.skip(member.type)
+    bits = member.bit_size
+    bitfield = bool(bits)
+    if not bitfield and field.kind == BTF_INT and field.items[1:] != (0, 8 * field.size):
+        bits, bitfield = field.items[2], True           # a bit field of the old kind
+    if bitfield:
+        size = field.size
+        offset = path.bit_offset // 8 // size * size if size else 0
+        while path.bit_offset + bits - offset * 8 > size * 8:
+            if size >= 8 or not size:
+                raise CoreError("bit field %s is too wide" % name)
+            size *= 2
+            offset = path.bit_offset // 8 // size * size
+    else:
+        size = _core_size(btf, field.id)
+        offset, bits = path.bit_offset // 8, 8 * size
+    if kind == FIELD_BYTE_OFFSET:
+        return Answer(offset, not bitfield, 0 if bitfield else size, 0 if bitfield else field.id)
+    if kind == FIELD_BYTE_SIZE:
+        return Answer(size, not bitfield, 0, 0)
+    if kind == FIELD_SIGNED:
+        signed = field.flag if field.kind in BTF_ENUMS else \
+            field.items[0] & 1 if field.kind == BTF_INT else 0
+        return Answer(signed, True, 0, 0)
+    if kind == FIELD_RSHIFT_U64:
+        return Answer(64 - bits, True, 0, 0)
+    if sys.byteorder == "little":
+        return Answer(64 - (path.bit_offset + bits - offset * 8), not bitfield, 0, 0)
+    return Answer((8 - size) * 8 + path.bit_offset - offset * 8, not bitfield, 0, 0)
+
+
+def core_resolve(btf, relocation, kernel):
+    """(local Path, local Answer, kernel's Answer).  All kernel types that match must agree."""
+    local = core_local_path(btf, relocation)
+    here = core_answer(relocation.kind, local)
+    if relocation.kind == TYPE_ID_LOCAL:
+        return local, here, here
+    root = btf.type(relocation.type)
+    if not root.name:
+        raise CoreError("%s can't be looked for" % btf.describe(root.id))
+    kinds = BTF_ENUMS if root.kind in BTF_ENUMS else (root.kind,)
+    answers = {}
+    for number in kernel.find(essential(root.name), kinds):
+        path = core_match(local, relocation.kind, kernel, number)
+        if path is not None:
+            answer = core_answer(relocation.kind, path)
+            answers.setdefault((path.bit_offset, answer.value), answer)
+    if len(answers) > 1:
+        raise CoreError("the kernel has several types %s, and they differ" % root.name)
+    there = next(iter(answers.values())) if answers else core_answer(relocation.kind, None)
+    return local, here, there
+
+
+def core_apply(insns, index, relocation, btf, resolved, kernel):
+    """Change one instruction of a bytearray.  False: it can't be, and must not be reached."""
+    _, here, there = resolved
+    opcode, registers, off, imm = INSN.unpack_from(insns, 8 * index)
+    if there.value is None:
+        return False
+    kind = opcode & 7
+    if kind in (4, 7):                                          # arithmetic with a constant
+        if opcode & 8:
+            raise CoreError("an instruction without a constant")
+        if here.check and imm != _signed(here.value, 32):
+            raise CoreError("the instruction has %d where %d was meant" % (imm, here.value))
+        INSN.pack_into(insns, 8 * index, opcode, registers, off, _signed(there.value, 32))
+    elif kind in (1, 2, 3):                                     # load or store
+        if here.check and off != here.value:
+            raise CoreError("the instruction has offset %d where %s was meant" % (off, here.value))
+        if not 0 <= there.value <= 0x7fff:
+            raise CoreError("offset %d is too far" % there.value)
+        if here.size != there.size:
+            if not _width_may_change(btf, here.type, kernel, there.type):
+                return False
+            width = {8: 0x18, 4: 0x00, 2: 0x08, 1: 0x10}.get(there.size)
+            if width is None:
+                raise CoreError("a field of %d bytes" % there.size)
+            opcode = opcode & ~0x18 | width
+        INSN.pack_into(insns, 8 * index, opcode, registers, there.value, imm)
+    elif opcode == BPF_LD_IMM64 and not registers >> 4 and 8 * index + 16 <= len(insns):
+        high = INSN.unpack_from(insns, 8 * index + 8)[3]
+        held = (imm & 0xffffffff) | (high & 0xffffffff) << 32
+        if here.check and held != here.value & (1 << 64) - 1:
+            raise CoreError("the instruction has %d where %d was meant" % (held, here.value))
+        low, high = there.value & 0xffffffff, there.value >> 32 & 0xffffffff
+        INSN.pack_into(insns, 8 * index, opcode, registers, off, _signed(low, 32))
+        INSN.pack_into(insns, 8 * index + 8, 0, 0, 0, _signed(high, 32))
+    else:
+        raise CoreError("an instruction of opcode %#x" % opcode)
+    return True
+
+
+def _signed(value, bits):
+    value &= (1 << bits) - 1
+    return value - (value >> bits - 1 << bits)
+
+
+def _width_may_change(btf, local_id, kernel, there_id):
+    """Only pointers and unsigned integers read the same at another width."""
+    here, there = btf.skip(local_id), kernel.skip(there_id)
+    if here.kind != there.kind:
+        return False
+    return here.kind == BTF_PTR or (here.kind == BTF_INT
+                                    and not (here.items[0] | there.items[0]) & 1)
+
+
+# --- relocating: whole programs ---
+
+# A program as the kernel takes it, but for the descriptors of its maps: fixups has
+# (instruction, map or section, offset in it or None).  poison: {instruction: what is missing}.
+Program = collections.namedtuple(
+    "Program", "name section kind attach_type flags attach_btf_id insns fixups func_info line_info "
+    "poison")
+# A struct_ops map's value as the kernel lays it out; functions: {offset in value: program}.
+StructOpsValue = collections.namedtuple("StructOpsValue", "name type value_type value functions")
+Image = collections.namedtuple("Image", "object programs struct_ops")
+
+MAX_SUBPROGRAMS = 256
+MAX_CODE = 1 << 26
+BPF_F_SLEEPABLE = 1 << 4
+BPF_F_XDP_HAS_FRAGS = 1 << 5
+
+# What the name of a section says: the type of the program and of its attachment, and with a word
+# in the last column, where the kernel's BTF has what it attaches to:
+#   "func" a function of that name, "tp" btf_trace_NAME, "lsm" bpf_lsm_NAME, "iter" bpf_iter_NAME
+# A name ends at a slash; what comes after it is for those who attach.
+PROG_STRUCT_OPS, PROG_SYSCALL = 27, 31
+SECTIONS = {
+    "socket": (1, 0), "kprobe": (2, 0), "kretprobe": (2, 0), "uprobe": (2, 0), "uretprobe": (2, 0),
+    "uprobe.s": (2, 0, BPF_F_SLEEPABLE), "uretprobe.s": (2, 0, BPF_F_SLEEPABLE),
+    "kprobe.multi": (2, 42), "kretprobe.multi": (2, 42), "ksyscall": (2, 0), "kretsyscall": (2, 0),
+    "tc": (3, 0), "classifier": (3, 0), "tcx/ingress": (3, 46), "tcx/egress": (3, 47),
+    "action": (4, 0), "tracepoint": (5, 0), "tp": (5, 0), "perf_event": (7, 0),
+    "xdp": (6, 37), "xdp.frags": (6, 37, BPF_F_XDP_HAS_FRAGS), "xdp/devmap": (6, 33),
+    "xdp/cpumap": (6, 35),
+    "cgroup_skb/ingress": (8, 0), "cgroup_skb/egress": (8, 1), "cgroup/skb": (8, 0),
+    "cgroup/sock": (9, 2), "cgroup/sock_create": (9, 2), "cgroup/sock_release": (9, 34),
+    "cgroup/post_bind4": (9, 12), "cgroup/post_bind6": (9, 13),
+    "lwt_in": (10, 0), "lwt_out": (11, 0), "lwt_xmit": (12, 0), "lwt_seg6local": (19, 0),
+    "sockops": (13, 3), "sk_skb": (14, 0), "sk_skb/stream_parser": (14, 4),
+    "sk_skb/stream_verdict": (14, 5), "cgroup/dev": (15, 6), "sk_msg": (16, 7),
+    "raw_tp": (17, 0), "raw_tracepoint": (17, 0), "raw_tp.w": (24, 0), "raw_tracepoint.w": (24, 0),
+    "cgroup/bind4": (18, 8), "cgroup/bind6": (18, 9), "cgroup/connect4": (18, 10),
+    "cgroup/connect6": (18, 11), "cgroup/sendmsg4": (18, 14), "cgroup/sendmsg6": (18, 15),
+    "cgroup/recvmsg4": (18, 19), "cgroup/recvmsg6": (18, 20), "cgroup/getpeername4": (18, 29),
+    "cgroup/getpeername6": (18, 30), "cgroup/getsockname4": (18, 31),
+    "cgroup/getsockname6": (18, 32), "cgroup/sysctl": (23, 18), "cgroup/getsockopt": (25, 21),
+    "cgroup/setsockopt": (25, 22), "lirc_mode2": (20, 16), "flow_dissector": (22, 17),
+    "sk_reuseport": (21, 39), "sk_reuseport/migrate": (21, 40), "sk_lookup": (30, 36),
+    "netfilter": (32, 45), "syscall": (31, 0, BPF_F_SLEEPABLE),
+    "tp_btf": (26, 23, 0, "tp"), "fentry": (26, 24, 0, "func"), "fexit": (26, 25, 0, "func"),
+    "fmod_ret": (26, 26, 0, "func"), "fentry.s": (26, 24, BPF_F_SLEEPABLE, "func"),
+    "fexit.s": (26, 25, BPF_F_SLEEPABLE, "func"),
+    "fmod_ret.s": (26, 26, BPF_F_SLEEPABLE, "func"), "lsm": (29, 27, 0, "lsm"),
+    "lsm.s": (29, 27, BPF_F_SLEEPABLE, "lsm"), "lsm_cgroup": (29, 43, 0, "lsm"),
+    "iter": (26, 28, 0, "iter"), "iter.s": (26, 28, BPF_F_SLEEPABLE, "iter"),
+    "struct_ops": (PROG_STRUCT_OPS, 0), "struct_ops.s": (PROG_STRUCT_OPS, 0, BPF_F_SLEEPABLE),
+}
+_ATTACH_NAMES = {"func": "%s", "tp": "btf_trace_%s", "lsm": "bpf_lsm_%s", "iter": "bpf_iter_%s"}
+
+
+def relocate(obj, kernel, ops_names=None):
+    """The Image of an Object for the kernel with this BTF.
+
+    ops_names gives struct_ops their `name` where the object's own will not do:
+    {name of the struct_ops variable: name}.
+    """
+    struct_ops, members, resolved = [], {}, {}
+    for ops in obj.struct_ops.values():
+        struct_ops.append(_lay_out(obj, kernel, ops, (ops_names or {}).get(ops.name), members))
+    programs, total = [], 0
+    for function in obj.functions.values():
+        # A section ? is for what is loaded only on demand; nobody demands it here.
+        if function.is_program and not function.section_name.startswith("?"):
+            attachment = _attachment(obj, kernel, function, members)
+            if attachment is not None:
+                programs.append(_link(obj, kernel, function, attachment, resolved))
+                total += len(programs[-1].insns)
+                if total > MAX_CODE:
+                    raise _refusal(obj, function, "all programs together are too long")
+    return Image(obj, programs, struct_ops)
+
+
+def _refusal(obj, function, why, index=None, number=errno.ENOEXEC):
+    where = "program" if function.is_program else "function"
+    at = "" if index is None else ", instruction %d" % index
+    return Error(number, "relocate BPF object %s: %s %s%s: %s"
+                 % (obj.name, where, function.name, at, why))
+
+
+def _attachment(obj, kernel, function, members):
+    """(type, attach type, flags, BTF id), or None for a struct_ops program nobody refers to."""
+    name = function.section_name
+    rest = ""
+    while name not in SECTIONS:
+        name, slash, tail = name.rpartition("/")
+        if not slash:
+            raise _refusal(obj, function, "section %s is of no known kind" % function.section_name)
+        rest = tail + ("/" + rest if rest else "")
+    kind, attach_type, flags, how = (SECTIONS[name] + (0, None))[:4]
+    if kind == PROG_STRUCT_OPS:
+        if function.name not in members:
+            return None
+        struct_id, index = members[function.name]
+        return kind, index, flags, struct_id
+    if not how:
+        return kind, attach_type, flags, 0
+    wanted = _ATTACH_NAMES[how] % rest
+    found = kernel.find(wanted, (BTF_TYPEDEF,) if how == "tp" else (BTF_FUNC,)) if rest else ()
+    if not found:
+        raise _refusal(obj, function, "this kernel has no %s to attach to" % (rest or "name"),
+                       number=errno.ENOENT)
+    return kind, attach_type, flags, found[0]
+
+
+def _lay_out(obj, kernel, ops, given_name, members):
+    """A struct_ops in the kernel's layout.  Fills members: {program: (struct's BTF id, index)}."""
+    btf = obj.btf
+    local = btf.type(ops.type)
+    name = essential(local.name)
+
+    def refuse(why, number=errno.ENOEXEC):
+        return Error(number, "relocate BPF object %s: struct_ops %s: %s"
+                     % (obj.name, ops.name, why))
+
+    structs = kernel.find(name, (BTF_STRUCT,))
+    wrappers = kernel.find("bpf_struct_ops_" + name, (BTF_STRUCT,))
+    if not structs or not wrappers:
+        raise refuse("this kernel has no struct_ops of type %s" % name, errno.ENOENT)
+    theirs, wrapper = kernel.type(structs[0]), kernel.type(wrappers[0])
+    start = next((member.bit_offset // 8 for member in wrapper.items
+                  if member.name == "data"), None)
+    if start is None:
+        raise refuse("the kernel's %s has no data" % wrapper.name)
+    value = bytearray(wrapper.size)
+    functions = {}
+    by_name = {member.name: (index, member) for index, member in enumerate(theirs.items)}
+    for member in local.items:
+        offset = member.bit_offset // 8
+        size = btf.size_of(member.type)
+        mine = ops.data[offset:offset + max(size, 0)]
+        program = ops.functions.get(offset)
+        index, there = by_name.get(essential(member.name), (0, None))
+        if there is None:
+            if program or any(mine):
+                raise refuse("this kernel's %s has no member %s" % (name, member.name))
+            continue
+        place = start + there.bit_offset // 8
+        kind, other = btf.skip(member.type), kernel.skip(there.type)
+        if member.bit_size or there.bit_size:
+            raise refuse("member %s is a bit field" % member.name)
+        if kind.kind != other.kind:
+            raise refuse("member %s is %s here and %s in the kernel" % (
+                member.name, BTF_KIND_NAMES[kind.kind], BTF_KIND_NAMES[other.kind]))
+        if kind.kind == BTF_PTR:
+            if program is None:
+                if any(mine):
+                    raise refuse("member %s is a pointer to what is no program" % member.name)
+                continue
+            if kernel.skip(other.size).kind != BTF_FUNC_PROTO:
+                raise refuse("member %s is no function in the kernel" % member.name)
+            if members.setdefault(program, (theirs.id, index)) != (theirs.id, index):
+                raise refuse("program %s is used for two members" % program)
+            functions[place] = program
+            continue
+        if size != kernel.size_of(there.type) or size < 0:
+            raise refuse("member %s is of another size in the kernel" % member.name)
+        if member.name == "name" and given_name is not None:
+            mine = given_name.encode()
+            if len(mine) >= size:
+                raise refuse("name %s is too long" % given_name, errno.ENAMETOOLONG)
+            mine = mine.ljust(size, b"\0")
+        value[place:place + size] = mine
+    return StructOpsValue(ops.name, theirs.id, wrapper.id, bytes(value), functions)
+
+
+def _link(obj, kernel, function, attachment, resolved):
+    """One program with every function it calls behind it, each once, in the order of the calls.
+
+    resolved keeps what CO-RE relocations came to: many ask the same.
+    """
+    code = bytearray()
+    order, placed, entries = [], {}, []
+    waiting = [function]
+    # First the order and the places: depth first, as the calls stand in the code.
+    while waiting:
+        callee = waiting.pop()
+        key = callee.section, callee.offset
+        if key in placed:
+            continue
+        if len(placed) >= MAX_SUBPROGRAMS:
+            raise _refusal(obj, function, "it has more than %d functions" % MAX_SUBPROGRAMS)
+        placed[key] = len(code) // 8
+        order.append(callee)
+        code += callee.insns
+        targets = _callees(obj, callee)
+        entries.append(targets)
+        waiting.extend(obj.functions[target] for _, target in reversed(targets))
+    fixups, poison, func_info, line_info = [], {}, b"", b""
+    for callee, targets in zip(order, entries):
+        base = placed[callee.section, callee.offset]
+        for index, target in targets:
+            _point(code, base + index, placed[target])
+        _core_relocate(obj, kernel, callee, code, base, poison, resolved)
+        _fill_externs(obj, kernel, callee, code, base, poison)
+        for relocation in callee.relocations:
+            if relocation.kind in ("map", "data"):
+                fixups.append((base + relocation.index, relocation.target,
+                               relocation.addend if relocation.kind == "data" else None))
+        if callee.type:
+            func_info += struct.pack("=II", base, callee.type)
+        for index, file, line, column in callee.lines:
+            line_info += struct.pack("=IIII", base + index, file, line, column)
+    if len(func_info) != 8 * len(order):
+        func_info = b""                 # the kernel takes all functions or none
+    kind, attach_type, flags, btf_id = attachment
+    return Program(function.name, function.section_name, kind, attach_type, flags, btf_id,
+                   bytes(code), fixups, func_info, line_info if func_info else b"", poison)
+
+
+def _callees(obj, function):
+    """[(instruction, key of the function)...]: what it calls or takes the address of."""
+    relocated = {relocation.index: relocation for relocation in function.relocations}
+    found = []
+    index = 0
+    while index < len(function.insns) // 8:
+        opcode, registers, _, imm = INSN.unpack_from(function.insns, 8 * index)
+        relocation = relocated.get(index)
+        target = None
+        if relocation is not None:
+            if relocation.kind in ("call", "function"):
+                target = relocation.target
+        elif opcode == BPF_CALL and registers >> 4 == BPF_PSEUDO_CALL:
+            target = function.section, function.offset + 8 * (index + imm + 1)
+        if target is not None:
+            if target not in obj.functions:
+                raise _refusal(obj, function, "it calls what is no function", index)
+            found.append((index, target))
+        index += 2 if opcode == BPF_LD_IMM64 else 1
+    return found
+
+
+def _point(code, index, target):
+    """Make a call, or the load of a function's address, mean the instruction at target."""
+    opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
+    if opcode == BPF_LD_IMM64:
+        registers = registers & 15 | BPF_PSEUDO_FUNC << 4
+        INSN.pack_into(code, 8 * index + 8, 0, 0, 0, 0)
+    INSN.pack_into(code, 8 * index, opcode, registers, off, target - index - 1)
+
+
+def _core_relocate(obj, kernel, function, code, base, poison, resolved):
+    for relocation in function.core:
+        try:
+            key = relocation[1:]
+            if key not in resolved:
+                resolved[key] = core_resolve(obj.btf, relocation, kernel)
+            index = base + relocation.index
+            if core_apply(code, index, relocation, obj.btf, resolved[key], kernel):
+                continue
+        except CoreError as why:
+            raise _refusal(obj, function, "CO-RE: %s" % why, relocation.index)
+        poison[index] = "%s of %s" % (_CORE_NAMES[relocation.kind],
+                                      _spell(obj.btf, resolved[key][0]))
+        if code[8 * index] == BPF_LD_IMM64:
+            INSN.pack_into(code, 8 * index + 8, BPF_CALL, 0, 0, POISON_CORE)
+        INSN.pack_into(code, 8 * index, BPF_CALL, 0, 0, POISON_CORE)
+
+
+def _spell(btf, path):
+    """`struct dentry.d_u.d_alias`, for messages."""
+    text = btf.describe(path.root)
+    for _, index, name in path.steps[1:] if len(path.steps) > 1 else ():
+        text += "." + name if name else "[%d]" % index
+    if len(path.steps) == 1 and path.steps[0][2]:
+        text += " " + path.steps[0][2]
+    return text
+
+
+def needs_kernel(obj):
+    """Does fitting this object to a kernel take the kernel's BTF?"""
+    return bool(obj.struct_ops or obj.externs
+                or any(function.core or function.is_program
+                       and len(SECTIONS.get(function.section_name.split("/")[0], ())) > 3
+                       for function in obj.functions.values()))
+
+
+def _fill_externs(obj, kernel, function, code, base, poison):
+    """Kernel functions and variables, by their ids in the kernel's BTF."""
+    for relocation in function.relocations:
+        if relocation.kind != "extern":
+            continue
+        extern = obj.externs[relocation.target]
+        index = base + relocation.index
+        number = _kernel_symbol(obj, kernel, function, relocation, extern)
+        opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
+        if opcode == BPF_LD_IMM64:
+            if number:
+                registers = registers & 15 | BPF_PSEUDO_BTF_ID << 4
+            INSN.pack_into(code, 8 * index, opcode, registers, off, number)
+            INSN.pack_into(code, 8 * index + 8, 0, 0, 0, 0)
+        elif number:
+            INSN.pack_into(code, 8 * index, opcode, BPF_PSEUDO_KFUNC_CALL << 4, 0, number)
+        else:
+            poison[index] = "kernel function %s" % extern.name
+            INSN.pack_into(code, 8 * index, opcode, 0, 0, POISON_KFUNC)
+
+
+def _kernel_symbol(obj, kernel, function, relocation, extern):
+    """The BTF id of an extern, or 0 for a weak one that the kernel hasn't."""
+    kind = BTF_FUNC if extern.is_function else BTF_VAR
+    found = kernel.find(extern.name, (kind,)) if kernel is not None else ()
+    found = [number for number in found if kernel.type(number).name == extern.name]
+    if not found:
+        if extern.weak:
+            return 0
+        raise _refusal(obj, function, "this kernel has no %s %s" % (
+            "function" if extern.is_function else "variable", extern.name), relocation.index,
+            errno.ENOENT)
+    if not _types_compatible(obj.btf, extern.type, kernel, kernel.type(found[0]).size):
+        raise _refusal(obj, function, "%s is of another type in the kernel" % extern.name,
+                       relocation.index)
+    return found[0]
+
+
+# --- loading: bpf(2) ---
+
+(BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM,
+ BPF_MAP_GET_NEXT_KEY, BPF_PROG_LOAD) = range(6)
+BPF_PROG_RUN, BPF_OBJ_GET_INFO_BY_FD, BPF_BTF_LOAD, BPF_MAP_FREEZE = 10, 15, 18, 22
+BPF_LINK_CREATE, BPF_STRUCT_OPS_ATTACH = 28, 44
+BPF_F_RDONLY_PROG, BPF_F_MMAPABLE, BPF_F_LINK = 1 << 7, 1 << 10, 1 << 13
+
+MAP_ARRAY, MAP_PERF_EVENT_ARRAY, MAP_STRUCT_OPS, MAP_RINGBUF, MAP_USER_RINGBUF = 2, 4, 26, 27, 31
+MAPS_IN_MAPS = (12, 13)
+PER_CPU_MAPS = (5, 6, 10, 21)           # hash, array, LRU hash, cgroup storage
+# Maps that take no BTF: perf event, stack trace, cgroup arrays, and those of devices and sockets.
+MAPS_WITHOUT_BTF = (4, 7, 8, 12, 13, 14, 15, 16, 17, 18, 25)
+
+# The number of bpf(2) by os.uname().machine; the machines that share the generic table in one line.
+BPF_NUMBERS = {
+    "x86_64": 321, "i386": 357, "i686": 357, "arm": 386, "armv6l": 386, "armv7l": 386,
+    "ppc64le": 361, "ppc64": 361, "ppc": 361, "s390x": 351, "sparc64": 349, "alpha": 515,
+    "mips": 4355, "mips64": 5315,
+    "aarch64": 280, "riscv64": 280, "riscv32": 280, "loongarch64": 280, "armv8l": 386,
+}
+LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
+
+
+def bpf(command, attributes, doing, on=""):
+    """One bpf(2) call with the bytes of a union bpf_attr.  Returns its result, or raises Error."""
+    number = BPF_NUMBERS.get(os.uname().machine)
+    if number is None or sys.maxsize < 1 << 32 and os.uname().machine == "x86_64":
+        raise failure(errno.ENOSYS, doing, on,
+                      "the number of bpf(2) on %s is not known" % os.uname().machine)
+    attributes = ctypes.create_string_buffer(attributes, len(attributes))
+    for _ in range(5):                  # the verifier gives up when a signal comes: EAGAIN
+        result = libc().syscall(ctypes.c_long(number), ctypes.c_long(command), attributes,
+                                ctypes.c_long(len(attributes)))
+        if result >= 0:
+            return result
+        if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
+            break
+    raise failure(ctypes.get_errno(), doing, on, _hint(ctypes.get_errno()))
+
+
+def _hint(number):
+    if number == errno.EPERM:
+        return ("needs root, or CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8), "
+                "and no lockdown")
+    if number == errno.ENOSYS:
+        return "this kernel has no bpf(2)"
+    return ""
+
+
+def _with_memory(call):
+    """Before Linux 5.11 maps and programs count as locked memory, and too low a limit is EPERM.
+
+    The limit is raised only when it stood in the way, and only on such a kernel.
+    """
+    try:
+        return call()
+    except Error as why:
+        if why.errno != errno.EPERM or _kernel_release() >= (5, 11):
+            raise
+    import resource
+    had = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    except (ValueError, OSError):
+        raise failure(errno.EPERM, "load BPF", "",
+                      "needs root, or a higher limit of locked memory than %d bytes (ulimit -l)"
+                      % had)
+    return call()
+
+
+def _kernel_release():
+    """(6, 12) of 6.12.48-generic."""
+    parts = os.uname().release.replace("-", ".").split(".")
+    return tuple(int(part) if part.isdigit() else 0 for part in parts[:2])
+
+
+def _address(data):
+    """(address, the buffer there): the buffer lives as long as the caller holds it."""
+    buffer = ctypes.create_string_buffer(bytes(data), max(len(data), 1))
+    return ctypes.addressof(buffer), buffer
+
+
+_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
+
+
+def _short_name(name):
+    """A name of at most 15 characters, of those that the kernel takes."""
+    return "".join(c if c in _NAME_LETTERS else "_" for c in name)[:15].encode()
+
+
+# --- loading: maps ---
+
+class Map:
+    """A map: keys and values are bytes, or ints, made into as many bytes as there should be.
+
+    Of a map for each CPU a value is a list, with one for each possible CPU.  The key of inode,
+    task, socket and cgroup storage is a file descriptor.
+    """
+
+    __slots__ = ("name", "type", "fd", "key_size", "value_size", "max_entries")
+
+    def __init__(self, name, kind, fd, sizes):
+        self.name = name
+        self.type = kind
+        self.fd = fd
+        self.key_size, self.value_size, self.max_entries = sizes
+
+    def fileno(self):
+        return self.fd
+
+    def update(self, key, value, flags=0):
+        """Set the value of a key; flags as of bpf(2): 1 only a new one, 2 only one that is there."""
+        if self.type in PER_CPU_MAPS:
+            value = b"".join(self._bytes(one, self._stride()) for one in value)
+        else:
+            value = self._bytes(value, self.value_size)
+        self._element(BPF_MAP_UPDATE_ELEM, "set in BPF map", key, value, flags)
+
+    def lookup(self, key):
+        """The value of a key, or None if it has none."""
+        stride = self._stride() if self.type in PER_CPU_MAPS else self.value_size
+        room = stride * _possible_cpus() if self.type in PER_CPU_MAPS else stride
+        try:
+            value = self._element(BPF_MAP_LOOKUP_ELEM, "look up in BPF map", key, bytes(room))
+        except Error as why:
+            if why.errno == errno.ENOENT:
+                return None
+            raise
+        if self.type in PER_CPU_MAPS:
+            return [value[at:at + self.value_size] for at in range(0, room, stride)]
+        return value
+
+    def delete(self, key):
+        """Take a key out; False if it was not there."""
+        try:
+            self._element(BPF_MAP_DELETE_ELEM, "delete from BPF map", key, b"")
+        except Error as why:
+            if why.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
+    def __iter__(self):
+        """The keys, as bytes."""
+        key = None
+        while True:
+            try:
+                key = self._element(BPF_MAP_GET_NEXT_KEY, "read BPF map", key, bytes(self.key_size))
+            except Error as why:
+                if why.errno == errno.ENOENT:
+                    return
+                raise
+            yield key
+
+    def _stride(self):
+        return self.value_size + 7 & ~7
+
+    def _bytes(self, value, size):
+        if isinstance(value, int):
+            bits = 8 * size
+            return (value & (1 << bits) - 1).to_bytes(size, sys.byteorder)
+        value = bytes(value)
+        if len(value) > size:
+            raise ValueError("%d bytes for map %s, which takes %d" % (len(value), self.name, size))
+        return value.ljust(size, b"\0")
+
+    def _element(self, command, doing, key, value, flags=0):
+        """One call on an element; what is in the buffer for the value afterwards."""
+        key_at, key_buffer = _address(self._bytes(key, self.key_size)) if key is not None \
+            else (0, None)
+        value_at, value_buffer = _address(value) if value else (0, None)
+        bpf(command, struct.pack("=IIQQQ", self.fd, 0, key_at, value_at, flags), doing, self.name)
+        del key_buffer
+        return value_buffer.raw[:len(value)] if value else b""
+
+
+def _possible_cpus():
+    with open("/sys/devices/system/cpu/possible") as file:
+        return int(file.read().replace(",", "-").split("-")[-1]) + 1
+
+
+def _create_map(spec, btf_fd, prefix=""):
+    """Create the map that a MapSpec describes."""
+    entries, page = spec.max_entries, os.sysconf("SC_PAGE_SIZE")
+    if max(spec[2:10]) >= 1 << 32:
+        raise Error(errno.EINVAL, "create BPF map %s: a number in its description is too large"
+                    % spec.name)
+    if spec.type in MAPS_IN_MAPS:
+        raise Error(errno.ENOTSUP, "create BPF map %s: maps in maps are not supported" % spec.name)
+    if spec.type == MAP_PERF_EVENT_ARRAY and not entries:
+        entries = _possible_cpus()
+    if spec.type in (MAP_RINGBUF, MAP_USER_RINGBUF) and entries:
+        size = page                     # the kernel takes a power of two, whole pages
+        while size < entries and size < 1 << 31:
+            size *= 2
+        entries = size
+    key_type, value_type = spec.key_type, spec.value_type
+    if spec.type in MAPS_WITHOUT_BTF or not (key_type or value_type):
+        btf_fd = key_type = value_type = 0
+    flags = spec.flags | (1 << 2 if spec.numa else 0)
+    attributes = struct.pack(
+        "=IIIIIII16sIIIIIQ", spec.type, spec.key_size, spec.value_size, entries, flags, 0,
+        spec.numa, _short_name(prefix + spec.name), 0, btf_fd, key_type, value_type, 0, spec.extra)
+    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "create BPF map", spec.name))
+    return Map(spec.name, spec.type, fd, (spec.key_size, spec.value_size, entries))
+
+
+class Globals:
+    """An object's global variables by name, in the memory that its programs use.
+
+    An int is read and set as one.  An array of ints is a memoryview of the memory itself: each of
+    its items is read and set where it lies.  An array of char is bytes up to the first NUL, and
+    anything else is bytes.
+    """
+
+    __slots__ = ("_btf", "_places", "_views")
+
+    def __init__(self, btf):
+        self._btf = btf
+        self._places = {}               # name: (memory, Variable)
+        self._views = []
+
+    def add(self, memory, variables):
+        for variable in variables:
+            self._places[variable.name] = memory, variable
+
+    def __contains__(self, name):
+        return name in self._places
+
+    def __iter__(self):
+        return iter(self._places)
+
+    def _find(self, name):
+        """(memory, Variable, format of struct for an int or None, number of items or None)."""
+        memory, variable = self._places[name]
+        kind = self._btf.skip(variable.type)
+        count = None
+        if kind.kind == BTF_ARRAY:
+            count = kind.items[2]
+            kind = self._btf.skip(kind.items[0])
+        letter = None
+        if kind.kind == BTF_INT or kind.kind in BTF_ENUMS:
+            letter = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(kind.size)
+            signed = kind.items[0] & 1 if kind.kind == BTF_INT else kind.flag
+            letter = letter.lower() if letter and signed else letter
+            if letter in ("b", "B") and count is not None and kind.name == "char":
+                letter = "s"
+        return memory, variable, letter, count
+
+    def __getitem__(self, name):
+        memory, variable, letter, count = self._find(name)
+        whole = memory[variable.offset:variable.offset + variable.size]
+        if letter is None:
+            return whole
+        if letter == "s":
+            return whole.split(b"\0")[0]
+        if count is None:
+            return struct.unpack_from("=" + letter, memory, variable.offset)[0]
+        view = memoryview(memory)[variable.offset:variable.offset + variable.size].cast(letter)
+        self._views.append(view)
+        return view
+
+    def __setitem__(self, name, value):
+        memory, variable, letter, count = self._find(name)
+        if letter is not None and letter != "s" and count is None:
+            struct.pack_into("=" + letter, memory, variable.offset, value)
+            return
+        if letter is not None and letter != "s":
+            value = struct.pack("=%d%s" % (len(value), letter), *value)
+        if len(value) > variable.size:
+            raise ValueError("%s holds %d bytes, not %d" % (name, variable.size, len(value)))
+        memory[variable.offset:variable.offset + len(value)] = value
+
+    def close(self):
+        for view in self._views:
+            view.release()
+        self._views, self._places = [], {}
+
+
+# --- loading: all of it ---
+
+class Loaded:
+    """What load() has put into the kernel.  close(), or leaving the with block, takes it out.
+
+    maps      {name: Map}, those of data sections and of struct_ops included
+    programs  {name: descriptor}
+    globals   the global variables, see Globals
+    links     {name of struct_ops: descriptor}, after attach()
+    """
+
+    def __init__(self, name, btf):
+        self.name = name
+        self.maps = {}
+        self.programs = {}
+        self.links = {}
+        self.globals = Globals(btf)
+        self._btf = btf
+        self._btf_fd = -1
+        self._memory = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def add_map(self, made):
+        """Take a map just created.  All maps share one set of names, or one would be lost."""
+        if made.name in self.maps:
+            os.close(made.fd)
+            raise Error(errno.ENOEXEC, "load BPF object %s: it has two maps %s"
+                        % (self.name, made.name))
+        self.maps[made.name] = made
+        return made
+
+    def attach(self, *names):
+        """Register struct_ops, all of them or those named, until close().
+
+        EEXIST: the kernel has one of the same name.
+        """
+        for name in names or [name for name, found in self.maps.items()
+                              if found.type == MAP_STRUCT_OPS]:
+            attributes = struct.pack("=IIIIQQQ", self.maps[name].fd, 0, BPF_STRUCT_OPS_ATTACH,
+                                     0, 0, 0, 0)
+            try:
+                self.links[name] = bpf(BPF_LINK_CREATE, attributes, "register struct_ops", name)
+            except Error as why:
+                if why.errno == errno.EEXIST:
+                    raise failure(errno.EEXIST, "register struct_ops", name,
+                                  "another with its name is registered")
+                raise
+
+    def detach(self, *names):
+        """Take struct_ops out again, all of them or those named."""
+        for name in names or list(self.links):
+            os.close(self.links.pop(name))
+
+    def close(self):
+        """Links first, so that no program runs on while its maps go."""
+        self.detach()
+        self.globals.close()
+        while self._memory:
+            self._memory.pop().close()
+        for fd in self.programs.values():
+            os.close(fd)
+        for found in self.maps.values():
+            os.close(found.fd)
+        if self._btf_fd >= 0:
+            os.close(self._btf_fd)
+        self.programs, self.maps, self._btf_fd = {}, {}, -1
+
+
+def load(obj, kernel=None, ops_names=None, constants=None):
+    """Put an Object into the kernel and return what is Loaded; if anything fails, nothing stays.
+
+    kernel     the kernel's Btf, read if it is not given and the object needs it
+    ops_names  see relocate()
+    constants  {name: value} of globals, set before the programs are verified; .rodata only then
+    """
+    if kernel is None and needs_kernel(obj):
+        kernel = kernel_btf()
+    image = relocate(obj, kernel, ops_names)
+    loaded = Loaded(obj.name, obj.btf)
+    try:
+        _load_btf(loaded, obj)
+        prefix = os.path.basename(obj.name).split(".")[0][:7]
+        for spec in obj.maps.values():
+            loaded.add_map(_create_map(spec, loaded._btf_fd))
+        for section in obj.data.values():
+            _load_data(loaded, obj, section, prefix, constants or {})
+        for program in image.programs:
+            loaded.programs[program.name] = _load_program(loaded, obj, program)
+        for ops in image.struct_ops:
+            _load_struct_ops(loaded, ops)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+def _load_btf(loaded, obj):
+    at, buffer = _address(obj.btf_load)
+    try:
+        loaded._btf_fd = _with_memory(lambda: bpf(
+            BPF_BTF_LOAD, struct.pack("=QQIIII", at, 0, len(obj.btf_load), 0, 0, 0),
+            "load the types of BPF object", obj.name))
+    except Error as why:
+        if why.errno == errno.EPERM:
+            raise
+        log = _log_of(lambda log_at, size: bpf(
+            BPF_BTF_LOAD, struct.pack("=QQIIII", at, log_at, len(obj.btf_load), size, 1, 0),
+            "load the types of BPF object", obj.name))
+        raise _with_log(why, log, None) from None
+    del buffer
+
+
+def _load_data(loaded, obj, section, prefix, constants):
+    """A data section is an array with one element, mapped into this process if it can change."""
+    flags = BPF_F_MMAPABLE | (BPF_F_RDONLY_PROG if section.read_only else 0)
+    spec = MapSpec(section.name, 0, MAP_ARRAY, 4, section.size, 1, flags, 0, section.type, 0, 0)
+    made = loaded.add_map(_create_map(spec, loaded._btf_fd, prefix))
+    if section.read_only:
+        memory = bytearray(section.data)
+        _set_constants(loaded._btf, memory, section, constants)
+        made.update(0, memory)
+        bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freeze BPF map", section.name)
+        loaded.globals.add(bytes(memory), section.variables)
+        return
+    import mmap
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(made.fd, (section.size + page - 1) // page * page)
+    loaded._memory.append(memory)
+    memory[:len(section.data)] = section.data
+    _set_constants(loaded._btf, memory, section, constants)
+    loaded.globals.add(memory, section.variables)
+
+
+def _set_constants(btf, memory, section, constants):
+    values = Globals(btf)
+    values.add(memory, section.variables)
+    for name in values:
+        if name in constants:
+            values[name] = constants[name]
+
+
+def _load_struct_ops(loaded, ops):
+    value = bytearray(ops.value)
+    for offset, name in ops.functions.items():
+        struct.pack_into("=Q", value, offset, loaded.programs[name])
+    attributes = struct.pack("=IIIIIII16sIIIIIQ", MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK, 0,
+                             0, _short_name(ops.name), 0, loaded._btf_fd, 0, 0, ops.value_type, 0)
+    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "create struct_ops", ops.name))
+    loaded.add_map(Map(ops.name, MAP_STRUCT_OPS, fd, (4, len(value), 1))).update(0, bytes(value))
+
+
+def _load_program(loaded, obj, program):
+    """Give a program to the verifier; on refusal once more, for its log."""
+    insns = bytearray(program.insns)
+    for index, name, offset in program.fixups:
+        _fill_map(insns, index, loaded.maps[name].fd, offset)
+    insns_at, insns_buffer = _address(insns)
+    license_at, license_buffer = _address(obj.license + b"\0")
+    funcs_at, funcs_buffer = _address(program.func_info)
+    lines_at, lines_buffer = _address(program.line_info)
+    funcs, lines = len(program.func_info) // 8, len(program.line_info) // 16
+    what = "%s of %s" % (program.name, obj.name)
+
+    def attempt(log_at=0, size=0):
+        return bpf(BPF_PROG_LOAD, struct.pack(
+            "=IIQQIIQII16sIIIIQIIQIII", program.kind, len(insns) // 8, insns_at, license_at,
+            1 if size else 0, size, log_at, 0, program.flags, _short_name(program.name), 0,
+            program.attach_type, loaded._btf_fd if funcs else 0,
+            8 if funcs else 0, funcs_at if funcs else 0, funcs,
+            16 if lines else 0, lines_at if lines else 0, lines, program.attach_btf_id, 0),
+            "load BPF program", what)
+    try:
+        return _with_memory(attempt)
+    except Error as why:
+        raise _with_log(why, _log_of(attempt), program) from None
+    finally:
+        del insns_buffer, license_buffer, funcs_buffer, lines_buffer
+
+
+def _fill_map(insns, index, fd, offset):
+    """Make a 64-bit load that of a map, or of an address in the value of one."""
+    opcode, registers, off, _ = INSN.unpack_from(insns, 8 * index)
+    source = BPF_PSEUDO_MAP_FD if offset is None else BPF_PSEUDO_MAP_VALUE
+    INSN.pack_into(insns, 8 * index, opcode, registers & 15 | source << 4, off, fd)
+    INSN.pack_into(insns, 8 * index + 8, 0, 0, 0, _signed(offset or 0, 32))
+
+
+def _log_of(attempt):
+    """What the kernel says when it is asked again with a log."""
+    for size in LOG_SIZES:
+        buffer = ctypes.create_string_buffer(size)
+        try:
+            os.close(attempt(ctypes.addressof(buffer), size))
+        except Error as why:
+            if why.errno == errno.ENOSPC:
+                continue
+        break
+    return buffer.value.decode("utf-8", "replace")
+
+
+def _with_log(why, log, program):
+    """The Error of a refusal: the last line that says why and the source line it is about, in one
+    line; the end of the log in detail."""
+    lines = [line for line in log.splitlines()
+             if line.strip() and not line.startswith(("processed ", "verification time",
+                                                      "stack depth", "Func#", "max_states"))]
+    if not lines:
+        return why
+    source = next((line.lstrip("; ") for line in reversed(lines) if line.startswith(";")), "")
+    reason = lines[-1].strip()
+    for index, missing in program.poison.items() if program else ():
+        if "%d: " % index in reason or str(POISON_CORE) in reason or str(POISON_KFUNC) in reason:
+            reason += " (this kernel has no %s)" % missing
+            break
+    text = "%s: %s" % (why.strerror, reason)
+    error = Error(why.errno, text + (", at: " + source if source else ""))
+    error.detail = "\n".join(lines[-20:])
+    return error
 
 
 # =============================================================================================
@@ -836,17 +2861,30 @@ class UserFilter:
 
     name = "user"
 
-    def __init__(self, group):
+    def __init__(self, group, path=None):
         self.group = group
 
     def prepare(self, root):
         """Called before the file system of a root is marked; raises Error where it can't work."""
+
+    def added(self, root):
+        """The file system of a root or mount is marked."""
+
+    def removed(self, root):
+        """A root or mount is about to be let go of."""
 
     def outside(self, key, fd):
         """A directory outside the tree, open as `fd` (O_PATH), has been heard from."""
 
     def moved_in(self):
         """A directory that was outside is in the tree now, with all below it."""
+
+    def counters(self):
+        """What the kernel's side counted: {name: int}."""
+        return {}
+
+    def close(self):
+        """Called once the group is closed."""
 
 
 class MarksFilter(UserFilter):
@@ -893,7 +2931,183 @@ class MarksFilter(UserFilter):
         self.group.stats["flushes"] += 1
 
 
-FILTERS = {"marks": MarksFilter, "user": UserFilter}
+class FastpathFilter(UserFilter):
+    """A BPF program on the group (bpf/fan_fp.bpf.c): outside events are never queued.
+
+    Invariant: while the kernel's filter has a root pinned, an ordinary descriptor of it, the
+    hold, is open, since the pin alone would not keep the file system mounted.  The hold's number
+    is above the group's: a process that is killed closes the highest first, and that close
+    unpins, through the group.  Opening a tagged root pins it; that is why each is opened anew.
+    """
+
+    name = "fastpath"
+    # The life of a slot for a root: enum slot_state of the program.
+    FREE, WANTED, PINNED, RELEASED = range(4)
+    TAG_ENTRIES = 0x10000
+    KNOWN = struct.Struct("=IIQ")               # struct known: tag, unused, answer
+
+    _instances = 0
+
+    def __init__(self, group, path=None):
+        super().__init__(group)
+        self.loaded = None
+        self.slots, self.holds, self.whole = {}, {}, {}     # by Root
+        self._require_kernel()
+        path = path or os.path.join(os.path.dirname(os.path.abspath(__file__)), OBJECT_NAME)
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise failure(error.errno, "reading the BPF object", path,
+                          "it belongs beside fanfp.py; or name one with --object")
+        self._load(read_object(data, path))
+
+    def _require_kernel(self):
+        """FAN_IOC_DEL_FP does nothing where no program is attached, and tells if there could be."""
+        import fcntl
+        try:
+            fcntl.ioctl(self.group.fd, FAN_IOC_DEL_FP, bytes(64))
+        except OSError as error:
+            raise failure(error.errno, "asking the kernel for the fanotify fastpath", "",
+                          "it has none (no released kernel has); use --filter marks")
+
+    def _load(self, obj):
+        """Load the object, register its handler under a name of our own, attach it."""
+        import fcntl
+        ops = [found for found in obj.struct_ops.values()
+               if essential(obj.btf.type(found.type).name) == "fanotify_fastpath_ops"]
+        if len(ops) != 1:
+            raise Error(errno.ENOEXEC, "reading the BPF object %s: it has %d struct_ops of type "
+                        "fanotify_fastpath_ops, not one" % (printable(obj.name), len(ops)))
+        kernel = kernel_btf()
+        for attempt in range(20):
+            # Another pid namespace may have the same pid, and the name belongs to the system.
+            FastpathFilter._instances += 1
+            name = "fanfp_%d_%d" % (os.getpid(), FastpathFilter._instances)
+            self.loaded = load(obj, kernel, {ops[0].name: name})
+            try:
+                self.loaded.attach(ops[0].name)
+                break
+            except Error as error:
+                self.loaded.close()
+                if error.errno != errno.EEXIST or attempt == 19:
+                    raise
+        try:
+            self.globals = self.loaded.globals
+            # An object of the first kind has one root and keeps its answers by inode.
+            self.full = "slot_state" in self.globals
+            if "asked" in self.globals:
+                asked = self.group.asked & self.group.mask
+                if asked & MOVES:
+                    asked |= MOVES
+                self.globals["asked"] = asked & ASKABLE or MOVES
+                self.globals["asked_dir"] = asked & ASKABLE | ALWAYS_ASKED
+            fcntl.ioctl(self.group.fd, FAN_IOC_ADD_FP, FASTPATH_ARGS.pack(
+                name.encode(), 1, 0, 0, 0))
+        except OSError as error:
+            self.loaded.close()
+            if isinstance(error, Error):
+                raise
+            raise failure(error.errno, "attaching the handler %s to the group" % name)
+        except BaseException:
+            self.loaded.close()
+            raise
+
+    def added(self, root):
+        if not self.full:
+            self._add_first_kind(root)
+        elif root.only is not None:
+            self._tag(root.fd, self.TAG_ENTRIES)
+        else:
+            device = whole_device(root)
+            if device is None:
+                self._pin(root)
+            else:
+                # Nothing to pin, and nothing to keep the file system from being unmounted.
+                self.whole[root] = device
+                self.loaded.maps["whole"].update(device, 1)
+                self.globals["changes"] += 1
+
+    def _tag(self, fd, tag):
+        """Set bits of the tag of an inode, keeping those it has."""
+        tags = self.loaded.maps["inode_storage_map"]
+        known = tags.lookup(fd)
+        had = self.KNOWN.unpack(known)[0] if known else 0
+        tags.update(fd, self.KNOWN.pack(had | tag, 0, 0))
+
+    def _pin(self, root):
+        """Have the kernel's filter pin a root."""
+        states = self.globals["slot_state"]
+        slot = next((slot for slot, state in enumerate(states) if state == self.FREE), None)
+        if slot is None:
+            raise Error(errno.ENOSPC, "watching %s: the BPF object has room for %d roots; "
+                        "use --filter marks" % (printable(root.display), len(states)))
+        fd, temporary = root.open_mount()
+        try:
+            self.globals["slots"] = max(self.globals["slots"], slot + 1)
+            self.globals["roots"] += 1
+            states[slot] = self.WANTED          # from here on nothing is judged to be outside
+            self._tag(fd, slot + 1)
+            fanotify_mark(self.group.fd, FAN_MARK_ADD, OPEN | CLOSE_NOWRITE | ISDIR, fd, b".",
+                          root.display)
+            hold = self._hold(fd)
+        finally:
+            if temporary:
+                os.close(fd)
+        self.slots[root], self.holds[root] = slot, hold
+        if states[slot] != self.PINNED:
+            self.removed(root)
+            raise Error(errno.EIO, "pinning %s: the kernel's filter did not take it; "
+                        "use --filter marks" % printable(root.display))
+
+    def _hold(self, fd):
+        """A new ordinary descriptor of an open directory, numbered above the group's."""
+        import fcntl
+        low = os.open(b".", O_READ_DIR, dir_fd=fd)
+        try:
+            return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.group.fd + 1)
+        finally:
+            os.close(low)
+
+    def _add_first_kind(self, root):
+        if self.holds or root.only is not None or root.fd is None:
+            raise Error(errno.EINVAL, "watching %s: this BPF object is for one directory"
+                        % printable(root.display))
+        if "root_ino" in self.globals:
+            self.globals["root_ino"] = os.fstat(root.fd).st_ino
+        if "inode_storage_map" in self.loaded.maps:
+            self.loaded.maps["inode_storage_map"].update(root.fd, 0)
+        fanotify_mark(self.group.fd, FAN_MARK_ADD, OPEN | ISDIR, root.fd, b".", root.display)
+        self.holds[root] = self._hold(root.fd)
+
+    def removed(self, root):
+        if root in self.whole:
+            self.loaded.maps["whole"].delete(self.whole.pop(root))
+            self.globals["changes"] += 1
+        slot, hold = self.slots.pop(root, None), self.holds.pop(root, None)
+        if slot is not None:
+            self.globals["slot_state"][slot] = self.RELEASED
+            self.globals["roots"] -= 1
+        if hold is not None:
+            os.close(hold)                      # here the program unpins
+
+    def counters(self):
+        return {"kernel " + name: self.globals[name] for name in KERNEL_COUNTERS
+                if name in self.globals}
+
+    def close(self):
+        if self.loaded is not None:
+            self.loaded.close()
+
+
+OBJECT_NAME = "fan_fp.bpf.o"
+FAN_IOC_ADD_FP = 0x40544600                     # _IOW('F', 0, struct fanotify_fastpath_args)
+FAN_IOC_DEL_FP = 0x40404601                     # _IOW('F', 1, char[64])
+FASTPATH_ARGS = struct.Struct("=64sIIQI")       # name, version, flags, init_args, their size
+FASTPATH_SYSFS = "/sys/kernel/fanotify_fastpath"
+KERNEL_COUNTERS = ("cache_hit", "cache_miss", "sent", "undecided", "skipped", "unasked", "own")
+
+FILTERS = {"fastpath": FastpathFilter, "marks": MarksFilter, "user": UserFilter}
 """The filters that need fanotify, by name, the better first."""
 
 READ_SIZE = 1 << 16                 # below malloc's mmap threshold: a fresh mapping costs more
@@ -924,7 +3138,7 @@ class Fanotify:
     tells of a moment past and the kernel answers for now; see section 3, and look_ahead().
     """
 
-    def __init__(self, mask, filter_name, notice):
+    def __init__(self, mask, filter_name, notice, object_path=None):
         self.notice = notice
         self.mask = mask | ALWAYS | ISDIR
         self.pid = os.getpid()
@@ -953,7 +3167,11 @@ class Fanotify:
             self.targets = False            # before Linux 5.17: no FAN_RENAME either
             self.asked &= ~RENAME
             self.fd = fanotify_init(base)
-        self.filter = FILTERS[filter_name](self)
+        try:
+            self.filter = FILTERS[filter_name](self, object_path)
+        except BaseException:
+            os.close(self.fd)
+            raise
         self.directories = Directories(self.filter.outside)
 
     # --- roots and mounts ---
@@ -974,10 +3192,12 @@ class Fanotify:
         if root.only is not None:
             self.files.setdefault(root.key, {})[root.only] = root
         self.directories.add(root, parent, name)
-        (self.roots if parent is None and root.fd is not None else self.mounted).append(root)
+        (self.mounted if root.fd is None else self.roots).append(root)
+        self.filter.added(root)
 
     def remove(self, root):
         """Watch a root or mount no longer."""
+        self.filter.removed(root)
         for roots in (self.roots, self.mounted):
             if root in roots:
                 roots.remove(root)
@@ -1373,12 +3593,19 @@ class Fanotify:
             if self.lossy:
                 self.report(None, raw[0], raw[1])
 
+    def counters(self):
+        """Counters of this side and the kernel's."""
+        return dict(self.stats, **self.filter.counters())
+
     def close(self):
         for root in self.roots + self.mounted:
+            self.filter.removed(root)
             root.close()
+        self.roots, self.mounted = [], []
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
+            self.filter.close()
 
 
 def exists(name, directory):
@@ -1887,6 +4114,9 @@ class Inotify:
                 return root.prefix + (os.fsdecode(rest) + "/" if rest else ""), None
         return None
 
+    def counters(self):
+        return self.stats
+
     def close(self):
         for root in self.roots + self.mounted:
             root.close()
@@ -1960,7 +4190,7 @@ class Watch:
     roots    str or bytes or os.PathLike, directories or files, at least one.  Paths are shown
              as the root was given + the rest
     events   names (see EVENTS; also "ALL", "CLOSE", "MOVE"), any case
-    filter   "auto", or by name: "marks", "user" (fanotify), "inotify"
+    filter   "auto", or by name: "fastpath", "marks", "user" (fanotify), "inotify"
     object   a BPF object for the "fastpath" filter, instead of the one beside this file
     include  regular expression (str or compiled): only paths in which it is found
     exclude  regular expression: no paths in which it is found
@@ -2047,7 +4277,7 @@ class Watch:
             return
         for name, error in reasons:
             # EPERM and EINVAL (an older kernel) are what `auto` is for; the rest is news.
-            if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
+            if name == "fastpath" or error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
                 self._notice("%s: %s" % (name, error))
                 break
 
@@ -2064,7 +4294,12 @@ class Watch:
             return [self._wanted_filter]
         if self._fanotify is not None:
             return [self._fanotify.filter.name, "inotify"]
-        return list(FILTERS) + ["inotify"]
+        if self.object is not None:
+            return ["fastpath"]
+        # One stat spares a stock kernel the making of a group for nothing.
+        names = [name for name in FILTERS
+                 if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
+        return names + ["inotify"]
 
     def _add_to(self, name, shown, path, only, mounted=None):
         """Watch a root with the filter of a name; `mounted`: (prefix, parent key, name)."""
@@ -2077,7 +4312,7 @@ class Watch:
         else:
             root = Root(shown, path, only, pinned)
             if self._fanotify is None:
-                fanotify = Fanotify(self._mask, name, self._notice)
+                fanotify = Fanotify(self._mask, name, self._notice, self.object)
                 try:
                     fanotify.add(root)
                 except BaseException:
@@ -2305,7 +4540,7 @@ class Watch:
         """Counters since the start: a dict of str to int."""
         total = collections.Counter({name: 0 for name in STATISTICS})
         for source in self._sources:
-            total.update(source.stats)
+            total.update(source.counters())
         return dict(total)
 
     def stop(self):
@@ -2416,6 +4651,7 @@ def build_parser():
     add("-m", "--monitor", action="store_true", help="accepted: it always goes on")
     add("-r", "--recursive", action="store_true", help="accepted: it always is")
     add("--filter", choices=FILTER_NAMES, default="auto", help="how to keep outside events away")
+    add("--object", metavar="FILE", help="a BPF object for --filter fastpath, not fan_fp.bpf.o")
     add("--latency", type=seconds, default=0.005, metavar="SECONDS",
         help="let events gather for so long under load (0.005)")
     add("--one-file-system", action="store_true", help="don't watch what is mounted inside")
@@ -2716,7 +4952,7 @@ def run(options):
     output = Output(options.outfile)
     raise_descriptor_limit()
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
-               exclude=exclude, latency=options.latency,
+               exclude=exclude, latency=options.latency, object=options.object,
                mounts=not options.one_file_system) as watch:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: watch.stop())
@@ -2791,6 +5027,7 @@ def probe(roots):
             ("CAP_SYS_ADMIN", yes_no(has_capability(21))),
             ("CAP_DAC_READ_SEARCH", yes_no(has_capability(2))),
             ("BTF", yes_no(os.path.exists("/sys/kernel/btf/vmlinux"))),
+            ("fastpath", yes_no(os.path.isdir(FASTPATH_SYSFS))),
             ("fanotify", attempt(lambda: os.close(fanotify_init(FAN_REPORT_FID)))),
             ("FAN_RENAME, target handles", attempt(lambda: os.close(fanotify_init(
                 FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME | FAN_REPORT_TARGET_FID))))]
