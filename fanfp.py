@@ -261,13 +261,13 @@ def _escape(char):
 # =============================================================================================
 
 EVENTS = {
-    "ACCESS": ACCESS, "MODIFY": MODIFY, "ATTRIB": ATTRIB, "CLOSE_WRITE": CLOSE_WRITE,
-    "CLOSE_NOWRITE": CLOSE_NOWRITE, "OPEN": OPEN, "OPEN_EXEC": OPEN_EXEC,
-    "MOVED_FROM": MOVED_FROM, "MOVED_TO": MOVED_TO, "CREATE": CREATE, "DELETE": DELETE,
-    "DELETE_SELF": DELETE_SELF, "MOVE_SELF": MOVE_SELF, "RENAME": RENAME,
-    "UNMOUNT": UNMOUNT, "Q_OVERFLOW": Q_OVERFLOW,
+    "CREATE": CREATE, "MOVED_TO": MOVED_TO, "RENAME": RENAME, "OPEN": OPEN,
+    "OPEN_EXEC": OPEN_EXEC, "ACCESS": ACCESS, "MODIFY": MODIFY, "ATTRIB": ATTRIB,
+    "CLOSE_WRITE": CLOSE_WRITE, "CLOSE_NOWRITE": CLOSE_NOWRITE, "MOVED_FROM": MOVED_FROM,
+    "DELETE": DELETE, "MOVE_SELF": MOVE_SELF, "DELETE_SELF": DELETE_SELF, "UNMOUNT": UNMOUNT,
+    "Q_OVERFLOW": Q_OVERFLOW,
 }
-"""Every event's name and bit.  The names are those of inotifywait."""
+"""Every event's name (as inotifywait has it) and bit, in the order in which most things happen."""
 
 DEFAULT_EVENTS = ("CREATE", "DELETE", "MODIFY", "CLOSE_WRITE", "RENAME", "MOVED_FROM", "MOVED_TO",
                   "DELETE_SELF", "MOVE_SELF")
@@ -2761,13 +2761,25 @@ def _set_constants(btf, memory, section, constants):
 
 
 def _load_struct_ops(loaded, ops):
+    """Always with a link, whatever the object's section says: without one it would stay for good."""
+    if _kernel_release() < (6, 4):
+        raise failure(errno.ENOTSUP, "create struct_ops", ops.name,
+                      "struct_ops that go with the process need Linux 6.4")
     value = bytearray(ops.value)
     for offset, name in ops.functions.items():
         struct.pack_into("=Q", value, offset, loaded.programs[name])
     attributes = struct.pack("=IIIIIII16sIIIIIQ", MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK, 0,
                              0, _short_name(ops.name), 0, loaded._btf_fd, 0, 0, ops.value_type, 0)
     fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "create struct_ops", ops.name))
-    loaded.add_map(Map(ops.name, MAP_STRUCT_OPS, fd, (4, len(value), 1))).update(0, bytes(value))
+    made = loaded.add_map(Map(ops.name, MAP_STRUCT_OPS, fd, (4, len(value), 1)))
+    try:
+        made.update(0, bytes(value))
+    except Error as why:
+        if why.errno != errno.EINVAL:
+            raise
+        raise failure(errno.EINVAL, "create struct_ops", ops.name, "the kernel takes names of "
+                      "letters, digits, _ and . only, and may require members that are missing"
+                      ) from None
 
 
 def _load_program(loaded, obj, program):
@@ -4303,39 +4315,39 @@ class Watch:
 
     def _add_to(self, name, shown, path, only, mounted=None):
         """Watch a root with the filter of a name; `mounted`: (prefix, parent key, name)."""
-        pinned = mounted is None
-        if name == "inotify":
-            root = InotifyRoot(shown, path, only, pinned)
-            if self._inotify is None:
-                self._inotify = self._register(Inotify(self._mask, self._notice))
-            source = self._inotify
-        else:
-            root = Root(shown, path, only, pinned)
-            if self._fanotify is None:
-                fanotify = Fanotify(self._mask, name, self._notice, self.object)
-                try:
-                    fanotify.add(root)
-                except BaseException:
-                    root.close()
-                    fanotify.close()
-                    raise
-                self._fanotify = self._register(fanotify)
-                return root
-            source = self._fanotify
-        if any(root.key == other.key and root.only == other.only for other in source.roots):
-            root.close()                    # given twice
-            return None
+        make = InotifyRoot if name == "inotify" else Root
+        root = make(shown, path, only, mounted is None)
         try:
-            source.add(root, *(mounted or ()))
+            source = self._inotify if name == "inotify" else self._fanotify
+            fresh = source is None
+            if fresh:
+                source = Inotify(self._mask, self._notice) if name == "inotify" else \
+                    Fanotify(self._mask, name, self._notice, self.object)
+            elif any(root.key == other.key and root.only == other.only
+                     for other in source.roots):
+                root.close()                    # given twice
+                return None
+            try:
+                source.add(root, *(mounted or ()))
+            except BaseException:
+                if fresh:
+                    source.close()
+                raise
         except BaseException:
             root.close()
             raise
+        if fresh:
+            self._register(source)
         return root
 
     def _register(self, source):
+        """Read from a source from now on."""
+        if isinstance(source, Inotify):
+            self._inotify = source
+        else:
+            self._fanotify = source
         self._sources.append(source)
         self._poll.register(source.fd, select.EPOLLIN)
-        return source
 
     # --- mounts ---
 

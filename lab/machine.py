@@ -49,13 +49,13 @@ def accelerator(kernel):
         if not known.exists():
             # It may be there and yet hang.
             say("trying KVM, for 20 s at most")
-            result = run(kernel, "true", limit=20, accel="kvm", output=lambda data: None)
+            result = run(kernel, "true", limit=20, accel="kvm", stderr=subprocess.DEVNULL)
             known.write_text("kvm" if result.status == 0 else "tcg")
         return known.read_text()
 
 
 def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", share=None,
-        accel=None):
+        accel=None, stderr=None):
     """Boot a kernel and run a shell command in it, or a shell on this terminal without one.
 
     What the command prints is handed to output() as it comes (bytes; to standard output by
@@ -79,7 +79,7 @@ def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", sha
             qemu(kernel, files, lab, log, memory, share, accel, command is None),
             # never written to, but open: at its end QEMU would drop the output too
             stdin=subprocess.PIPE if command is not None else None,
-            stdout=subprocess.PIPE if command is not None else None)
+            stdout=subprocess.PIPE if command is not None else None, stderr=stderr)
         failure = None
         timer = threading.Timer(limit, child.kill) if limit else None
         try:
