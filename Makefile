@@ -36,16 +36,16 @@ soak:
 
 # The object is committed, and the same to the byte wherever it is built.
 fan_fp.bpf.o: bpf/fan_fp.bpf.c
-	cd bpf && $(CLANG) -g -O2 -target bpf -mcpu=v3 -fdebug-compilation-dir=. \
-		-c fan_fp.bpf.c -o ../$@
-	$(STRIP) -g $@
+	$(CLANG) -g -O2 -Wall -Werror -target bpf -mcpu=v3 -fdebug-compilation-dir=. \
+		$(patsubst %,-I%,$(wildcard /usr/include/*-linux-gnu)) -c $< -o $@
+	$(STRIP) -g -R .rel.BTF -R .rel.BTF.ext $@
 
 install:
 	install -D -m 755 fanfp.py $(DESTDIR)$(PREFIX)/sbin/fanfp
 	install -D -m 644 fan_fp.bpf.o $(DESTDIR)$(PREFIX)/sbin/fan_fp.bpf.o
 
 lint:
-	$(PYTHON) -m ruff check --line-length 100 fanfp.py test_fanfp.py lab bench
+	$(PYTHON) -m ruff check fanfp.py test_fanfp.py lab bench
 	shellcheck .ci/run
 
 .PHONY: test check check-pythons vmtest vm bench soak install lint

@@ -2446,7 +2446,7 @@ class Map:
         return self.fd
 
     def update(self, key, value, flags=0):
-        """Set the value of a key; flags as of bpf(2): 1 only a new one, 2 only one that is there."""
+        """Set the value of a key; flags as of bpf(2): 1 only a new one, 2 only an old one."""
         if self.type in PER_CPU_MAPS:
             value = b"".join(self._bytes(one, self._stride()) for one in value)
         else:
@@ -2761,7 +2761,7 @@ def _set_constants(btf, memory, section, constants):
 
 
 def _load_struct_ops(loaded, ops):
-    """Always with a link, whatever the object's section says: without one it would stay for good."""
+    """Always with a link, whatever the object's section says: without one it would stay."""
     if _kernel_release() < (6, 4):
         raise failure(errno.ENOTSUP, "create struct_ops", ops.name,
                       "struct_ops that go with the process need Linux 6.4")
@@ -3205,7 +3205,11 @@ class Fanotify:
             self.files.setdefault(root.key, {})[root.only] = root
         self.directories.add(root, parent, name)
         (self.mounted if root.fd is None else self.roots).append(root)
-        self.filter.added(root)
+        try:
+            self.filter.added(root)
+        except BaseException:
+            self.remove(root)
+            raise
 
     def remove(self, root):
         """Watch a root or mount no longer."""
@@ -4180,8 +4184,9 @@ FILTER_NAMES = ("auto",) + tuple(FILTERS) + ("inotify",)
 
 # File systems of the kernel's own making: nothing in them is created, written or removed in
 # the sense of events, and most have no marks.
-KERNEL_KINDS = frozenset("""autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts efivarfs
-    fusectl mqueue nsfs proc pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs""".split())
+KERNEL_KINDS = frozenset("""
+    autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts efivarfs fusectl mqueue nsfs
+    proc pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs""".split())
 
 BURST = 16          # events within `latency` seconds before reading waits for more to gather
 
@@ -4772,7 +4777,7 @@ def split_path(path):
 def csv_lines(events):
     """--csv: inotifywait's three columns, then old path, pid and command."""
     out, commands = [], Commands()
-    for path, mask, pid, when, old_path in events:
+    for path, mask, pid, _, old_path in events:
         directory, name = split_path(path)
         fields = (directory, names_text(mask), name, old_path or "",
                   "" if pid is None else str(pid), commands[pid])

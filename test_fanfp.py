@@ -11,13 +11,16 @@ each directory of FANFP_TEST_DIRS (colons between; default: the temporary direct
 """
 
 import asyncio
+import ctypes
+import errno
+import fcntl
+import glob
 import json
 import os
 import random
 import select
 import shutil
 import signal
-import stat
 import struct
 import subprocess
 import sys
@@ -368,7 +371,7 @@ class Scenarios:
             write(self.tree + "/a/" + name)
             write(self.out + "/" + name)
         program = self.watch()
-        for round_ in range(2):             # the second with ignore marks in place
+        for _ in range(2):                  # the second with ignore marks in place
             os.rename(self.tree + "/a/1", self.tree + "/b/1")
             os.rename(self.tree + "/a/2", self.out + "/in2")
             os.rename(self.out + "/3", self.tree + "/b/3")
@@ -1149,6 +1152,1148 @@ class Decoding(unittest.TestCase):
 
     def test_mount_paths(self):
         self.assertEqual(fanfp.unescape_octal(b"/a\\040b\\134c"), b"/a b\\c")
+
+
+# =============================================================================================
+# BPF objects: reading, relocating and loading them, on the running kernel
+# =============================================================================================
+
+BPF_TESTS = os.path.join(HERE, "bpf", "tests")
+COMPILERS = ("clang-16", "clang-19")
+COMPILE = "-g -O2 -Wall -target bpf -mcpu=v3 -fdebug-compilation-dir=.".split()
+
+_kernel = None
+
+
+def kernel():
+    """The kernel's BTF, read once."""
+    global _kernel
+    if _kernel is None:
+        _kernel = fanfp.kernel_btf()
+    return _kernel
+
+
+def compiler_includes():
+    """Where a distribution keeps asm/types.h of this machine."""
+    return ["-I" + path for path in glob.glob("/usr/include/*-linux-gnu*")]
+
+
+class Objects:
+    """The test objects: compiled here where there is a compiler, else the prebuilt ones."""
+
+    def __init__(self):
+        self.directory = None
+        self.made = {}
+
+    def data(self, name, compiler):
+        key = name, compiler
+        if key not in self.made:
+            self.made[key] = self._compile(name, compiler) or self._prebuilt(name, compiler)
+        return self.made[key]
+
+    def path(self, name, compiler):
+        self.data(name, compiler)
+        return os.path.join(self._directory(), "%s.%s.o" % (name, compiler))
+
+    def read(self, name, compiler="clang-19"):
+        return fanfp.read_object(self.data(name, compiler), name)
+
+    def _directory(self):
+        if self.directory is None:
+            self.directory = tempfile.mkdtemp(prefix="fanfp-objects-")
+        return self.directory
+
+    def _compile(self, name, compiler):
+        source = os.path.join(BPF_TESTS, name + ".bpf.c")
+        if not shutil.which(compiler) or not os.path.exists("/usr/include/bpf/bpf_helpers.h"):
+            return None
+        target = os.path.join(self._directory(), "%s.%s.o" % (name, compiler))
+        subprocess.check_call([compiler] + COMPILE + compiler_includes()
+                              + ["-c", os.path.basename(source), "-o", target], cwd=BPF_TESTS)
+        with open(target, "rb") as file:
+            return file.read()
+
+    def _prebuilt(self, name, compiler):
+        path = os.path.join(BPF_TESTS, "%s.%s.o" % (name, compiler))
+        if not os.path.exists(path):
+            raise unittest.SkipTest("neither %s nor %s is here" % (compiler, path))
+        target = os.path.join(self._directory(), "%s.%s.o" % (name, compiler))
+        shutil.copy(path, target)
+        with open(path, "rb") as file:
+            return file.read()
+
+    def close(self):
+        if self.directory is not None:
+            shutil.rmtree(self.directory)
+            self.directory = None
+            self.made = {}
+
+
+OBJECTS = Objects()
+
+
+def tearDownModule():
+    OBJECTS.close()
+
+
+def bpf_descriptors():
+    """The descriptors of this process that hold something of BPF in the kernel."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink("/proc/self/fd/" + name)
+        except OSError:
+            continue
+        if target.startswith("anon_inode:") and ("bpf" in target or "btf" in target):
+            found.append(target)
+    return found
+
+
+def program_info(fd):
+    """(tag, instructions as the kernel has them) of a loaded program."""
+    def ask(size, address):
+        info = ctypes.create_string_buffer(
+            struct.pack("=II8sIIQQ", 0, 0, b"", 0, size, 0, address), 232)
+        fanfp.bpf(fanfp.BPF_OBJ_GET_INFO_BY_FD,
+                  struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)), "ask of a program")
+        return struct.unpack_from("=II8sIIQQ", info.raw)
+    tag, size = ask(0, 0)[2], ask(0, 0)[4]
+    insns = ctypes.create_string_buffer(size)
+    ask(size, ctypes.addressof(insns))
+    return tag, insns.raw[:size]
+
+
+def without_maps(insns):
+    """Instructions with the ids of maps taken out: they differ with each load."""
+    insns = bytearray(insns)
+    for at in range(0, len(insns), 8):
+        if insns[at] == fanfp.BPF_LD_IMM64 and insns[at + 1] >> 4 in (1, 2):
+            insns[at + 4:at + 8] = b"\0\0\0\0"
+    return bytes(insns)
+
+
+class Libbpf:
+    """The reference: libbpf, by ctypes."""
+
+    def __init__(self):
+        try:
+            self.library = ctypes.CDLL(os.environ.get("FANFP_LIBBPF", "libbpf.so.1"),
+                                       use_errno=True)
+        except OSError:
+            raise unittest.SkipTest("libbpf.so.1 is not here")
+        for name in ("bpf_object__open_file", "bpf_object__next_program"):
+            getattr(self.library, name).restype = ctypes.c_void_p
+        self.library.bpf_program__name.restype = ctypes.c_char_p
+        self.library.libbpf_set_print(None)
+
+    def load(self, path, names):
+        """(handle, {program: descriptor}) of the programs with these names of an object file."""
+        handle = self.library.bpf_object__open_file(path.encode(), None)
+        if not handle:
+            raise unittest.SkipTest("libbpf can't read " + path)
+        handle = ctypes.c_void_p(handle)
+        for name, program in self.programs(handle):
+            if name not in names:
+                self.library.bpf_program__set_autoload(program, ctypes.c_bool(False))
+        if self.library.bpf_object__load(handle):
+            self.library.bpf_object__close(handle)
+            raise unittest.SkipTest("libbpf can't load " + path)
+        return handle, {name: self.library.bpf_program__fd(program)
+                        for name, program in self.programs(handle) if name in names}
+
+    def programs(self, handle):
+        program = self.library.bpf_object__next_program(handle, None)
+        while program:
+            program = ctypes.c_void_p(program)
+            yield self.library.bpf_program__name(program).decode(), program
+            program = self.library.bpf_object__next_program(handle, program)
+
+    def close(self, handle):
+        self.library.bpf_object__close(handle)
+
+
+def needs_bpf():
+    """Skip, with the reason, where nothing can be loaded."""
+    if sys.byteorder != "little":
+        raise unittest.SkipTest("the test objects are little-endian")
+    if not os.path.exists("/sys/kernel/btf/vmlinux"):
+        raise unittest.SkipTest("this kernel has no BTF")
+    try:
+        os.close(fanfp.bpf(fanfp.BPF_MAP_CREATE, struct.pack("=IIII", 2, 4, 4, 1), "try"))
+    except fanfp.Error as why:
+        raise unittest.SkipTest("BPF can't be used here: %s" % why)
+
+
+class BpfTest(unittest.TestCase):
+    """Whatever a test does, nothing of BPF is left afterwards."""
+
+    @classmethod
+    def setUpClass(cls):
+        needs_bpf()
+
+    def setUp(self):
+        self.before = bpf_descriptors()
+
+    def tearDown(self):
+        self.assertEqual(bpf_descriptors(), self.before)
+
+
+class KernelBtfTest(BpfTest):
+    """The types of the kernel."""
+
+    def test_types_are_found_by_name_and_kind(self):
+        btf = kernel()
+        number, = btf.find("task_struct", (fanfp.BTF_STRUCT,))
+        task = btf.type(number)
+        self.assertEqual(task.name, "task_struct")
+        self.assertIn("pid", [member.name for member in task.items])
+        self.assertEqual(btf.find("task_struct", (fanfp.BTF_FUNC,)), [])
+        self.assertEqual(btf.find("no such type", (fanfp.BTF_STRUCT,)), [])
+
+    def test_sizes(self):
+        btf = kernel()
+        self.assertEqual(btf.size_of(btf.find("list_head", (fanfp.BTF_STRUCT,))[0]), 16)
+        self.assertEqual(btf.size_of(btf.find("u64", (fanfp.BTF_TYPEDEF,))[0]), 8)
+
+    def test_every_type_can_be_made(self):
+        btf = kernel()
+        for number in range(0, len(btf), 37):
+            btf.type(number)
+
+    def test_missing_btf_says_what_to_do(self):
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.kernel_btf("/nonexistent/vmlinux")
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("CONFIG_DEBUG_INFO_BTF", str(caught.exception))
+
+    def test_essential_names(self):
+        for name, expected in (("inode", "inode"), ("inode___mine", "inode"),
+                               ("a___b___c", "a___b"),
+                               ("___x", "___x"), ("x___", "x___"), ("a____b", "a____b")):
+            self.assertEqual(fanfp.essential(name), expected, name)
+
+
+class ReadTest(unittest.TestCase):
+    """An object as data."""
+
+    def test_parts_of_an_object(self):
+        for compiler in COMPILERS:
+            with self.subTest(compiler):
+                obj = OBJECTS.read("parts", compiler)
+                self.assertEqual(obj.license, b"Dual BSD/GPL")
+                self.assertEqual(sorted(obj.maps),
+                                 ["array", "hash", "jumps", "of_task", "percpu", "ring"])
+                self.assertEqual(obj.maps["array"].value_size, 16)
+                self.assertEqual(obj.maps["percpu"].max_entries, 2)
+                self.assertEqual(obj.maps["of_task"].flags, 1)
+                self.assertEqual(sorted(obj.data), [".bss", ".data", ".data.own", ".rodata"])
+                programs = [function.name for function in obj.functions.values()
+                            if function.is_program]
+                self.assertEqual(sorted(programs), ["fifth", "first", "fourth", "second", "third",
+                                                    "unwanted"])
+                self.assertTrue(obj.externs["bpf_no_such_kfunc"].weak)
+                self.assertFalse(obj.externs["bpf_rcu_read_lock"].weak)
+
+    def test_several_struct_ops(self):
+        obj = OBJECTS.read("ops")
+        self.assertEqual(sorted(obj.struct_ops), ["one", "two"])
+        self.assertEqual(sorted(obj.struct_ops["two"].functions.values()),
+                         ["cong_avoid", "ssthresh", "undo_other"])
+
+    def refuses(self, data, *words):
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.read_object(data, "thing.o")
+        self.assertEqual(caught.exception.errno, errno.ENOEXEC)
+        for word in ("thing.o",) + words:
+            self.assertIn(word, str(caught.exception))
+        self.assertNotIn("\n", str(caught.exception))
+
+    def test_what_is_no_object(self):
+        self.refuses(b"", "not an ELF file")
+        self.refuses(b"#!/bin/sh\n", "not an ELF file")
+        with open(sys.executable, "rb") as file:
+            self.refuses(file.read(), "not a BPF object")
+
+    def test_the_other_byte_order(self):
+        data = bytearray(OBJECTS.data("parts", "clang-19"))
+        data[5] = 3 - data[5]
+        self.refuses(bytes(data), "endian")
+
+    def test_truncated(self):
+        data = OBJECTS.data("parts", "clang-19")
+        for size in (10, 63, 64, 1000, len(data) - 1):
+            self.refuses(data[:size])
+
+    def test_without_btf(self):
+        data = OBJECTS.data("parts", "clang-19").replace(b".BTF\0", b".BTX\0")
+        self.refuses(data, "clang -g")
+
+
+class DamageTest(BpfTest):
+    """A damaged object is refused or works; it never hangs, never raises another error, never
+    leaves anything behind."""
+
+    def check(self, data):
+        start = time.perf_counter()
+        try:
+            obj = fanfp.read_object(data, "damaged.o")
+            fanfp.relocate(obj, kernel())
+            self.assertLess(time.perf_counter() - start, 5)
+            # A number changed into millions is no damage that shows: the kernel would make them.
+            if all(spec.max_entries * (spec.key_size + spec.value_size) < 1 << 24
+                   for spec in obj.maps.values()):
+                fanfp.load(obj, kernel()).close()
+        except fanfp.Error as why:
+            self.assertNotIn("\n", str(why))
+        self.assertEqual(bpf_descriptors(), self.before)
+
+    def damage(self, name, compiler, tries):
+        data = OBJECTS.data(name, compiler)
+        chance = random.Random(name + compiler)
+        for _ in range(tries):
+            damaged = bytearray(data)
+            for _ in range(chance.choice((1, 1, 1, 4))):
+                at = chance.randrange(len(data))
+                flipped = damaged[at] ^ 1 << chance.randrange(8)
+                damaged[at] = chance.choice((0, 1, 0x7f, 0x80, 0xff, flipped))
+            try:
+                self.check(bytes(damaged))
+            except Exception as why:
+                raise AssertionError("%s with bytes changed at %s: %r" % (
+                    name, [i for i in range(len(data)) if data[i] != damaged[i]], why)) from why
+
+    def test_bytes_changed(self):
+        for name in ("parts", "core", "ops"):
+            for compiler in COMPILERS:
+                with self.subTest(name, compiler=compiler):
+                    self.damage(name, compiler, int(os.environ.get("FANFP_DAMAGE", "300")))
+
+    def test_every_byte_of_the_headers(self):
+        data = OBJECTS.data("ops", "clang-19")
+        sections = struct.unpack_from("=Q", data, 40)[0]
+        for at in list(range(64)) + list(range(sections, len(data), 3)):
+            for value in (0xff, data[at] ^ 1):
+                damaged = bytearray(data)
+                damaged[at] = value
+                self.check(bytes(damaged))
+
+    def test_cut_anywhere(self):
+        data = OBJECTS.data("ops", "clang-19")
+        for size in range(0, len(data), 61):
+            self.check(data[:size])
+
+
+class CoreTest(BpfTest):
+    """CO-RE relocations."""
+
+    def answers(self, compiler="clang-19"):
+        """{index in out[]: number} as the programs write them, without running them."""
+        obj = OBJECTS.read("core", compiler)
+        image = fanfp.relocate(obj, kernel())
+        return {program.name: program for program in image.programs}
+
+    def test_run_and_compare_with_the_kernels_types(self):
+        btf = kernel()
+        task = btf.type(btf.find("task_struct", (fanfp.BTF_STRUCT,))[0])
+        members = {member.name: member for member in task.items}
+        for compiler in COMPILERS:
+            with self.subTest(compiler):
+                with fanfp.load(OBJECTS.read("core", compiler), btf) as loaded:
+                    out = loaded.globals["out"]
+                    for program in loaded.programs.values():
+                        run_raw_tracepoint(program)
+                    self.assertEqual(out[0], members["pid"].bit_offset // 8)
+                    self.assertEqual(out[1], 16)
+                    self.assertEqual(list(out[2:5]), [1, 0, 0])
+                    self.assertEqual(out[5], members["comm"].bit_offset // 8 + 3)
+                    self.assertEqual(out[6], 1)
+                    self.assertEqual(out[7], os.getpid())
+                    self.assertEqual(list(out[8:10]), [0, 0])
+                    self.assertEqual(list(out[13:15]), [1, 0])
+                    self.assertEqual(out[15], members["tasks"].bit_offset // 8 + 8)
+                    self.assertEqual(list(out[20:22]), [1, 0])
+                    self.assertEqual(out[22], task.size)
+                    self.assertEqual(out[23], 0)
+                    self.assertEqual(out[24], task.id)
+                    self.assertEqual(list(out[25:29]), [0, 1, 4, 1])
+                    # Whether the few members of task_struct match (32) is each kernel's own.
+                    self.assertEqual([out[at] for at in (30, 31, 33, 34)], [1, 0, 1, 1])
+                    self.assertEqual(list(out[40:46]), [1, 3, 0, 0, 0, 6]
+                                     if not btf_has_enumerator(btf, "pid_type", "PIDTYPE_PID")
+                                     else [1, 3, 1, 0, 0, 6])
+
+    def test_what_is_missing_is_poisoned(self):
+        fields = self.answers()["fields"]
+        self.assertTrue(any("no_such_field" in text for text in fields.poison.values()))
+
+    def test_bad_path_names_function_and_instruction(self):
+        obj = OBJECTS.read("core")
+        function = next(iter(obj.functions.values()))
+        bad = function._replace(core=[function.core[0]._replace(access="0:999")])
+        functions = dict(obj.functions)
+        functions[bad.section, bad.offset] = bad
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.relocate(obj._replace(functions=functions), kernel())
+        self.assertIn(function.name, str(caught.exception))
+        self.assertIn("instruction", str(caught.exception))
+
+
+def btf_has_enumerator(btf, name, enumerator):
+    number = btf.find(name, fanfp.BTF_ENUMS)[0]
+    return enumerator in [item[0] for item in btf.type(number).items]
+
+
+def run_raw_tracepoint(fd):
+    """Run a program of type raw_tp once, by BPF_PROG_RUN."""
+    arguments = ctypes.create_string_buffer(64)
+    fanfp.bpf(fanfp.BPF_PROG_RUN, struct.pack(
+        "=IIIIQQIIIIQQII", fd, 0, 0, 0, 0, 0, 0, 0, 64, 0, ctypes.addressof(arguments), 0, 0, 0),
+        "run a program")
+
+
+class LibbpfTest(BpfTest):
+    """The kernel gets from this loader the instructions it gets from libbpf: of each program the
+    tag (a hash of what was loaded) and what the verifier made of it are the same."""
+
+    def compare(self, name, compiler):
+        libbpf = Libbpf()
+        obj = OBJECTS.read(name, compiler)
+        image = fanfp.relocate(obj, kernel())
+        poisoned = {program.name for program in image.programs
+                    if any(text.startswith("kernel function") for text in program.poison.values())}
+        handle, theirs = libbpf.load(OBJECTS.path(name, compiler),
+                                     {program.name for program in image.programs})
+        try:
+            with fanfp.load(obj, kernel()) as loaded:
+                self.assertEqual(sorted(loaded.programs), sorted(theirs))
+                for program, fd in loaded.programs.items():
+                    mine, their = program_info(fd), program_info(theirs[program])
+                    # How a missing function is poisoned differs between versions of libbpf;
+                    # it can't be reached, so the verifier takes it out.
+                    if program not in poisoned:
+                        self.assertEqual(mine[0], their[0], program)
+                    self.assertEqual(without_maps(mine[1]), without_maps(their[1]), program)
+        finally:
+            libbpf.close(handle)
+
+    def test_same_as_libbpf(self):
+        for name in ("parts", "core", "ops"):
+            for compiler in COMPILERS:
+                with self.subTest(name, compiler=compiler):
+                    if name == "parts":
+                        parts()
+                    self.compare(name, compiler)
+
+
+def parts():
+    """The object of many parts, where the kernel has what it calls (Linux 6.2 and later)."""
+    if not kernel().find("bpf_rcu_read_lock", (fanfp.BTF_FUNC,)):
+        raise unittest.SkipTest("this kernel has no bpf_rcu_read_lock")
+    return OBJECTS.read("parts")
+
+
+class LoadTest(BpfTest):
+    """Maps, globals, programs."""
+
+    def test_globals(self):
+        with fanfp.load(parts(), kernel(), constants={"limit": 9}) as loaded:
+            values = loaded.globals
+            self.assertEqual(values["negative"], -5)
+            self.assertEqual(values["text"], b"hello")
+            self.assertEqual(values["limit"], 9)
+            self.assertEqual(values["constant"], b"const")
+            self.assertEqual(list(values["table"]), [1, 2, 3, 4])
+            self.assertEqual(values["pair"], struct.pack("=iiQ", 3, 0, 4))
+            self.assertEqual(values["in_own_section"], 21)
+            values["counter"] = 1 << 60
+            self.assertEqual(values["counter"], 1 << 60)
+            values["table"][2] = 500
+            self.assertEqual(list(values["table"]), [1, 2, 500, 4])
+            with self.assertRaises(TypeError):
+                values["limit"] = 1
+            with self.assertRaises(KeyError):
+                values["nothing"]
+
+    def test_programs_run_on_these_globals(self):
+        with fanfp.load(parts(), kernel(), constants={"limit": 9}) as loaded:
+            answer = run_syscall_program(loaded.programs["fifth"])
+            self.assertEqual(answer, 9 * 3 + 11)
+            self.assertEqual(loaded.globals["counter"], 2)
+
+    def test_maps(self):
+        with fanfp.load(parts(), kernel()) as loaded:
+            maps = loaded.maps
+            self.assertIsNone(maps["hash"].lookup(5))
+            maps["hash"].update(5, 77)
+            self.assertEqual(maps["hash"].lookup(5), struct.pack("=Q", 77))
+            self.assertEqual(list(maps["hash"]), [struct.pack("=i", 5)])
+            self.assertTrue(maps["hash"].delete(5))
+            self.assertFalse(maps["hash"].delete(5))
+            with self.assertRaises(fanfp.Error) as caught:
+                maps["array"].update(99, b"")
+            self.assertEqual(caught.exception.errno, errno.E2BIG)
+            self.assertIn("array", str(caught.exception))
+            with self.assertRaises(ValueError):
+                maps["array"].update(1, b"x" * 17)
+            each = maps["percpu"].lookup(1)
+            self.assertGreaterEqual(len(each), os.cpu_count())
+            maps["percpu"].update(1, [3] * len(each))
+            self.assertEqual(maps["percpu"].lookup(1), [struct.pack("=I", 3)] * len(each))
+            self.assertEqual(maps["ring"].max_entries, os.sysconf("SC_PAGE_SIZE"))
+            if hasattr(os, "pidfd_open"):
+                fd = os.pidfd_open(os.getpid())
+                maps["of_task"].update(fd, 12)
+                self.assertEqual(maps["of_task"].lookup(fd), struct.pack("=i", 12))
+                os.close(fd)
+
+    def test_closing_twice_and_values_kept_open(self):
+        loaded = fanfp.load(parts(), kernel())
+        table = loaded.globals["table"]
+        loaded.close()
+        loaded.close()
+        with self.assertRaises(ValueError):
+            table[0]
+
+    def test_programs_that_attach_by_name(self):
+        try:
+            fanfp.load(OBJECTS.read("attach"), kernel()).close()
+        except fanfp.Error as why:
+            if why.errno != errno.EPERM:
+                raise
+            self.skipTest("this host permits no such programs: %s" % why)
+
+    def test_attaching_to_what_is_not_there(self):
+        obj = OBJECTS.read("attach")
+        functions = {key: function._replace(section_name="fentry/no_such_function")
+                     for key, function in obj.functions.items()}
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(obj._replace(functions=functions), kernel())
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("no_such_function", str(caught.exception))
+
+
+def run_syscall_program(fd):
+    """What a program of type syscall returns."""
+    request = ctypes.create_string_buffer(80)
+    struct.pack_into("=I", request, 0, fd)
+    number = fanfp.BPF_NUMBERS[os.uname().machine]
+    if fanfp.libc().syscall(ctypes.c_long(number), ctypes.c_long(fanfp.BPF_PROG_RUN), request,
+                            ctypes.c_long(len(request))) < 0:
+        raise OSError(ctypes.get_errno(), "run a program")
+    return struct.unpack_from("=I", request.raw, 4)[0]
+
+
+class StructOpsTest(BpfTest):
+    """struct_ops, shown with TCP congestion control."""
+
+    def available(self):
+        with open("/proc/sys/net/ipv4/tcp_available_congestion_control") as file:
+            return file.read().split()
+
+    def load(self, **names):
+        try:
+            return fanfp.load(OBJECTS.read("ops"), kernel(), ops_names=names)
+        except fanfp.Error as why:
+            if why.errno in (errno.ENOENT, errno.ENOTSUP, 524):
+                self.skipTest(str(why))
+            raise
+
+    def test_registered_while_attached(self):
+        name = "fanfp%d" % os.getpid()
+        with self.load(one=name, two=name + "x") as loaded:
+            self.assertNotIn(name, self.available())
+            loaded.attach()
+            self.assertIn(name, self.available())
+            self.assertIn(name + "x", self.available())
+            loaded.detach("one")
+            self.assertNotIn(name, self.available())
+            self.assertIn(name + "x", self.available())
+        self.assertNotIn(name + "x", self.available())
+
+    def test_a_name_that_is_taken(self):
+        name = "fanfp%d" % os.getpid()
+        with self.load(one=name, two=name) as loaded:
+            loaded.attach("one")
+            with self.assertRaises(fanfp.Error) as caught:
+                loaded.attach("two")
+            self.assertEqual(caught.exception.errno, errno.EEXIST)
+            self.assertIn("two", str(caught.exception))
+
+    def test_a_name_that_is_too_long(self):
+        with self.assertRaises(fanfp.Error) as caught:
+            self.load(one="x" * 16)
+        self.assertEqual(caught.exception.errno, errno.ENAMETOOLONG)
+
+    def test_a_kind_this_kernel_has_not(self):
+        data = OBJECTS.data("ops", "clang-19").replace(b"tcp_congestion_ops___mine\0",
+                                                       b"no_such_ops_in_any_kernel\0")
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(fanfp.read_object(data, "ops.o"), kernel())
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("no struct_ops of type no_such_ops_in_any_kernel", str(caught.exception))
+
+    def test_nothing_stays_after_a_kill(self):
+        name = "fanfpk%d" % os.getpid()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                loaded = fanfp.load(OBJECTS.read("ops"), kernel(), ops_names={"one": name})
+                loaded.attach("one")
+                os.write(writing, b"x")
+                time.sleep(60)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        attached = os.read(reading, 1)
+        os.close(reading)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        if not attached:
+            self.skipTest("struct_ops can't be attached here")
+        for _ in range(100):
+            if name not in self.available():
+                break
+            time.sleep(0.05)
+        self.assertNotIn(name, self.available())
+
+
+class RefusalTest(BpfTest):
+    """What the verifier refuses is told with its reason and the source line."""
+
+    def test_last_lines_and_source_line(self):
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(OBJECTS.read("refused"), kernel())
+        text = str(caught.exception)
+        self.assertIn("load BPF program reads_through_null of refused", text)
+        self.assertIn("*value", text)
+        self.assertNotIn("\n", text)
+        self.assertIn("\n", caught.exception.detail)
+        self.assertIn("map_value_or_null", caught.exception.detail)
+
+    def test_a_missing_field_is_named(self):
+        data = OBJECTS.data("missing", "clang-19")
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(fanfp.read_object(data, "missing.o"), kernel())
+        self.assertIn("struct task_struct.no_such_field", str(caught.exception))
+
+    def test_a_missing_kernel_function_is_named(self):
+        obj = parts()
+        externs = {name: extern._replace(weak=False) for name, extern in obj.externs.items()}
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(obj._replace(externs=externs), kernel())
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("bpf_no_such_kfunc", str(caught.exception))
+
+
+# ---- in a kernel with the fanotify fastpath ------------------------------------------------------
+
+FAN_IOC_ADD_FP = 1 << 30 | 84 << 16 | ord("F") << 8
+FREE, WANTED, PINNED, RELEASED = range(4)
+FAN_MODIFY, FAN_ATTRIB, FAN_CLOSE_WRITE, FAN_CLOSE_NOWRITE, FAN_OPEN = 0x2, 0x4, 0x8, 0x10, 0x20
+FAN_MOVED_FROM, FAN_MOVED_TO, FAN_CREATE, FAN_DELETE = 0x40, 0x80, 0x100, 0x200
+FAN_RENAME, FAN_ONDIR, FAN_EVENT_ON_CHILD = 0x10000000, 0x40000000, 0x08000000
+CHANGES = (FAN_CREATE | FAN_DELETE | FAN_MODIFY | FAN_CLOSE_WRITE | FAN_RENAME | FAN_MOVED_FROM
+           | FAN_MOVED_TO)
+COUNTERS = ("cache_hit", "cache_miss", "sent", "undecided", "skipped", "unasked", "own")
+INFO_DFID_NAME, INFO_OLD_DFID_NAME, INFO_NEW_DFID_NAME = 2, 10, 12
+MS_BIND = 4096
+
+
+class Group:
+    """A fanotify group with a filter object attached, and nothing else of fanfp."""
+
+    number = 0
+
+    def __init__(self, path, mask=CHANGES):
+        Group.number += 1
+        self.name = "fanfp_test_%d_%d" % (os.getpid(), Group.number)
+        self.mask = mask | FAN_ONDIR | FAN_EVENT_ON_CHILD
+        self.holds = {}
+        with open(path, "rb") as file:
+            obj = fanfp.read_object(file.read(), os.path.basename(path))
+        self.loaded = fanfp.load(obj, kernel(), dict.fromkeys(obj.struct_ops, self.name))
+        self.globals = self.loaded.globals
+        self.loaded.attach()
+        self.fd = -1
+
+    def open(self):
+        """Make the group.  Who calls this is the watcher."""
+        self.fd = fanfp.libc().fanotify_init(0x1 | 0x2 | 0x10 | 0xe00, os.O_RDONLY)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "fanotify_init")
+        fcntl.ioctl(self.fd, FAN_IOC_ADD_FP,
+                    struct.pack("=64sIIQI", self.name.encode(), 1, 0, 0, 0))
+        return self
+
+    def mark(self, flags, mask, path):
+        if fanfp.libc().fanotify_mark(self.fd, flags, ctypes.c_uint64(mask), -100,
+                                      os.fsencode(path)) < 0:
+            raise OSError(ctypes.get_errno(), "fanotify_mark", path)
+
+    def watch(self, path):
+        """The events of the whole file system of path."""
+        self.mark(0x101, self.mask, path)
+
+    def pin(self, root):
+        states = self.globals["slot_state"]
+        slot = list(states).index(FREE)
+        self.globals["slots"] = max(self.globals["slots"], slot + 1)
+        self.globals["roots"] += 1
+        states[slot] = WANTED
+        fd = os.open(root, os.O_PATH)
+        self.loaded.maps["inode_storage_map"].update(fd, struct.pack("=IIQ", slot + 1, 0, 0))
+        os.close(fd)
+        self.mark(1, FAN_OPEN | FAN_CLOSE_NOWRITE | FAN_ONDIR, root)
+        low = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        self.holds[slot] = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.fd + 1)
+        os.close(low)
+        return slot
+
+    def unpin(self, slot):
+        self.globals["slot_state"][slot] = RELEASED
+        os.close(self.holds.pop(slot))
+        self.globals["roots"] -= 1
+
+    def names(self):
+        """The set of names in the events that are queued."""
+        found = set()
+        while select.select([self.fd], [], [], 0)[0]:
+            data = os.read(self.fd, 1 << 18)
+            while data:
+                length, _, _, size, mask = struct.unpack_from("=IBBHQ", data)
+                at = size
+                while at < length:
+                    kind, _, part = struct.unpack_from("=BBH", data, at)
+                    if kind in (INFO_DFID_NAME, INFO_OLD_DFID_NAME, INFO_NEW_DFID_NAME):
+                        handle, = struct.unpack_from("=I", data, at + 12)
+                        found.add(data[at + 20 + handle:at + part].split(b"\0")[0].decode())
+                    at += part
+                data = data[length:]
+        return found
+
+    def counters(self):
+        return {name: self.globals[name] for name in COUNTERS}
+
+    def close(self):
+        for slot in list(self.holds):
+            self.unpin(slot)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self.loaded.close()
+
+
+class FastpathTest(BpfTest):
+    """fan_fp.bpf.o at work, in a kernel that has the fastpath."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if not kernel().find("fanotify_fastpath_ops", (fanfp.BTF_STRUCT,)):
+            raise unittest.SkipTest("this kernel has no fanotify fastpath")
+
+    def setUp(self):
+        super().setUp()
+        self.top = tempfile.mkdtemp(prefix="fanfp-")
+        self.addCleanup(shutil.rmtree, self.top, True)
+        if fanfp.libc().mount(b"none", self.top.encode(), b"tmpfs", 0, None) < 0:
+            self.skipTest("no tmpfs can be mounted")
+        self.addCleanup(fanfp.libc().umount2, self.top.encode(), 2)
+        self.tree, self.out = self.top + "/tree", self.top + "/out"
+        os.mkdir(self.tree)
+        os.mkdir(self.out)
+        self.groups = []
+
+    def tearDown(self):
+        for group in self.groups:
+            group.close()
+        super().tearDown()
+
+    def group(self, *roots, **options):
+        group = Group(os.path.join(HERE, "fan_fp.bpf.o"), **options)
+        self.groups.append(group)
+        group.open().watch(self.top)
+        for root in roots or (self.tree,):
+            group.pin(root)
+        self.assertEqual(group.globals["initialized"], len(roots) or 1)
+        return group
+
+    def run_in(self, command):
+        """What is not the watcher does something."""
+        subprocess.check_call(["sh", "-ec", command], cwd=self.top)
+
+    def test_selftest_scenario(self):
+        group = self.group(mask=FAN_CREATE | FAN_OPEN)
+        before = group.counters()
+        self.selftest()
+        self.assertEqual(group.names() & {"aa", "bb", "cc", "subdir"}, {"aa", "bb", "subdir"})
+        counts = {name: count - before[name] for name, count in group.counters().items()}
+        # Eight events, and the tree's close, which the root's own mark asks for.  aa and subdir are
+        # in the root, which is tagged; bb and cc are the first that is heard of their directory.
+        self.assertEqual(counts["cache_miss"], 2)
+        self.assertEqual(counts["cache_hit"], 7)
+        self.assertEqual(counts["skipped"], 2)
+        self.assertEqual(counts["undecided"], 0)
+
+    def selftest(self):
+        """Another process opens the tree, makes aa and subdir/bb in it, and cc beside it."""
+        child = os.fork()
+        if not child:
+            try:
+                os.close(os.open(self.tree, os.O_RDONLY))
+                for name in (self.tree + "/aa", None, self.tree + "/subdir/bb", self.top + "/cc"):
+                    if name is None:
+                        os.mkdir(self.tree + "/subdir")
+                        continue
+                    os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600))
+                    os.unlink(name)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+
+    def test_selftest_scenario_kept_by_inode(self):
+        group = Group(OBJECTS.path("by_inode", "clang-19"), FAN_CREATE | FAN_OPEN)
+        self.groups.append(group)
+        group.globals["root_ino"] = os.stat(self.tree).st_ino
+        fd = os.open(self.tree, os.O_PATH)
+        group.loaded.maps["inode_storage_map"].update(fd, 0)
+        os.close(fd)
+        group.open().watch(self.top)
+        self.selftest()
+        self.assertEqual(group.globals["initialized"], 1)
+        self.assertEqual(group.names() & {"aa", "bb", "cc"}, {"aa", "bb"})
+        self.assertEqual((group.globals["cache_hit"], group.globals["cache_miss"]), (4, 4))
+
+    def test_inside_is_sent_and_outside_is_not(self):
+        group = self.group()
+        self.run_in("mkdir -p tree/d/e out/d; echo x > tree/d/e/in1; echo x > out/d/out1;"
+                    "rm out/d/out1; mkfifo tree/fifo out/pipe; chmod 600 out/pipe;"
+                    "ln -s nowhere tree/link; ln -s nowhere out/link1")
+        names = group.names()
+        self.assertEqual(names, {"d", "e", "in1", "fifo", "link"})
+
+    def test_a_single_file_and_its_directory(self):
+        """A file as a root: its own inode is tagged, and its directory for its own entries."""
+        self.run_in("mkdir out/deeper; echo > out/file")
+        group = self.group(mask=CHANGES | FAN_ATTRIB)
+        storage = group.loaded.maps["inode_storage_map"]
+        for path, tag in ((self.out, 0x10000), (self.out + "/file", 0x20000)):
+            fd = os.open(path, os.O_PATH)
+            storage.update(fd, struct.pack("=IIQ", tag, 0, 0))
+            os.close(fd)
+        self.run_in("echo > out/file; echo > out/other; echo > out/deeper/not; echo > not2;"
+                    "mv out/other out/file")
+        self.assertEqual(group.names() - {".", ""}, {"file", "other"})
+
+    def test_what_tells_no_directory_is_skipped(self):
+        group = self.group(mask=FAN_ATTRIB)
+        self.run_in("echo > out/a; ln out/a out/b; rm out/a out/b; echo > tree/c; ln tree/c tree/d;"
+                    "rm tree/d; chmod 600 tree/c; chmod 700 tree out")
+        names = group.names()
+        self.assertIn("c", names)
+        self.assertFalse(names & {"a", "b", "out"}, names)
+
+    def test_deletes_outside_stay_in_the_kernel(self):
+        group = self.group()
+        self.run_in("cd out; for i in 1 2 3 4 5 6 7 8 9; do echo > f$i; done; rm f?")
+        self.assertEqual(group.names(), set())
+        self.assertEqual(group.counters()["undecided"], 0)
+
+    def test_deletes_in_a_directory_never_heard_of(self):
+        self.run_in("cd out; mkdir d; for i in 1 2 3 4 5 6 7 8 9; do echo > d/f$i; done")
+        group = self.group()
+        self.run_in("rm -r out/d")
+        self.assertEqual(len([name for name in group.names() if name.startswith("f")]), 1)
+        self.assertEqual(group.counters()["undecided"], 2)      # the first f, and d itself
+
+    def test_deletes_inside_a_directory_never_heard_of(self):
+        self.run_in("cd tree; mkdir d; for i in 1 2 3; do echo > d/f$i; done")
+        group = self.group()
+        self.run_in("rm -r tree/d")
+        self.assertEqual(group.names(), {"f1", "f2", "f3", "d"})
+
+    def test_directories_moved_in_and_out(self):
+        group = self.group()
+        self.run_in("mkdir -p out/a/b tree/c/d; echo > out/a/b/early; echo > tree/c/d/kept")
+        self.assertFalse(group.names() & {"early"})
+        self.run_in("mv out/a tree/a; echo > tree/a/b/in1; mv tree/c out/c; echo > out/c/d/out1;"
+                    "mkdir out/c/d/out2; echo > tree/a/b/in2")
+        names = group.names()
+        self.assertTrue({"a", "in1", "in2", "c"} <= names, names)
+        self.assertFalse(names & {"out1", "out2"}, names)
+        self.run_in("mv tree/a/b out/b; echo > out/b/out3; mv out/b tree/b; echo > tree/b/in3")
+        names = group.names()
+        self.assertTrue({"b", "in3"} <= names)
+        self.assertFalse(names & {"out3"}, names)
+
+    def test_exchange_across_the_border(self):
+        group = self.group()
+        self.run_in("mkdir -p out/x/d tree/y/d; echo > out/x/d/one; echo > tree/y/d/two")
+        group.names()
+        child = os.fork()
+        if not child:
+            fanfp.libc().renameat2(-100, (self.out + "/x").encode(), -100,
+                                   (self.tree + "/y").encode(), 2)
+            os._exit(0)
+        os.waitpid(child, 0)
+        self.run_in("echo > tree/y/d/in1; echo > out/x/d/out1")
+        names = group.names()
+        self.assertTrue({"x", "y", "in1"} <= names, names)
+        self.assertNotIn("out1", names)
+
+    def test_files_moved_across_the_border(self):
+        group = self.group()
+        self.run_in("echo > out/f; echo > tree/g; echo > out/h")
+        group.names()
+        self.run_in("mv out/f tree/f1; mv tree/g out/g1; mv out/h out/h1; echo > out/i")
+        names = group.names()
+        self.assertTrue({"f1", "g"} <= names, names)
+        self.assertFalse(names & {"h", "h1", "i"}, names)
+
+    def test_hard_link_with_an_outside_name(self):
+        group = self.group()
+        self.run_in("echo > tree/in; ln tree/in out/away; echo > out/warm")
+        group.names()
+        self.run_in("echo x >> out/away")
+        self.assertEqual(group.names(), set())
+        self.run_in("echo x >> tree/in")
+        self.assertEqual(group.names(), {"in"})
+
+    def test_the_root_itself(self):
+        group = self.group()
+        self.run_in("echo > warm; echo > warm2")
+        self.assertEqual(group.names(), set())
+        self.run_in("mv tree forest; echo > forest/in; echo > beside")
+        names = group.names()
+        self.assertTrue({"tree", "forest", "in"} <= names, names)
+        self.assertNotIn("beside", names)
+
+    def test_a_name_below_the_root_of_the_file_system_that_is_a_root(self):
+        group = self.group(self.top)
+        self.run_in("echo > any; echo > out/any2; mv tree tree2")
+        self.assertTrue({"any", "any2", "tree"} <= group.names())
+
+    def test_many_roots(self):
+        roots = []
+        for number in range(64):
+            roots.append("%s/r%d" % (self.top, number))
+            os.mkdir(roots[-1])
+        group = self.group(*roots)
+        self.run_in("for i in 0 1 31 62 63; do echo > r$i/in$i; done; echo > out/out")
+        self.assertEqual(group.names(), {"in0", "in1", "in31", "in62", "in63"})
+
+    def test_a_root_added_and_removed_while_running(self):
+        group = self.group()
+        self.run_in("mkdir out/deep; echo > out/deep/before")
+        self.assertEqual(group.names(), set())
+        slot = group.pin(self.out)
+        self.run_in("echo > out/deep/during")
+        self.assertEqual(group.names(), {"during"})
+        group.unpin(slot)
+        self.assertEqual(group.globals["slot_state"][slot], FREE)
+        self.run_in("echo > out/deep/after; echo > tree/in")
+        self.assertEqual(group.names(), {"in"})
+        self.assertEqual(group.globals["initialized"], 1)
+
+    def test_nothing_is_held_back_while_a_root_waits(self):
+        group = self.group()
+        group.globals["roots"] += 1
+        self.run_in("echo > out/unknown")
+        self.assertEqual(group.names(), {"unknown"})
+        group.globals["roots"] -= 1
+        self.run_in("echo > out/known")
+        self.assertEqual(group.names(), set())
+
+    def test_a_file_system_that_is_inside_as_a_whole(self):
+        group = self.group()
+        inner = self.tree + "/mnt"
+        os.mkdir(inner)
+        self.assertEqual(fanfp.libc().mount(b"none", inner.encode(), b"tmpfs", 0, None), 0)
+        self.addCleanup(fanfp.libc().umount2, inner.encode(), 2)
+        device = os.stat(inner).st_dev
+        group.loaded.maps["whole"].update(os.major(device) << 20 | os.minor(device), 1)
+        group.globals["changes"] += 1
+        group.watch(inner)
+        self.run_in("mkdir tree/mnt/d; echo > tree/mnt/d/in; rm tree/mnt/d/in; echo > out/out")
+        names = group.names()
+        self.assertTrue({"d", "in"} <= names)
+        self.assertNotIn("out", names)
+
+    def test_nothing_is_missed_while_directories_move(self):
+        """Moves outside and inside make all answers void again and again."""
+        self.run_in("mkdir -p tree/a/b/c tree/m1 tree/m2 tree/m1/x out/p/x out/q out/z")
+        group = self.group()
+        moves = [subprocess.Popen(["sh", "-c", command], cwd=self.top) for command in (
+            "while :; do mv out/p/x out/q/x; mv out/q/x out/p/x; done",
+            "while :; do mv tree/m1/x tree/m2/x; mv tree/m2/x tree/m1/x; done")]
+        try:
+            self.run_in("i=0; while [ $i -lt 500 ]; do : > tree/a/b/c/in$i; : > out/z/out$i;"
+                        "rm tree/a/b/c/in$i out/z/out$i; i=$((i+1)); done")
+        finally:
+            for process in moves:
+                process.kill()
+                process.wait()
+        self.assertGreater(group.globals["generation"], 10)
+        names = group.names()
+        self.assertEqual({"in%d" % number for number in range(500)} - names, set())
+
+    def test_own_events_are_dropped(self):
+        group = self.group()
+        with open(self.tree + "/mine", "w"):
+            pass
+        os.rename(self.tree + "/mine", self.tree + "/mine2")
+        self.assertEqual(group.names(), set())
+        self.assertGreater(group.counters()["own"], 2)
+
+    def test_own_moves_count_all_the_same(self):
+        group = self.group()
+        self.run_in("mkdir -p out/a; echo > out/a/out")
+        self.assertEqual(group.names(), set())
+        os.rename(self.out + "/a", self.tree + "/a")
+        self.run_in("echo > tree/a/in")
+        self.assertEqual(group.names(), {"in"})
+
+    def test_what_nobody_asked_for(self):
+        group = self.group()
+        group.globals["asked"] = FAN_CREATE
+        group.globals["asked_dir"] = FAN_RENAME
+        self.run_in("echo > tree/made; mv tree/made tree/moved; mkdir tree/d; mv tree/d tree/e")
+        self.assertEqual(group.names(), {"made", "d", "e"})
+        self.assertGreater(group.counters()["unasked"], 2)
+
+    def test_two_at_once_on_overlapping_trees(self):
+        self.run_in("mkdir tree/inner")
+        one, two = self.group(), self.group(self.tree + "/inner")
+        self.run_in("echo > tree/a; echo > tree/inner/b; echo > out/c")
+        self.assertEqual(one.names(), {"a", "b"})
+        self.assertEqual(two.names(), {"b"})
+
+    def test_file_system_can_be_unmounted_once_a_root_is_released(self):
+        group = self.group()
+        self.assertEqual(fanfp.libc().umount2(self.top.encode(), 0), -1)
+        group.unpin(0)
+        self.assertEqual(fanfp.libc().umount2(self.top.encode(), 0), 0)
+
+    def test_nothing_is_left_after_a_kill(self):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                group = self.group()
+                os.write(writing, group.name.encode())
+                time.sleep(60)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        name = os.read(reading, 100).decode()
+        os.close(reading)
+        self.assertTrue(os.path.exists("/sys/kernel/fanotify_fastpath/" + name))
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        # The pin went with the descriptor that held it: no waiting here.
+        self.assertEqual(fanfp.libc().umount2(self.top.encode(), 0), 0)
+        for _ in range(100):
+            if not os.path.exists("/sys/kernel/fanotify_fastpath/" + name):
+                break
+            time.sleep(0.05)
+        self.assertFalse(os.path.exists("/sys/kernel/fanotify_fastpath/" + name))
+
+    def test_a_killed_watcher_takes_its_pins_along(self):
+        """Its descriptors go from the highest down, so the close of the root is still told."""
+        group = Group(os.path.join(HERE, "fan_fp.bpf.o"))
+        self.groups.append(group)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                group.open().watch(self.top)
+                group.pin(self.tree)
+                os.write(writing, b"x")
+                time.sleep(60)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        self.assertEqual(os.read(reading, 1), b"x")
+        os.close(reading)
+        self.assertEqual(group.globals["initialized"], 1)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        self.assertEqual(group.globals["initialized"], 0)
+        self.assertEqual(group.globals["slot_state"][0], FREE)
+        self.assertEqual(list(group.loaded.maps["pinned_at"]), [])
+
+    def test_a_name_that_is_taken(self):
+        group = self.group()
+        with open(os.path.join(HERE, "fan_fp.bpf.o"), "rb") as file:
+            obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
+        with fanfp.load(obj, kernel(), dict.fromkeys(obj.struct_ops, group.name)) as other:
+            with self.assertRaises(fanfp.Error) as caught:
+                other.attach()
+            self.assertEqual(caught.exception.errno, errno.EEXIST)
+
+    def test_same_as_libbpf(self):
+        """libbpf (1.2 and later, which knows these sections) loads the same instructions."""
+        path = os.path.join(HERE, "fan_fp.bpf.o")
+        libbpf = Libbpf()
+        handle, theirs = libbpf.load(path, ("bpf_fp_handler", "bpf_fp_init", "bpf_fp_free"))
+        try:
+            with open(path, "rb") as file:
+                obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
+            with fanfp.load(obj, kernel()) as loaded:
+                self.assertEqual(sorted(loaded.programs), sorted(theirs))
+                for program, fd in loaded.programs.items():
+                    mine, their = program_info(fd), program_info(theirs[program])
+                    self.assertEqual(mine[0], their[0], program)
+                    self.assertEqual(without_maps(mine[1]), without_maps(their[1]), program)
+        finally:
+            libbpf.close(handle)
+
+
+class FilterObjectTest(unittest.TestCase):
+    """fan_fp.bpf.o itself."""
+
+    SOURCE = os.path.join(HERE, "bpf", "fan_fp.bpf.c")
+    OBJECT = os.path.join(HERE, "fan_fp.bpf.o")
+
+    def test_committed_object_is_built_from_this_source(self):
+        if not shutil.which("clang-19") or not shutil.which("llvm-strip-19") \
+                or not os.path.exists("/usr/include/bpf/bpf_helpers.h"):
+            self.skipTest("clang-19, llvm-strip-19 and libbpf's headers are not all here")
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        os.mkdir(os.path.join(directory, "bpf"))
+        shutil.copy(self.SOURCE, os.path.join(directory, "bpf"))
+        subprocess.check_call(
+            ["clang-19"] + COMPILE + ["-Werror"] + compiler_includes()
+            + ["-c", "bpf/fan_fp.bpf.c", "-o", "fan_fp.bpf.o"], cwd=directory)
+        subprocess.check_call(["llvm-strip-19", "-g", "-R", ".rel.BTF", "-R", ".rel.BTF.ext",
+                               "fan_fp.bpf.o"], cwd=directory)
+        with open(os.path.join(directory, "fan_fp.bpf.o"), "rb") as made, \
+                open(self.OBJECT, "rb") as committed:
+            self.assertEqual(made.read(), committed.read())
+
+    def test_what_it_holds(self):
+        with open(self.OBJECT, "rb") as file:
+            obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
+        self.assertTrue({"inode_storage_map", "subdir_root"} <= set(obj.maps))
+        self.assertGreaterEqual(obj.maps["subdir_root"].max_entries, 64)
+        self.assertEqual(list(obj.struct_ops), ["bpf_fanotify_fastpath_ops"])
+        names = {obj.btf.type(number).name for number in range(len(obj.btf))}
+        for name in ("root_ino", "initialized", "cache_hit"):
+            self.assertIn(name, names)
+
+    def test_a_kernel_without_the_fastpath_says_so(self):
+        needs_bpf()
+        if kernel().find("fanotify_fastpath_ops", (fanfp.BTF_STRUCT,)):
+            self.skipTest("this kernel has the fastpath")
+        with open(self.OBJECT, "rb") as file:
+            obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(obj, kernel())
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("no struct_ops of type fanotify_fastpath_ops", str(caught.exception))
 
 
 # =============================================================================================
