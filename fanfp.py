@@ -24,6 +24,7 @@ import ctypes
 import errno
 import os
 import select
+import stat
 import struct
 import sys
 import time
@@ -807,6 +808,12 @@ def whole_device(root):
             major, minor = map(int, mount.device.split(":"))
             return major << 20 | minor
     return None
+
+
+def mount_id_of(fd):
+    """The id of the mount of an open file, which may have no handle to tell.  proc(5), fdinfo."""
+    with open("/proc/self/fdinfo/%d" % fd) as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
 
 def unescape_octal(path):
@@ -3696,8 +3703,9 @@ class InotifyRoot:
         self.watched = self.parent_wd = self.name = None
         fd = self.open()
         status = os.fstat(fd)
-        os.close(fd)
         self.key = (status.st_dev, status.st_ino)
+        self.mount_id = mount_id_of(fd)
+        os.close(fd)
 
     def open(self):
         """An ordinary descriptor of the directory."""
@@ -4155,7 +4163,6 @@ def inotify_limit():
 
 def is_directory(name, directory):
     """Whether an entry is a directory, for Python 3.6, whose scandir takes no descriptor."""
-    import stat
     try:
         return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
     except OSError:
@@ -4265,13 +4272,13 @@ class Watch:
         for root in roots:
             self._add_root(os.fsdecode(root))
         if mounts:
-            self._follow_mounts(starting=True)
+            self._follow_mounts()
 
     def _add_root(self, display):
         """Find which source can watch a root, and add it there."""
         path = os.fsencode(display)
         try:
-            is_dir = os.path.isdir(path) or not os.stat(path)
+            is_dir = stat.S_ISDIR(os.stat(path).st_mode)
         except OSError as error:
             raise failure(error.errno, "watching", display, "name a directory or a file"
                           if error.errno == errno.ENOENT else "")
@@ -4356,7 +4363,7 @@ class Watch:
 
     # --- mounts ---
 
-    def _follow_mounts(self, starting=False):
+    def _follow_mounts(self):
         """Watch the file systems mounted inside the trees; let go of those that are gone."""
         current = {(mount.id, mount.device, mount.path): mount for mount in read_mounts()}
         for identity in [each for each in self._known_mounts if each not in current]:
@@ -4366,22 +4373,24 @@ class Watch:
         ids = {mount.id for mount in current.values()}
         for source in self._sources:
             for root in list(source.roots):
-                if getattr(root, "mount_id", None) is not None and root.mount_id not in ids:
+                if root.mount_id not in ids:
                     self._unmounted(source, root)
         skipped = []
+        tops = [(fd_path(root.fd), root.mount_id) for source in self._sources
+                for root in source.roots if root.only is None]
         for identity, mount in current.items():
-            if identity not in self._known_mounts:
-                self._known_mounts[identity] = self._mount_found(mount, skipped)
+            if identity in self._known_mounts:
+                continue
+            found = None
+            if any(mount.id != mount_id and below(mount.path, path) is not None
+                   for path, mount_id in tops):
+                found = self._mount_found(mount, skipped)
+            self._known_mounts[identity] = found
         if skipped:
             self._notice("not watched, file systems of the kernel's own: %s" % " ".join(skipped))
 
     def _mount_found(self, mount, skipped):
-        """Watch a mount if it is inside a tree: (source, root), or None."""
-        if not any(root.only is None and root.fd is not None
-                   and below(mount.path, fd_path(root.fd)) is not None
-                   and getattr(root, "mount_id", mount_id_of(root)) != mount.id
-                   for source in self._sources for root in source.roots):
-            return None
+        """Watch a mount that is below a root's path: (source, root), or None if it can't be."""
         parent, name = os.path.split(mount.path)
         place = self._inside(parent)
         if place is None:
@@ -4395,8 +4404,6 @@ class Watch:
         if fanotify is not None and fanotify.inside(mount.path):
             return None                     # a bind mount of a part of the tree itself
         names = [fanotify.filter.name] if fanotify is not None else []
-        if fanotify is None and self._wanted_filter == "auto":
-            names = []
         if self._wanted_filter in ("auto", "inotify"):
             names.append("inotify")
         reason = None
@@ -4438,7 +4445,7 @@ class Watch:
         if self._poll is None:
             raise Error(errno.EBADF, "reading events: the watch is closed")
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._ended():
+        while not self.ended:
             events = self._collect(deadline, timeout)
             if events:
                 return events
@@ -4502,14 +4509,16 @@ class Watch:
             return False
         return self._exclude is None or not all(map(self._exclude.search, paths))
 
-    def _ended(self):
+    @property
+    def ended(self):
+        """Whether stop() was called or no root is left: read() gives no more."""
         return self._stopped or not any(source.roots for source in self._sources)
 
     def __iter__(self):
         while True:
             events = self.read()
             if not events:
-                if self._ended():
+                if self.ended:
                     return
                 continue
             for event in events:
@@ -4525,7 +4534,7 @@ class Watch:
             self._ready_events.extend(self.read(0))
             if self._ready_events:
                 break
-            if self._ended():
+            if self.ended:
                 raise StopAsyncIteration
             loop = asyncio.get_event_loop()
             readable = loop.create_future()
@@ -4608,17 +4617,6 @@ def compiled(pattern):
     except re.error as reason:
         raise Error(errno.EINVAL, "reading the regular expression %s: %s"
                     % (printable(pattern), reason))
-
-
-def mount_id_of(root):
-    """The id of the mount a root of inotify is on, which needs no handle: from fdinfo."""
-    if root.fd is None:
-        return None
-    with open("/proc/self/fdinfo/%d" % root.fd) as file:
-        for line in file:
-            if line.startswith("mnt_id:"):
-                return int(line.split()[1])
-    return None
 
 
 # =============================================================================================
@@ -4763,7 +4761,8 @@ def json_lines(events):
         out.append('{"time": %.3f, "events": ["%s"], "path": %s%s, "pid": %s, "comm": %s, '
                    '"is_dir": %s}\n'
                    % (when, names, "null" if path is None else quote(path), old,
-                      "null" if pid is None else pid, quote(commands[pid]) or "null",
+                      "null" if pid is None else pid,
+                      quote(commands[pid]) if commands[pid] else "null",
                       "true" if mask & ISDIR else "false"))
     return "".join(out)
 
@@ -4971,8 +4970,12 @@ def run(options):
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
                exclude=exclude, latency=options.latency, object=options.object,
                mounts=not options.one_file_system) as watch:
+        def stop(*_):
+            if watch.ended:         # asked before: it may be writing to a pipe that nobody reads
+                raise KeyboardInterrupt
+            watch.stop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: watch.stop())
+            signal.signal(number, stop)
         own = output.is_path() if "inotify" in watch.filter else None
         runner = Runner(options.command, watch) if options.command else None
         if not options.quiet:
@@ -5004,7 +5007,7 @@ def follow(watch, options, lines, output, runner, own):
         if runner is not None:
             runner.advance()
         if not events:
-            if watch._ended():
+            if watch.ended:
                 return 0
             if timeout is not None and time.monotonic() >= last + timeout:
                 return EXIT_TIMEOUT

@@ -488,6 +488,37 @@ class Scenarios:
         found = gather(program.rest())
         self.assertEqual(found, {path: {"MODIFY", "CLOSE_WRITE", "MOVED_TO", "DELETE_SELF"}})
 
+    def test_many_roots(self):
+        """64 roots, and what is between them is of none."""
+        roots = [self.tree + "/r%d" % number for number in range(63)]
+        for root in roots:
+            os.makedirs(root + "/sub")
+        os.mkdir(self.tree + "/last")
+        program = self.watch(*(roots + [self.tree + "/last"]))
+        for root in roots:
+            write(root + "/sub/f")
+        write(self.tree + "/f")
+        os.rename(roots[0] + "/sub/f", roots[62] + "/sub/g")
+        os.rename(roots[1] + "/sub", self.tree + "/sub")
+        write(self.tree + "/sub/g")
+        expected = {"r%d/sub/f" % number: CREATED for number in range(63)}
+        expected["r0/sub/f", "r62/sub/g"] = "RENAME"
+        expected["r1/sub"] = "MOVED_FROM"
+        self.expect(self.reported(program, real=self.tree + "/last"), expected)
+
+    def test_two_at_once(self):
+        """Two fanfp on overlapping trees, each with its own answers."""
+        os.makedirs(self.tree + "/a/b")
+        outer, inner = self.watch(), self.watch(self.tree + "/a")
+        write(self.tree + "/f")
+        write(self.tree + "/a/b/g")
+        os.rename(self.tree + "/a/b", self.tree + "/b")
+        write(self.tree + "/b/h")
+        self.expect(self.reported(outer), {
+            "f": CREATED, "a/b/g": CREATED, ("a/b", "b"): "RENAME", "b/h": CREATED})
+        self.expect(self.reported(inner, real=self.tree + "/a"), {
+            "a/b/g": CREATED, "a/b": "MOVED_FROM"})
+
     # --- names ---
 
     def test_strange_names(self):
