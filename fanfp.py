@@ -3183,8 +3183,11 @@ class Fanotify:
         except Error as error:
             if error.errno != errno.EINVAL:
                 raise
-            self.targets = False            # before Linux 5.17: no FAN_RENAME either
+            # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
+            self.targets = False
             self.asked &= ~RENAME
+            if mask & RENAME:
+                self.mask |= MOVED_FROM | MOVED_TO
             self.fd = fanotify_init(base)
         try:
             self.filter = FILTERS[filter_name](self, object_path)
@@ -3610,10 +3613,11 @@ class Fanotify:
         """Events of a directory that is gone and was not seen to go: it was outside.
 
         Each directory on the way from a root to it would have been seen to go, and its removal
-        is never ignored.  After an overflow that proves nothing, and they are reported.
+        is never ignored.  After an overflow, or where removals carry no handle, that proves
+        nothing, and they are reported.
         """
         for raw in waiting:
-            if self.lossy:
+            if self.lossy or not self.targets:
                 self.report(None, raw[0], raw[1])
 
     def counters(self):

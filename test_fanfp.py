@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 
 import fanfp
 
@@ -1054,6 +1055,24 @@ class Library(Base):
         import pathlib
         with fanfp.Watch(pathlib.Path(self.tree), os.fsencode(self.out)) as watch:
             self.assertEqual(watch.roots, (self.tree, self.out))
+
+    @unittest.skipUnless(BEST != "inotify", "needs fanotify")
+    def test_before_target_handles(self):
+        """As on Linux 5.9 to 5.16, whose events carry no handle of a renamed directory: this
+        kernel's group is made without them."""
+        os.makedirs(self.tree + "/a/b")
+        with unittest.mock.patch.object(fanfp, "FAN_REPORT_TARGET_FID", 1 << 30), \
+                fanfp.Watch(self.tree, filter="user") as watch:
+            found = {}
+            for script in ("echo > a/b/f", "mv a z; echo > z/b/g; echo end > end1",
+                           "rm -r z; echo > end2"):
+                run("sh", "-c", script, cwd=self.tree)
+            while self.tree + "/end2" not in found:
+                for event in watch.read(PATIENCE):
+                    found.setdefault(event.path, set()).update(event.events)
+            self.assertEqual(found[self.tree + "/a"], {"MOVED_FROM"})
+            self.assertLessEqual({"MOVED_TO"}, found[self.tree + "/z"])
+            self.assertIn(self.tree + "/z", found)
 
     def test_overflow_is_reported(self):
         """inotify's queue is limited: an overflow is an event and a notice, never silence."""
