@@ -2950,6 +2950,15 @@ class MarksFilter(UserFilter):
         self.group.stats["flushes"] += 1
 
 
+# The kernel interface of the fanotify fastpath.
+OBJECT_NAME = "fan_fp.bpf.o"
+FAN_IOC_ADD_FP = 0x40544600                     # _IOW('F', 0, struct fanotify_fastpath_args)
+FAN_IOC_DEL_FP = 0x40404601                     # _IOW('F', 1, char[64])
+FASTPATH_ARGS = struct.Struct("=64sIIQI")       # name, version, flags, init_args, their size
+FASTPATH_SYSFS = "/sys/kernel/fanotify_fastpath"
+KERNEL_COUNTERS = ("cache_hit", "cache_miss", "sent", "undecided", "skipped", "unasked", "own")
+
+
 class FastpathFilter(UserFilter):
     """A BPF program on the group (bpf/fan_fp.bpf.c): outside events are never queued.
 
@@ -3118,13 +3127,6 @@ class FastpathFilter(UserFilter):
         if self.loaded is not None:
             self.loaded.close()
 
-
-OBJECT_NAME = "fan_fp.bpf.o"
-FAN_IOC_ADD_FP = 0x40544600                     # _IOW('F', 0, struct fanotify_fastpath_args)
-FAN_IOC_DEL_FP = 0x40404601                     # _IOW('F', 1, char[64])
-FASTPATH_ARGS = struct.Struct("=64sIIQI")       # name, version, flags, init_args, their size
-FASTPATH_SYSFS = "/sys/kernel/fanotify_fastpath"
-KERNEL_COUNTERS = ("cache_hit", "cache_miss", "sent", "undecided", "skipped", "unasked", "own")
 
 FILTERS = {"fastpath": FastpathFilter, "marks": MarksFilter, "user": UserFilter}
 """The filters that need fanotify, by name, the better first."""
