@@ -538,6 +538,7 @@ class Directories:
         self.met_outside = met_outside
         self.prefixes = {}      # key -> "path/" to put before a name, or None: outside
         self.links = {}         # key -> (parent key, name)
+        self.expected = set()   # keys whose link is what an event still in the queue says
         self.outside = set()    # keys met on the way up from an outside directory, and exiles
         self.exiles = False     # whether a directory with links under it has been moved out
         self.anchors = {}       # the links that are never forgotten: roots and mounts
@@ -570,6 +571,7 @@ class Directories:
         self.prefixes.clear()
         self.outside.clear()
         self.links = dict(self.anchors)
+        self.expected.clear()
         self.exiles = False
 
     # --- what is known ---
@@ -607,10 +609,8 @@ class Directories:
         Returns whether links were forgotten, some of which the queue may have told.
         """
         if len(self.outside) > TABLE_LIMIT:
-            if not self.exiles:
-                self.outside.clear()
-            else:
-                self.forget()
+            self.drop_exiled()
+            self.outside.clear()
         if len(self.prefixes) > TABLE_LIMIT:
             self.prefixes = dict(list(self.prefixes.items())[TABLE_LIMIT // 2:])
         if len(self.links) <= TABLE_LIMIT:
@@ -627,6 +627,7 @@ class Directories:
             return
         known = key in self.links
         self.links[key] = (parent, os.fsdecode(name))
+        self.expected.discard(key)
         self.outside.discard(key)
         if known:
             self.prefixes.clear()       # paths under it follow; filled again as they are used
@@ -635,30 +636,56 @@ class Directories:
 
     def expect(self, key, parent, name):
         """An event in the queue says that a directory is, until then, `name` in `parent`."""
-        self.links.setdefault(key, (parent, os.fsdecode(name)))
+        if key in self.expected or key in self.anchors:
+            return                      # an event before that one says so
+        if key not in self.links or self.exiles:
+            self.links[key] = (parent, os.fsdecode(name))
+            self.expected.add(key)
 
     def exile(self, key):
         """A directory has been moved out of the tree, and all below it."""
         if key in self.anchors:
             return
         self.links.pop(key, None)
+        self.expected.discard(key)
         self.outside.add(key)
         self.exiles = True
         self.prefixes.clear()
 
     def enter(self, key, parent, name):
         """A directory has been moved into the tree: what was outside may not be any more."""
-        if self.exiles:
-            self.forget()
+        self.drop_exiled()
         self.prefixes.clear()
         self.outside.clear()
         if key is not None and key not in self.anchors:
             self.links[key] = (parent, os.fsdecode(name))
+            self.expected.discard(key)
+
+    def drop_exiled(self):
+        """Forget the links below directories outside: what happened to them was not heard.
+
+        Only these: a link of a directory that is gone can't be asked for again.
+        """
+        if not self.exiles:
+            return
+        self.exiles = False
+        kept = dict.fromkeys(self.outside, False)
+        for key in self.links:
+            way = []
+            while key not in kept:
+                way.append(key)
+                key = self.links.get(key, (None,))[0]
+                if key is None:
+                    break
+            kept.update(dict.fromkeys(way, kept.get(key, True)))
+        self.links = {key: link for key, link in self.links.items()
+                      if kept[key] or key in self.expected}
 
     def delete(self, key):
         """A directory has been deleted."""
         if key not in self.anchors:
             self.links.pop(key, None)
+            self.expected.discard(key)
             self.prefixes.pop(key, None)
 
     # --- what the kernel tells ---
@@ -3144,12 +3171,13 @@ class Held(Exception):
 class Batch:
     """A buffer read from the group and not judged to its end."""
 
-    __slots__ = ("buffer", "scanned", "moves")
+    __slots__ = ("buffer", "scanned", "moves", "leavers")
 
     def __init__(self, buffer):
         self.buffer = buffer
         self.scanned = False
         self.moves = 0              # directories moved or removed in it, once scanned
+        self.leavers = []           # keys of directories that have left when it is judged
 
 
 class Fanotify:
@@ -3309,6 +3337,9 @@ class Fanotify:
             dropped += len(out) == before
             prefixes = directories.prefixes
         self.queue.popleft()
+        for key in batch.leavers:
+            directories.exile(key)
+            directories.enter(None, None, None)     # or came back: the kernel knows
         self.stats["events read"] += count
         self.stats["dropped in user space"] += dropped
         if directories.trim():
@@ -3361,7 +3392,7 @@ class Fanotify:
         directories = self.directories
         if raw.mask & RENAME:
             directories.expect(raw.target, raw.old_key, raw.old_name)
-        elif raw.mask & (MOVED_FROM | DELETE):
+        elif raw.mask & MOVED_FROM or not raw.mask & MOVED_TO:
             directories.expect(raw.target, raw.key, raw.name)
         elif raw.target not in directories.links:
             directories.outside.add(raw.target)
@@ -3463,15 +3494,17 @@ class Fanotify:
         path = self.place(key, name)
         if path is None:
             return None
-        entering = leaving = False
-        if mask & MOVED_FROM:
-            leaving = not self.half(MOVED_FROM, raw)
-        if mask & MOVED_TO:
-            entering = not self.half(MOVED_TO, raw)
+        within = 0                  # the bits that are halves of a RENAME within the trees
+        moved = 0                   # those that no RENAME tells the table of
+        for side in (MOVED_FROM, MOVED_TO):
+            if mask & side:
+                known = self.half(side, raw)
+                within |= side if known else 0
+                moved |= side if known is None else 0
         if mask & ISDIR and mask & DIRENT:
-            self.directory_event(raw, entering, leaving)
+            self.directory_event(raw, moved & MOVED_TO, moved & MOVED_FROM)
         if self.mask & RENAME:
-            mask &= ~((0 if leaving else MOVED_FROM) | (0 if entering else MOVED_TO))
+            mask &= ~within
         file_root = self.files.get(key, {}).get(name)
         if file_root is not None and mask & DELETE and not exists(name, file_root.fd):
             self.report(path, (mask & ~DELETE) | DELETE_SELF, pid)
@@ -3492,38 +3525,51 @@ class Fanotify:
             self.coming.pop(token, None)
         was = self.place(old_key, old_name)
         now = self.place(key, name)
-        if was is None or now is None:
+        if was is None and now is None:
             return
+        within = was is not None and now is not None
         for token in ((MOVED_FROM, old_key, old_name, target), (MOVED_TO, key, name, target)):
             if token in self.early:
                 self.early.discard(token)
             else:
-                self.renamed[token] = None
+                self.renamed[token] = within
         if len(self.renamed) > 10000:
             self.renamed = dict.fromkeys(list(self.renamed)[5000:])
         if mask & ISDIR and target is not None:
-            self.directories.learn(target, key, name)
-        self.report(now, mask, pid, was)
+            if within:
+                self.directories.learn(target, key, name)
+            else:
+                self.cross(target, key, name, now is not None)
+        if within:
+            self.report(now, mask, pid, was)
+
+    def cross(self, target, key, name, entering):
+        """A directory has been moved into the trees, or out of them."""
+        if entering:
+            self.directories.enter(target, key, name)
+            self.filter.moved_in()
+        else:
+            self.directories.exile(target)
 
     def half(self, side, raw):
-        """Whether a MOVED_FROM or MOVED_TO is half of a RENAME within the trees.
+        """Whether a MOVED_FROM or MOVED_TO is half of a RENAME within the trees; None where no
+        RENAME came: a mark on the directory of the other side held it back.
 
         The kernel queues RENAME first; but it may merge a half into an older event of the same
         entry, and then the RENAME is found ahead.
         """
         token = (side, raw[2], raw[3], raw[4])
         if token in self.renamed:
-            del self.renamed[token]
-            return True
+            return self.renamed.pop(token)
         if not raw[0] & ~(side | ISDIR) or not self.targets:
-            return False
+            return None
         self.look_ahead()
         ahead = self.coming.get(token)
-        if ahead is None or self.place(ahead.key, ahead.name) is None \
-                or self.place(ahead.old_key, ahead.old_name) is None:
-            return False
+        if ahead is None:
+            return None
         self.early.add(token)
-        return True
+        return self.place(ahead.key, ahead.name) is not None \
+            and self.place(ahead.old_key, ahead.old_name) is not None
 
     def directory_event(self, raw, entering, leaving):
         """Keep the table right: a directory in a tree was made, removed, moved in or out."""
@@ -3534,18 +3580,19 @@ class Fanotify:
                 directories.forget()        # the kernel does not say which; all will be asked
                 self.filter.moved_in()
             return
-        if entering:
-            directories.enter(target, key, name)
-            self.filter.moved_in()
-        if leaving:
-            if entering:
-                directories.forget()        # in and out, or out and in: the kernel knows
-            else:
-                directories.exile(target)
-        if mask & DELETE:
-            directories.delete(target)
-        elif mask & CREATE and not mask & (MOVED_FROM | MOVED_TO):
+        if mask & CREATE:
             directories.learn(target, key, name)
+        if entering:
+            self.cross(target, key, name, True)
+        if leaving and not mask & (CREATE | entering):
+            self.cross(target, key, name, False)
+        elif leaving:
+            # Merged with its coming: what it did before it left is still in the queue, and
+            # nothing there says when it left.
+            self.look_ahead()
+            self.queue[-1].leavers.append(target)
+        if mask & DELETE and not mask & (CREATE | MOVED_TO):
+            directories.delete(target)      # else merged, and what it held comes only now
 
     def root_entry(self, raw):
         """A root has been renamed or removed, as its parent directory tells."""
@@ -3742,6 +3789,7 @@ class Inotify:
         self.prefixes = {}                  # wd -> path prefix
         self.parents = {}                   # wd of a root's parent -> [InotifyRoot]
         self.coming = collections.deque()   # decoded and not judged
+        self.displaced = {}                 # (wd, name) -> Watched that another took the place of
         self.out = []
         self.now = time.time()
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
@@ -3840,6 +3888,9 @@ class Inotify:
             if self.by_wd.get(watched.wd) is watched:
                 del self.by_wd[watched.wd]
                 self.prefixes.pop(watched.wd, None)
+                if self.displaced:
+                    self.displaced = {place: each for place, each in self.displaced.items()
+                                      if each is not watched}
                 if unwatch:
                     call("inotify_rm_watch", self.fd, watched.wd)
         if top.parent is not None and top.parent.children.get(top.name) is top:
@@ -3937,7 +3988,7 @@ class Inotify:
         child = Watched(wd, parent, name)
         self.by_wd[wd] = child
         self.prefixes.pop(wd, None)
-        parent.children[name] = child
+        self.put(child)
         return child
 
     def entries(self, fd, watched, new):
@@ -4036,8 +4087,8 @@ class Inotify:
             target = None if other is None else self.by_wd.get(other[0])
             if target is not None and not (target.root is not None and target.root.only):
                 return self.renamed(watched, name, path, target, other[3], mask)
-            child = watched.children.get(name)
-            if child is not None and child.root is None and mask & ISDIR:
+            child = self.take(watched, name) if mask & ISDIR else None
+            if child is not None and child.root is None:
                 self.forget(child, True)
         self.report(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
@@ -4055,16 +4106,26 @@ class Inotify:
         parent.found.discard(name)
         if not mask & ISDIR:
             return None
-        child = old_parent.children.pop(old_name, None)
+        child = self.take(old_parent, old_name)
         if child is None:
             return self.appeared(parent, name, False)
-        replaced = parent.children.get(name)
-        if replaced is not None and replaced is not child:
-            self.forget(replaced, False)
         child.parent, child.name = parent, name
-        parent.children[name] = child
+        self.put(child)
         self.prefixes.clear()               # all paths below follow
         return None
+
+    def put(self, child):
+        """Enter a directory under its name.  What has the name is either removed, and the kernel
+        says so (IN_IGNORED), or exchanged, and it is the one that will be moved from there."""
+        before = child.parent.children.get(child.name)
+        if before is not None and before is not child:
+            self.displaced[child.parent.wd, child.name] = before
+        child.parent.children[child.name] = child
+
+    def take(self, parent, name):
+        """Take the directory that is moved from a name out of the table, or None."""
+        child = self.displaced.pop((parent.wd, name), None)
+        return child if child is not None else parent.children.pop(name, None)
 
     def appeared(self, watched, name, new):
         """A directory was made in, or moved into, a watched one: watch it and what it holds."""

@@ -62,14 +62,28 @@ def write(path, data="x"):
         file.write(data.encode())
 
 
-class Program:
-    """A running fanfp; lines() reads its JSON up to a sentinel."""
+def cached_environment():
+    """An environment in which `python3 -m fanfp` finds its module, and keeps it compiled."""
+    environment = dict(os.environ, PYTHONPATH=HERE)
+    if not os.access(HERE, os.W_OK):
+        environment["PYTHONPYCACHEPREFIX"] = os.path.join(tempfile.gettempdir(), "fanfp-pycache")
+    return environment
 
-    def __init__(self, *arguments, cwd=None, ready=True, json_lines=True, **options):
-        command = [sys.executable, PROGRAM] + (["--json"] if json_lines else [])
+
+class Program:
+    """A running fanfp.
+
+    The tests of the command line run the file; the scenarios, of which there are many, the
+    module, since Python compiles a file anew at each start (a second, in an emulated machine).
+    """
+
+    def __init__(self, *arguments, cwd=None, ready=True, json_lines=True, module=False, **options):
+        command = [sys.executable] + (["-m", "fanfp"] if module else [PROGRAM])
+        command += ["--json"] if json_lines else []
         self.process = subprocess.Popen(
             command + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL, cwd=cwd, **options)
+            stdin=subprocess.DEVNULL, cwd=cwd, env=cached_environment() if module else None,
+            **options)
         self.buffer, self.errors = b"", b""
         if ready:
             self.wait_ready()
@@ -204,7 +218,7 @@ class Scenarios:
 
     def watch(self, *arguments, **options):
         arguments = arguments or (self.tree,)
-        return self.program("--filter", self.filter, *arguments, **options)
+        return self.program("--filter", self.filter, *arguments, module=True, **options)
 
     def reported(self, program, shown=None, real=None):
         """Make a sentinel in the tree and return what was reported before it."""

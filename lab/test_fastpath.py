@@ -79,6 +79,7 @@ class Group:
 
     def delete(self):
         fcntl.ioctl(self.fd, FAN_IOC_DEL_FP, bytes(64))
+        return self
 
     def names(self):
         """The file names of all events in the queue."""
@@ -110,6 +111,12 @@ def set_parameter(name, value):
 def touch(path):
     with open(path, "w"):
         pass
+
+
+def settle():
+    """Wait until no event is on its way that was made before: detaching waits for the handlers."""
+    with Group() as group:
+        group.add("lab-skip").delete()
 
 
 @contextlib.contextmanager
@@ -433,6 +440,7 @@ class Load(Fastpath):
             group.mark(self.root)
             for _ in range(20):
                 group.add("lab-skip", b"noise\0")
+                settle()
                 group.names()           # of before
                 touch(self.path("mine"))
                 time.sleep(0.01)
