@@ -640,7 +640,7 @@ class Directories:
             return                      # an event before that one says so
         if key not in self.links or self.exiles:
             self.links[key] = (parent, os.fsdecode(name))
-            self.expected.add(key)
+        self.expected.add(key)
 
     def exile(self, key):
         """A directory has been moved out of the tree, and all below it."""
@@ -671,13 +671,11 @@ class Directories:
         self.exiles = False
         kept = dict.fromkeys(self.outside, False)
         for key in self.links:
-            way = []
-            while key not in kept:
-                way.append(key)
+            way = {}                    # a dict, since links of different times can make a ring
+            while key is not None and key not in kept and key not in way:
+                way[key] = None
                 key = self.links.get(key, (None,))[0]
-                if key is None:
-                    break
-            kept.update(dict.fromkeys(way, kept.get(key, True)))
+            kept.update(dict.fromkeys(way, key is None or kept.get(key, False)))
         self.links = {key: link for key, link in self.links.items()
                       if kept[key] or key in self.expected}
 
@@ -3723,12 +3721,13 @@ PAIR_DISTANCE = 16                          # and within so many events
 class Watched:
     """A watched directory: its descriptor wd, where it is, what is known in it."""
 
-    __slots__ = ("wd", "parent", "name", "children", "found", "root")
+    __slots__ = ("wd", "parent", "name", "children", "found", "root", "inode")
 
     def __init__(self, wd, parent, name, root=None):
         self.wd, self.parent, self.name, self.root = wd, parent, name, root
         self.children = {}              # name -> Watched
         self.found = set()              # names reported by a scan, whose CREATE may come yet
+        self.inode = None               # its number: what is opened by name may be another
 
 
 def way_up(watched):
@@ -3789,6 +3788,7 @@ class Inotify:
         self.prefixes = {}                  # wd -> path prefix
         self.parents = {}                   # wd of a root's parent -> [InotifyRoot]
         self.coming = collections.deque()   # decoded and not judged
+        self.unopened = []                  # directories to open that had moved on
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
         self.out = []
         self.now = time.time()
@@ -3916,6 +3916,9 @@ class Inotify:
             finally:
                 os.close(fd)
             fd = below_fd
+        if watched.inode not in (None, os.fstat(fd).st_ino):
+            os.close(fd)
+            raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
         return fd
 
     def scan(self, fd, watched, new):
@@ -3986,6 +3989,7 @@ class Inotify:
         if known is not None:
             self.forget(known, False)       # moved here before we heard of it
         child = Watched(wd, parent, name)
+        child.inode = os.fstat(fd).st_ino
         self.by_wd[wd] = child
         self.prefixes.pop(wd, None)
         self.put(child)
@@ -4024,10 +4028,17 @@ class Inotify:
         """The events of the trees in one buffer, [] where there is nothing to read."""
         self.out, self.now = [], time.time()
         self.fill()
-        while self.coming:
-            before = len(self.out)
-            self.judge(*self.coming.popleft())
-            self.stats["dropped in user space"] += before == len(self.out)
+        more = True
+        while more:
+            while self.coming:
+                before = len(self.out)
+                self.judge(*self.coming.popleft())
+                self.stats["dropped in user space"] += before == len(self.out)
+            again, self.unopened = self.unopened, []
+            more = again and self.fill()    # with nothing to read, names are what they are now
+            for watched, name, new in again:
+                if self.by_wd.get(watched.wd) is watched and name not in watched.children:
+                    self.appeared(watched, name, new)
         return self.out
 
     def fill(self):
@@ -4138,7 +4149,8 @@ class Inotify:
                 os.close(parent_fd)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return                      # gone again
+                # Gone again; or it is elsewhere by now, as an event yet to be judged will say.
+                return self.unopened.append((watched, name, new))
             if error.errno in (errno.EACCES, errno.EPERM):
                 return self.notice("%s can't be read and is not watched" % printable(
                     self.prefix(watched) + os.fsdecode(name)))
