@@ -1,0 +1,961 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""A random program of file operations, and whether fanfp reports just what it did.
+
+    python3 lab/differential.py [--filter NAME]... [--dir DIR]... [--operations N] [--seed S]
+
+Several processes make, write, rename, link and remove files and directories inside a watched
+tree and outside of it.  A model of the file system says which events each operation must give
+and under which path.  What fanfp prints is compared with that both ways: an event without an
+operation is invented, an operation without its event is missed.  A round ends with a sentinel.
+
+What the model allows, and nothing else:
+  - the kernel merges events that wait in the queue if they are of one entry (directory, name
+    and file) and one process: then they are one line, with the path of the first, and no line
+    if the first was outside (of a directory that was then moved in);
+  - marks: a directory just moved in is not touched before the next sentinel (--window: it is);
+  - inotify: a directory just made or moved in is not touched before the next sentinel;
+  - a file made with O_TMPFILE has no name: its writing may be reported under "#number".
+
+On a failure the seed is printed, and a program made as short as can be that still fails.
+"""
+
+import argparse
+import collections
+import ctypes
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+
+import fanfp                                    # noqa: E402
+from test_fanfp import Program, available       # noqa: E402
+
+NAMES = "abcdef"
+DEPTH = 6
+NODES = 150                         # above that, more is removed than made
+SESSION = 4000                      # operations of one run of fanfp
+ROUND = 60                          # operations between sentinels, at most
+EVENT_SETS = (
+    fanfp.DEFAULT_EVENTS,
+    fanfp.DEFAULT_EVENTS,
+    fanfp.DEFAULT_EVENTS + ("ATTRIB",),
+    ("CREATE", "DELETE"),
+    ("CLOSE_WRITE", "ATTRIB"),
+    ("RENAME", "MOVED_TO"),
+    ("MOVED_FROM", "MOVED_TO", "CREATE"),
+)
+
+
+# =============================================================================================
+# The model
+# =============================================================================================
+
+class Invalid(Exception):
+    """The operation makes no sense in the state the model is in."""
+
+
+class Node:
+    """An inode.  A directory knows where it is; a file may have several names."""
+
+    counter = 0
+
+    def __init__(self, kind, parent=None, name=None):
+        Node.counter += 1
+        self.id, self.kind, self.parent, self.name = Node.counter, kind, parent, name
+        self.children = {}
+        self.fresh = False              # a directory made or moved in since the last sentinel
+        self.links = 1                  # names of a file
+
+    def path(self):
+        """The path from the top, without a slash at either end."""
+        names, at = [], self
+        while at.parent is not None:
+            names.append(at.name)
+            at = at.parent
+        return "/".join(reversed(names))
+
+    def inside(self):
+        """Whether it is in the tree."""
+        at = self
+        while at.parent is not None:
+            if at.parent.parent is None:
+                return at.name == "tree"
+            at = at.parent
+        return False
+
+    def below(self, other):
+        """Whether it is another directory or below it."""
+        at = self
+        while at is not None:
+            if at is other:
+                return True
+            at = at.parent
+        return False
+
+
+# What the kernel queues: `group` is what must be equal for two to be merged, `key` the path (or
+# both, of a RENAME) at the time, `bit` the event's name, `shown` whether fanfp is to report it.
+Atom = collections.namedtuple("Atom", "group key bit shown is_dir pid")
+
+
+class Model:
+    """The file system as it should be, and what each operation must give."""
+
+    def __init__(self, events, fresh_rule):
+        self.events = frozenset(events)
+        self.rule = fresh_rule          # "none", "moved": marks, "made": inotify
+        self.merging = fresh_rule != "made"     # whether the kernel merges but what is adjacent
+        self.top = Node("d")
+        for name in ("tree", "out"):
+            self.top.children[name] = Node("d", self.top, name)
+        self.atoms, self.commands = [], []
+        self.unnamed = set()            # directories in which O_TMPFILE was used
+        self.fresh = []
+
+    # --- looking ---
+
+    def find(self, path):
+        """(directory, name, node or None) of a path.  Raises Invalid."""
+        at = self.top
+        *parts, name = path.split("/")
+        for part in parts:
+            at = at.children.get(part)
+            if at is None or at.kind != "d":
+                raise Invalid
+            if at.fresh:
+                raise Invalid           # the rule of the filter: see the top of this file
+        return at, name, at.children.get(name)
+
+    def existing(self, path, kinds="dfl"):
+        directory, name, node = self.find(path)
+        if node is None or node.kind not in kinds or directory is self.top:
+            raise Invalid
+        if node.fresh:
+            raise Invalid
+        return directory, name, node
+
+    def free(self, path):
+        directory, name, node = self.find(path)
+        if node is not None or directory is self.top:
+            raise Invalid
+        return directory, name
+
+    def settle(self):
+        """A sentinel was seen."""
+        for node in self.fresh:
+            node.fresh = False
+        self.fresh = []
+        self.atoms = []
+        self.unnamed.clear()
+
+    # --- what happens ---
+
+    def put(self, pid, directory, name, node, *bits):
+        """Events of an entry of a directory."""
+        path = None
+        if directory.inside():
+            path = (directory.path() + "/" + name) if name != "." else directory.path()
+        elif not self.merging:
+            return
+        is_dir = node.kind == "d"
+        for bit in bits:
+            shown = bit in self.events
+            self.atoms.append(Atom(self.group(pid, directory, name, node),
+                                   path, bit, shown, is_dir, pid))
+
+    def group(self, pid, directory, name, node):
+        """What must be equal for events to be merged; inotify knows no process and no file."""
+        return (directory.id, name, node.kind == "d") + ((pid, node.id) if self.merging else ())
+
+    def put_move(self, pid, old, old_name, new, new_name, node):
+        """The events of a rename: before the model has moved the node."""
+        was_in, is_in = old.inside(), new.inside()
+        both = was_in and is_in
+        is_dir = node.kind == "d"
+        paths = (old.path() + "/" + old_name, new.path() + "/" + new_name)
+        if both:
+            self.atoms.append(Atom((pid, old.id, old_name, new.id, new_name, node.id, is_dir),
+                                   paths, "RENAME", "RENAME" in self.events, is_dir, pid))
+        hidden = both and "RENAME" in self.events
+        for inside, directory, name, path, bit in (
+                (was_in, old, old_name, paths[0], "MOVED_FROM"),
+                (is_in, new, new_name, paths[1], "MOVED_TO")):
+            if inside or self.merging:
+                self.atoms.append(Atom(self.group(pid, directory, name, node),
+                                       path if inside else None, bit,
+                                       bit in self.events and not hidden, is_dir, pid))
+
+    def freshen(self, node, made):
+        """A directory was made in the tree or moved into it: what the filter can't promise."""
+        if self.rule == "made" or (self.rule == "moved" and not made):
+            node.fresh = True
+            self.fresh.append(node)
+
+    def place(self, node, directory, name):
+        directory.children[name] = node
+        if node.kind == "d":
+            node.parent, node.name = directory, name
+
+    def run(self, *command):
+        self.commands.append(command)
+
+    # --- operations: op_NAME(pid, ...) ---
+
+    def apply(self, operation):
+        """The commands of an operation, a list; its events are added to atoms."""
+        self.commands = []
+        kind, pid, *arguments = operation
+        getattr(self, "op_" + kind)(pid, *arguments)
+        return self.commands
+
+    def op_create(self, pid, path, size):
+        directory, name = self.free(path)
+        node = Node("f")
+        self.place(node, directory, name)
+        self.run("create", path, size)
+        self.put(pid, directory, name, node, "CREATE", *(["MODIFY"] if size else []))
+        self.put(pid, directory, name, node, "CLOSE_WRITE")
+
+    def op_write(self, pid, path, how):
+        directory, name, node = self.existing(path, "f")
+        self.run("write", path, how)
+        bits = {"append": ["MODIFY", "CLOSE_WRITE"], "open": ["CLOSE_WRITE"],
+                "empty": ["MODIFY", "CLOSE_WRITE"], "truncate": ["MODIFY"]}[how]
+        self.put(pid, directory, name, node, *bits)
+
+    def op_read(self, pid, path):
+        self.existing(path, "f")
+        self.run("read", path)
+
+    def op_chmod(self, pid, path, mode):
+        directory, name, node = self.existing(path, "df")
+        if node.kind == "d":
+            mode |= 0o700
+            self.put(pid, node, ".", node, "ATTRIB")
+        else:
+            self.put(pid, directory, name, node, "ATTRIB")
+        self.run("chmod", path, mode)
+
+    def op_mkdir(self, pid, path):
+        directory, name = self.free(path)
+        node = Node("d", directory, name)
+        self.place(node, directory, name)
+        self.run("mkdir", path)
+        self.put(pid, directory, name, node, "CREATE")
+        if directory.inside():
+            self.freshen(node, True)
+
+    def op_mkdirs(self, pid, path, more):
+        """mkdir -p, and a file in it at once."""
+        self.op_mkdir(pid, path)
+        if self.rule == "made":
+            return
+        for name in more:
+            path += "/" + name
+            self.op_mkdir(pid, path)
+        self.op_create(pid, path + "/f", 1)
+
+    def op_unlink(self, pid, path):
+        directory, name, node = self.existing(path, "fl")
+        self.put(pid, directory, name, node, "DELETE")
+        del directory.children[name]
+        node.links -= 1
+        self.run("unlink", path)
+
+    def op_rmdir(self, pid, path):
+        directory, name, node = self.existing(path, "d")
+        if node.children:
+            raise Invalid
+        self.put(pid, directory, name, node, "DELETE")
+        del directory.children[name]
+        self.run("rmdir", path)
+
+    def op_rmtree(self, pid, path):
+        """rm -rf"""
+        _, _, node = self.existing(path, "d")
+        if any(each.fresh for each in walk(node)):
+            raise Invalid
+        for name, child in sorted(node.children.items()):
+            if child.kind == "d":
+                self.op_rmtree(pid, path + "/" + name)
+            else:
+                self.op_unlink(pid, path + "/" + name)
+        self.op_rmdir(pid, path)
+
+    def op_symlink(self, pid, target, path):
+        directory, name = self.free(path)
+        node = Node("l")
+        self.place(node, directory, name)
+        self.run("symlink", target, path)
+        self.put(pid, directory, name, node, "CREATE")
+
+    def op_link(self, pid, path, new):
+        _, _, node = self.existing(path, "f")
+        directory, name = self.free(new)
+        self.place(node, directory, name)
+        node.links += 1
+        self.run("link", path, new)
+        self.put(pid, directory, name, node, "CREATE")
+
+    def op_tmpfile(self, pid, path):
+        """An O_TMPFILE, written and then given a name."""
+        directory, name = self.free(path)
+        node = Node("f")
+        self.place(node, directory, name)
+        self.run("tmpfile", directory.path(), path)
+        if directory.inside():
+            self.unnamed.add(directory.path())
+        self.put(pid, directory, name, node, "CREATE")
+
+    def op_rename(self, pid, path, new):
+        old, old_name, node = self.existing(path)
+        directory, name, there = self.find(new)
+        if directory is self.top or there is node or node.kind == "d" and directory.below(node):
+            raise Invalid
+        if there is not None and (there.fresh or there.children
+                                  or (there.kind == "d") != (node.kind == "d")):
+            raise Invalid
+        was_in = old.inside()
+        self.put_move(pid, old, old_name, directory, name, node)
+        del old.children[old_name]
+        if there is not None:
+            there.links -= 1
+            if there.kind == "d" and self.merging and directory.inside():
+                # Its count of links is 0 now.  Where it was is not always known any more.
+                self.atoms.append(Atom(self.group(pid, there, ".", there), new, "ATTRIB",
+                                       "maybe" if "ATTRIB" in self.events else False, True, pid))
+        self.place(node, directory, name)
+        if node.kind == "d" and not was_in and directory.inside():
+            self.freshen(node, False)
+        self.run("rename", path, new)
+
+    def op_exchange(self, pid, path, new):
+        old, old_name, node = self.existing(path)
+        directory, name, there = self.existing(new)
+        if node is there or node.kind == "d" and directory.below(node) \
+                or there.kind == "d" and old.below(there):
+            raise Invalid
+        was_in, is_in = old.inside(), directory.inside()
+        self.put_move(pid, old, old_name, directory, name, node)
+        self.put_move(pid, directory, name, old, old_name, there)
+        self.place(node, directory, name)
+        self.place(there, old, old_name)
+        if node.kind == "d" and is_in and not was_in:
+            self.freshen(node, False)
+        if there.kind == "d" and was_in and not is_in:
+            self.freshen(there, False)
+        self.run("exchange", path, new)
+
+
+def walk(node):
+    """A directory and all below it."""
+    yield node
+    for child in node.children.values():
+        yield from walk(child)
+
+
+# =============================================================================================
+# The program
+# =============================================================================================
+
+class Generator:
+    """Makes operations at random that are valid in the state of a model."""
+
+    WEIGHTS = (("create", 18), ("write", 16), ("read", 2), ("chmod", 5), ("mkdir", 10),
+               ("mkdirs", 5), ("unlink", 8), ("rmdir", 3), ("rmtree", 2), ("symlink", 3),
+               ("link", 5), ("tmpfile", 2), ("rename", 20), ("exchange", 5))
+
+    def __init__(self, seed, processes):
+        self.random = random.Random(seed)
+        self.processes = processes
+        self.kinds = [kind for kind, weight in self.WEIGHTS for _ in range(weight)]
+
+    def owned(self, path, owner):
+        """Whether a path may be used by a process that runs free: it or what leads to it has
+        the process's number in its name."""
+        if owner is None:
+            return True
+        parts = path.split("/")
+        return len(parts) > 1 and parts[1].endswith(str(owner))
+
+    def name(self, directory, owner):
+        name = self.random.choice(NAMES)
+        at_top = directory.parent is not None and directory.parent.parent is None
+        number = self.random.randrange(self.processes) if owner is None else owner
+        return name + str(number) if at_top else name
+
+    def operation(self, model, pid, owner):
+        """An operation for a process, or None if what was tried is not possible."""
+        entries, directories = [], []
+        for node in walk(model.top):
+            if node.kind != "d" or node is model.top:
+                continue
+            if node.fresh:
+                continue
+            path = node.path()
+            base = node.parent is model.top
+            if base or self.owned(path, owner):
+                directories.append((node, path))
+                entries += [(path + "/" + name, child) for name, child in node.children.items()
+                            if self.owned(path + "/" + name, owner)]
+        choose = self.random.choice
+        kind = choose(self.kinds)
+        if len(entries) > NODES and self.random.random() < 0.5:
+            kind = choose(("unlink", "rmtree", "rmdir"))
+
+        def new():
+            directory, path = choose(directories)
+            if path.count("/") > DEPTH:
+                directory, path = directories[0]
+            return path + "/" + self.name(directory, owner)
+
+        if kind == "create":
+            return kind, pid, new(), choose((0, 1, 5000))
+        if kind in ("mkdir", "tmpfile"):
+            return kind, pid, new()
+        if kind == "mkdirs":
+            return kind, pid, new(), choose(("a", "ab", "abc"))
+        if kind == "symlink":
+            return kind, pid, choose((".", "..", "../../out", "nowhere")), new()
+        if not entries:
+            return None
+        path = choose(entries)[0]
+        if kind == "write":
+            return kind, pid, path, choose(("append", "append", "open", "empty", "truncate"))
+        if kind == "chmod":
+            return kind, pid, path, choose((0o600, 0o644, 0o755))
+        if kind == "link":
+            return kind, pid, path, new()
+        if kind == "rename":
+            if self.random.random() < 0.4:
+                path = choose([each for each, node in entries if node.kind == "d"] or [path])
+            return kind, pid, path, choose(entries)[0] if self.random.random() < 0.2 else new()
+        if kind == "exchange":
+            return kind, pid, path, choose(entries)[0]
+        return kind, pid, path
+
+    def round(self, model, count):
+        """(mode, operations) of a round, applied to the model, with their commands.
+
+        In turns: one process at a time, and any of them anywhere.  Free: all at once, each with
+        its own names.
+        """
+        mode = self.random.choice(("turns", "free", "one"))
+        owners = list(range(self.processes))
+        only = self.random.choice(owners)
+        operations, commands, tries = [], [], 0
+        while len(operations) < count and tries < 20 * count:
+            tries += 1
+            pid = only if mode == "one" else self.random.choice(owners)
+            operation = self.operation(model, pid, pid if mode == "free" else None)
+            if operation is None:
+                continue
+            try:
+                done = model.apply(operation)
+            except Invalid:
+                continue
+            operations.append(operation)
+            commands.append((pid, done))
+        return mode, operations, commands
+
+
+# --- the processes that do it ---
+
+AT_SYMLINK_FOLLOW, RENAME_EXCHANGE = 0x400, 2
+TMPFILE = getattr(os, "O_TMPFILE", 0o20200000)
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def do(kind, *arguments):
+    """Run one command."""
+    if kind == "create":
+        fd = os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        if arguments[1]:
+            os.write(fd, b"x" * arguments[1])
+        os.close(fd)
+    elif kind == "write":
+        do_write(*arguments)
+    elif kind == "read":
+        fd = os.open(arguments[0], os.O_RDONLY)
+        os.read(fd, 100)
+        os.close(fd)
+    elif kind == "tmpfile":
+        fd = os.open(arguments[0], TMPFILE | os.O_WRONLY, 0o644)
+        try:
+            os.write(fd, b"x")
+            check(libc.linkat(-100, b"/proc/self/fd/%d" % fd, -100, os.fsencode(arguments[1]),
+                              AT_SYMLINK_FOLLOW))
+        finally:
+            os.close(fd)
+    elif kind == "exchange":
+        check(libc.renameat2(-100, os.fsencode(arguments[0]), -100, os.fsencode(arguments[1]),
+                             RENAME_EXCHANGE))
+    else:
+        getattr(os, kind)(*arguments)
+
+
+def do_write(path, how):
+    if how == "truncate":
+        return os.truncate(path, 3)
+    flags = {"append": os.O_APPEND, "open": 0, "empty": os.O_TRUNC}[how]
+    fd = os.open(path, os.O_WRONLY | flags)
+    if how == "append":
+        os.write(fd, b"more")
+    os.close(fd)
+    return None
+
+
+def work(requests, answers):
+    """A process: run lists of commands until there are no more."""
+    for line in requests:
+        for command in json.loads(line):
+            try:
+                do(*command)
+            except OSError as error:
+                answers.write("%r: %s\n" % (command, error))
+                break
+        else:
+            answers.write("ok\n")
+        answers.flush()
+
+
+class Worker:
+    """A process of the program, in the directory above the tree."""
+
+    def __init__(self, top):
+        request, self.requests = os.pipe()
+        self.answers, answer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(self.requests)
+                os.close(self.answers)
+                os.chdir(top)
+                work(os.fdopen(request), os.fdopen(answer, "w"))
+            finally:
+                os._exit(0)
+        os.close(request)
+        os.close(answer)
+        self.requests = os.fdopen(self.requests, "w")
+        self.answers = os.fdopen(self.answers)
+
+    def send(self, commands):
+        self.requests.write(json.dumps(commands) + "\n")
+        self.requests.flush()
+
+    def wait(self):
+        answer = self.answers.readline()
+        if answer != "ok\n":
+            raise AssertionError("the model is wrong about %s" % (answer or "a worker's end"))
+
+    def close(self):
+        self.requests.close()
+        self.answers.close()
+        os.waitpid(self.pid, 0)
+
+
+# =============================================================================================
+# Comparing
+# =============================================================================================
+
+class Mismatch(Exception):
+    """What was reported is not what was done: args are the lists missed and invented."""
+
+
+Line = collections.namedtuple("Line", "key bits is_dir pid")
+
+
+def compare(atoms, lines):
+    """Raise Mismatch unless the lines are what the atoms give.
+
+    Atoms are divided in clusters that share no path; in each, an order of merging is looked for
+    that gives just these lines.
+    """
+    parent = {}
+
+    def find(each):
+        while parent.setdefault(each, each) != each:
+            parent[each] = each = parent[parent[each]]
+        return each
+
+    for atom in atoms:
+        if atom.key is not None:
+            parent[find(("group", atom.group))] = find(("key", atom.key))
+    clusters = collections.defaultdict(lambda: ([], []))
+    for atom in atoms:
+        if ("group", atom.group) in parent:     # else of the outside alone
+            clusters[find(("group", atom.group))][0].append(atom)
+    for line in lines:
+        clusters[find(("key", line.key))][1].append(line)
+    missed, invented = [], []
+    for some_atoms, some_lines in clusters.values():
+        if not explained(some_atoms, some_lines):
+            blame(some_atoms, some_lines, missed, invented)
+    if missed or invented:
+        raise Mismatch(missed, invented)
+
+
+OUTSIDE = -1                        # in place of a line: a run that began outside
+
+
+def explained(atoms, lines):
+    """Whether the kernel could make these lines of these atoms, both in order."""
+    dead = set()
+
+    def matches(line, atom):
+        return line.key == atom.key and line.is_dir == atom.is_dir \
+            and line.pid in (None, atom.pid)
+
+    def complete(run):
+        return run is None or run[0] in (None, OUTSIDE) or lines[run[0]].bits == run[1]
+
+    stack = [(0, 0, ())]            # atoms done, lines begun, open runs: (group, (line, bits))
+    while stack:
+        state = stack.pop()
+        if state in dead:
+            continue
+        dead.add(state)
+        at, begun, runs = state
+        if at == len(atoms):
+            if begun == len(lines) and all(complete(run) for _, run in runs):
+                return True
+            continue
+        atom, open_runs = atoms[at], dict(runs)
+        run = open_runs.get(atom.group)
+        options = []
+        bits = frozenset((atom.bit,)) if atom.shown else frozenset()
+        if atom.key is None:
+            options.append((begun, run or (OUTSIDE, bits)))
+            if complete(run):
+                options.append((begun, (OUTSIDE, bits)))
+        elif complete(run):
+            if begun < len(lines) and matches(lines[begun], atom) and bits <= lines[begun].bits:
+                options.append((begun + 1, (begun, bits)))
+            if not bits:
+                options.append((begun, (None, bits)))
+        if run is not None and run[0] == OUTSIDE:
+            options.append((begun, run))
+        if atom.shown == "maybe":
+            options.append((begun, run))
+        if run is not None and run[0] == OUTSIDE:
+            pass
+        elif run is not None and (not bits if run[0] is None else bits <= lines[run[0]].bits):
+            options.append((begun, (run[0], run[1] | bits)))
+        for begun_then, run_then in options:
+            then = dict(open_runs)
+            if run_then is not None:
+                then[atom.group] = run_then
+            stack.append((at + 1, begun_then, tuple(sorted(
+                then.items(), key=lambda item: repr(item[0])))))
+        if len(dead) > 200000:
+            return True             # too much merging to tell; does not happen
+    return False
+
+
+def blame(atoms, lines, missed, invented):
+    """Add what is missing and what is too much in a cluster that can't be explained."""
+    wanted = {(atom.key, atom.bit) for atom in atoms if atom.shown is True and atom.key}
+    found = {(line.key, bit) for line in lines for bit in line.bits}
+    could = {(atom.key, atom.bit) for atom in atoms if atom.shown and atom.key}
+    missed += sorted(wanted - found, key=repr)
+    invented += sorted(found - could, key=repr)
+    if wanted == found:
+        invented.append(("not in this way", [(each.key, each.bit) for each in atoms], lines))
+
+
+# =============================================================================================
+# Running
+# =============================================================================================
+
+class Run:
+    """One run of fanfp with a program."""
+
+    def __init__(self, options, filter_name, directory, events, processes):
+        self.top = os.path.realpath(tempfile.mkdtemp(prefix="differential-", dir=directory))
+        self.events, self.filter, self.options = events, filter_name, options
+        rule = {"inotify": "made", "marks": "none" if options.window else "moved"}
+        self.model = Model(events, rule.get(filter_name, "none"))
+        for name in ("tree", "out"):
+            os.mkdir(os.path.join(self.top, name))
+        self.workers, self.program = [Worker(self.top) for _ in range(processes)], None
+        self.pids = {worker.pid: index for index, worker in enumerate(self.workers)}
+        self.sentinels = self.count = 0
+
+    def start(self):
+        """Start fanfp; what was made until now is of no interest."""
+        self.model.settle()
+        self.program = Program("--filter", self.filter, "-e", ",".join(self.events),
+                               *self.options.fanfp, os.path.join(self.top, "tree"))
+
+    def round(self, mode, commands):
+        """Run the commands of a round: [(process, commands)]."""
+        if mode == "free":
+            lists = [[] for _ in self.workers]
+            for pid, some in commands:
+                lists[pid] += some
+            for worker, some in zip(self.workers, lists):
+                worker.send(some)
+            for worker in self.workers:
+                worker.wait()
+            return
+        for pid, some in commands:
+            self.workers[pid].send(some)
+            self.workers[pid].wait()
+
+    def judge(self):
+        """Read up to a sentinel and compare."""
+        self.sentinels += 1
+        name = "tree/sentinel-%d" % self.sentinels
+        path = os.path.join(self.top, name)
+        # Whatever was asked for, one of these is reported.
+        with open(path, "w"):
+            pass
+        if not {"CREATE", "CLOSE_WRITE"} & set(self.events):
+            os.rename(path, path + "+")
+            path += "+"
+        lines = []
+        for event in self.program.until(path):
+            line = self.line(event)
+            if line is not None:
+                lines.append(line)
+        self.count += len(lines)
+        os.unlink(path)
+        atoms = self.model.atoms
+        self.model.settle()
+        compare(atoms, lines)
+
+    def line(self, event):
+        """A Line of an event, None if it is of a sentinel or a nameless file."""
+        path, old = event["path"], event.get("old_path")
+        if path is None:
+            return Line(None, frozenset(event["events"]), event["is_dir"], event["pid"])
+        path, pid = path[len(self.top) + 1:], event["pid"]
+        directory, _, name = path.rpartition("/")
+        if directory == "tree" and name.startswith("sentinel-"):
+            return None
+        if name.startswith("#") and directory in self.model.unnamed:
+            return None
+        if pid is not None:
+            pid = self.pids.get(pid, -1)
+        key = path if old is None else (old[len(self.top) + 1:], path)
+        return Line(key, frozenset(event["events"]), event["is_dir"], pid)
+
+    def close(self):
+        for worker in reversed(self.workers):   # each has the pipes of those before it
+            worker.close()
+        if self.program is not None:
+            process = self.program.process
+            process.send_signal(signal.SIGTERM)
+            self.errors = process.communicate()[1].decode("utf-8", "replace")
+            if self.options.errors:
+                sys.stdout.write(self.errors)
+        shutil.rmtree(self.top, ignore_errors=True)
+        if os.path.lexists(self.top):
+            subprocess.call(["rm", "-rf", self.top])
+
+
+def session(options, filter_name, directory, seed, operations):
+    """A run of a number of operations: (operations done, events); raises Failed."""
+    generator = Generator(seed, options.processes)
+    events = generator.random.choice(EVENT_SETS)
+    run = Run(options, filter_name, directory, events, options.processes)
+    rounds, done = [], 0
+    started = False
+    try:
+        while done < operations:
+            count = min(operations - done, generator.random.randrange(1, options.round + 1))
+            mode, some, commands = generator.round(run.model, count)
+            rounds.append((mode, some, started))
+            run.round(mode, commands)
+            if started:
+                done += len(some)
+                run.judge()
+            else:                       # the first round is there before fanfp is
+                run.start()
+                started = True
+    except (Mismatch, AssertionError) as reason:
+        raise Failed(reason, rounds, events)
+    finally:
+        run.close()
+    return done, run.count
+
+
+class Failed(Exception):
+    """args: the reason, the rounds, the events asked for."""
+
+
+def replay(options, filter_name, directory, events, rounds):
+    """Run rounds again, leaving out what is not valid any more; the reason it fails, or None."""
+    run = Run(options, filter_name, directory, events, options.processes)
+    try:
+        done = [False]
+        for mode, operations, started in rounds:
+            if started and not done[0]:
+                run.start()
+                done[0] = True
+            commands = []
+            for operation in operations:
+                try:
+                    commands.append((operation[1], run.model.apply(operation)))
+                except Invalid:
+                    pass
+            run.round(mode, commands)
+            if started:
+                run.judge()
+    except (Mismatch, AssertionError) as reason:
+        return reason
+    finally:
+        run.close()
+    return None
+
+
+def shorten(options, filter_name, directory, events, rounds, seconds):
+    """Leave out as much as can be (ddmin) so that it still fails, within some seconds."""
+    limit = time.monotonic() + seconds
+
+    def fails(some):
+        program = [(mode, [operation for at, operation in some if at == index], started)
+                   for index, (mode, _, started) in enumerate(rounds)
+                   if not started or index in {at for at, _ in some}]
+        return any(replay(options, filter_name, directory, events, program)
+                   for _ in range(options.tries))
+
+    kept = [(index, operation) for index, (_, operations, _) in enumerate(rounds)
+            for operation in operations]
+    if not fails(kept):
+        return None
+    size = max(1, len(kept) // 2)
+    while time.monotonic() < limit:
+        at, shorter = 0, False
+        while at < len(kept) and time.monotonic() < limit:
+            fewer = kept[:at] + kept[at + size:]
+            if fails(fewer):
+                kept, shorter = fewer, True
+            else:
+                at += size
+        if size == 1 and not shorter:
+            break
+        size = max(1, size // 2)
+    return kept
+
+
+def show_failure(options, filter_name, directory, seed, failed):
+    """Print what was wrong, and the program that shows it."""
+    reason, rounds, events = failed.args
+    print("differential: FAILED: --filter %s --dir %s --seed %d, -e %s" % (
+        filter_name, directory, seed, ",".join(events)))
+    print_reason(reason)
+    kept = shorten(options, filter_name, directory, events, rounds, options.shorten)
+    if kept is None:
+        print("  it did not fail again")
+        return
+    print("  the same with %d operations (round, mode, operation, process, ...):" % len(kept))
+    for index, operation in kept:
+        mode, _, started = rounds[index]
+        print("    %s %s %s" % (index if started else "before", mode, " ".join(
+            map(str, operation))))
+    for _ in range(10):
+        again = replay(options, filter_name, directory, events, [
+            (mode, [operation for at, operation in kept if at == index], started)
+            for index, (mode, _, started) in enumerate(rounds)
+            if not started or index in {at for at, _ in kept}])
+        if again is not None:
+            print_reason(again)
+            break
+
+
+def print_reason(reason):
+    if not isinstance(reason, Mismatch):
+        print("  %s" % reason)
+        return
+    for title, items in zip(("missed", "invented"), reason.args):
+        for item in items[:20]:
+            print("  %s: %s" % (title, item))
+
+
+def filesystem_type(directory):
+    """The kind of file system of a directory."""
+    best, device = "unknown", os.stat(directory).st_dev
+    for mount in fanfp.read_mounts():
+        if mount.device == "%d:%d" % (os.major(device), os.minor(device)):
+            best = mount.kind
+            break
+    else:
+        path = os.fsencode(os.path.realpath(directory))
+        for mount in sorted(fanfp.read_mounts(), key=lambda each: len(each.path)):
+            if fanfp.below(path, mount.path) is not None:
+                best = mount.kind           # btrfs gives each subvolume a number of its own
+    return best
+
+
+def differential(options, filter_name, directory):
+    """The whole of it for one filter in one directory; whether nothing was missed or invented."""
+    done = events = missed = invented = 0
+    seed = options.seed
+    while done < options.operations:
+        try:
+            some, lines = session(options, filter_name, directory, seed,
+                                  min(SESSION, options.operations - done))
+        except Failed as failed:
+            show_failure(options, filter_name, directory, seed, failed)
+            reason = failed.args[0]
+            if isinstance(reason, Mismatch):
+                missed, invented = map(len, reason.args)
+            else:
+                missed = 1
+            break
+        done, events, seed = done + some, events + lines, seed + 1
+    print("differential: %s on %s: %d operations, %d events, %d missed, %d invented (seed %d)" % (
+        filter_name, filesystem_type(directory), done, events, missed, invented, options.seed),
+        flush=True)
+    return not missed and not invented
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--filter", action="append", choices=fanfp.FILTER_NAMES[1:],
+        help="default: all that work in the directory")
+    add("--dir", action="append", help="default: the temporary directory")
+    add("--operations", type=int, default=10000, help="for each filter and directory")
+    add("--seed", type=int, default=int(time.time()))
+    add("--processes", type=int, default=3)
+    add("--round", type=int, default=ROUND, help="operations between sentinels, at most")
+    add("--window", action="store_true", help="marks: touch just moved-in directories too")
+    add("--shorten", type=float, default=120, help="seconds to spend on shortening")
+    add("--errors", action="store_true", help="show what fanfp says")
+    add("--tries", type=int, default=2, help="runs of each shortened program")
+    add("--fanfp", action="append", default=[], help="an argument for fanfp")
+    return parser
+
+
+def main(arguments=None):
+    options = build_parser().parse_args(arguments)
+    fine = True
+    for directory in options.dir or [tempfile.gettempdir()]:
+        for name in options.filter or fanfp.FILTER_NAMES[1:]:
+            reason = available(name, directory)
+            if reason is not None:
+                print("differential: %s in %s: %s" % (name, directory, reason))
+                fine = fine and not options.filter
+                continue
+            fine &= differential(options, name, directory)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
