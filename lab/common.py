@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the lab's commands share: the cache, Debian packages, locks, errors."""
 
 import contextlib

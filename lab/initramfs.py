@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The file system that the machine boots into: busybox, python3, tools, as a cpio archive."""
 
 import os

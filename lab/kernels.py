@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The kernels that the machine can boot: built here, or Debian's own."""
 
 import json

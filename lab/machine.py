@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One run of the machine: QEMU with a kernel, the project, a command, and what came of it."""
 
 import os

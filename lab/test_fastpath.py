@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
 """Tests of the fanotify fastpath itself: the raw interface, with the kernel's own test handlers.
 
 Runs as root on a kernel with CONFIG_FANOTIFY_FASTPATH_TEST; elsewhere all but one test are skipped.
