@@ -3491,6 +3491,8 @@ class Fanotify:
             return self.rename(raw)
         path = self.place(key, name)
         if path is None:
+            if mask & ISDIR and target in self.directories.expected:
+                self.outside_event(raw)
             return None
         within = 0                  # the bits that are halves of a RENAME within the trees
         moved = 0                   # those that no RENAME tells the table of
@@ -3524,6 +3526,8 @@ class Fanotify:
         was = self.place(old_key, old_name)
         now = self.place(key, name)
         if was is None and now is None:
+            if mask & ISDIR and target is not None:
+                self.directories.delete(target)     # as expected, and no longer there
             return
         within = was is not None and now is not None
         for token in ((MOVED_FROM, old_key, old_name, target), (MOVED_TO, key, name, target)):
@@ -3540,6 +3544,13 @@ class Fanotify:
                 self.cross(target, key, name, now is not None)
         if within:
             self.report(now, mask, pid, was)
+
+    def outside_event(self, raw):
+        """What the queue said of a directory outside is over, unless a RENAME says more."""
+        tokens = [(side, raw[2], raw[3], raw[4]) for side in (MOVED_FROM, MOVED_TO)
+                  if raw[0] & side]
+        if not any(token in self.renamed or token in self.coming for token in tokens):
+            self.directories.delete(raw[4])
 
     def cross(self, target, key, name, entering):
         """A directory has been moved into the trees, or out of them."""
