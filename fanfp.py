@@ -4385,7 +4385,7 @@ class Watch:
             except OSError as error:
                 reasons.append((name, error))
                 if self._wanted_filter == "auto" and error.errno == errno.EMFILE:
-                    break
+                    return self._refuse(shown, reasons)     # of no use with less either
         else:
             self._refuse(shown, reasons)
             return
