@@ -6,8 +6,9 @@
 
 A scenario starts fanfp, waits for its ready line, does things, ends with a sentinel file, and
 compares what was done with what was reported up to the sentinel, both ways: nothing missed,
-nothing invented, nothing from outside.  Each scenario is run with each filter this host has, in
-each directory of FANFP_TEST_DIRS (colons between; default: the temporary directory).
+nothing invented, nothing from outside.  Each scenario is run with each filter this host has (or
+those of FANFP_TEST_FILTERS, colons between), in each directory of FANFP_TEST_DIRS (colons too;
+default: the temporary directory).  FANFP_TEST_FILES says how many files are many.
 """
 
 import asyncio
@@ -35,6 +36,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.path.join(HERE, "fanfp.py")
 DIRECTORIES = os.environ.get("FANFP_TEST_DIRS", "").split(":")
 DIRECTORIES = [each for each in DIRECTORIES if each] or [tempfile.gettempdir()]
+FILTERS = [each for each in os.environ.get("FANFP_TEST_FILTERS", "").split(":") if each] \
+    or fanfp.FILTER_NAMES[1:]
 PATIENCE = float(os.environ.get("FANFP_TEST_PATIENCE", "60"))     # seconds until a wait is a hang
 FILES = int(os.environ.get("FANFP_TEST_FILES", "100000"))
 ROOT = os.geteuid() == 0
@@ -694,7 +697,7 @@ def make_scenarios():
     """A TestCase of the scenarios for each filter and directory; skipped with its reason."""
     for directory in DIRECTORIES:
         place = os.path.basename(directory) if len(DIRECTORIES) > 1 else ""
-        for name in fanfp.FILTER_NAMES[1:]:
+        for name in FILTERS:
             title = name.capitalize() + "Scenarios" + (place and "_" + place)
             case = type(title, (Scenarios, Base), {"filter": name, "where": directory})
             reason = available(name, directory)
@@ -2361,6 +2364,147 @@ class FilterObjectTest(unittest.TestCase):
             fanfp.load(obj, kernel())
         self.assertEqual(caught.exception.errno, errno.ENOENT)
         self.assertIn("no struct_ops of type fanotify_fastpath_ops", str(caught.exception))
+
+
+# =============================================================================================
+# Random programs of file operations, against a model: lab/differential.py
+# =============================================================================================
+
+class Differential(unittest.TestCase):
+    """A short run with each filter.  A long one: make soak."""
+
+    def run_filter(self, name):
+        reason = available(name, DIRECTORIES[0])
+        if reason is not None:
+            self.skipTest(reason)
+        program = os.path.join(HERE, "lab", "differential.py")
+        result = subprocess.run(
+            [sys.executable, program, "--filter", name, "--dir", DIRECTORIES[0], "--operations",
+             "1500", "--seed", "1", "--shorten", "10"], stdout=subprocess.PIPE, timeout=600)
+        self.assertEqual(result.returncode, 0, result.stdout.decode("utf-8", "replace"))
+
+    def test_fastpath(self):
+        self.run_filter("fastpath")
+
+    def test_marks(self):
+        self.run_filter("marks")
+
+    def test_user(self):
+        self.run_filter("user")
+
+    def test_inotify(self):
+        self.run_filter("inotify")
+
+
+class Faults(Base):
+    """What happens to a program in its life."""
+
+    where = DIRECTORIES[0]
+
+    def load(self, count):
+        """Start a process that makes and removes files in the tree."""
+        maker = subprocess.Popen([sys.executable, "-c", MAKER, self.tree, str(count), "5"])
+        self.addCleanup(maker.wait)
+        return maker
+
+    def test_killed(self):
+        """kill -9 at any moment leaves nothing; the next one starts and hears everything."""
+        generator = random.Random(1)
+        self.load(30000)
+        for _ in range(3):
+            program = self.program(self.tree)
+            for _ in range(generator.randrange(50)):
+                program.line()
+            program.process.kill()
+            program.process.wait()
+        program = self.program(self.tree)
+        os.mkdir(self.tree + "/after")
+        write(self.tree + "/sentinel")
+        self.assertIn(self.tree + "/after", gather(program.until(self.tree + "/sentinel")))
+
+    def test_stopped(self):
+        """Stopped under load and continued: nothing is lost, since the queue has no limit."""
+        if BEST == "inotify":
+            self.skipTest("inotify's queue is limited")
+        program = self.program("-e", "create,delete", self.tree)
+        program.process.send_signal(signal.SIGSTOP)
+        self.assertEqual(self.load(20000).wait(), 0)
+        program.process.send_signal(signal.SIGCONT)
+        counts = {}
+        for each in program.until(self.tree + "/done"):
+            for name in each["events"]:
+                if os.path.basename(each["path"]).startswith("f"):
+                    counts[name] = counts.get(name, 0) + 1
+        self.assertEqual(counts, {"CREATE": 20000, "DELETE": 20000})
+
+    def test_few_descriptors(self):
+        """Out of descriptors it works or says so in one line, and ends with status 1."""
+        for limit in (16, 12, 10, 8, 6):
+            result = subprocess.run(
+                ["sh", "-c", "ulimit -n %d && exec \"$@\"" % limit, "sh", sys.executable, PROGRAM,
+                 "-t", "0.01", self.tree], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            errors = result.stderr.decode()
+            self.assertIn(result.returncode, (1, 2), errors)
+            self.assertNotIn("Traceback", errors)
+            if result.returncode == 1:
+                self.assertEqual(len(errors.splitlines()), 1, errors)
+
+    def test_names_inject_nothing(self):
+        """A name with newlines, escapes, quotes and commas stays in its field and on its line."""
+        name = 'a\nfanfp: "x", "path": \x1b[2J,,"\r{}; touch pwned $(touch pwned)'
+        for options in ((), ("--csv",), ("--format", "%e %P"), ("--json",)):
+            program = self.program(*options + ("-e", "create", self.tree), json_lines=False)
+            path = self.tree + "/" + name
+            write(path)
+            line = program.line()
+            self.assertNotIn(b"\x1b", line)
+            self.assertNotIn(b"\r", line)
+            self.assertTrue(line.endswith(b"\n") and line.count(b"\n") == 1)
+            if options == ("--json",):
+                self.assertEqual(json.loads(line.decode())["path"], path)
+            program.stop()
+            os.remove(path)
+        program = self.program("-e", "create", "--count", "1", "--exec", "sh -c true {}",
+                               self.tree, cwd=self.tree)
+        write(self.tree + "/" + name)
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        self.assertEqual(os.listdir(self.tree), [name])
+
+    def test_deep_tree(self):
+        """Paths far beyond PATH_MAX, made before the start and after it."""
+        if BEST == "inotify":
+            self.skipTest("with fanotify")
+        depth, name = 200, b"d" * 255
+
+        def deepen(fd, levels):
+            for _ in range(levels):
+                os.mkdir(name, dir_fd=fd)
+                below = os.open(name, os.O_RDONLY, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            return fd
+        fd = deepen(os.open(self.tree, os.O_RDONLY), depth)
+        program = self.program("-e", "create", self.tree)
+        os.close(os.open(b"f", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        fd = deepen(fd, depth)
+        os.close(os.open(b"f", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        os.close(fd)
+        write(self.tree + "/sentinel")
+        paths = [each["path"] for each in program.until(self.tree + "/sentinel")]
+        part = "/" + os.fsdecode(name)
+        self.assertIn(self.tree + part * depth + "/f", paths)
+        self.assertIn(self.tree + part * 2 * depth + "/f", paths)
+
+    def test_without_capability(self):
+        """Without CAP_DAC_READ_SEARCH handles can't be opened: inotify is taken."""
+        if not ROOT or shutil.which("setpriv") is None:
+            self.skipTest("needs root and setpriv")
+        result = subprocess.run(
+            ["setpriv", "--bounding-set", "-dac_read_search", "--inh-caps", "-dac_read_search",
+             sys.executable, PROGRAM, "-t", "0.01", self.tree],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn(b"(filter: inotify)", result.stderr)
 
 
 # =============================================================================================
