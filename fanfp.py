@@ -3533,6 +3533,9 @@ class Fanotify:
         for token in ((MOVED_FROM, old_key, old_name, target), (MOVED_TO, key, name, target)):
             if token in self.early:
                 self.early.discard(token)
+                path = was if token[0] == MOVED_FROM else now
+                if not within and path is not None and self.mask & RENAME:
+                    self.report(path, token[0] | (mask & ISDIR), pid)
             else:
                 self.renamed[token] = within
         if len(self.renamed) > 10000:
@@ -3576,9 +3579,8 @@ class Fanotify:
         ahead = self.coming.get(token)
         if ahead is None:
             return None
-        self.early.add(token)
-        return self.place(ahead.key, ahead.name) is not None \
-            and self.place(ahead.old_key, ahead.old_name) is not None
+        self.early.add(token)           # rename() tells of it if it is of the border
+        return True
 
     def directory_event(self, raw, entering, leaving):
         """Keep the table right: a directory in a tree was made, removed, moved in or out."""
@@ -3593,7 +3595,7 @@ class Fanotify:
             directories.learn(target, key, name)
         if entering:
             self.cross(target, key, name, True)
-        if leaving and not mask & (CREATE | entering):
+        if leaving and not mask & (CREATE | MOVED_TO):
             self.cross(target, key, name, False)
         elif leaving:
             # Merged with its coming: what it did before it left is still in the queue, and
@@ -4554,10 +4556,12 @@ class Watch:
             ready = [fd for fd, _ in self._poll.poll(wait)]
             if timeout != 0 and ready:
                 self._gather()
-        events = []
+        events, count = [], 0
         for source in self._sources:
             if source.fd in ready:
+                before = source.stats["events read"]
                 events += source.read()
+                count += source.stats["events read"] - before
         if self._mounts_file is not None and self._mounts_file.fileno() in ready:
             self._follow_mounts()
         if self._wake_read in ready:
@@ -4571,8 +4575,9 @@ class Watch:
             self._events.clear()
         if self._include is not None or self._exclude is not None:
             events = [event for event in events if self._passes(event)]
-        begun, count = self._window
-        self._window = (begun, count + len(events))
+        # What is dropped counts too: gathering it costs nobody time, and not gathering made the
+        # outside events that no mark holds back (ATTRIB) several times dearer.
+        self._window = (self._window[0], self._window[1] + count)
         for source in self._sources:
             source.stats["reported"] += len(events)
             break
