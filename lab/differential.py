@@ -14,6 +14,8 @@ What the model allows, and nothing else:
     and file) and one process: then they are one line, with the path of the first, and no line
     if the first was outside (of a directory that was then moved in);
   - marks: a directory just moved in is not touched before the next sentinel (--window: it is);
+    and a directory made or renamed does not leave the tree before the next sentinel: the kernel
+    merges its coming and its leaving, and nothing tells which of its events came between;
   - inotify: a directory just made or moved in is not touched before the next sentinel;
   - a file made with O_TMPFILE has no name: its writing may be reported under "#number".
 
@@ -120,6 +122,7 @@ class Model:
         self.atoms, self.commands = [], []
         self.unnamed = set()            # directories in which O_TMPFILE was used
         self.fresh = []
+        self.arrived = set()            # what was made or moved since the last sentinel
 
     # --- looking ---
 
@@ -156,6 +159,7 @@ class Model:
         self.fresh = []
         self.atoms = []
         self.unnamed.clear()
+        self.arrived.clear()
 
     # --- what happens ---
 
@@ -194,6 +198,12 @@ class Model:
                                        path if inside else None, bit,
                                        bit in self.events and not hidden, is_dir, pid))
 
+    def may_leave(self, node, old, new):
+        """Raises Invalid where the filter can't tell what a directory did before it left."""
+        if self.rule == "moved" and node.kind == "d" and node in self.arrived \
+                and old.inside() and not new.inside():
+            raise Invalid
+
     def freshen(self, node, made):
         """A directory was made in the tree or moved into it: what the filter can't promise."""
         if self.rule == "made" or (self.rule == "moved" and not made):
@@ -202,6 +212,7 @@ class Model:
 
     def place(self, node, directory, name):
         directory.children[name] = node
+        self.arrived.add(node)
         if node.kind == "d":
             node.parent, node.name = directory, name
 
@@ -325,6 +336,7 @@ class Model:
                                   or (there.kind == "d") != (node.kind == "d")):
             raise Invalid
         was_in = old.inside()
+        self.may_leave(node, old, directory)
         self.put_move(pid, old, old_name, directory, name, node)
         del old.children[old_name]
         if there is not None:
@@ -345,6 +357,8 @@ class Model:
                 or there.kind == "d" and old.below(there):
             raise Invalid
         was_in, is_in = old.inside(), directory.inside()
+        self.may_leave(node, old, directory)
+        self.may_leave(there, directory, old)
         self.put_move(pid, old, old_name, directory, name, node)
         self.put_move(pid, directory, name, old, old_name, there)
         self.place(node, directory, name)
