@@ -34,6 +34,7 @@ import fanfp
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.path.join(HERE, "fanfp.py")
+MODULE = [sys.executable, "-m", "fanfp"]
 DIRECTORIES = os.environ.get("FANFP_TEST_DIRS", "").split(":")
 DIRECTORIES = [each for each in DIRECTORIES if each] or [tempfile.gettempdir()]
 FILTERS = [each for each in os.environ.get("FANFP_TEST_FILTERS", "").split(":") if each] \
@@ -76,17 +77,16 @@ def cached_environment():
 class Program:
     """A running fanfp.
 
-    The tests of the command line run the file; the scenarios, of which there are many, the
-    module, since Python compiles a file anew at each start (a second, in an emulated machine).
+    As a module, since Python compiles a file anew at each start (seconds, in an emulated
+    machine); the first tests of the command line run the file.
     """
 
-    def __init__(self, *arguments, cwd=None, ready=True, json_lines=True, module=False, **options):
-        command = [sys.executable] + (["-m", "fanfp"] if module else [PROGRAM])
-        command += ["--json"] if json_lines else []
+    def __init__(self, *arguments, cwd=None, ready=True, json_lines=True, command=None,
+                 **options):
+        command = (command or MODULE) + (["--json"] if json_lines else [])
         self.process = subprocess.Popen(
             command + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL, cwd=cwd, env=cached_environment() if module else None,
-            **options)
+            stdin=subprocess.DEVNULL, cwd=cwd, env=cached_environment(), **options)
         self.buffer, self.errors = b"", b""
         if ready:
             self.wait_ready()
@@ -221,7 +221,7 @@ class Scenarios:
 
     def watch(self, *arguments, **options):
         arguments = arguments or (self.tree,)
-        return self.program("--filter", self.filter, *arguments, module=True, **options)
+        return self.program("--filter", self.filter, *arguments, **options)
 
     def reported(self, program, shown=None, real=None):
         """Make a sentinel in the tree and return what was reported before it."""
@@ -725,15 +725,15 @@ class CommandLine(Base):
 
     def finish(self, *arguments, **options):
         """Run fanfp to its end: (status, standard output, standard error)."""
-        process = subprocess.Popen([sys.executable, PROGRAM] + list(arguments),
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   stdin=subprocess.DEVNULL, **options)
+        process = subprocess.Popen(MODULE + list(arguments), stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                   env=cached_environment(), **options)
         out, errors = process.communicate(timeout=PATIENCE)
         return process.returncode, out, errors.decode("utf-8", "replace")
 
-    def lines(self, *arguments, do, count=1):
+    def lines(self, *arguments, do, count=1, **options):
         """The output of fanfp --count N with arguments, while `do` is done."""
-        program = self.program("--count", str(count), *arguments, json_lines=False)
+        program = self.program("--count", str(count), *arguments, json_lines=False, **options)
         do()
         out = b"".join(iter(program.line, b""))
         self.assertEqual(program.process.wait(PATIENCE), 0)
@@ -748,7 +748,8 @@ class CommandLine(Base):
         self.assertNotIn("Traceback", errors)
 
     def test_default_line(self):
-        line = self.lines(self.tree, do=lambda: write(self.tree + "/a\x1b[1m\nb")).decode()
+        line = self.lines(self.tree, do=lambda: write(self.tree + "/a\x1b[1m\nb"),
+                          command=[sys.executable, PROGRAM]).decode()
         self.assertRegex(line, r"^\d\d:\d\d:\d\d\.\d{3} \S+\(\S+\): [A-Z_,]*CREATE\S* ")
         self.assertTrue(line.endswith("/a\\x1b[1m\\nb\n"), line)
         self.assertEqual(line.count("\n"), 1)
@@ -2380,7 +2381,8 @@ class Differential(unittest.TestCase):
         program = os.path.join(HERE, "lab", "differential.py")
         result = subprocess.run(
             [sys.executable, program, "--filter", name, "--dir", DIRECTORIES[0], "--operations",
-             "1500", "--seed", "1", "--shorten", "10"], stdout=subprocess.PIPE, timeout=600)
+             "1500", "--seed", "11", "--processes", "1", "--round", "8"],
+            stdout=subprocess.PIPE, timeout=600)
         self.assertEqual(result.returncode, 0, result.stdout.decode("utf-8", "replace"))
 
     def test_fastpath(self):
