@@ -77,7 +77,8 @@ class Place:
         return self.mount(name, "-t", "tmpfs", "-o", "size=8g,nr_inodes=0", "tmpfs")
 
     def unmount(self, path):
-        subprocess.call(["umount", path])
+        # Lazily: a watcher that was just ended may hold it for a moment still.
+        subprocess.call(["umount", "-l", path])
         self.made.remove(path)
         os.rmdir(path)
 
@@ -113,6 +114,12 @@ def work(directories, files, *options):
     return json.loads(done.stdout.decode())
 
 
+def work_in_parts(directories, files, parts=10):
+    """Like work(), but by the cheapest of many parts: in a short time less comes between."""
+    runs = [work(directories, files // parts) for _ in range(parts)]
+    return {key: parts * min(run[key] for run in runs) for key in runs[0]}
+
+
 def median(values):
     return statistics.median(values) if values else None
 
@@ -134,20 +141,20 @@ def python_pass():
 def ready(place, versions, quick):
     """Time from exec to ready, and memory then, by the number of directories."""
     sizes = [10, 100] if quick else [10, 1000, 100000, 1000000]
-    names = ["fanfp marks"] + usable(["inotifywait", "fsnotifywait", "fatrace", "watchdog"],
-                                     versions)
+    names = usable(["fanfp marks", "fanfp marks, as a module", "inotifywait", "fsnotifywait",
+                    "fatrace", "watchdog"], versions)
     result = {"directories": sizes, "python -c pass": [], "watchers": {}, "failed": {}}
     for size in sizes:
         say("ready: %d directories" % size)
         top = place.fresh("ready")
         make_directories(top, size)
-        rounds = 2 if quick else 15 if size <= 1000 else 9 if size <= 100000 else 5
+        rounds = 2 if quick else 11 if size <= 1000 else 5
         times = {name: [] for name in names}
         memory, base = {}, []
         for turn in range(rounds):
             base.append(python_pass())
             for name in names:
-                if name in result["failed"] or (turn >= 3 and median(times[name]) > 1):
+                if name in result["failed"] or sum(times[name]) > 10:
                     continue
                 try:
                     watcher = Watcher(name, top, os.path.join(place.out, "lines"))
@@ -186,7 +193,7 @@ def noise(place, versions, quick, inside):
     else:
         names += ["fanfp marks, with ATTRIB", "fanfp user"]
     names = usable(names + ["inotifywait", "fsnotifywait", "fatrace", "watchdog"], versions)
-    files, rounds = (1000, 1) if quick else (20000, 5 if inside else 7)
+    files, rounds = (1000, 1) if quick else (10000, 4 if inside else 5)
     tree = os.path.join(place.disk, "tree")
     elsewhere = os.path.join(place.disk, "elsewhere")
     for path in (tree, elsewhere):
@@ -199,7 +206,7 @@ def noise(place, versions, quick, inside):
         # The order turns, so that no watcher has always the same one before it.
         for name in [None] + names[turn % len(names):] + names[:turn % len(names)]:
             if name is None:
-                result["none"].append(work(directories, files))
+                result["none"].append(work_in_parts(directories, files))
             elif name not in result["failed"]:
                 try:
                     found = watched_work(name, tree, directories, files, place)
@@ -218,7 +225,7 @@ def watched_work(name, tree, directories, files, place):
         watcher.settle()
         cpu, reads = watcher.cpu(), watcher.reads()
         lines = watcher.lines().count(b"\n")
-        found = work(directories, files)
+        found = work_in_parts(directories, files)
         watcher.settle()
         found.update(watcher_cpu=watcher.cpu() - cpu, reads=watcher.reads() - reads,
                      lines=watcher.lines().count(b"\n") - lines, memory=watcher.memory())
@@ -257,17 +264,17 @@ def inside(place, versions, quick):
 
 def latency(place, versions, quick):
     """Seconds from the end of a mkdir to its line on the pipe, alone and under load."""
-    count = 10 if quick else 300
+    count = 10 if quick else 200
     names = ["fanfp marks"] + usable(["inotifywait", "fatrace", "watchdog"], versions)
     root = tempfile.mkdtemp(dir=place.disk)
     loud = make_directories(root, 100)
     result = {"alone": {}, "load": {}, "failed": {}}
-    for turn in range(1 if quick else 3):
+    for turn in range(1 if quick else 2):
         for name in names:
             for kind in ("alone", "load"):
                 say("latency: %s, %s" % (name, kind))
                 try:
-                    times = latencies(name, root, loud, count // (1 if quick else 3), kind)
+                    times = latencies(name, root, loud, count // (1 if quick else 2), kind)
                 except RuntimeError as reason:
                     result["failed"][name] = str(reason)
                     continue
@@ -342,18 +349,21 @@ class Reader:
 
 def capacity(place, versions, quick):
     """Events a second: from a recorded buffer, and from a queue that is full."""
-    files, rounds = (2000, 1) if quick else (200000, 7)
-    top = tempfile.mkdtemp(dir=place.tmp)
-    directories = make_directories(top, 100)
+    files, rounds = (2000, 1) if quick else (50000, 4)
+    top = place.fresh("capacity")
+    make_directories(top, 100)
     say("capacity: recorded buffer")
     child = subprocess.run([sys.executable, os.path.join(HERE, "capacity.py"), top,
-                            str(files // 10), "0.3" if quick else "4"], stdout=subprocess.PIPE, check=True)
+                            str(max(2000, files // 5)), "0.3" if quick else "4"], stdout=subprocess.PIPE, check=True)
     result = {"recorded": json.loads(child.stdout.decode()), "live": {}}
+    place.unmount(top)
     for turn in range(rounds):
-        for name in ["fanfp user", "fanfp marks"] + usable(["C reader"], versions):
+        for name in usable(["fanfp user", "fanfp marks", "C reader"], versions):
             say("capacity: full queue, %s, round %d of %d" % (name, turn + 1, rounds))
+            top = place.fresh("capacity")
             result["live"].setdefault(name, []).append(
-                drain(name, [top], directories, files, place))
+                drain(name, [top], make_directories(top, 100), files, place))
+            place.unmount(top)
     return result
 
 
@@ -405,7 +415,7 @@ def statistics_of(text):
 
 def growth(place, versions, quick):
     """Cost of an event by the number of roots, the depth, and the directories heard from."""
-    files, rounds = (1000, 1) if quick else (50000, 5)
+    files, rounds = (1000, 1) if quick else (30000, 4)
     result = {"roots": {}, "depth": {}, "directories": {}, "outside": {}}
     for turn in range(rounds):
         say("growth: roots and depth, round %d of %d" % (turn + 1, rounds))

@@ -32,6 +32,11 @@ WATCHERS = {
     "fanfp marks": (fanfp("--filter", "marks"), b"fanfp: watching"),
     "fanfp marks, with ATTRIB": (fanfp("--filter", "marks", "-e", SAME_EVENTS.replace(
         "move", "moved_from,moved_to,rename,attrib")), b"fanfp: watching"),
+    # With the bytecode that Python keeps of a module, which it does not of a script.
+    "fanfp marks, as a module": (lambda root: [
+        "env", "-u", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH=" + os.path.dirname(FANFP),
+        "PYTHONPYCACHEPREFIX=" + os.path.join(CACHE, "bytecode"), sys.executable, "-m", "fanfp", "--filter",
+        "marks", root], b"fanfp: watching"),
     "fanfp user": (fanfp("--filter", "user"), b"fanfp: watching"),
     "fanfp inotify": (fanfp("--filter", "inotify"), b"fanfp: watching"),
     "inotifywait": (lambda root: ["inotifywait", "-m", "-r", root], b"Watches established"),

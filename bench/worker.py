@@ -4,7 +4,7 @@
 
     worker.py FILES [--keep] < list of directories, a line each
 
-Prints JSON: the processor time and the time it took, in seconds.  With --keep files are not removed.
+Prints JSON: the processor time and the time it took, in seconds.  With --keep files stay, and are empty.
 """
 
 import json
@@ -19,7 +19,8 @@ def work(directories, files, keep):
     for number in range(files):
         path = directories[number % count] + stem + b"%d" % number
         fd = os.open(path, flags, 0o644)
-        os.write(fd, b"x")
+        if not keep:
+            os.write(fd, b"x")
         os.close(fd)
         if not keep:
             os.unlink(path)
