@@ -177,10 +177,11 @@ def row(values):
 
 
 def short(reason):
+    """Why something failed, in words that name no place of this machine."""
     text = str(reason)
-    if "upper limit on inotify" in text or "max_user_watches" in text:
+    if "inotify" in text and "limit" in text or "max_user_watches" in text:
         return "stopped by max_user_watches"
-    return text[:100]
+    return " ".join(word for word in text.split() if "/" not in word)[:60]
 
 
 # --- 2. outside, 3. inside ---
@@ -276,7 +277,7 @@ def latency(place, versions, quick):
                 try:
                     times = latencies(name, root, loud, count // (1 if quick else 2), kind)
                 except RuntimeError as reason:
-                    result["failed"][name] = str(reason)
+                    result["failed"][name] = short(reason)
                     continue
                 result[kind].setdefault(name, []).extend(times)
     for kind in ("alone", "load"):
@@ -413,9 +414,12 @@ def statistics_of(text):
 
 # --- 6. growth ---
 
+GROWTH_SIZES, GROWTH_ROUNDS = (10, 1000, 100000, 1000000), 4
+
+
 def growth(place, versions, quick):
     """Cost of an event by the number of roots, the depth, and the directories heard from."""
-    files, rounds = (1000, 1) if quick else (30000, 4)
+    files, rounds = (1000, 1) if quick else (30000, GROWTH_ROUNDS)
     result = {"roots": {}, "depth": {}, "directories": {}, "outside": {}}
     for turn in range(rounds):
         say("growth: roots and depth, round %d of %d" % (turn + 1, rounds))
@@ -432,7 +436,7 @@ def growth(place, versions, quick):
             result["depth"].setdefault(str(depth), []).append(
                 drain("fanfp marks", [top], directories, files, place, 64)["per_event"])
             place.unmount(top)
-    for count in (10, 100) if quick else (10, 1000, 100000, 1000000):
+    for count in (10, 100) if quick else GROWTH_SIZES:
         for turn in range(1 if count > 1000 else rounds):
             say("growth: events of %d directories" % count)
             many_directories(place, count, min(files, 1000) if quick else 100000, result)

@@ -32,18 +32,18 @@ def save(figure, name):
 
 def ready(section):
     """Lines: seconds to ready by directories."""
-    figure, axes = pyplot.subplots(figsize=(6, 3.4))
+    figure, axes = pyplot.subplots(figsize=(8, 3.4))
     sizes = section["directories"]
     lines = dict(section["watchers"])
     lines["python3 -c pass"] = section["python -c pass"]
     for name, found in lines.items():
         points = [(size, each["median"]) for size, each in zip(sizes, found) if each]
         axes.plot(*zip(*points), marker="o", markersize=4, color=color(name), label=name,
-                  linestyle=":" if name.startswith("python") else "-",
+                  linestyle=":" if name.startswith("python") or "module" in name else "-",
                   linewidth=2.5 if name.startswith("fanfp") else 1.2)
     axes.set(xscale="log", yscale="log", xlabel="directories in the tree",
              ylabel="seconds until ready", title="From exec to ready")
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axes.grid(alpha=0.25)
     save(figure, "ready")
 
@@ -56,7 +56,7 @@ def bars(axes, pairs, title, unit, form="%.1f"):
     drawn = axes.barh(names, values, color=[color(name) for name in names], height=0.65)
     for bar, value in zip(drawn, values):
         axes.text(max(bar.get_width(), 0), bar.get_y() + bar.get_height() / 2,
-                  " " + form % value, va="center")
+                  "  " + form % value, va="center")
     axes.set(title=title, xlabel=unit)
     axes.margins(x=0.18)
 

@@ -175,9 +175,10 @@ def growth_goals(section):
     rows.append(("first event of a directory outside, of %s" % count(many), "-",
                  micro(found["first"]), None))
     memory = section["directories"][str(many)][0]["memory"]
-    rows.append(("memory with %s directories inside heard from; outside; and the kernel's marks "
-                 "for those" % count(many), "bounded", "%d MB; %d MB; %d MB" % (
-                     memory >> 20, found["memory"] >> 20, found["kernel memory"] >> 20),
+    kernel = "; %d MB" % (found["kernel memory"] >> 20) if found["kernel memory"] else ""
+    rows.append(("memory with %s directories heard from inside; outside%s"
+                 % (count(many), "; and the kernel's marks" if kernel else ""), "bounded",
+                 "%d MB; %d MB%s" % (memory >> 20, found["memory"] >> 20, kernel),
                  max(memory, found["memory"]) < 200 << 20))
     return rows
 

@@ -137,7 +137,7 @@ class Watcher:
 
     def settle(self, quiet=0.25):
         """Wait until it has nothing more to do."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + 5 * PATIENCE
         last, since = self.cpu(), time.monotonic()
         while time.monotonic() < deadline:
             time.sleep(0.02)
