@@ -540,6 +540,8 @@ class Directories:
         self.links = {}         # key -> (parent key, name)
         self.expected = set()   # keys whose link is what an event still in the queue says
         self.outside = set()    # keys met on the way up from an outside directory, and exiles
+        self.passed = ()        # keys on the way up from the directory last located outside
+        self.changed = 0.0      # when one of the directories last located was changed (ctime)
         self.exiles = False     # whether a directory with links under it has been moved out
         self.anchors = {}       # the links that are never forgotten: roots and mounts
         self.mounts = {}        # file-system id -> roots on it, one for each mount
@@ -640,6 +642,9 @@ class Directories:
             return                      # an event before that one says so
         if key not in self.links or self.exiles:
             self.links[key] = (parent, os.fsdecode(name))
+            # It may have been met outside already, where it is going to be.
+            self.outside.discard(key)
+            self.prefixes.pop(key, None)
         self.expected.add(key)
 
     def exile(self, key):
@@ -691,12 +696,14 @@ class Directories:
     def locate(self, key):
         """Where a directory is now: links from it up to a known one, or None: outside.
 
-        Links are (key, parent key, name), the directory's own first.  Raises Gone, or OSError
-        where the kernel can't tell for a reason of its own.
+        Links are (key, parent key, name), the directory's own first.  Of one outside, `passed`
+        has the keys on its way up.  Raises Gone, or OSError where the kernel can't tell for a
+        reason of its own.
         """
         roots = self.mounts.get(key[:8]) or [root for roots in self.mounts.values()
                                              for root in roots]
         looked, passed, outside_fd = set(), [], None
+        self.changed = 0.0
         try:
             for root in roots:
                 if root.mount_id in looked:
@@ -718,7 +725,7 @@ class Directories:
                         os.close(fd)
             if outside_fd is None:
                 raise Gone
-            self.outside.update(passed)
+            self.passed = passed
             self.met_outside(key, outside_fd)
             return None
         finally:
@@ -730,6 +737,7 @@ class Directories:
         trail, at = [key], fd
         try:
             while True:
+                self.changed = max(self.changed, os.fstat(at).st_ctime)
                 try:
                     up = os.open(b"..", O_PATH_DIR, dir_fd=at)
                 except FileNotFoundError:       # not below the root of this (bind) mount
@@ -3160,6 +3168,8 @@ READ_SIZE = 1 << 16                 # below malloc's mmap threshold: a fresh map
 AHEAD_LIMIT = 64 << 20              # bytes of the queue read ahead of what is judged
 HELD_SECONDS = 0.1                  # how long a removed directory may take to tell its name
 HELD_LIMIT = 1 << 16
+MOVED_SECONDS = 0.1                 # a directory changed before that was not moved just now
+QUEUED_SECONDS = 0.001              # by when the kernel has queued the event of a move
 
 
 class Held(Exception):
@@ -3403,6 +3413,7 @@ class Fanotify:
         Raises Held while that can't be known, OSError if the kernel will not say.
         """
         directories = self.directories
+        waited = False
         for attempt in range(10):
             try:
                 prefix = directories.compose(key)
@@ -3417,11 +3428,19 @@ class Fanotify:
                 found = Gone
             if self.look_ahead() and attempt < 9:
                 continue                    # something moved while we looked: look again
+            if found is None and not waited and time.time() - directories.changed < MOVED_SECONDS:
+                # A move is to be seen a moment before its event is queued.
+                waited = True
+                time.sleep(QUEUED_SECONDS)
+                if self.look_ahead():
+                    continue
             if missing in directories.links:
                 continue                    # the queue knew
             if found is Gone:
                 raise Held(missing)
             if found is None:
+                # Only now that no move in the queue says otherwise.
+                directories.outside.update(directories.passed)
                 directories.prefixes[missing] = None
                 continue
             for each, parent, name in found:
