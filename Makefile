@@ -31,8 +31,9 @@ vm:
 bench:
 	@$(PYTHON) bench/bench.py
 
+# A random program of file operations against a model, with each filter that works here.
 soak:
-	@$(PYTHON) lab/testall --soak
+	@$(PYTHON) lab/differential.py --operations 100000
 
 # The object is committed, and the same to the byte wherever it is built.
 fan_fp.bpf.o: bpf/fan_fp.bpf.c
