@@ -3568,7 +3568,10 @@ class Fanotify:
             self.report(now, mask, pid, was)
 
     def outside_event(self, raw):
-        """What the queue said of a directory outside is over, unless a RENAME says more."""
+        """What the queue said of a directory outside is over once it is moved or removed, unless
+        a RENAME says more.  (Its CREATE ends nothing: what was said is of later.)"""
+        if not raw[0] & (MOVED_FROM | MOVED_TO | DELETE):
+            return
         tokens = [(side, raw[2], raw[3], raw[4]) for side in (MOVED_FROM, MOVED_TO)
                   if raw[0] & side]
         if not any(token in self.renamed or token in self.coming for token in tokens):
