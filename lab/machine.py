@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 import initramfs
 from common import PROJECT, Error, cache, locked, need_packages, say
@@ -20,6 +21,9 @@ PACKAGES = ["qemu-system-x86"]
 CMDLINE = ("console=ttyS0 loglevel=5 panic=-1 oops=panic audit=0 apparmor=0 "
            "random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=300 watchdog_thresh=60 "
            "sysctl.kernel.hung_task_timeout_secs=300 no_timer_check")
+
+# On a host busy enough, even devices time out while the kernel starts: then it is started again.
+BOOT_LIMIT, BOOTS = 240, 3
 
 # Lines of the kernel's log that fail a run whatever the tests say.
 PROBLEM = re.compile(
@@ -66,6 +70,17 @@ def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", sha
     need_packages(PACKAGES, "the machine")
     files = initramfs.get(kernel)
     accel = accel or accelerator(kernel)
+    for left in reversed(range(BOOTS)):
+        result, started = boot(kernel, files, accel, command, limit, output, env, memory, share,
+                               stderr)
+        if started or not left or (limit and limit < BOOT_LIMIT):
+            return result
+        say(f"the kernel {kernel.name} did not come up, trying again: {result.failure}")
+    return None
+
+
+def boot(kernel, files, accel, command, limit, output, env, memory, share, stderr):
+    """Do what run() does, once. Returns a Result, and whether it came as far as the command."""
     with tempfile.TemporaryDirectory(prefix="fanfp-lab-") as directory:
         lab = pathlib.Path(directory)
         size = shutil.get_terminal_size()
@@ -82,17 +97,21 @@ def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", sha
             stdin=subprocess.PIPE if command is not None else None,
             stdout=subprocess.PIPE if command is not None else None, stderr=stderr)
         failure = None
-        timer = threading.Timer(limit, child.kill) if limit else None
+        started = lab / "started"
+        timers = [threading.Timer(BOOT_LIMIT, lambda: started.exists() or child.kill())]
+        if limit:
+            timers.append(threading.Timer(limit, child.kill))
+        begin = time.monotonic()
         try:
-            if timer:
+            for timer in timers:
                 timer.start()
             if command is not None:
                 copy(child.stdout, output or write_out)
             child.wait()
-            if timer and child.returncode == -9:
-                failure = f"did not end within {limit:.0f} s"
+            if child.returncode == -9:
+                failure = f"did not end within {time.monotonic() - begin:.0f} s"
         finally:
-            if timer:
+            for timer in timers:
                 timer.cancel()
             child.kill()
             child.wait()
@@ -107,7 +126,7 @@ def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", sha
         elif status is None and not failure:
             failure = "the machine ended before the command did; the kernel's log ends:\n" + \
                 "\n".join(text.splitlines()[-15:])
-        return Result(status, failure, text)
+        return Result(status, failure, text), started.exists()
 
 
 def qemu(kernel, files, lab, log, memory, share, accel, interactive):
