@@ -69,6 +69,7 @@ def write(path, data="x"):
 def cached_environment():
     """An environment in which `python3 -m fanfp` finds its module, and keeps it compiled."""
     environment = dict(os.environ, PYTHONPATH=HERE)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     if not os.access(HERE, os.W_OK):
         environment["PYTHONPYCACHEPREFIX"] = os.path.join(tempfile.gettempdir(), "fanfp-pycache")
     return environment

@@ -8,8 +8,8 @@ NAME: ready outside inside latency capacity growth fastpath; all of them without
 results.json, results.md and *.svg beside this file; sections that are not run keep theirs.
 --quick only tries whether everything works, on small sizes, and writes nothing.
 
-Everything happens in a mount namespace of its own, on file systems made for it in memory (tmpfs, and
-ext4 on a loop device), so that nothing else on the host is heard and nothing is left behind.
+Everything happens in a mount namespace of its own, on file systems made for it in memory (tmpfs,
+and ext4 on a loop device), so that nothing else on the host is heard and nothing is left behind.
 """
 
 import argparse
@@ -151,7 +151,7 @@ def ready(place, versions, quick):
         rounds = 2 if quick else 11 if size <= 1000 else 5
         times = {name: [] for name in names}
         memory, base = {}, []
-        for turn in range(rounds):
+        for _ in range(rounds):
             base.append(python_pass())
             for name in names:
                 if name in result["failed"] or sum(times[name]) > 10:
@@ -270,7 +270,7 @@ def latency(place, versions, quick):
     root = tempfile.mkdtemp(dir=place.disk)
     loud = make_directories(root, 100)
     result = {"alone": {}, "load": {}, "failed": {}}
-    for turn in range(1 if quick else 2):
+    for _ in range(1 if quick else 2):
         for name in names:
             for kind in ("alone", "load"):
                 say("latency: %s, %s" % (name, kind))
@@ -324,7 +324,7 @@ class Reader:
         self.fd, self.tail = fd, b""
 
     def read(self, seconds):
-        """Whether something came within a time; it is in `tail`, with the end of what was before."""
+        """Whether something came within a time; it is in `tail`, after the end of the last."""
         if not select.select([self.fd], [], [], max(0, seconds))[0]:
             return False
         self.tail = self.tail[-64:] + os.read(self.fd, 1 << 20)
@@ -355,7 +355,8 @@ def capacity(place, versions, quick):
     make_directories(top, 100)
     say("capacity: recorded buffer")
     child = subprocess.run([sys.executable, os.path.join(HERE, "capacity.py"), top,
-                            str(max(2000, files // 5)), "0.3" if quick else "4"], stdout=subprocess.PIPE, check=True)
+                            str(max(2000, files // 5)), "0.3" if quick else "4"],
+                           stdout=subprocess.PIPE, check=True)
     result = {"recorded": json.loads(child.stdout.decode()), "live": {}}
     place.unmount(top)
     for turn in range(rounds):
@@ -437,7 +438,7 @@ def growth(place, versions, quick):
                 drain("fanfp marks", [top], directories, files, place, 64)["per_event"])
             place.unmount(top)
     for count in (10, 100) if quick else GROWTH_SIZES:
-        for turn in range(1 if count > 1000 else rounds):
+        for _ in range(1 if count > 1000 else rounds):
             say("growth: events of %d directories" % count)
             many_directories(place, count, min(files, 1000) if quick else 100000, result)
     return result

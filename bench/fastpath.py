@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
@@ -41,7 +40,7 @@ def work_once(directories, files):
 
 
 def measure(name, tree, directories, out):
-    """{"worker": seconds a file, "watcher": its processor time a file, "stats": of the whole run}."""
+    """{"worker": seconds a file, "watcher": its processor time a file, "stats": of all}."""
     if name == "none":
         return {"worker": work(directories, FILES)}
     watcher = Watcher("fanfp " + name, tree, out, ["--stats"])

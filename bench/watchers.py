@@ -35,7 +35,8 @@ WATCHERS = {
     # With the bytecode that Python keeps of a module, which it does not of a script.
     "fanfp marks, as a module": (lambda root: [
         "env", "-u", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH=" + os.path.dirname(FANFP),
-        "PYTHONPYCACHEPREFIX=" + os.path.join(CACHE, "bytecode"), sys.executable, "-m", "fanfp", "--filter",
+        "PYTHONPYCACHEPREFIX=" + os.path.join(CACHE, "bytecode"), sys.executable, "-m",
+        "fanfp", "--filter",
         "marks", root], b"fanfp: watching"),
     "fanfp user": (fanfp("--filter", "user"), b"fanfp: watching"),
     "fanfp inotify": (fanfp("--filter", "inotify"), b"fanfp: watching"),

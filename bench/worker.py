@@ -4,7 +4,8 @@
 
     worker.py FILES [--keep] < list of directories, a line each
 
-Prints JSON: the processor time and the time it took, in seconds.  With --keep files stay, and are empty.
+Prints JSON: the processor time and the time it took, in seconds.  With --keep files stay, and
+are empty.
 """
 
 import json
