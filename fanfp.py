@@ -444,29 +444,29 @@ _FS_ERRORS = "surrogateescape"
 # =============================================================================================
 # 3. Directories: file handle -> path
 # =============================================================================================
-# Events name a directory by its handle.  `links` holds, for each directory known to be in a
-# tree, its parent and its name; a root's link is (None, what to show for it).  Invariant: a
-# link says where the directory was when the event being judged happened.  Three sources:
+# An event names a directory by its handle and tells of a moment past; the kernel, asked where that
+# directory is, answers for now.  What reconciles the two, for one directory at a time:
 #
-#   - events judged: CREATE, RENAME, MOVED_TO, DELETE of a directory carry its own handle;
-#   - events still in the queue: a directory that is going to be renamed, moved out or deleted
-#     is now where that event says it was (see Fanotify.look_ahead);
-#   - the kernel: open by handle and walk up with "..".  That tells where it is now, which is
-#     the same thing once no event in the queue says otherwise.
+#   - What moves or removes a directory after the event being judged is still in the queue, and
+#     says where it was until then (class Queue, in section 5).
+#   - Of a directory that nothing in the queue moves or removes, the answer for now is the answer
+#     for then.
+#
+# The kernel changes a name first and queues the event a moment later, but both under the lock of
+# the directory that has the name (vfs_rename(), vfs_rmdir(), vfs_mkdir()).  So once a name has
+# been looked up there, the event is in the queue: see settle().
 #
 # Walking up compares handles, never paths, so it does not matter what the roots are called by
 # now, through which mount one looks, or how many roots there are.
 
 TABLE_LIMIT = 1 << 17                   # directories remembered; some 40 MB when full
 PREFIX_LIMIT = 4096                     # longer paths are composed anew each time
+RECENT = 2.0                            # seconds after which a change has long been queued
+TOO_LONG = b"x" * 256                   # no file system has such a name: a look-up leaves nothing
 
 
 class Gone(Exception):
     """The handle of a directory opens no more."""
-
-
-class Unknown(Exception):
-    """No link leads from this key; args[0] is where the way up stops."""
 
 
 class Root:
@@ -531,19 +531,46 @@ class Root:
             self.fd = None
 
 
-class Directories:
-    """The table.  `met_outside(key, fd)` is called with each directory found to be outside."""
+class Node:
+    """Where a directory in a tree is: an entry of the directory of another Node.
 
-    def __init__(self, met_outside):
-        self.met_outside = met_outside
-        self.prefixes = {}      # key -> "path/" to put before a name, or None: outside
-        self.links = {}         # key -> (parent key, name)
-        self.expected = set()   # keys whose link is what an event still in the queue says
-        self.outside = set()    # keys met on the way up from an outside directory, and exiles
-        self.passed = ()        # keys on the way up from the directory last located outside
-        self.changed = 0.0      # when one of the directories last located was changed (ctime)
-        self.exiles = False     # whether a directory with links under it has been moved out
-        self.anchors = {}       # the links that are never forgotten: roots and mounts
+    A root has no parent, and its name is what to show before what is in it.  A Node that was cut
+    off has neither, and with it all that hang on it are unknown, at no cost.
+    """
+
+    __slots__ = ("parent", "name")
+
+    def __init__(self, parent, name):
+        self.parent, self.name = parent, name
+
+    def way_up(self):
+        """Its names up to a root, the root's last; [] if it hangs on what was cut off."""
+        names, node = [], self
+        while node is not None:
+            names.append(node.name)
+            node = node.parent
+        return names if names[-1] is not None else []
+
+    def hangs_on(self, other):
+        """Whether it is another Node, or below it."""
+        node = self
+        while node is not None and node is not other:
+            node = node.parent
+        return node is other
+
+
+class Directories:
+    """The table.  Invariant: it says where directories were when the event judged last happened.
+
+    A link is (key, parent key, name as bytes): a directory is an entry of another.  A parent key
+    of None: it is in no tree.
+    """
+
+    def __init__(self):
+        self.nodes = {}         # key -> Node
+        self.prefixes = {}      # key -> "path/" to put before a name: a cache of what nodes say
+        self.outside = set()    # keys of directories known to be in no tree
+        self.anchors = {}       # key -> link of a mount in a tree, or (key, None, what to show)
         self.mounts = {}        # file-system id -> roots on it, one for each mount
         self.fringe = set()     # keys of the directories that have a root as an entry
 
@@ -553,13 +580,10 @@ class Directories:
         """Anchor a root: shown as itself or, for a mount in the tree, below its parent."""
         if root.only is None:
             display = root.display if root.display.endswith("/") else root.display + "/"
-            link = (None, display) if parent is None else (parent, name)
-            self.anchors[root.key] = self.links[root.key] = link
-            self.prefixes.clear()
-            self.outside.clear()
-        others = self.mounts.setdefault(root.key[:8], [])
-        others.append(root)
+            self.anchors[root.key] = (root.key, parent, display if parent is None else name)
+        self.mounts.setdefault(root.key[:8], []).append(root)
         self.fringe.add(root.parent_key)
+        self.forget()
 
     def remove(self, root):
         """Forget a root and what is known below it."""
@@ -569,192 +593,172 @@ class Directories:
         self.forget()
 
     def forget(self):
-        """Forget all but the anchors: the kernel will be asked again."""
+        """Forget all but the roots: the queue and the kernel will be asked again."""
         self.prefixes.clear()
         self.outside.clear()
-        self.links = dict(self.anchors)
-        self.expected.clear()
-        self.exiles = False
+        self.nodes.clear()
+        for key, parent, display in self.anchors.values():
+            if parent is None:
+                self.nodes[key] = Node(None, display)
+
+    def trim(self, pending):
+        """Keep the tables within their limit, by forgetting.
+
+        Not what events still to be judged (`pending`) may be of, up to twice the limit: a
+        directory that is gone can't be asked for again.
+        """
+        for table in (self.prefixes, self.outside):
+            if len(table) > TABLE_LIMIT:
+                table.clear()
+        if len(self.nodes) > TABLE_LIMIT * (2 if pending else 1):
+            self.forget()
 
     # --- what is known ---
 
-    def compose(self, key):
-        """The prefix of a directory by its links, or None: outside.  Raises Unknown."""
-        names, at, prefixes = [], key, self.prefixes
-        while True:
-            base = prefixes.get(at, "")
-            if base is None or at in self.outside:
-                return None
-            if base:
-                break
-            link = self.links.get(at)
-            if link is None:
-                raise Unknown(at)
-            at, name = link
-            if at is None:
-                base = name
-                break
-            names.append(name)
-            if len(names) > 100000:     # links make no ring; if they did, the kernel knows
-                raise Unknown(key)
-        prefix = base
+    def prefix(self, key):
+        """The path of a directory with a slash at its end, or None: it is not known."""
+        node = self.nodes.get(key)
+        names = node.way_up() if node is not None else []
+        if not names:
+            return None
+        prefix = names.pop()
         if names:
             names.reverse()
             prefix += "/".join(names) + "/"
         if len(prefix) <= PREFIX_LIMIT:
-            prefixes[key] = prefix
+            self.prefixes[key] = prefix
         return prefix
 
-    def trim(self):
-        """Keep the tables within TABLE_LIMIT by forgetting their older halves.
+    def known(self, key):
+        """Whether it is known where a directory is, in a tree or in none."""
+        return key in self.outside or (key in self.nodes and bool(self.nodes[key].way_up()))
 
-        Returns whether links were forgotten, some of which the queue may have told.
-        """
-        if len(self.outside) > TABLE_LIMIT:
-            self.drop_exiled()
-            self.outside.clear()
-        if len(self.prefixes) > TABLE_LIMIT:
-            self.prefixes = dict(list(self.prefixes.items())[TABLE_LIMIT // 2:])
-        if len(self.links) <= TABLE_LIMIT:
-            return False
-        self.links = dict(list(self.links.items())[TABLE_LIMIT // 2:])
-        self.links.update(self.anchors)
-        return True
+    # --- what becomes known ---
 
-    # --- what the events tell ---
+    def place(self, links):
+        """Enter a way up, links that lead from a directory to what is known or to no tree."""
+        parent = links[-1][1]
+        if parent is None or parent in self.outside:
+            self.outside.update(link[0] for link in links)
+            return
+        node = self.nodes[parent]
+        for key, _, name in reversed(links):
+            node = self.nodes[key] = Node(node, os.fsdecode(name))
 
-    def learn(self, key, parent, name):
-        """A directory is now (made, or renamed within the tree) `name` in `parent`."""
+    def put(self, key, parent, name):
+        """A directory is now (made, or moved within the trees) `name` in a known `parent`."""
         if key in self.anchors:
             return
-        known = key in self.links
-        self.links[key] = (parent, os.fsdecode(name))
-        self.expected.discard(key)
-        self.outside.discard(key)
-        if known:
-            self.prefixes.clear()       # paths under it follow; filled again as they are used
-        else:
-            self.prefixes.pop(key, None)
-
-    def expect(self, key, parent, name):
-        """An event in the queue says that a directory is, until then, `name` in `parent`."""
-        if key in self.expected or key in self.anchors:
-            return                      # an event before that one says so
-        if key not in self.links or self.exiles:
-            self.links[key] = (parent, os.fsdecode(name))
-            # It may have been met outside already, where it is going to be.
-            self.outside.discard(key)
-            self.prefixes.pop(key, None)
-        self.expected.add(key)
-
-    def exile(self, key):
-        """A directory has been moved out of the tree, and all below it."""
-        if key in self.anchors:
-            return
-        self.links.pop(key, None)
-        self.expected.discard(key)
-        self.outside.add(key)
-        self.exiles = True
-        self.prefixes.clear()
+        node, above, name = self.nodes.get(key), self.nodes[parent], os.fsdecode(name)
+        if node is None or not node.way_up() or above.hangs_on(node):
+            # New, or what was known of it was wrong; what hung on that is unknown now.
+            self.cut(key)
+            self.nodes[key] = Node(above, name)
+        elif node.parent is not above or node.name != name:
+            node.parent, node.name = above, name
+            self.prefixes.clear()       # all paths below follow; filled again as they are used
 
     def enter(self, key, parent, name):
-        """A directory has been moved into the tree: what was outside may not be any more."""
-        self.drop_exiled()
-        self.prefixes.clear()
+        """A directory has been moved into a tree: what was outside may not be any more."""
         self.outside.clear()
-        if key is not None and key not in self.anchors:
-            self.links[key] = (parent, os.fsdecode(name))
-            self.expected.discard(key)
+        self.put(key, parent, name)
 
-    def drop_exiled(self):
-        """Forget the links below directories outside: what happened to them was not heard.
-
-        Only these: a link of a directory that is gone can't be asked for again.
-        """
-        if not self.exiles:
-            return
-        self.exiles = False
-        kept = dict.fromkeys(self.outside, False)
-        for key in self.links:
-            way = {}                    # a dict, since links of different times can make a ring
-            while key is not None and key not in kept and key not in way:
-                way[key] = None
-                key = self.links.get(key, (None,))[0]
-            kept.update(dict.fromkeys(way, key is None or kept.get(key, False)))
-        self.links = {key: link for key, link in self.links.items()
-                      if kept[key] or key in self.expected}
+    def cut(self, key):
+        """A directory is not in the trees any more; where what is below it is, is not known."""
+        node = self.nodes.pop(key, None) if key not in self.anchors else None
+        if node is not None:
+            node.parent = node.name = None
+            self.prefixes.clear()
 
     def delete(self, key):
         """A directory has been deleted."""
         if key not in self.anchors:
-            self.links.pop(key, None)
-            self.expected.discard(key)
+            self.nodes.pop(key, None)
             self.prefixes.pop(key, None)
 
     # --- what the kernel tells ---
 
-    def locate(self, key):
-        """Where a directory is now: links from it up to a known one, or None: outside.
+    def walk(self, key):
+        """Links from a directory up to what is known or to no tree, as it is now; never empty.
 
-        Links are (key, parent key, name), the directory's own first.  Of one outside, `passed`
-        has the keys on its way up.  Raises Gone, or OSError where the kernel can't tell for a
-        reason of its own.
+        Raises Gone, or OSError where the kernel can't tell for a reason of its own.
         """
-        roots = self.mounts.get(key[:8]) or [root for roots in self.mounts.values()
-                                             for root in roots]
-        looked, passed, outside_fd = set(), [], None
-        self.changed = 0.0
-        try:
-            for root in roots:
-                if root.mount_id in looked:
-                    continue
-                looked.add(root.mount_id)
-                try:
-                    fd = open_in(root, key[8:])
-                except Gone:
-                    continue
-                try:
-                    trail, inside = self._trail(fd, key, root.mount_id)
-                    if inside:
-                        return name_trail(fd, trail)
-                    passed += trail[1:]
-                    if outside_fd is None:
-                        outside_fd, fd = fd, None
-                finally:
-                    if fd is not None:
-                        os.close(fd)
-            if outside_fd is None:
-                raise Gone
-            self.passed = passed
-            self.met_outside(key, outside_fd)
-            return None
-        finally:
-            if outside_fd is not None:
-                os.close(outside_fd)
+        if key in self.anchors:
+            return [self.anchors[key]]
+        outside, looked = None, set()
+        for root in self.mounts.get(key[:8]) or [each for roots in self.mounts.values()
+                                                 for each in roots]:
+            if root.mount_id in looked:
+                continue
+            looked.add(root.mount_id)
+            try:
+                fd = open_in(root, key[8:])
+            except Gone:
+                continue
+            try:
+                links = self.climb(fd, key, root.mount_id)
+            finally:
+                os.close(fd)
+            if links[-1][1] is not None and links[-1][1] not in self.outside:
+                return links
+            outside = outside or links
+        if outside is None:
+            raise Gone
+        return outside
 
-    def _trail(self, fd, key, mount_id):
-        """(keys from a directory up to the first that is known or the top, whether in a tree)."""
-        trail, at = [key], fd
+    def climb(self, fd, key, mount_id):
+        """walk() on one mount, from a directory open as `fd`."""
+        trail, above, at, changed = [key], None, fd, os.fstat(fd).st_ctime
         try:
             while True:
-                self.changed = max(self.changed, os.fstat(at).st_ctime)
                 try:
                     up = os.open(b"..", O_PATH_DIR, dir_fd=at)
                 except FileNotFoundError:       # not below the root of this (bind) mount
-                    return trail, False
+                    break
                 if at != fd:
                     os.close(at)
                 at = up
                 handle, mount = name_to_handle(at)
                 above = key[:8] + handle
-                if mount != mount_id or above == trail[-1] or above in self.outside:
-                    return trail, False
+                if mount != mount_id or above == trail[-1]:
+                    above = None                # the top
+                    break
+                changed = max(changed, os.fstat(at).st_ctime)
+                if above in self.anchors or self.known(above):
+                    break
                 trail.append(above)
-                if above in self.links:
-                    return trail, True
+                above = None
         finally:
             if at != fd:
                 os.close(at)
+        names = names_up(fd, len(trail) - (above is None)) + [b""]
+        if abs(time.time() - changed) < RECENT:
+            settle(fd, len(trail))
+        return list(zip(trail, trail[1:] + [above], names))
+
+
+def settle(fd, levels):
+    """Wait until the events of all that was seen on the way up from a directory are queued.
+
+    Looking up a name that is not cached takes the lock of its directory, under which the kernel
+    renames, makes and removes what is in it and tells of it; see the top of this section.
+    """
+    at = fd
+    try:
+        for _ in range(levels):
+            up = os.open(b"..", O_PATH_DIR, dir_fd=at)
+            if at != fd:
+                os.close(at)
+            at = up
+            try:
+                os.stat(TOO_LONG, dir_fd=at, follow_symlinks=False)
+            except OSError:
+                pass                    # ENAMETOOLONG, from the file system itself
+    except OSError:
+        pass                            # no parent on this mount, or no descriptor left
+    finally:
+        if at != fd:
+            os.close(at)
 
 
 def open_in(root, handle):
@@ -774,24 +778,22 @@ def open_in(root, handle):
             os.close(mount_fd)
 
 
-def name_trail(fd, trail):
-    """Links for a trail of keys, with names from the path of its first directory, open as fd."""
+def names_up(fd, count):
+    """The names, as bytes, of a directory and those above it, `count` of them or all there are."""
     try:
         path = fd_path(fd)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        names = names_by_search(fd, len(trail) - 1)
-    else:
-        if os.fstat(fd).st_nlink == 0 and path.endswith(b" (deleted)"):
-            path = path[:-len(b" (deleted)")]
-        names = path.split(b"/")[:-len(trail):-1]
-    return [(key, parent, os.fsdecode(name))
-            for key, parent, name in zip(trail, trail[1:], names)]
+        return names_by_search(fd, count)
+    if path.endswith(b" (deleted)") and os.fstat(fd).st_nlink == 0:
+        path = path[:-len(b" (deleted)")]
+    names = path.split(b"/")[:0:-1]
+    return names[:count] + [b""] * (count - len(names))
 
 
 def names_by_search(fd, count):
-    """The names of a directory and its parents, `count` of them, where no path can hold them.
+    """The names of a directory and those above it, `count` of them, where no path can hold them.
 
     /proc gives no path of more than 4096 bytes, so each is looked for in its parent by number.
     """
@@ -802,14 +804,21 @@ def names_by_search(fd, count):
             up = os.open(b"..", O_READ_DIR, dir_fd=at)
             os.close(at)
             at = up
-            names.append(next((name for name in map(os.fsencode, os.listdir(at))
-                               if os.stat(name, dir_fd=at, follow_symlinks=False).st_ino
-                               == number), None))
-            if names[-1] is None:
-                raise Gone
+            names.append(name_of(number, at))
     finally:
         os.close(at)
     return names
+
+
+def name_of(number, directory):
+    """The name, as bytes, of the directory with an inode number in one that is open; or Gone."""
+    for name in map(os.fsencode, os.listdir(directory)):
+        try:
+            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino == number:
+                return name
+        except FileNotFoundError:
+            pass
+    raise Gone
 
 
 # --- mounts ---
@@ -2897,9 +2906,6 @@ def _with_log(why, log, program):
 # A filter keeps events from outside the tree from reaching user space.  It may let too much
 # through, since each event is judged here all the same; it may never hold back one of the tree.
 
-# Asked for whatever the user wants: without these the table of directories would go wrong.
-ALWAYS_ASKED = DELETE | MOVED_FROM | MOVED_TO | RENAME
-
 # The bits fanotify can be asked for on a file system.  The rest is made here: DELETE_SELF and
 # MOVE_SELF of a root from what happens to it as an entry of its parent (a *_SELF of any file on
 # the file system would wake us, and an open root is never "deleted" itself); UNMOUNT from
@@ -2912,6 +2918,7 @@ class UserFilter:
     """No filter: every event of the file system comes, and user space drops what is outside."""
 
     name = "user"
+    halves = False      # whether MOVED_FROM and MOVED_TO are needed beside RENAME
 
     def __init__(self, group, path=None):
         self.group = group
@@ -2925,8 +2932,12 @@ class UserFilter:
     def removed(self, root):
         """A root or mount is about to be let go of."""
 
-    def outside(self, key, fd):
-        """A directory outside the tree, open as `fd` (O_PATH), has been heard from."""
+    def outside(self, key, number):
+        """A directory outside the trees has been heard from, and `number` buffers read till now.
+
+        Returns the number of the last buffer in which its events are nothing new.
+        """
+        return 1 << 62
 
     def moved_in(self):
         """A directory that was outside is in the tree now, with all below it."""
@@ -2946,6 +2957,7 @@ class MarksFilter(UserFilter):
     """
 
     name = "marks"
+    halves = True
     IGNORE = FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY | FAN_MARK_EVICTABLE
 
     def prepare(self, root):
@@ -2962,20 +2974,30 @@ class MarksFilter(UserFilter):
                                 % printable(root.display))
                 raise
 
-    def outside(self, key, fd):
+    def outside(self, key, number):
         # The mark of a directory also hides the events of its children, and a root may be one.
         # Those that tell of a root (its rename, its removal) are of a directory: without ONDIR
         # they come.
         mask = self.group.asked | EVENT_ON_CHILD
         if key not in self.group.directories.fringe:
             mask |= ISDIR
-        try:
-            fanotify_mark(self.group.fd, FAN_MARK_ADD | self.IGNORE, mask, fd, b".")
-            self.group.stats["ignore marks set"] += 1
-        except OSError as error:
-            # ENOENT: removed meanwhile.  Anything else costs events that are dropped here.
-            if error.errno != errno.ENOENT:
-                self.group.notice("%s; events outside the tree will cost more" % error)
+        for root in self.group.directories.mounts.get(key[:8], ()):
+            try:
+                fd = open_in(root, key[8:])
+            except (Gone, OSError):
+                continue
+            try:
+                fanotify_mark(self.group.fd, FAN_MARK_ADD | self.IGNORE, mask, fd, b".")
+                self.group.stats["ignore marks set"] += 1
+            except OSError as error:
+                # ENOENT: removed meanwhile.  Anything else costs events that are dropped here.
+                if error.errno != errno.ENOENT:
+                    self.group.notice("%s; events outside the tree will cost more" % error)
+            finally:
+                os.close(fd)
+            break
+        # Events from before the mark may still come, later ones only if the mark is gone.
+        return number + QUIET_BATCHES
 
     def moved_in(self):
         # What came in may carry ignore marks anywhere.  The file-system marks stay.
@@ -3058,11 +3080,11 @@ class FastpathFilter(UserFilter):
             # An object of the first kind has one root and keeps its answers by inode.
             self.full = "slot_state" in self.globals
             if "asked" in self.globals:
-                asked = self.group.asked & self.group.mask
+                asked = self.group.mask & ASKABLE
                 if asked & MOVES:
                     asked |= MOVES
-                self.globals["asked"] = asked & ASKABLE or MOVES
-                self.globals["asked_dir"] = asked & ASKABLE | ALWAYS_ASKED
+                self.globals["asked"] = asked or MOVES
+                self.globals["asked_dir"] = asked | MOVES | DELETE
             fcntl.ioctl(self.group.fd, FAN_IOC_ADD_FP, FASTPATH_ARGS.pack(
                 name.encode(), 1, 0, 0, 0))
         except OSError as error:
@@ -3079,6 +3101,9 @@ class FastpathFilter(UserFilter):
             self._add_first_kind(root)
         elif root.only is not None:
             self._tag(root.fd, self.TAG_ENTRIES)
+            # A RENAME is judged by the directory it starts from; this one ends there.
+            fanotify_mark(self.group.fd, FAN_MARK_ADD, MOVED_TO, root.fd, b".", root.display)
+            self.group.halves = True
         else:
             device = whole_device(root)
             if device is None:
@@ -3165,11 +3190,11 @@ FILTERS = {"fastpath": FastpathFilter, "marks": MarksFilter, "user": UserFilter}
 """The filters that need fanotify, by name, the better first."""
 
 READ_SIZE = 1 << 16                 # below malloc's mmap threshold: a fresh mapping costs more
-AHEAD_LIMIT = 64 << 20              # bytes of the queue read ahead of what is judged
-HELD_SECONDS = 0.1                  # how long a removed directory may take to tell its name
+AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is judged
+HELD_SECONDS = 2.0                  # how long a removed directory may take to tell its name
 HELD_LIMIT = 1 << 16
-MOVED_SECONDS = 0.1                 # a directory changed before that was not moved just now
-QUEUED_SECONDS = 0.001              # by when the kernel has queued the event of a move
+HALF_SECONDS = 1.0                  # how long a RENAME's halves may take to follow it
+QUIET_BATCHES = 16                  # buffers in which events from before an ignore mark may come
 
 
 class Held(Exception):
@@ -3179,20 +3204,138 @@ class Held(Exception):
 class Batch:
     """A buffer read from the group and not judged to its end."""
 
-    __slots__ = ("buffer", "scanned", "moves", "leavers")
+    __slots__ = ("buffer", "start", "number", "scanned")
 
-    def __init__(self, buffer):
-        self.buffer = buffer
+    def __init__(self, buffer, start, number):
+        self.buffer, self.start, self.number = buffer, start, number
         self.scanned = False
-        self.moves = 0              # directories moved or removed in it, once scanned
-        self.leavers = []           # keys of directories that have left when it is judged
+
+
+class Queue:
+    """The events of a group, of which those not judged yet tell where directories are until then.
+
+    An offset counts the bytes read from the group since its start.  Invariant: `before` and
+    `renames` hold what the scanned batches say of offsets beyond `position`, the end of the event
+    being judged; what they hold of earlier ones is over, and not looked at.
+    """
+
+    def __init__(self, fd, stats):
+        self.fd, self.stats = fd, stats
+        self.batches = collections.deque()
+        self.position = self.end = self.number = 0
+        self.before = {}            # key of a directory -> deque of (offset, parent key, name)
+        self.renames = {}           # halves of RENAMEs, see half_of() -> offset of the last
+        self.last_move = 0          # offset of the last event in `before`
+
+    def fill(self):
+        """Read one buffer from the kernel; whether there was anything."""
+        try:
+            buffer = os.read(self.fd, READ_SIZE)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise failure(error.errno, "reading events from the fanotify group")
+        self.stats["reads"] += 1
+        self.number += 1
+        self.batches.append(Batch(buffer, self.end, self.number))
+        self.end += len(buffer)
+        return True
+
+    def look_ahead(self):
+        """Read the rest of the queue, and note what it says of directories moved or removed."""
+        limit = self.position + AHEAD_LIMIT
+        while self.end < limit and self.fill():
+            pass
+        for batch in self.batches:
+            if not batch.scanned:
+                self.scan(batch, max(0, self.position - batch.start))
+
+    def scan(self, batch, at):
+        """Note the moves and removals of directories, and all RENAMEs, from a place on."""
+        batch.scanned = True
+        buffer, size = batch.buffer, len(batch.buffer)
+        unpack, telling = struct.Struct("=I4xQ").unpack_from, MOVED_FROM | MOVED_TO | DELETE
+        while size - at >= METADATA.size:
+            length, mask = unpack(buffer, at)
+            if mask & RENAME or (mask & ISDIR and mask & telling):
+                self.note(decode_one(buffer, at, size), batch.start)
+            if length < METADATA.size:
+                break                       # decode() will say so
+            at += length
+
+    def note(self, raw, start):
+        """Note where the directory of an event that moves or removes it was just before."""
+        offset = start + raw.end
+        if raw.mask & RENAME:
+            self.pair(raw, offset)
+        if not raw.mask & ISDIR or raw.target is None:
+            return
+        self.last_move = offset
+        link = self.just_before(raw)
+        if link is not None:
+            self.before.setdefault(raw.target, collections.deque()).append((offset,) + link)
+
+    def pair(self, raw, offset):
+        """Note that the halves of a RENAME have one."""
+        for side in (MOVED_FROM, MOVED_TO):
+            self.renames[half_of(side, raw)] = offset
+
+    def just_before(self, raw):
+        """(parent key, name) of where a directory was before an event, the key None where it was
+        in no tree; None where the event does not tell."""
+        mask = raw.mask
+        if mask & RENAME:
+            return raw.old_key, raw.old_name
+        if mask & CREATE:
+            return None                     # it was not
+        if mask & MOVED_FROM and half_of(MOVED_FROM, raw) not in self.renames:
+            return raw.key, raw.name
+        if mask & MOVED_TO and half_of(MOVED_TO, raw) not in self.renames:
+            return None, b""
+        return (raw.key, raw.name) if mask & DELETE else None
+
+    def where(self, key):
+        """(parent key, name) of where the queue says a directory is, or None if it says nothing."""
+        entries = self.before.get(key)
+        while entries and entries[0][0] <= self.position:
+            entries.popleft()
+        return entries[0][1:] if entries else None
+
+    def moves_ahead(self):
+        """Whether a directory is moved or removed by an event not judged yet."""
+        return self.last_move > self.position
+
+    def rename_ahead(self, half):
+        """Whether a half's RENAME is still to be judged."""
+        return self.renames.get(half, 0) > self.position
+
+    def forget(self):
+        """All there was is judged, and nothing more is to come of it."""
+        self.before.clear()
+        self.renames.clear()
+
+    def trim(self):
+        """Let go of what is over, where that is much and the queue is never empty."""
+        if len(self.before) > TABLE_LIMIT:
+            self.before = {key: entries for key, entries in self.before.items()
+                           if entries and entries[-1][0] > self.position}
+        if len(self.renames) > TABLE_LIMIT:
+            self.renames = {half: offset for half, offset in self.renames.items()
+                            if offset > self.position}
+
+
+def half_of(side, raw):
+    """What names a half, MOVED_FROM or MOVED_TO, of a rename: (side, directory, name, file)."""
+    if side == MOVED_FROM and raw.mask & RENAME:
+        return side, raw.old_key, raw.old_name, raw.target
+    return side, raw.key, raw.name, raw.target
 
 
 class Fanotify:
     """A fanotify group with file-system marks, and the judging of its events.
 
     read() gives the events of the trees and no others.  What makes that hard is that an event
-    tells of a moment past and the kernel answers for now; see section 3, and look_ahead().
+    tells of a moment past and the kernel answers for now; see the top of section 3.
     """
 
     def __init__(self, mask, filter_name, notice, object_path=None):
@@ -3204,35 +3347,49 @@ class Fanotify:
         self.files = {}                     # key of a directory -> {name: Root of one file}
         self.marked = {}                    # file-system id -> a root on it
         self.stats = collections.Counter()
-        self.queue = collections.deque()    # Batches
-        self.unread = False                 # whether the last read may have left something
+        self.quiet = {}                     # key of an outside directory heard from -> number of
+        #                                     the last batch in which that is nothing new
         self.held = collections.OrderedDict()   # key -> (when, [Raw])
-        self.renamed = {}                   # halves of RENAMEs judged that are still to come
+        self.released = {}                  # key -> where the event that released it says it was
+        self.followed, self.followed_at = set(), 0.0    # halves whose RENAME has been judged
         self.early = set()                  # halves judged before their RENAME
-        self.coming = {}                    # halves of RENAMEs seen by look_ahead
+        self.moved = set()                  # directories moved since the queue was last empty
+        self.leavers = collections.deque()  # (offset, key): directories to be cut off there
         self.lossy = False                  # an overflow: absence of an event proves nothing
+        self.now = time.time()
         self.out = []
+        self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
+        self.directories = Directories()
+
+    def make_group(self, halves, object_path, filter_name):
+        """The group, what is asked of it, its filter and its queue."""
         base = FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME
         base |= FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS
-        self.asked = (mask & ASKABLE) | ALWAYS_ASKED
         self.targets = True
         try:
             self.fd = fanotify_init(base | FAN_REPORT_TARGET_FID)
         except Error as error:
             if error.errno != errno.EINVAL:
                 raise
-            # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
             self.targets = False
-            self.asked &= ~RENAME
-            if mask & RENAME:
-                self.mask |= MOVED_FROM | MOVED_TO
             self.fd = fanotify_init(base)
+        self.asked = (self.mask & ASKABLE & ~MOVES) | DELETE
+        if self.targets:
+            self.asked |= RENAME
+        else:
+            # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
+            halves = True
+            if self.mask & RENAME:
+                self.mask |= MOVED_FROM | MOVED_TO
+        if halves:
+            self.asked |= MOVED_FROM | MOVED_TO
+        self.halves = halves
+        self.queue = Queue(self.fd, self.stats)
         try:
             self.filter = FILTERS[filter_name](self, object_path)
         except BaseException:
             os.close(self.fd)
             raise
-        self.directories = Directories(self.filter.outside)
 
     # --- roots and mounts ---
 
@@ -3248,7 +3405,7 @@ class Fanotify:
                           AT_FDCWD, root.path, root.display)
             self.marked[fsid] = root
         elif parent is not None:
-            self.filter.moved_in()          # a bind mount shows what was outside until now
+            self.moved_in()                 # a bind mount shows what was outside until now
         if root.only is not None:
             self.files.setdefault(root.key, {})[root.only] = root
         self.directories.add(root, parent, name)
@@ -3270,6 +3427,11 @@ class Fanotify:
         self.directories.remove(root)
         root.close()
 
+    def moved_in(self):
+        """A directory that was outside is in a tree now, and what is below it."""
+        self.filter.moved_in()
+        self.quiet.clear()
+
     def inside(self, path):
         """(display prefix, key) of the directory at a path if it is in a tree now, else None."""
         try:
@@ -3286,39 +3448,30 @@ class Fanotify:
             return None
         try:
             prefix = self.resolve(key)
-        except (Held, OSError):
+        except (Held, Gone, OSError):
             return None
         return prefix and (prefix, key)
 
     # --- reading ---
 
-    def fill(self):
-        """Read one buffer from the kernel; whether there was anything."""
-        try:
-            buffer = os.read(self.fd, READ_SIZE)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno == errno.EINVAL:     # an event larger than READ_SIZE: can't be
-                raise failure(error.errno, "reading events")
-            raise
-        self.stats["reads"] += 1
-        self.queue.append(Batch(buffer))
-        return True
+    @property
+    def backlog(self):
+        """Whether events that were read are still to be judged."""
+        return bool(self.queue.batches)
 
     def read(self):
         """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
-        if not self.queue and not self.fill():
-            self.expire()
-            return self.bury()
-        batch = self.queue[0]
-        now = time.time()
-        self.now = now
+        queue = self.queue
+        if not queue.batches and not queue.fill():
+            return self.idle()
+        batch = queue.batches[0]
+        number, start = batch.number, batch.start
+        now = self.now = time.time()
         self.out = out = []
         me, mask_wanted = self.pid, self.mask
-        directories, make, kind = self.directories, tuple.__new__, Event
-        prefixes = directories.prefixes
-        missing, intricate, plain = "", INTRICATE, str
+        make, kind = tuple.__new__, Event
+        prefix_of, quiet_until = self.directories.prefixes.get, self.quiet.get
+        intricate, plain = INTRICATE, str
         count = dropped = 0
         # One pass, plain and long, since all events go through it.  A call for each event would
         # cost as much as the rest.
@@ -3329,152 +3482,117 @@ class Fanotify:
                 dropped += 1
                 continue
             if not mask & intricate:
-                prefix = prefixes.get(key, missing)
-                if prefix is None:
-                    dropped += 1
-                    continue
+                prefix = prefix_of(key)
                 if prefix:
                     bits = mask & mask_wanted
                     if bits:
                         out.append(make(kind, (prefix + plain(name, _FS_ENCODING, _FS_ERRORS),
                                                bits, pid, now, None)))
                     continue
-            self.position = end
+                if quiet_until(key, 0) >= number:
+                    dropped += 1
+                    continue
+            queue.position = start + end
             before = len(out)
             self.judge(raw)
             dropped += len(out) == before
-            prefixes = directories.prefixes
-        self.queue.popleft()
-        for key in batch.leavers:
-            directories.exile(key)
-            directories.enter(None, None, None)     # or came back: the kernel knows
+        queue.position = start + len(batch.buffer)
+        queue.batches.popleft()
+        while self.leavers and self.leavers[0][0] <= queue.position:
+            self.directories.cut(self.leavers.popleft()[1])
         self.stats["events read"] += count
         self.stats["dropped in user space"] += dropped
-        if directories.trim():
-            for each in self.queue:
-                each.scanned = False
-        if self.held:
-            self.expire()
+        queue.trim()
+        self.directories.trim(self.backlog)
+        for table in (self.quiet, self.followed, self.early, self.moved):
+            if len(table) > TABLE_LIMIT:
+                table.clear()
         self.out = []
         return out
 
-    def look_ahead(self):
-        """Read the rest of the queue and note what it says of directories that are moved or
-        removed in it: until then they are where it says they were.
+    def idle(self):
+        """The queue is empty: what was waiting for the rest of it will wait no longer."""
+        self.out, self.now = [], time.time()
+        self.moved.clear()
+        if self.now - self.followed_at > HALF_SECONDS:
+            self.followed.clear()
+            self.early.clear()
+            self.queue.forget()
+        self.expire()
+        self.bury()
+        return self.out
 
-        Returns whether there was anything new of this kind.
-        """
-        news = False
-        total = sum(len(batch.buffer) for batch in self.queue)
-        while total < AHEAD_LIMIT and self.fill():
-            total += len(self.queue[-1].buffer)
-        for number, batch in enumerate(self.queue):
-            if not batch.scanned:
-                news |= self.scan(batch, self.position if number == 0 else 0)
-        return news
-
-    def scan(self, batch, at):
-        """Note the moves and removals of directories, and all RENAMEs, from an offset on."""
-        batch.scanned = True
-        buffer, size = batch.buffer, len(batch.buffer)
-        unpack, telling = struct.Struct("=I4xQ").unpack_from, MOVED_FROM | MOVED_TO | DELETE
-        while size - at >= METADATA.size:
-            length, mask = unpack(buffer, at)
-            if mask & RENAME or (mask & ISDIR and mask & telling):
-                raw = decode_one(buffer, at, size)
-                if mask & ISDIR:
-                    batch.moves += 1
-                    self.foresee(raw)
-                if mask & RENAME:
-                    self.coming[MOVED_FROM, raw.old_key, raw.old_name, raw.target] = raw
-                    self.coming[MOVED_TO, raw.key, raw.name, raw.target] = raw
-            if length < METADATA.size:
-                break                       # decode() will say so
-            at += length
-        return batch.moves > 0
-
-    def foresee(self, raw):
-        """Note where a directory that an event still to be judged will move is until then."""
-        if raw.target is None or raw.key is None:
-            return
-        directories = self.directories
-        if raw.mask & RENAME:
-            directories.expect(raw.target, raw.old_key, raw.old_name)
-        elif raw.mask & MOVED_FROM or not raw.mask & MOVED_TO:
-            directories.expect(raw.target, raw.key, raw.name)
-        elif raw.target not in directories.links:
-            directories.outside.add(raw.target)
-
-    # --- where an event was ---
+    # --- where a directory was when the event being judged happened ---
 
     def resolve(self, key):
-        """The prefix of a directory when the event being judged happened; None: outside.
+        """The prefix of a directory then, or None: it was outside.
 
         Raises Held while that can't be known, OSError if the kernel will not say.
         """
         directories = self.directories
-        waited = False
-        for attempt in range(10):
-            try:
-                prefix = directories.compose(key)
-                if prefix is None and key not in directories.prefixes:
-                    self.shun(key)
-                return prefix
-            except Unknown as unknown:
-                missing = unknown.args[0]
-            try:
-                found = directories.locate(missing)
-            except Gone:
-                found = Gone
-            if self.look_ahead() and attempt < 9:
-                continue                    # something moved while we looked: look again
-            if found is None and not waited and time.time() - directories.changed < MOVED_SECONDS:
-                # A move is to be seen a moment before its event is queued.
-                waited = True
-                time.sleep(QUEUED_SECONDS)
-                if self.look_ahead():
-                    continue
-            if missing in directories.links:
-                continue                    # the queue knew
-            if found is Gone:
-                raise Held(missing)
-            if found is None:
-                # Only now that no move in the queue says otherwise.
-                directories.outside.update(directories.passed)
-                directories.prefixes[missing] = None
-                continue
-            for each, parent, name in found:
-                directories.links.setdefault(each, (parent, name))
-        raise failure(errno.EAGAIN, "finding the path of a directory that keeps moving")
+        prefix = directories.prefixes.get(key) or directories.prefix(key)
+        if prefix is None and key not in directories.outside:
+            self.find(key)
+            prefix = directories.prefix(key)
+        if prefix is None:
+            self.shun(key)
+        return prefix
+
+    def find(self, key):
+        """Make known where a directory was then."""
+        directories, way, at, seen = self.directories, [], key, set()
+        while at is not None and not directories.known(at):
+            if at in seen:
+                raise failure(errno.ELOOP, "finding the path of a directory that keeps moving")
+            for link in self.links(at):
+                seen.add(link[0])
+                way.append(link)
+            at = way[-1][1]
+        directories.place(way)
+
+    def links(self, key):
+        """Links from an unknown directory upwards, as many as can be told at once."""
+        link = self.released.get(key) or self.queue.where(key)
+        if link is not None:
+            return [(key,) + link]
+        try:
+            links = self.directories.walk(key)
+        except Gone:
+            links = None
+        self.queue.look_ahead()
+        link = self.queue.where(key)
+        if link is not None:
+            return [(key,) + link]
+        if links is None:
+            raise Held(key)
+        # From a directory on that the queue moves, the way up was another one then.
+        for count, (each, _, _) in enumerate(links):
+            if count and self.queue.where(each) is not None:
+                return links[:count]
+        return links
 
     def shun(self, key):
-        """Let the filter know of an outside directory that the table, not the kernel, told of.
+        """An outside directory has been heard from: have the filter hold back what comes next.
 
-        Not while the queue holds moves: it may be in a tree by now.
+        Not while directories move in the queue, since it may be in a tree by now.
         """
-        directories = self.directories
-        directories.prefixes[key] = None
-        if any(batch.moves for batch in self.queue):
-            del directories.prefixes[key]
+        number = self.queue.batches[0].number if self.queue.batches else 0
+        if self.quiet.get(key, 0) >= number:
             return
-        for root in directories.mounts.get(key[:8], ()):
-            try:
-                fd = open_in(root, key[8:])
-            except (Gone, OSError):
-                continue
-            self.filter.outside(key, fd)
-            os.close(fd)
+        self.queue.look_ahead()
+        if self.queue.moves_ahead():
             return
+        self.quiet[key] = self.filter.outside(key, self.queue.number)
 
     def place(self, key, name):
-        """The path to show for an entry of a directory, or None: it is not in a tree."""
+        """The path to show for an entry of a directory, or None: it was not in a tree."""
         if key is None:
             return None
         if key in self.files:
             root = self.files[key].get(name)
             if root is not None:
                 return root.display
-            if key not in self.directories.links:
+            if key not in self.directories.nodes:
                 return None
         prefix = self.resolve(key)
         if prefix is None:
@@ -3486,14 +3604,11 @@ class Fanotify:
     def judge(self, raw):
         """Report an event if it is of a tree, and keep the table right."""
         if raw[4] in self.held:
-            self.release(raw)
+            self.release(Raw(*raw))
         try:
-            self._judge(raw)
+            self._judge(Raw(*raw))
         except Held as held:
-            key = held.args[0]
-            self.held.setdefault(key, (self.now, []))[1].append(raw)
-            if len(self.held) > HELD_LIMIT:
-                self.drop(*self.held.popitem(last=False)[1])
+            self.hold(held.args[0], raw)
         except Gone:
             pass
         except OSError as error:
@@ -3501,34 +3616,28 @@ class Fanotify:
             self.report(None, raw[0], raw[1])
 
     def _judge(self, raw):
-        mask, pid, key, name, target, old_key, old_name, _ = raw
+        mask, key, name = raw.mask, raw.key, raw.name
         if mask & Q_OVERFLOW:
             return self.overflow()
-        if key in self.directories.fringe and mask & (MOVED_FROM | DELETE):
-            self.root_entry(raw)
         if mask & RENAME:
             return self.rename(raw)
+        if key in self.directories.fringe and mask & (MOVED_FROM | DELETE):
+            self.root_entry(raw, key, name)
         path = self.place(key, name)
         if path is None:
-            if mask & ISDIR and target in self.directories.expected:
-                self.outside_event(raw)
             return None
-        within = 0                  # the bits that are halves of a RENAME within the trees
-        moved = 0                   # those that no RENAME tells the table of
+        crossing = 0                # the bits that tell of a move across the border
         for side in (MOVED_FROM, MOVED_TO):
             if mask & side:
-                known = self.half(side, raw)
-                within |= side if known else 0
-                moved |= side if known is None else 0
+                crossing |= 0 if self.has_rename(side, raw) else side
+                mask &= crossing | ~side
         if mask & ISDIR and mask & DIRENT:
-            self.directory_event(raw, moved & MOVED_TO, moved & MOVED_FROM)
-        if self.mask & RENAME:
-            mask &= ~within
+            self.directory_event(raw, crossing)
         file_root = self.files.get(key, {}).get(name)
         if file_root is not None and mask & DELETE and not exists(name, file_root.fd):
-            self.report(path, (mask & ~DELETE) | DELETE_SELF, pid)
+            self.report(path, (mask & ~DELETE) | DELETE_SELF, raw.pid)
             return self.remove(file_root)
-        return self.report(path, mask, pid)
+        return self.report(path, mask, raw.pid)
 
     def report(self, path, mask, pid, old_path=None):
         """Put out an event, if it is one that was asked for."""
@@ -3536,122 +3645,133 @@ class Fanotify:
         if mask & ~ISDIR or path is None:
             self.out.append(Event(path, mask, pid, self.now, old_path))
 
+    # --- moves ---
+
     def rename(self, raw):
-        """RENAME names both sides.  Only within the trees is it one event; else its halves,
-        MOVED_FROM and MOVED_TO, which come as well, tell of it."""
-        mask, pid, key, name, target, old_key, old_name, _ = raw
-        for token in ((MOVED_FROM, old_key, old_name, target), (MOVED_TO, key, name, target)):
-            self.coming.pop(token, None)
-        was = self.place(old_key, old_name)
-        now = self.place(key, name)
+        """RENAME names both sides."""
+        target = raw.target
+        if raw.old_key in self.directories.fringe and not self.halves:
+            self.root_entry(raw, raw.old_key, raw.old_name)
+        if self.halves:
+            self.queue.pair(raw, self.queue.position)
+        was = self.place(raw.old_key, raw.old_name)
+        now = self.place(raw.key, raw.name)
+        if self.halves:
+            self.expect_halves(raw)
         if was is None and now is None:
-            if mask & ISDIR and target is not None:
-                self.directories.delete(target)     # as expected, and no longer there
             return
-        within = was is not None and now is not None
-        for token in ((MOVED_FROM, old_key, old_name, target), (MOVED_TO, key, name, target)):
-            if token in self.early:
-                self.early.discard(token)
-                path = was if token[0] == MOVED_FROM else now
-                if not within and path is not None and self.mask & RENAME:
-                    self.report(path, token[0] | (mask & ISDIR), pid)
-            else:
-                self.renamed[token] = within
-        if len(self.renamed) > 10000:
-            self.renamed = dict.fromkeys(list(self.renamed)[5000:])
-        if mask & ISDIR and target is not None:
-            if within:
-                self.directories.learn(target, key, name)
-            else:
-                self.cross(target, key, name, now is not None)
-        if within:
-            self.report(now, mask, pid, was)
+        self.move(raw, was, now, raw.key, raw.name)
+        if raw.mask & ISDIR and target not in self.directories.anchors:
+            if target in self.moved:
+                self.confirm(raw, now)
+            self.moved.add(target)
 
-    def outside_event(self, raw):
-        """What the queue said of a directory outside is over once it is moved or removed, unless
-        a RENAME says more.  (Its CREATE ends nothing: what was said is of later.)"""
-        if not raw[0] & (MOVED_FROM | MOVED_TO | DELETE):
-            return
-        tokens = [(side, raw[2], raw[3], raw[4]) for side in (MOVED_FROM, MOVED_TO)
-                  if raw[0] & side]
-        if not any(token in self.renamed or token in self.coming for token in tokens):
-            self.directories.delete(raw[4])
-
-    def cross(self, target, key, name, entering):
-        """A directory has been moved into the trees, or out of them."""
-        if entering:
-            self.directories.enter(target, key, name)
-            self.filter.moved_in()
+    def move(self, raw, was, now, key, name):
+        """Report a move from one path to another (None: outside), and keep the table right."""
+        is_dir = raw.mask & ISDIR
+        if was is not None and now is not None and self.mask & RENAME:
+            self.report(now, RENAME | is_dir, raw.pid, was)
         else:
-            self.directories.exile(target)
+            for path, side in ((was, MOVED_FROM), (now, MOVED_TO)):
+                if path is not None:
+                    self.report(path, side | is_dir, raw.pid)
+        if is_dir and raw.target is not None:
+            if now is None:
+                self.directories.cut(raw.target)
+            elif was is None:
+                self.directories.enter(raw.target, key, name)
+                self.moved_in()
+            else:
+                self.directories.put(raw.target, key, name)
 
-    def half(self, side, raw):
-        """Whether a MOVED_FROM or MOVED_TO is half of a RENAME within the trees; None where no
-        RENAME came: a mark on the directory of the other side held it back.
+    def confirm(self, raw, now):
+        """A directory has been renamed twice while its first RENAME waited to be read.
 
-        The kernel queues RENAME first; but it may merge a half into an older event of the same
-        entry, and then the RENAME is found ahead.
+        If it then was renamed a third time, just as the first, the kernel has merged that into
+        the first: its last place is another than the last event says.  It is told here.
         """
-        token = (side, raw[2], raw[3], raw[4])
-        if token in self.renamed:
-            return self.renamed.pop(token)
-        if not raw[0] & ~(side | ISDIR) or not self.targets:
-            return None
-        self.look_ahead()
-        ahead = self.coming.get(token)
-        if ahead is None:
-            return None
-        self.early.add(token)           # rename() tells of it if it is of the border
-        return True
+        self.queue.look_ahead()
+        link = self.queue.where(raw.target)
+        if link is None:
+            try:
+                link = self.directories.walk(raw.target)[0][1:]
+            except Gone:
+                return
+            self.queue.look_ahead()
+            link = self.queue.where(raw.target) or link
+        key, name = link
+        there = None if key is None else self.place(key, name)
+        if there != now:
+            self.move(raw, now, there, key, name)
 
-    def directory_event(self, raw, entering, leaving):
+    # Only with ignore marks, which hold back RENAME where either side has one, are the halves of
+    # it, MOVED_FROM and MOVED_TO, asked for as well.  A half without RENAME is of a move across the
+    # border.  The kernel queues RENAME first; but it may merge a half into an older event of the
+    # same entry, which is then judged before its RENAME.
+
+    def expect_halves(self, raw):
+        """The halves of a RENAME are nothing new, if they have not been judged already."""
+        for side in (MOVED_FROM, MOVED_TO):
+            half = half_of(side, raw)
+            if half in self.early:
+                self.early.discard(half)
+            else:
+                self.followed.add(half)
+                self.followed_at = self.now
+
+    def has_rename(self, side, raw):
+        """Whether a half is of a RENAME, judged or ahead."""
+        half = half_of(side, raw)
+        if half in self.followed:
+            self.followed.discard(half)
+            return True
+        if raw.mask & ~(side | ISDIR) and self.targets:
+            self.queue.look_ahead()
+            if self.queue.rename_ahead(half):
+                self.early.add(half)
+                return True
+        return False
+
+    def directory_event(self, raw, crossing):
         """Keep the table right: a directory in a tree was made, removed, moved in or out."""
-        mask, _, key, name, target = raw[:5]
+        mask, key, name, target = raw.mask, raw.key, raw.name, raw.target
         directories = self.directories
         if target is None:
             if mask & (MOVED_FROM | MOVED_TO | DELETE):
                 directories.forget()        # the kernel does not say which; all will be asked
-                self.filter.moved_in()
+                self.moved_in()
             return
         if mask & CREATE:
-            directories.learn(target, key, name)
-        if entering:
-            self.cross(target, key, name, True)
-        if leaving and not mask & (CREATE | MOVED_TO):
-            self.cross(target, key, name, False)
-        elif leaving:
+            directories.put(target, key, name)
+        if crossing & MOVED_TO:
+            directories.enter(target, key, name)
+            self.moved_in()
+        if crossing & MOVED_FROM and not mask & (CREATE | MOVED_TO):
+            directories.cut(target)
+        elif crossing & MOVED_FROM:
             # Merged with its coming: what it did before it left is still in the queue, and
             # nothing there says when it left.
-            self.look_ahead()
-            self.queue[-1].leavers.append(target)
+            self.queue.look_ahead()
+            self.leavers.append((self.queue.end, target))
         if mask & DELETE and not mask & (CREATE | MOVED_TO):
             directories.delete(target)      # else merged, and what it held comes only now
 
-    def root_entry(self, raw):
-        """A root has been renamed or removed, as its parent directory tells."""
-        mask, pid, key, name, target = raw[:5]
+    # --- roots ---
+
+    def root_entry(self, raw, key, name):
+        """A root has been renamed or removed, as the directory that had it tells."""
         for root in list(self.roots):
             if root.only is not None or root.parent_key != key or (
-                    target != root.key if target is not None else name != root.name):
+                    raw.target != root.key if raw.target is not None else name != root.name):
                 continue
-            if mask & DELETE and root.removed():
-                self.report(root.display, DELETE_SELF | ISDIR, pid)
+            if raw.mask & DELETE and root.removed():
+                self.report(root.display, DELETE_SELF | ISDIR, raw.pid)
                 self.remove(root)
-            elif mask & MOVED_FROM:
-                self.report(root.display, MOVE_SELF | ISDIR, pid)
+            elif raw.mask & (MOVED_FROM | RENAME):
+                self.report(root.display, MOVE_SELF | ISDIR, raw.pid)
                 # The new parent may carry a mark that hides the next such event.
                 while self.refringe(root):
-                    self.filter.moved_in()
-
-    def bury(self):
-        """The removal of a root that was renamed at the same moment may have been hidden."""
-        self.out, self.now = [], time.time()
-        for root in list(self.roots):
-            if root.renamed and root.removed():
-                self.report(root.display, DELETE_SELF | ISDIR, 0)
-                self.remove(root)
-            root.renamed = False
-        return self.out
+                    self.moved_in()
 
     def refringe(self, root):
         """Find the parent of a root anew; returns whether it is another than before."""
@@ -3661,37 +3781,49 @@ class Fanotify:
         self.directories.fringe.add(root.parent_key)
         return root.parent_key != before
 
+    def bury(self):
+        """The removal of a root that was renamed at the same moment may have been hidden."""
+        for root in list(self.roots):
+            if root.renamed and root.removed():
+                self.report(root.display, DELETE_SELF | ISDIR, 0)
+                self.remove(root)
+            root.renamed = False
+
     def overflow(self):
         """Events were lost, as the kernel says: what was known may be wrong now."""
         self.notice("the kernel's event queue overflowed: events were lost")
         self.directories.forget()
-        self.filter.moved_in()
+        self.moved_in()
         self.lossy = True
         self.report(None, Q_OVERFLOW, 0)
 
     # --- events of directories that are gone ---
 
+    def hold(self, key, raw):
+        """Keep an event until the removal of a directory is read, which will name it."""
+        self.held.setdefault(key, (self.now, []))[1].append(raw)
+        if len(self.held) > HELD_LIMIT:
+            self.drop(self.held.popitem(last=False)[1][1])
+
     def release(self, raw):
         """The removal (or move) of a directory has been read: judge what waited for its name."""
-        _, waiting = self.held.pop(raw[4])
-        if raw[5] is not None:
-            self.directories.expect(raw[4], raw[5], raw[6])
-        else:
-            self.directories.expect(raw[4], raw[2], raw[3])
+        waiting = self.held.pop(raw.target)[1]
+        self.released[raw.target] = (raw.old_key, raw.old_name) if raw.mask & RENAME else (
+            raw.key, raw.name)
         for each in waiting:
             self.judge(each)
+        del self.released[raw.target]
 
     def expire(self):
         """Give up on held events: the removal of a directory in a tree would have been heard."""
-        limit = time.time() - HELD_SECONDS
         while self.held:
             key, (when, waiting) = next(iter(self.held.items()))
-            if when > limit:
+            if self.now - when < HELD_SECONDS:
                 break
             del self.held[key]
-            self.drop(when, waiting)
+            self.drop(waiting)
 
-    def drop(self, when, waiting):
+    def drop(self, waiting):
         """Events of a directory that is gone and was not seen to go: it was outside.
 
         Each directory on the way from a root to it would have been seen to go, and its removal
@@ -3827,6 +3959,7 @@ class Inotify:
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
         self.out = []
         self.now = time.time()
+        self.backlog = False                # read() judges all it has read
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         if self.fd < 0:
             number = ctypes.get_errno()
@@ -4346,7 +4479,7 @@ class Watch:
         self._fanotify = self._inotify = self._mounts_file = None
         self._known_mounts, self._events = {}, collections.deque()
         self._window = (0.0, 0)
-        self._stopped = False
+        self._stopped = self._mounts_due = False
         self._poll = None
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
@@ -4523,8 +4656,7 @@ class Watch:
         reason = None
         for each in names:
             try:
-                root = self._add_to(each, shown, mount.path, None,
-                                    (key, os.fsencode(name).decode(_FS_ENCODING, _FS_ERRORS)))
+                root = self._add_to(each, shown, mount.path, None, (key, name))
             except OSError as error:
                 reason = reason or error
                 continue
@@ -4570,7 +4702,7 @@ class Watch:
 
     def _collect(self, deadline, timeout):
         """Wait for the sources, then read those that have something."""
-        backlog = [source for source in self._sources if getattr(source, "queue", None)]
+        backlog = [source for source in self._sources if source.backlog]
         if backlog:
             ready = [source.fd for source in backlog]
         else:
@@ -4585,6 +4717,10 @@ class Watch:
                 events += source.read()
                 count += source.stats["events read"] - before
         if self._mounts_file is not None and self._mounts_file.fileno() in ready:
+            self._mounts_due = True
+        if self._mounts_due and not any(source.backlog for source in self._sources):
+            # Not before: the table has to be as far as the kernel is.
+            self._mounts_due = False
             self._follow_mounts()
         if self._wake_read in ready:
             try:
