@@ -87,7 +87,9 @@ IN_DONT_FOLLOW = 0x02000000
 IN_MASK_ADD = 0x20000000
 
 AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
+STATX_BTIME = 0x800
 MAX_HANDLE_SZ = 128
 O_PATH_DIR = getattr(os, "O_PATH", 0o10000000) | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 O_READ_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -124,6 +126,7 @@ PROTOTYPES = {
     "inotify_init1": (ctypes.c_int,),
     "inotify_add_watch": (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32),
     "inotify_rm_watch": (ctypes.c_int, ctypes.c_int),
+    "statx": (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p),
     "statfs": (ctypes.c_char_p, ctypes.c_void_p),
     "statfs64": (ctypes.c_char_p, ctypes.c_void_p),
 }
@@ -199,17 +202,33 @@ def name_to_handle(directory, path=b"", shown="a directory"):
     return raw[:HANDLE_HEADER.size + HANDLE_HEADER.unpack_from(raw)[0]], mount.value
 
 
-def open_by_handle(mount_fd, handle):
-    """An O_PATH descriptor (which makes no event) of the directory of a handle, or OSError.
+def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
+    """A descriptor of the directory of a handle, by default O_PATH (which makes no event).
 
-    ESTALE: it is gone.  open_by_handle_at(2).  `mount_fd`: any ordinary descriptor there.
+    OSError ESTALE: it is gone.  open_by_handle_at(2).  `mount_fd`: any ordinary descriptor there.
     """
-    fd = call("open_by_handle_at", mount_fd, handle, O_PATH_DIR)
+    fd = call("open_by_handle_at", mount_fd, handle, flags)
     if fd < 0:
         number = ctypes.get_errno()
         raise failure(number, "opening a file handle", "",
                       "needs CAP_DAC_READ_SEARCH" if number == errno.EPERM else "")
     return fd
+
+
+def birth_time(directory, name):
+    """When an entry of an open directory was made, in seconds; now, where nobody knows.
+
+    statx(2), which os.stat() does not use; not every C library or file system has it.
+    """
+    buffer = ctypes.create_string_buffer(256)
+    try:
+        failed = call("statx", directory, name, AT_SYMLINK_NOFOLLOW, STATX_BTIME, buffer)
+    except Error:
+        failed = True
+    if failed or not struct.unpack_from("=I", buffer)[0] & STATX_BTIME:
+        return time.time()
+    whole, part = struct.unpack_from("=qI", buffer, 80)     # struct statx: stx_btime
+    return whole + part / 1e9
 
 
 def fd_path(fd):
@@ -309,7 +328,7 @@ class Event(collections.namedtuple("Event", "path mask pid time old_path")):
 
     path      str as os.fsdecode gives it, or None for Q_OVERFLOW and for what can't be named
     mask      int, bits of EVENTS and ISDIR
-    pid       int, process id of who did it; None where inotify, which does not say, is used
+    pid       int, process id of who did it; None where the kernel does not say (inotify)
     time      float, seconds since the epoch, when it was read
     old_path  str, the path before a RENAME, else None
     """
@@ -678,6 +697,29 @@ class Directories:
 
     # --- what the kernel tells ---
 
+    def mounts_of(self, key):
+        """A root on each mount on which a directory may be."""
+        roots = self.mounts.get(key[:8]) or [root for roots in self.mounts.values()
+                                             for root in roots]
+        return {root.mount_id: root for root in reversed(roots)}.values()
+
+    def open(self, key, flags):
+        """A descriptor of a directory.  Raises Gone, or OSError."""
+        for root in self.mounts_of(key):
+            try:
+                return open_in(root, key[8:], flags)
+            except Gone:
+                pass
+        raise Gone
+
+    def status(self, key):
+        """The os.stat_result of a directory.  Raises Gone, or OSError."""
+        fd = self.open(key, O_PATH_DIR)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
     def walk(self, key):
         """Links from a directory up to what is known or to no tree, as it is now; never empty.
 
@@ -685,12 +727,8 @@ class Directories:
         """
         if key in self.anchors:
             return [self.anchors[key]]
-        outside, looked = None, set()
-        for root in self.mounts.get(key[:8]) or [each for roots in self.mounts.values()
-                                                 for each in roots]:
-            if root.mount_id in looked:
-                continue
-            looked.add(root.mount_id)
+        outside = None
+        for root in self.mounts_of(key):
             try:
                 fd = open_in(root, key[8:])
             except Gone:
@@ -761,14 +799,14 @@ def settle(fd, levels):
             os.close(at)
 
 
-def open_in(root, handle):
-    """An O_PATH descriptor of a directory on the mount of a root.  Raises Gone."""
+def open_in(root, handle, flags=O_PATH_DIR):
+    """A descriptor of a directory on the mount of a root.  Raises Gone."""
     try:
         mount_fd, temporary = root.open_mount()
     except OSError:
         raise Gone
     try:
-        return open_by_handle(mount_fd, handle)
+        return open_by_handle(mount_fd, handle, flags)
     except OSError as error:
         if error.errno in (errno.ESTALE, errno.ENOENT, errno.ENOTDIR):
             raise Gone
@@ -2940,7 +2978,7 @@ class UserFilter:
         return 1 << 62
 
     def moved_in(self):
-        """A directory that was outside is in the tree now, with all below it."""
+        """What was outside is in the tree now.  Hold back nothing of it any more."""
 
     def counters(self):
         """What the kernel's side counted: {name: int}."""
@@ -2981,21 +3019,19 @@ class MarksFilter(UserFilter):
         mask = self.group.asked | EVENT_ON_CHILD
         if key not in self.group.directories.fringe:
             mask |= ISDIR
-        for root in self.group.directories.mounts.get(key[:8], ()):
-            try:
-                fd = open_in(root, key[8:])
-            except (Gone, OSError):
-                continue
-            try:
-                fanotify_mark(self.group.fd, FAN_MARK_ADD | self.IGNORE, mask, fd, b".")
-                self.group.stats["ignore marks set"] += 1
-            except OSError as error:
-                # ENOENT: removed meanwhile.  Anything else costs events that are dropped here.
-                if error.errno != errno.ENOENT:
-                    self.group.notice("%s; events outside the tree will cost more" % error)
-            finally:
-                os.close(fd)
-            break
+        try:
+            fd = self.group.directories.open(key, O_PATH_DIR)
+        except (Gone, OSError):
+            return number
+        try:
+            fanotify_mark(self.group.fd, FAN_MARK_ADD | self.IGNORE, mask, fd, b".")
+            self.group.stats["ignore marks set"] += 1
+        except OSError as error:
+            # ENOENT: removed meanwhile.  Anything else costs events that are dropped here.
+            if error.errno != errno.ENOENT:
+                self.group.notice("%s; events outside the tree will cost more" % error)
+        finally:
+            os.close(fd)
         # Events from before the mark may still come, later ones only if the mark is gone.
         return number + QUIET_BATCHES
 
@@ -3195,6 +3231,8 @@ HELD_SECONDS = 2.0                  # how long a removed directory may take to t
 HELD_LIMIT = 1 << 16
 HALF_SECONDS = 1.0                  # how long a RENAME's halves may take to follow it
 QUIET_BATCHES = 16                  # buffers in which events from before an ignore mark may come
+CATCH_UP_LIMIT = 10000              # entries looked at in what was moved in with an ignore mark
+CLOCK_TICK = 0.02                   # seconds by which the time of a file may be behind the clock
 
 
 class Held(Exception):
@@ -3204,10 +3242,11 @@ class Held(Exception):
 class Batch:
     """A buffer read from the group and not judged to its end."""
 
-    __slots__ = ("buffer", "start", "number", "scanned")
+    __slots__ = ("buffer", "start", "number", "since", "scanned")
 
-    def __init__(self, buffer, start, number):
+    def __init__(self, buffer, start, number, since):
         self.buffer, self.start, self.number = buffer, start, number
+        self.since = since          # when the kernel's queue was last seen empty before it
         self.scanned = False
 
 
@@ -3223,6 +3262,7 @@ class Queue:
         self.fd, self.stats = fd, stats
         self.batches = collections.deque()
         self.position = self.end = self.number = 0
+        self.empty_at = time.time()
         self.before = {}            # key of a directory -> deque of (offset, parent key, name)
         self.renames = {}           # halves of RENAMEs, see half_of() -> offset of the last
         self.last_move = 0          # offset of the last event in `before`
@@ -3232,12 +3272,13 @@ class Queue:
         try:
             buffer = os.read(self.fd, READ_SIZE)
         except BlockingIOError:
+            self.empty_at = time.time()
             return False
         except OSError as error:
             raise failure(error.errno, "reading events from the fanotify group")
         self.stats["reads"] += 1
         self.number += 1
-        self.batches.append(Batch(buffer, self.end, self.number))
+        self.batches.append(Batch(buffer, self.end, self.number, self.empty_at))
         self.end += len(buffer)
         return True
 
@@ -3304,6 +3345,16 @@ class Queue:
     def moves_ahead(self):
         """Whether a directory is moved or removed by an event not judged yet."""
         return self.last_move > self.position
+
+    def bits_ahead(self, key, name):
+        """The bits of the events of an entry that are still to be judged."""
+        bits = 0
+        for batch in self.batches:
+            at = max(0, self.position - batch.start)
+            for raw in decode(batch.buffer, at):
+                if raw[2] == key and raw[3] == name:
+                    bits |= raw[0]
+        return bits
 
     def rename_ahead(self, half):
         """Whether a half's RENAME is still to be judged."""
@@ -3428,9 +3479,11 @@ class Fanotify:
         root.close()
 
     def moved_in(self):
-        """A directory that was outside is in a tree now, and what is below it."""
+        """What was outside is in a tree now.  Returns the directories held back until now."""
         self.filter.moved_in()
+        quiet = list(self.quiet) if self.halves else []
         self.quiet.clear()
+        return quiet
 
     def inside(self, path):
         """(display prefix, key) of the directory at a path if it is in a tree now, else None."""
@@ -3548,7 +3601,8 @@ class Fanotify:
                 seen.add(link[0])
                 way.append(link)
             at = way[-1][1]
-        directories.place(way)
+        if way:
+            directories.place(way)
 
     def links(self, key):
         """Links from an unknown directory upwards, as many as can be told at once."""
@@ -3679,8 +3733,7 @@ class Fanotify:
             if now is None:
                 self.directories.cut(raw.target)
             elif was is None:
-                self.directories.enter(raw.target, key, name)
-                self.moved_in()
+                self.enter(raw.target, key, name)
             else:
                 self.directories.put(raw.target, key, name)
 
@@ -3703,6 +3756,56 @@ class Fanotify:
         there = None if key is None else self.place(key, name)
         if there != now:
             self.move(raw, now, there, key, name)
+
+    def enter(self, target, key, name):
+        """A directory has come into a tree, and may have brought ignore marks along."""
+        self.directories.enter(target, key, name)
+        held_back = self.moved_in()
+        if held_back:
+            since = self.moved_at(target, key)
+            left = CATCH_UP_LIMIT
+            for each in held_back:
+                left -= self.catch_up(each, since, left)
+
+    def moved_at(self, target, parent):
+        """When a directory was moved into its parent, by the clock of the file system.
+
+        Both bear that time, if nothing has changed in them since.  Not before the queue was last
+        empty.
+        """
+        times = []
+        for key, which in ((target, "st_ctime"), (parent, "st_mtime")):
+            try:
+                times.append(getattr(self.directories.status(key), which))
+            except (Gone, OSError):
+                pass
+        earliest = self.queue.batches[0].since if self.queue.batches else self.now
+        return max(earliest - CLOCK_TICK, min(times or [0]))
+
+    def catch_up(self, key, since, limit):
+        """Tell what may have happened in a directory that had an ignore mark when it came in.
+
+        What was made or written later than `since`, when it came, is reported as if heard.  MODIFY
+        of the directory says that there may be more: what was removed, which can't be named, and
+        what happened within one tick of the clock.  Returns the number of entries looked at.
+        """
+        try:
+            self.find(key)
+            prefix = self.directories.prefix(key)
+            if prefix is None:
+                return 0                # one of those still outside
+            bits, found, count = changes_since(self.directories, key, since, limit)
+        except (Gone, Held, OSError):
+            return 0
+        if bits and not self.mask & MODIFY or count > limit:
+            self.notice("%s was moved in and changed before its ignore mark was gone: events in "
+                        "it may be missing" % printable(prefix))
+        elif bits:
+            self.report(prefix[:-1], bits, None)
+        for name, bits in found:
+            self.report(prefix + os.fsdecode(name), bits & ~self.queue.bits_ahead(key, name),
+                        None)
+        return count
 
     # Only with ignore marks, which hold back RENAME where either side has one, are the halves of
     # it, MOVED_FROM and MOVED_TO, asked for as well.  A half without RENAME is of a move across the
@@ -3744,8 +3847,7 @@ class Fanotify:
         if mask & CREATE:
             directories.put(target, key, name)
         if crossing & MOVED_TO:
-            directories.enter(target, key, name)
-            self.moved_in()
+            self.enter(target, key, name)
         if crossing & MOVED_FROM and not mask & (CREATE | MOVED_TO):
             directories.cut(target)
         elif crossing & MOVED_FROM:
@@ -3785,7 +3887,7 @@ class Fanotify:
         """The removal of a root that was renamed at the same moment may have been hidden."""
         for root in list(self.roots):
             if root.renamed and root.removed():
-                self.report(root.display, DELETE_SELF | ISDIR, 0)
+                self.report(root.display, DELETE_SELF | ISDIR, None)
                 self.remove(root)
             root.renamed = False
 
@@ -3847,6 +3949,31 @@ class Fanotify:
             os.close(self.fd)
             self.fd = None
             self.filter.close()
+
+
+def changes_since(directories, key, since, limit):
+    """What changed in a directory since a time, by the times of its entries.
+
+    Returns (its own bits, [(name, bits)], entries looked at, more than `limit` if there are).
+    """
+    found, count = [], 0
+    fd = directories.open(key, O_READ_DIR)
+    try:
+        changed = unsure = os.fstat(fd).st_mtime >= since
+        for name in map(os.fsencode, os.listdir(fd)):
+            count += 1
+            if count > limit:
+                break
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            bits = CREATE if changed and birth_time(fd, name) > since else 0
+            if stat.S_ISREG(status.st_mode):
+                bits |= MODIFY | CLOSE_WRITE if status.st_mtime > since else 0
+                unsure = unsure or status.st_mtime == since
+            if bits:
+                found.append((name, bits | (ISDIR if stat.S_ISDIR(status.st_mode) else 0)))
+    finally:
+        os.close(fd)
+    return MODIFY | ISDIR if unsure else 0, found, count
 
 
 def exists(name, directory):

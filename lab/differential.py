@@ -16,6 +16,7 @@ What the model allows, and nothing else:
   - marks: a directory just moved in is not touched before the next sentinel (--window: it is);
     and a directory made or renamed does not leave the tree before the next sentinel: the kernel
     merges its coming and its leaving, and nothing tells which of its events came between;
+  - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
   - inotify: a directory just made or moved in is not touched before the next sentinel;
   - a file made with O_TMPFILE has no name: its writing may be reported under "#number".
 
@@ -762,6 +763,8 @@ class Run:
         if directory == "tree" and name.startswith("sentinel-"):
             return None
         if name.startswith("#") and directory in self.model.unnamed:
+            return None
+        if self.model.rule == "moved" and event["is_dir"] and event["events"] == ["MODIFY"]:
             return None
         if pid is not None:
             pid = self.pids.get(pid, -1)
