@@ -3402,8 +3402,10 @@ class Fanotify:
         #                                     the last batch in which that is nothing new
         self.held = collections.OrderedDict()   # key -> (when, [Raw])
         self.released = {}                  # key -> where the event that released it says it was
-        self.followed, self.followed_at = set(), 0.0    # halves whose RENAME has been judged
+        self.followed, self.followed_at = {}, 0.0   # half whose RENAME has been judged -> whether
+        #                                     the half is what tells of it
         self.early = set()                  # halves judged before their RENAME
+        self.rejudging = False              # an event that was held
         self.moved = set()                  # directories moved since the queue was last empty
         self.leavers = collections.deque()  # (offset, key): directories to be cut off there
         self.lossy = False                  # an overflow: absence of an event proves nothing
@@ -3515,12 +3517,13 @@ class Fanotify:
     def read(self):
         """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
         queue = self.queue
-        if not queue.batches and not queue.fill():
-            return self.idle()
-        batch = queue.batches[0]
-        number, start = batch.number, batch.start
         now = self.now = time.time()
         self.out = out = []
+        if not queue.batches and not queue.fill():
+            self.idle()
+            return out
+        batch = queue.batches[0]
+        number, start = batch.number, batch.start
         me, mask_wanted = self.pid, self.mask
         make, kind = tuple.__new__, Event
         prefix_of, quiet_until = self.directories.prefixes.get, self.quiet.get
@@ -3560,12 +3563,20 @@ class Fanotify:
         for table in (self.quiet, self.followed, self.early, self.moved):
             if len(table) > TABLE_LIMIT:
                 table.clear()
+        if not queue.batches and (self.held or self.moved or self.followed or self.due()) \
+                and not queue.fill():
+            self.idle()
         self.out = []
         return out
 
+    def due(self):
+        """Seconds after which to call read() though nothing has come; None: no need to."""
+        if any(root.renamed for root in self.roots):
+            return HELD_SECONDS
+        return HELD_SECONDS if self.held and (self.lossy or not self.targets) else None
+
     def idle(self):
         """The queue is empty: what was waiting for the rest of it will wait no longer."""
-        self.out, self.now = [], time.time()
         self.moved.clear()
         if self.now - self.followed_at > HALF_SECONDS:
             self.followed.clear()
@@ -3573,7 +3584,6 @@ class Fanotify:
             self.queue.forget()
         self.expire()
         self.bury()
-        return self.out
 
     # --- where a directory was when the event being judged happened ---
 
@@ -3679,12 +3689,15 @@ class Fanotify:
             self.root_entry(raw, key, name)
         path = self.place(key, name)
         if path is None:
+            for side in (MOVED_FROM, MOVED_TO):
+                self.followed.pop(half_of(side, raw), None)
             return None
-        crossing = 0                # the bits that tell of a move across the border
+        crossing = 0                # the bits of a move across the border that had no RENAME
         for side in (MOVED_FROM, MOVED_TO):
             if mask & side:
-                crossing |= 0 if self.has_rename(side, raw) else side
-                mask &= crossing | ~side
+                tells = self.half_tells(side, raw)
+                crossing |= side if tells is None else 0
+                mask &= ~side if tells is False else ~0
         if mask & ISDIR and mask & DIRENT:
             self.directory_event(raw, crossing)
         file_root = self.files.get(key, {}).get(name)
@@ -3710,24 +3723,26 @@ class Fanotify:
             self.queue.pair(raw, self.queue.position)
         was = self.place(raw.old_key, raw.old_name)
         now = self.place(raw.key, raw.name)
-        if self.halves:
-            self.expect_halves(raw)
+        left = self.expect_halves(raw, (was is None) != (now is None)) if self.halves else 0
         if was is None and now is None:
             return
-        self.move(raw, was, now, raw.key, raw.name)
+        self.move(raw, was, now, raw.key, raw.name, left)
         if raw.mask & ISDIR and target not in self.directories.anchors:
             if target in self.moved:
                 self.confirm(raw, now)
             self.moved.add(target)
 
-    def move(self, raw, was, now, key, name):
-        """Report a move from one path to another (None: outside), and keep the table right."""
+    def move(self, raw, was, now, key, name, left=0):
+        """Report a move from one path to another (None: outside), and keep the table right.
+
+        `left`: MOVED_FROM or MOVED_TO where it is left to a half to tell.
+        """
         is_dir = raw.mask & ISDIR
         if was is not None and now is not None and self.mask & RENAME:
             self.report(now, RENAME | is_dir, raw.pid, was)
         else:
             for path, side in ((was, MOVED_FROM), (now, MOVED_TO)):
-                if path is not None:
+                if path is not None and not left & side:
                     self.report(path, side | is_dir, raw.pid)
         if is_dir and raw.target is not None:
             if now is None:
@@ -3808,32 +3823,36 @@ class Fanotify:
         return count
 
     # Only with ignore marks, which hold back RENAME where either side has one, are the halves of
-    # it, MOVED_FROM and MOVED_TO, asked for as well.  A half without RENAME is of a move across the
-    # border.  The kernel queues RENAME first; but it may merge a half into an older event of the
-    # same entry, which is then judged before its RENAME.
+    # it, MOVED_FROM and MOVED_TO, asked for as well.  Of a rename within the trees RENAME tells, of
+    # a move across the border its half there, with RENAME or without.  The kernel queues RENAME
+    # first; but it may merge a half into an older event of the same entry, which is then judged
+    # before its RENAME.
 
-    def expect_halves(self, raw):
-        """The halves of a RENAME are nothing new, if they have not been judged already."""
+    def expect_halves(self, raw, crossing):
+        """Note what is to be made of the halves of a RENAME; returns those left to tell of it."""
+        left = 0
         for side in (MOVED_FROM, MOVED_TO):
             half = half_of(side, raw)
             if half in self.early:
                 self.early.discard(half)
-            else:
-                self.followed.add(half)
+                continue
+            left |= side if crossing else 0
+            if not self.rejudging:          # else they were judged long ago
+                self.followed[half] = crossing
                 self.followed_at = self.now
+        return left
 
-    def has_rename(self, side, raw):
-        """Whether a half is of a RENAME, judged or ahead."""
+    def half_tells(self, side, raw):
+        """Whether a half is what tells of its RENAME; None where there was none."""
         half = half_of(side, raw)
         if half in self.followed:
-            self.followed.discard(half)
-            return True
+            return self.followed.pop(half)
         if raw.mask & ~(side | ISDIR) and self.targets:
             self.queue.look_ahead()
             if self.queue.rename_ahead(half):
                 self.early.add(half)
-                return True
-        return False
+                return False
+        return None
 
     def directory_event(self, raw, crossing):
         """Keep the table right: a directory in a tree was made, removed, moved in or out."""
@@ -3912,8 +3931,10 @@ class Fanotify:
         waiting = self.held.pop(raw.target)[1]
         self.released[raw.target] = (raw.old_key, raw.old_name) if raw.mask & RENAME else (
             raw.key, raw.name)
+        before, self.rejudging = self.rejudging, True
         for each in waiting:
             self.judge(each)
+        self.rejudging = before
         del self.released[raw.target]
 
     def expire(self):
@@ -4086,7 +4107,7 @@ class Inotify:
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
         self.out = []
         self.now = time.time()
-        self.backlog = False                # read() judges all it has read
+        self.backlog, self.due = False, lambda: None    # read() judges all it has read
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         if self.fd < 0:
             number = ctypes.get_errno()
@@ -4833,8 +4854,11 @@ class Watch:
         if backlog:
             ready = [source.fd for source in backlog]
         else:
-            wait = -1 if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = [fd for fd, _ in self._poll.poll(wait)]
+            due = [source.fd for source in self._sources if source.due() is not None]
+            waits = [source.due() for source in self._sources if source.fd in due]
+            if deadline is not None:
+                waits.append(max(0.0, deadline - time.monotonic()))
+            ready = [fd for fd, _ in self._poll.poll(min(waits) if waits else -1)] or due
             if timeout != 0 and ready:
                 self._gather()
         events, count = [], 0
