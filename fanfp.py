@@ -479,6 +479,7 @@ _FS_ERRORS = "surrogateescape"
 # now, through which mount one looks, or how many roots there are.
 
 TABLE_LIMIT = 1 << 17                   # directories remembered; some 40 MB when full
+OUTSIDE_LIMIT = 1 << 15                 # of those outside; most are not heard from again
 PREFIX_LIMIT = 4096                     # longer paths are composed anew each time
 RECENT = 2.0                            # seconds after which a change has long been queued
 TOO_LONG = b"x" * 256                   # no file system has such a name: a look-up leaves nothing
@@ -626,9 +627,10 @@ class Directories:
         Not what events still to be judged (`pending`) may be of, up to twice the limit: a
         directory that is gone can't be asked for again.
         """
-        for table in (self.prefixes, self.outside):
-            if len(table) > TABLE_LIMIT:
-                table.clear()
+        if len(self.prefixes) > TABLE_LIMIT:
+            self.prefixes.clear()
+        if len(self.outside) > OUTSIDE_LIMIT:
+            self.outside.clear()
         if len(self.nodes) > TABLE_LIMIT * (2 if pending else 1):
             self.forget()
 
@@ -3561,7 +3563,7 @@ class Fanotify:
         queue.trim()
         self.directories.trim(self.backlog)
         for table in (self.quiet, self.followed, self.early, self.moved):
-            if len(table) > TABLE_LIMIT:
+            if len(table) > OUTSIDE_LIMIT:
                 table.clear()
         if not queue.batches and (self.held or self.moved or self.followed or self.due()) \
                 and not queue.fill():
@@ -4031,6 +4033,7 @@ INOTIFY_ASKABLE = 0xFFF
 SCAN_DEPTH = 128                            # directories open at once in a scan
 PAIR_SECONDS = 0.002                        # a MOVED_TO follows its MOVED_FROM within this,
 PAIR_DISTANCE = 16                          # and within so many events
+OPEN_TRIES = 3                              # for a directory that is not where it appeared
 
 
 class Watched:
@@ -4103,11 +4106,12 @@ class Inotify:
         self.prefixes = {}                  # wd -> path prefix
         self.parents = {}                   # wd of a root's parent -> [InotifyRoot]
         self.coming = collections.deque()   # decoded and not judged
-        self.unopened = []                  # directories to open that had moved on
+        self.unopened = []                  # directories to open that had moved on, and how
+        #                                     often more to try
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
         self.out = []
         self.now = time.time()
-        self.backlog, self.due = False, lambda: None    # read() judges all it has read
+        self.backlog = False                # read() judges all it has read
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         if self.fd < 0:
             number = ctypes.get_errno()
@@ -4344,18 +4348,19 @@ class Inotify:
         """The events of the trees in one buffer, [] where there is nothing to read."""
         self.out, self.now = [], time.time()
         self.fill()
-        more = True
-        while more:
-            while self.coming:
-                before = len(self.out)
-                self.judge(*self.coming.popleft())
-                self.stats["dropped in user space"] += before == len(self.out)
-            again, self.unopened = self.unopened, []
-            more = again and self.fill()    # with nothing to read, names are what they are now
-            for watched, name, new in again:
-                if self.by_wd.get(watched.wd) is watched and name not in watched.children:
-                    self.appeared(watched, name, new)
+        while self.coming:
+            before = len(self.out)
+            self.judge(*self.coming.popleft())
+            self.stats["dropped in user space"] += before == len(self.out)
+        again, self.unopened = self.unopened, []
+        for watched, name, new, tries in again:
+            if self.by_wd.get(watched.wd) is watched and name not in watched.children:
+                self.appeared(watched, name, new, tries)
         return self.out
+
+    def due(self):
+        """Seconds after which to call read() though nothing has come; None: no need to."""
+        return PAIR_SECONDS if self.unopened else None
 
     def fill(self):
         """Read one buffer from the kernel; whether there was anything."""
@@ -4414,6 +4419,8 @@ class Inotify:
             target = None if other is None else self.by_wd.get(other[0])
             if target is not None and not (target.root is not None and target.root.only):
                 return self.renamed(watched, name, path, target, other[3], mask)
+            if other is not None:
+                self.coming.appendleft(other)
             child = self.take(watched, name) if mask & ISDIR else None
             if child is not None and child.root is None:
                 self.forget(child, True)
@@ -4454,7 +4461,7 @@ class Inotify:
         child = self.displaced.pop((parent.wd, name), None)
         return child if child is not None else parent.children.pop(name, None)
 
-    def appeared(self, watched, name, new):
+    def appeared(self, watched, name, new, tries=OPEN_TRIES):
         """A directory was made in, or moved into, a watched one: watch it and what it holds."""
         try:
             parent_fd = self.open_directory(watched)
@@ -4466,7 +4473,9 @@ class Inotify:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 # Gone again; or it is elsewhere by now, as an event yet to be judged will say.
-                return self.unopened.append((watched, name, new))
+                if tries:
+                    self.unopened.append((watched, name, new, tries - 1))
+                return None
             if error.errno in (errno.EACCES, errno.EPERM):
                 return self.notice("%s can't be read and is not watched" % printable(
                     self.prefix(watched) + os.fsdecode(name)))

@@ -46,6 +46,7 @@ NAMES = "abcdef"
 DEPTH = 6
 NODES = 150                         # above that, more is removed than made
 SESSION = 4000                      # operations of one run of fanfp
+NOISY = "noise"                     # a directory in the tree that is none of the model's
 ROUND = 60                          # operations between sentinels, at most
 EVENT_SETS = (
     fanfp.DEFAULT_EVENTS,
@@ -760,6 +761,8 @@ class Run:
             return Line(None, frozenset(event["events"]), event["is_dir"], event["pid"])
         path, pid = path[len(self.top) + 1:], event["pid"]
         directory, _, name = path.rpartition("/")
+        if path.startswith("tree/" + NOISY):
+            return None
         if directory == "tree" and name.startswith("sentinel-"):
             return None
         if name.startswith("#") and directory in self.model.unnamed:
