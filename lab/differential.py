@@ -17,7 +17,8 @@ What the model allows, and nothing else:
     and a directory made or renamed does not leave the tree before the next sentinel: the kernel
     merges its coming and its leaving, and nothing tells which of its events came between;
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
-  - inotify: a directory just made or moved in is not touched before the next sentinel;
+  - inotify: a directory just made or moved in is not touched before the next sentinel; and no
+    name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
   - a file made with O_TMPFILE has no name: its writing may be reported under "#number".
 
 On a failure the seed is printed, and a program made as short as can be that still fails.
@@ -187,6 +188,9 @@ class Model:
         was_in, is_in = old.inside(), new.inside()
         both = was_in and is_in
         is_dir = node.kind == "d"
+        if not self.merging:
+            self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM")
+            self.may_merge(self.group(pid, new, new_name, node), "MOVED_TO")
         paths = (old.path() + "/" + old_name, new.path() + "/" + new_name)
         if both:
             self.atoms.append(Atom((pid, old.id, old_name, new.id, new_name, node.id, is_dir),
@@ -199,6 +203,11 @@ class Model:
                 self.atoms.append(Atom(self.group(pid, directory, name, node),
                                        path if inside else None, bit,
                                        bit in self.events and not hidden, is_dir, pid))
+
+    def may_merge(self, group, bit):
+        """Raises Invalid where inotify would merge the half of one rename into that of another."""
+        if any(atom.group == group and atom.bit == bit for atom in self.atoms):
+            raise Invalid
 
     def may_leave(self, node, old, new):
         """Raises Invalid where the filter can't tell what a directory did before it left."""
@@ -225,9 +234,13 @@ class Model:
 
     def apply(self, operation):
         """The commands of an operation, a list; its events are added to atoms."""
-        self.commands = []
+        self.commands, before = [], len(self.atoms)
         kind, pid, *arguments = operation
-        getattr(self, "op_" + kind)(pid, *arguments)
+        try:
+            getattr(self, "op_" + kind)(pid, *arguments)
+        except Invalid:
+            del self.atoms[before:]
+            raise
         return self.commands
 
     def op_create(self, pid, path, size):
