@@ -2423,8 +2423,7 @@ class Differential(unittest.TestCase):
         program = os.path.join(HERE, "lab", "differential.py")
         result = subprocess.run(
             [sys.executable, program, "--filter", name, "--dir", DIRECTORIES[0], "--operations",
-             os.environ.get("FANFP_TEST_OPERATIONS", "1500"), "--seed", "11", "--processes", "1",
-             "--round", "8"],
+             os.environ.get("FANFP_TEST_OPERATIONS", "2000"), "--seed", "1"],
             stdout=subprocess.PIPE, timeout=600)
         self.assertEqual(result.returncode, 0, result.stdout.decode("utf-8", "replace"))
 
