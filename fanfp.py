@@ -121,6 +121,9 @@ PROTOTYPES = {
     "name_to_handle_at": (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p,
                           ctypes.c_int),
     "open_by_handle_at": (ctypes.c_int, ctypes.c_char_p, ctypes.c_int),
+    "capget": (ctypes.c_char_p, ctypes.c_char_p),
+    "capset": (ctypes.c_char_p, ctypes.c_char_p),
+    "prctl": (ctypes.c_int,) + 4 * (ctypes.c_ulong,),
     "inotify_init1": (ctypes.c_int,),
     "inotify_add_watch": (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32),
     "inotify_rm_watch": (ctypes.c_int, ctypes.c_int),
@@ -155,6 +158,15 @@ def call(name, *arguments):
     return function(*arguments)
 
 
+def forbidden(capability, otherwise):
+    """What to do about EPERM from a system call that takes a capability: get it, or `otherwise`,
+    or, where this process has it, look for who forbids the call all the same."""
+    if capabilities() & capability == capability:
+        return ("this process may, so a seccomp filter (a container's?), a user namespace or a "
+                "security module forbids it; use --filter inotify")
+    return otherwise
+
+
 NEEDS_ROOT = "needs root (CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH), or --filter inotify"
 
 
@@ -163,7 +175,7 @@ def fanotify_init(flags):
     fd = call("fanotify_init", flags | FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK, os.O_RDONLY)
     if fd < 0:
         number = ctypes.get_errno()
-        hint = {errno.EPERM: NEEDS_ROOT,
+        hint = {errno.EPERM: forbidden(CAP_SYS_ADMIN, NEEDS_ROOT),
                 errno.ENOSYS: "this kernel has no fanotify; use --filter inotify",
                 errno.EMFILE: "too many groups or descriptors; see "
                               "/proc/sys/fs/fanotify/max_user_groups and ulimit -n"}
@@ -175,7 +187,7 @@ def fanotify_mark(group, flags, mask, directory, path, shown=""):
     """Add, remove or flush marks of a group.  fanotify_mark(2).  `path` is bytes or None."""
     if call("fanotify_mark", group, flags, mask, directory, path) < 0:
         number = ctypes.get_errno()
-        hint = {errno.EPERM: NEEDS_ROOT,
+        hint = {errno.EPERM: forbidden(CAP_SYS_ADMIN, NEEDS_ROOT),
                 errno.ENOSPC: "see /proc/sys/fs/fanotify/max_user_marks",
                 errno.EOPNOTSUPP: "this file system has no file handles; use --filter inotify",
                 errno.ENODEV: "this file system has no identifier; use --filter inotify",
@@ -208,7 +220,8 @@ def open_by_handle(mount_fd, handle):
     if fd < 0:
         number = ctypes.get_errno()
         raise failure(number, "opening a file handle", "",
-                      "needs CAP_DAC_READ_SEARCH" if number == errno.EPERM else "")
+                      forbidden(CAP_DAC_READ_SEARCH, "needs CAP_DAC_READ_SEARCH")
+                      if number == errno.EPERM else "")
     return fd
 
 
@@ -233,6 +246,45 @@ def filesystem_id(path):
     if machine.startswith("mips") and wide:
         offset = 64
     return buffer.raw[offset:offset + 8]
+
+
+# Capabilities, <linux/capability.h> and capabilities(7), as bits.
+CAP_DAC_OVERRIDE = 1 << 1
+CAP_DAC_READ_SEARCH = 1 << 2
+CAP_SYS_ADMIN = 1 << 21
+CAP_LAST = 63                           # as many as the sets have bits for
+
+CAPABILITY_HEADER = struct.pack("=Ii", 0x20080522, 0)       # version 3; this thread
+CAPABILITY_SETS = struct.Struct("=6I")  # effective, permitted, inheritable: low halves, then high
+
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+
+def capabilities():
+    """The capabilities in effect, as bits; 0 where the system call is forbidden.  capget(2)."""
+    sets = ctypes.create_string_buffer(CAPABILITY_SETS.size)
+    if call("capget", ctypes.create_string_buffer(CAPABILITY_HEADER, 8), sets) < 0:
+        return 0
+    halves = CAPABILITY_SETS.unpack(sets.raw)
+    return halves[0] | halves[3] << 32
+
+
+def keep_capabilities(kept):
+    """Drop every capability but those in `kept` from all sets, for good: no execve(2) gives any
+    back.  capset(2), prctl(2)."""
+    # The order matters: taking from the bounding set takes CAP_SETPCAP, and where that is
+    # missing, no_new_privs does the same for a program with set-user-ID or capabilities.
+    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    for number in range(CAP_LAST + 1):
+        if not kept >> number & 1:
+            call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+    kept &= capabilities()
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    sets = CAPABILITY_SETS.pack(low, low, 0, high, high, 0)
+    if call("capset", ctypes.create_string_buffer(CAPABILITY_HEADER, 8), sets) < 0:
+        raise failure(ctypes.get_errno(), "dropping capabilities", "", "it keeps those it has")
 
 
 def printable(text):
@@ -4314,8 +4366,9 @@ BURST = 16          # events within `latency` seconds before reading waits for m
 
 def tell(message):
     """What a Watch says of itself when nothing else was asked: a line on standard error."""
-    sys.stderr.write("fanfp: %s\n" % message)
-    sys.stderr.flush()
+    if sys.stderr is not None:          # None: it was closed when Python started
+        sys.stderr.write("fanfp: %s\n" % message)
+        sys.stderr.flush()
 
 
 class Watch:
@@ -4976,11 +5029,15 @@ def parse_format(pattern):
 
 
 class Output:
-    """Where lines go: a descriptor, written to the last byte."""
+    """Where lines go: a descriptor, written to the last byte.  `used`: whether any will."""
 
-    def __init__(self, path):
+    def __init__(self, path, used=True):
+        import fcntl
         self.name = path or "standard output"
         self.fd = 1
+        if not path and used and fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise failure(errno.EBADF, "writing events to", self.name,
+                          "it is closed; name an --outfile")
         if path:
             try:
                 self.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
@@ -5089,7 +5146,7 @@ def run(options):
     include = choose_pattern(options.include, options.includei, "--include")
     exclude = choose_pattern(options.exclude, options.excludei, "--exclude")
     events = ",".join(options.event) if options.event else DEFAULT_EVENTS
-    output = Output(options.outfile)
+    output = Output(options.outfile, options.quiet < 2)
     raise_descriptor_limit()
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
                exclude=exclude, latency=options.latency, object=options.object,
@@ -5102,6 +5159,8 @@ def run(options):
             signal.signal(number, stop)
         own = output.is_path() if "inotify" in watch.filter else None
         runner = Runner(options.command, watch) if options.command else None
+        if runner is None:              # a command gets what fanfp was started with
+            drop_capabilities(watch, not options.one_file_system)
         if not options.quiet:
             tell("watching %s (filter: %s)" % (" ".join(map(printable, watch.roots)),
                                                watch.filter))
@@ -5154,6 +5213,34 @@ def is_own(event, own):
         and event.mask & (MODIFY | CLOSE_WRITE | OPEN) and os.path.realpath(event.path) == own
 
 
+def drop_capabilities(watch, mounts):
+    """Keep only what watching on takes; what that is was found by trying without.
+
+    Directories are read, climbed and opened by handle whatever their mode: CAP_DAC_READ_SEARCH.
+    A file system that is mounted later is marked: CAP_SYS_ADMIN.  Ignore marks, their flush, the
+    maps of the BPF program and the names of processes take none.
+    """
+    kept = CAP_DAC_READ_SEARCH
+    if watch.filter != "inotify" and mounts:
+        kept |= CAP_SYS_ADMIN
+    if not capabilities() & CAP_DAC_READ_SEARCH:
+        kept |= CAP_DAC_OVERRIDE        # root in a container has this alone, and reads by it
+    try:
+        keep_capabilities(kept)
+    except Error as error:
+        tell(str(error))
+
+
+def fill_standard_descriptors():
+    """Open those of 0, 1 and 2 that are closed: else a descriptor of ours gets the number, and
+    events are written into it.  What is written to 1 is an error all the same."""
+    for fd, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)
+
+
 def raise_descriptor_limit():
     """Allow as many descriptors as the system lets us: many roots and deep scans need them."""
     import resource
@@ -5168,8 +5255,8 @@ def probe(roots):
     """Print what this host has, and which filter `auto` would take for the roots and why."""
     rows = [("kernel", "%s %s %s" % (os.uname().sysname, os.uname().release, os.uname().machine)),
             ("python", "%d.%d.%d" % sys.version_info[:3]),
-            ("CAP_SYS_ADMIN", yes_no(has_capability(21))),
-            ("CAP_DAC_READ_SEARCH", yes_no(has_capability(2))),
+            ("CAP_SYS_ADMIN", yes_no(capabilities() & CAP_SYS_ADMIN)),
+            ("CAP_DAC_READ_SEARCH", yes_no(capabilities() & CAP_DAC_READ_SEARCH)),
             ("BTF", yes_no(os.path.exists("/sys/kernel/btf/vmlinux"))),
             ("fastpath", yes_no(os.path.isdir(FASTPATH_SYSFS))),
             ("fanotify", attempt(lambda: os.close(fanotify_init(FAN_REPORT_FID)))),
@@ -5224,21 +5311,10 @@ def attempt(action):
     return "yes"
 
 
-def has_capability(number):
-    """Whether this process has a capability in effect.  proc(5), status."""
-    try:
-        with open("/proc/self/status") as file:
-            for line in file:
-                if line.startswith("CapEff:"):
-                    return bool(int(line.split()[1], 16) >> number & 1)
-    except OSError:
-        pass
-    return False
-
-
 def main(arguments=None):
     """Run the command line; the exit status."""
     try:
+        fill_standard_descriptors()
         parser = build_parser()
         options = parser.parse_args(arguments)
         if options.probe:
@@ -5252,6 +5328,9 @@ def main(arguments=None):
         return 0
     except OSError as error:
         tell(str(error))
+        return EXIT_ERROR
+    except MemoryError:
+        tell("watching: out of memory; see ulimit -v, or the limit of the control group")
         return EXIT_ERROR
     except SystemExit as end:
         return EXIT_ERROR if end.code else 0

@@ -193,6 +193,13 @@ class Base(unittest.TestCase):
         self.addCleanup(lambda: program.process.poll() is None and program.process.kill())
         return program
 
+    def reported(self, program, shown=None, real=None):
+        """Make a sentinel in the tree and return what was reported before it."""
+        self.sentinels += 1
+        name = "/sentinel-%d" % self.sentinels
+        write((real or self.tree) + name)
+        return gather(program.until((shown or real or self.tree) + name))
+
     def mount(self, *arguments):
         """mount(8), undone with the test."""
         try:
@@ -223,13 +230,6 @@ class Scenarios:
     def watch(self, *arguments, **options):
         arguments = arguments or (self.tree,)
         return self.program("--filter", self.filter, *arguments, **options)
-
-    def reported(self, program, shown=None, real=None):
-        """Make a sentinel in the tree and return what was reported before it."""
-        self.sentinels += 1
-        name = "/sentinel-%d" % self.sentinels
-        write((real or self.tree) + name)
-        return gather(program.until((shown or real or self.tree) + name))
 
     def expect(self, found, expected, racy=()):
         """Compare {path or (old, new): names}, paths relative to the tree.  What `racy` names
@@ -2521,6 +2521,122 @@ class Faults(Base):
             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.assertEqual(result.returncode, 2, result.stderr)
         self.assertIn(b"(filter: inotify)", result.stderr)
+
+
+# =============================================================================================
+# Capabilities: what the command line keeps, and that it is enough
+# =============================================================================================
+
+def privileges(pid="self"):
+    """The capability sets of a process by name, as bits, and its NoNewPrivs."""
+    with open("/proc/%s/status" % pid) as file:
+        pairs = [line.split(":") for line in file if line.startswith(("Cap", "NoNewPrivs"))]
+    return {name: int(value, 16) for name, value in pairs}
+
+
+@unittest.skipUnless(ROOT, "needs root, to have capabilities")
+class Capabilities(Base):
+    """After the start everything goes that is not needed to watch on."""
+
+    where = DIRECTORIES[0]
+
+    def each_filter(self):
+        """Each filter that works here, and an empty tree for it."""
+        for name in FILTERS:
+            if available(name, self.where) is None:
+                shutil.rmtree(self.top)
+                os.makedirs(self.tree)
+                os.mkdir(self.out)
+                yield name
+
+    def assert_keeps(self, program, capabilities):
+        capabilities &= privileges()["CapEff"]
+        found = privileges(program.process.pid)
+        self.assertEqual(found["NoNewPrivs"], 1)
+        del found["NoNewPrivs"]
+        self.assertEqual(found, {"CapEff": capabilities, "CapPrm": capabilities, "CapInh": 0,
+                                 "CapBnd": capabilities, "CapAmb": 0})
+
+    def closed_directories(self):
+        """Directories that only their owner, not root, may read, heard of outside and moved in."""
+        os.makedirs(self.out + "/d/e/f")
+        for path in ("/d/e/f", "/d/e", "/d"):
+            os.chown(self.out + path, 12345, 12345)
+            os.chmod(self.out + path, 0)
+        write(self.out + "/d/e/f/x")
+
+    def check(self, program):
+        """Moves across the border and directories met for the first time, with what was kept."""
+        os.mkdir(self.tree + "/new")
+        write(self.tree + "/new/f")
+        self.closed_directories()
+        self.reported(program)
+        os.rename(self.out + "/d", self.tree + "/d")
+        self.assertIn(self.tree + "/d", self.reported(program))
+        write(self.tree + "/d/e/f/x")
+        write(self.tree + "/d/e/y")
+        os.rename(self.tree + "/d/e", self.out + "/e")
+        write(self.out + "/e/f/x")
+        os.rename(self.tree + "/new", self.tree + "/old")
+        found = self.reported(program)
+        self.assertIn("CREATE", found.pop(self.tree + "/d/e/y"))
+        self.assertEqual(found, {
+            self.tree + "/d/e/f/x": {"MODIFY", "CLOSE_WRITE"}, self.tree + "/d/e": {"MOVED_FROM"},
+            (self.tree + "/new", self.tree + "/old"): {"RENAME"}})
+
+    def test_kept(self):
+        """CAP_DAC_READ_SEARCH and, to mark what is mounted later, CAP_SYS_ADMIN."""
+        for name in self.each_filter():
+            with self.subTest(name):
+                program = self.program("--filter", name, self.tree)
+                self.assert_keeps(program, fanfp.CAP_DAC_READ_SEARCH
+                                  | (fanfp.CAP_SYS_ADMIN if name != "inotify" else 0))
+                self.check(program)
+                os.mkdir(self.tree + "/mount")
+                self.mount("-t", "tmpfs", "tmpfs", self.tree + "/mount")
+                path = self.tree + "/mount/f"
+                while path not in self.reported(program):   # until the mount has been noticed
+                    write(path)
+                run("umount", self.tree + "/mount")
+                while {"UNMOUNT"} != self.reported(program).get(self.tree + "/mount"):
+                    pass
+                self.assertEqual(program.stop(), (0, program.errors.decode()))
+
+    def test_one_file_system(self):
+        """With nothing to mark later, CAP_DAC_READ_SEARCH alone."""
+        for name in self.each_filter():
+            with self.subTest(name):
+                program = self.program("--filter", name, "--one-file-system", self.tree)
+                self.assert_keeps(program, fanfp.CAP_DAC_READ_SEARCH)
+                self.check(program)
+                self.assertEqual(program.stop(), (0, program.errors.decode()))
+
+    def test_exec(self):
+        """A command gets what fanfp was started with."""
+        log = self.out + "/log"
+        program = self.program("--count", "1", "--exec",
+                               "sh -c 'grep -E Cap.*:\\|NoNew /proc/self/status > %s'" % log,
+                               self.tree)
+        write(self.tree + "/f")
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        with open(log) as file:
+            found = {line.split(":")[0]: int(line.split()[1], 16) for line in file}
+        self.assertEqual(found, privileges())
+
+    def test_as_in_a_container(self):
+        """With CAP_DAC_OVERRIDE but not CAP_DAC_READ_SEARCH, inotify reads by that."""
+        if shutil.which("setpriv") is None:
+            self.skipTest("needs setpriv")
+        program = self.program(
+            "--filter", "inotify", self.tree,
+            command=["setpriv", "--bounding-set", "-all,+dac_override,+setpcap,+chown"] + MODULE)
+        self.assert_keeps(program, fanfp.CAP_DAC_OVERRIDE)
+        self.check(program)
+
+    def test_library_drops_nothing(self):
+        before = privileges()
+        fanfp.Watch(self.tree).close()
+        self.assertEqual(privileges(), before)
 
 
 # =============================================================================================
