@@ -1819,7 +1819,7 @@ def core_match(local, kind, btf, root):
     for number, (type_id, index, name) in enumerate(local.steps):
         if name:
             member = local.btf.type(type_id).items[index]
-            found = _find_member(local.btf, member, btf, here, 0)
+            found = _find_member(local.btf, member, btf, here, set())
             if found is None:
                 return None
             owner, position, distance = found
@@ -1840,13 +1840,17 @@ def core_match(local, kind, btf, root):
     return Path(btf, root, steps, offset)
 
 
-def _find_member(local, member, btf, composite, depth):
-    """(struct, index, bits to it) of the member of this name, unnamed structs looked into."""
-    if composite.kind not in BTF_COMPOSITES or depth > MAX_HOPS:
+def _find_member(local, member, btf, composite, seen, depth=0):
+    """(struct, index, bits to it) of the member of this name, unnamed structs looked into.
+
+    seen: ids of those looked into, so that types in themselves cost no more than they have.
+    """
+    if composite.kind not in BTF_COMPOSITES or depth > MAX_HOPS or composite.id in seen:
         return None
+    seen.add(composite.id)
     for index, there in enumerate(composite.items):
         if not there.name:
-            found = _find_member(local, member, btf, btf.skip(there.type), depth + 1)
+            found = _find_member(local, member, btf, btf.skip(there.type), seen, depth + 1)
             if found is not None:
                 owner, position, distance = found
                 return owner, position, distance + there.bit_offset
@@ -1882,8 +1886,12 @@ def _fields_compatible(local, local_id, btf, there_id):
     return False
 
 
-def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS):
-    """Are two types the same kind of thing, through pointers, arrays and prototypes?"""
+def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS, known=None):
+    """Are two types the same kind of thing, through pointers, arrays and prototypes?
+
+    known holds the prototypes compared before.
+    """
+    known = {} if known is None else known
     while depth > 0:
         depth -= 1
         here, there = local.skip(local_id), btf.skip(there_id)
@@ -1900,10 +1908,14 @@ def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS):
         elif here.kind == BTF_FUNC_PROTO:
             if here.vlen != there.vlen:
                 return False
-            if not all(_types_compatible(local, one[1], btf, other[1], depth)
-                       for one, other in zip(here.items, there.items)):
-                return False
-            local_id, there_id = here.size, there.size
+            key = here.id, there.id
+            if key in known:
+                return known[key]
+            known[key] = True           # while it is being found out, it holds
+            known[key] = _types_compatible(local, here.size, btf, there.size, depth, known) \
+                and all(_types_compatible(local, one[1], btf, other[1], depth, known)
+                        for one, other in zip(here.items, there.items))
+            return known[key]
         else:
             return False
     return False
@@ -1912,8 +1924,8 @@ def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS):
 def _types_match(local, local_id, btf, there_id, behind_pointer=False, depth=MAX_HOPS, known=None):
     """Do two types match member by member, to the first pointer?
 
-    known holds the structs compared before, so that types which share parts cost no more than
-    they have.
+    known holds the structs and prototypes compared before, so that types which share parts cost
+    no more than they have.
     """
     known = {} if known is None else known
     while depth > 0:
@@ -1953,11 +1965,16 @@ def _types_match(local, local_id, btf, there_id, behind_pointer=False, depth=MAX
                 return False
             local_id, there_id = here.items[0], there.items[0]
         elif here.kind == BTF_FUNC_PROTO:
-            if here.vlen != there.vlen or not all(
-                    _types_match(local, one[1], btf, other[1], behind_pointer, depth, known)
-                    for one, other in zip(here.items, there.items)):
+            if here.vlen != there.vlen:
                 return False
-            local_id, there_id = here.size, there.size
+            key = here.id, there.id, behind_pointer
+            if key not in known:
+                known[key] = True
+                known[key] = _types_match(local, here.size, btf, there.size, behind_pointer,
+                                          depth, known) and all(
+                    _types_match(local, one[1], btf, other[1], behind_pointer, depth, known)
+                    for one, other in zip(here.items, there.items))
+            return known[key]
         else:
             return False
     return False

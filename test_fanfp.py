@@ -1611,6 +1611,38 @@ class CoreTest(BpfTest):
         self.assertIn("instruction", str(caught.exception))
 
 
+def made_btf(*types):
+    """Types made by hand, each the words of one; the strings are s at 1 and x at 3."""
+    strings = b"\0s\0x\0"
+    body = b"".join(struct.pack("=%dI" % len(words), *words) for words in types)
+    return fanfp.Btf(struct.pack("=HBBIIIII", 0xeb9f, 1, 0, 24, 0, len(body), len(body),
+                                 len(strings)) + body + strings, "made")
+
+
+class LoopsTest(unittest.TestCase):
+    """Types that hold themselves, or one type many times over, cost no more than they have."""
+
+    INT = 3, 1 << 24, 4, 32
+
+    def test_struct_in_itself(self):
+        """struct s { struct s; struct s; }, each unnamed, has no x: 2 ** 32 ways to say so."""
+        here = made_btf(self.INT, (1, 4 << 24 | 1, 8, 3, 1, 0))
+        there = made_btf(self.INT, (1, 4 << 24 | 2, 8, 0, 2, 0, 0, 2, 0))
+        self.assertIsNone(fanfp._find_member(here, here.type(2).items[0], there, there.type(2),
+                                             set()))
+
+    def test_prototypes_of_prototypes(self):
+        """Each of fifteen takes the next six times: 6 ** 15 ways to compare them."""
+        types = [self.INT]
+        for number in range(15):
+            behind = 1 if number == 14 else 2 * number + 4
+            types += [(0, 2 << 24, 2 * number + 3),
+                      (0, 13 << 24 | 6, 1) + 6 * (0, behind)]
+        one, other = made_btf(*types), made_btf(*types)
+        self.assertTrue(fanfp._types_compatible(one, 2, other, 2))
+        self.assertTrue(fanfp._types_match(one, 2, other, 2))
+
+
 def btf_has_enumerator(btf, name, enumerator):
     number = btf.find(name, fanfp.BTF_ENUMS)[0]
     return enumerator in [item[0] for item in btf.type(number).items]
