@@ -3856,7 +3856,7 @@ class InotifyRoot:
         self.display, self.path, self.only = display, path, only
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if pinned else None
         self.prefix = display if display.endswith("/") else display + "/"
-        self.watched = self.parent_wd = self.name = None
+        self.watched = self.parent_wd = self.name = self.key = None
         fd = self.open()
         status = os.fstat(fd)
         self.key = (status.st_dev, status.st_ino)
@@ -3865,9 +3865,14 @@ class InotifyRoot:
 
     def open(self):
         """An ordinary descriptor of the directory."""
-        if self.fd is None:
-            return os.open(self.path, O_READ_DIR)
-        return os.open(b".", O_READ_DIR, dir_fd=self.fd)
+        if self.fd is not None:
+            return os.open(b".", O_READ_DIR, dir_fd=self.fd)
+        fd = os.open(self.path, O_READ_DIR)
+        status = os.fstat(fd)
+        if self.key not in (None, (status.st_dev, status.st_ino)):
+            os.close(fd)                # unmounted, or a symbolic link leads elsewhere by now
+            raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
+        return fd
 
     def removed(self):
         """Whether the directory has been deleted."""
@@ -4388,6 +4393,11 @@ def tell(message):
         sys.stderr.flush()
 
 
+class Hidden(Exception):
+    """A mount is not what its path leads to: another is mounted over it, it has been moved or
+    unmounted, or a symbolic link has been put in the place of a directory above it."""
+
+
 class Watch:
     """Watch directory trees (or single files): iterate over it for Events.
 
@@ -4430,33 +4440,32 @@ class Watch:
             events = events.replace(",", " ").split()
         self._mask = event_mask(events)
         self._wanted_filter, self.object, self._latency = filter, object, latency
-        self._notice = notice
+        self._inner_mounts, self._notice = mounts, notice
         self._include, self._exclude = compiled(include), compiled(exclude)
         try:
-            self._start(roots, mounts)
+            self._start(roots)
         except BaseException:
             self.close()
             raise
 
     # --- starting ---
 
-    def _start(self, roots, mounts):
+    def _start(self, roots):
         self._poll = select.epoll()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._extra_fds = [self._wake_read, self._wake_write]
         self._poll.register(self._wake_read, select.EPOLLIN)
-        if mounts:
-            # Opened before anything is looked up, so that no mount made meanwhile is missed.
-            try:
-                self._mounts_file = open("/proc/self/mountinfo", "rb")
-            except OSError as error:
-                raise failure(error.errno, "opening", "/proc/self/mountinfo",
-                              "/proc is not mounted? mount -t proc proc /proc")
-            self._poll.register(self._mounts_file.fileno(), select.EPOLLPRI)
+        # Opened before anything is looked up, so that no mount made meanwhile is missed; without
+        # `mounts` too, since a root may be unmounted.
+        try:
+            self._mounts_file = open("/proc/self/mountinfo", "rb")
+        except OSError as error:
+            raise failure(error.errno, "opening", "/proc/self/mountinfo",
+                          "/proc is not mounted? mount -t proc proc /proc")
+        self._poll.register(self._mounts_file.fileno(), select.EPOLLPRI)
         for root in roots:
             self._add_root(os.fsdecode(root))
-        if mounts:
-            self._follow_mounts()
+        self._follow_mounts()
 
     def _add_root(self, display):
         """Find which source can watch a root, and add it there."""
@@ -4509,11 +4518,13 @@ class Watch:
                  if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
         return names + ["inotify"]
 
-    def _add_to(self, name, shown, path, only, mounted=None):
-        """Watch a root with the filter of a name; `mounted`: (prefix, parent key, name)."""
+    def _add_to(self, name, shown, path, only, mounted=None, mount_id=None):
+        """Watch a root with the filter of a name; `mounted`: (parent key, name) of a mount."""
         make = InotifyRoot if name == "inotify" else Root
         root = make(shown, path, only, mounted is None)
         try:
+            if mount_id is not None and root.mount_id != mount_id:
+                raise Hidden
             source = self._inotify if name == "inotify" else self._fanotify
             fresh = source is None
             if fresh:
@@ -4559,6 +4570,8 @@ class Watch:
             for root in list(source.roots):
                 if root.mount_id not in ids:
                     self._unmounted(source, root)
+        if not self._inner_mounts:
+            return
         skipped = []
         tops = [(fd_path(root.fd), root.mount_id) for source in self._sources
                 for root in source.roots if root.only is None]
@@ -4568,7 +4581,10 @@ class Watch:
             found = None
             if any(mount.id != mount_id and below(mount.path, path) is not None
                    for path, mount_id in tops):
-                found = self._mount_found(mount, skipped)
+                try:
+                    found = self._mount_found(mount, skipped)
+                except Hidden:
+                    continue                # until the list of mounts changes again
             self._known_mounts[identity] = found
         if skipped:
             self._notice("not watched, file systems of the kernel's own: %s" % " ".join(skipped))
@@ -4594,7 +4610,7 @@ class Watch:
         for each in names:
             try:
                 root = self._add_to(each, shown, mount.path, None,
-                                    (key, os.fsencode(name).decode(_FS_ENCODING, _FS_ERRORS)))
+                                    (key, os.fsencode(name).decode(_FS_ENCODING, _FS_ERRORS)), mount.id)
             except OSError as error:
                 reason = reason or error
                 continue
