@@ -2441,10 +2441,233 @@ while True:
 """
 
 
+# Numbers of system calls that a container's seccomp filter may forbid, by machine.
+SYSTEM_CALLS = {
+    "x86_64": {"fanotify_init": 300, "fanotify_mark": 301, "name_to_handle_at": 303,
+               "open_by_handle_at": 304, "capset": 126, "inotify_init1": 294},
+    "aarch64": {"fanotify_init": 262, "fanotify_mark": 263, "name_to_handle_at": 264,
+                "open_by_handle_at": 265, "capset": 91, "inotify_init1": 26},
+}
+
+
+def forbid(number, calls):
+    """A preexec_fn: system calls, by name, fail with an errno from here on.  seccomp(2)."""
+    numbers = [SYSTEM_CALLS[os.uname().machine][name] for name in calls]
+    code = [(0x20, 0, 0, 0)]                        # load the number of the system call
+    for index, each in enumerate(numbers):          # equal: to the last instruction
+        code.append((0x15, len(numbers) - index, 0, each))
+    code += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | number)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in code))
+    header = struct.pack("@HP", len(code), ctypes.addressof(program))
+
+    def install():
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        if prctl(38, 1, 0, 0, 0) or prctl(22, 2, ctypes.c_char_p(header), 0, 0):
+            raise OSError(ctypes.get_errno(), "seccomp")
+        return program                              # alive until here
+    return install
+
+
 class Faults(Base):
     """What happens to a program in its life."""
 
     where = DIRECTORIES[0]
+
+    def assert_one_line(self, result, *texts):
+        """A run ended with status 1 and one line on standard error that has all the texts."""
+        errors = result.stderr.decode()
+        self.assertEqual(result.returncode, 1, errors)
+        self.assertEqual((errors.count("\n"), errors[-1:]), (1, "\n"), errors)
+        for text in texts + ("fanfp: ",):
+            self.assertIn(text, errors)
+
+    def finish(self, *arguments, **options):
+        """A run to its end, which without an event comes soon."""
+        return subprocess.run(MODULE + ["-t", "0.01"] + list(arguments), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+                              env=cached_environment(), **options)
+
+    def each_filter(self):
+        """A program with each filter that works here."""
+        for name in FILTERS:
+            if available(name, self.where) is None:
+                with self.subTest(name):
+                    yield name
+
+    # --- output ---
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_full_disk(self):
+        """The disk of --outfile is full: one line, and what was written is there."""
+        self.mount("-t", "tmpfs", "-o", "size=16k", "tmpfs", self.out)
+        program = self.program("-q", "-o", self.out + "/log", self.tree, ready=False)
+        while program.process.poll() is None:
+            run("sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do mkdir x; rmdir x; done", cwd=self.tree)
+        status, errors = program.stop()
+        self.assertEqual(status, 1)
+        self.assertEqual(errors, "fanfp: writing events to %s/log: No space left on device; "
+                                 "the events since are lost\n" % self.out)
+        with open(self.out + "/log") as file:
+            lines = file.read().split("\n")[:-1]
+        self.assertTrue(all(json.loads(line)["path"] == self.tree + "/x" for line in lines))
+        self.assertTrue(lines)
+
+    def test_outfile_that_cannot_be_written(self):
+        self.assert_one_line(self.finish("-o", self.out, self.tree),
+                             "opening %s: Is a directory; choose another --outfile" % self.out)
+        if ROOT:
+            self.mount("-t", "tmpfs", "-o", "ro", "tmpfs", self.out)
+            self.assert_one_line(self.finish("-o", self.out + "/log", self.tree),
+                                 "opening %s/log: Read-only file system" % self.out)
+
+    def test_closed_descriptors(self):
+        """A standard descriptor that is closed is no place for events, nor for ours to be."""
+        def close(*numbers):
+            return lambda: [os.close(number) for number in numbers]
+        self.assert_one_line(self.finish(self.tree, preexec_fn=close(1)),
+                             "writing events to standard output", "--outfile")
+        result = self.finish("-o", self.out + "/log", self.tree, preexec_fn=close(0, 1, 2))
+        self.assertEqual((result.returncode, result.stderr), (2, b""))
+
+    def test_pipe_closed_under_load(self):
+        """The reader goes while fanfp waits for it to read: it ends, and says nothing."""
+        worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
+        self.addCleanup(worker.wait)
+        self.addCleanup(worker.kill)
+        program = self.program(self.tree)
+        fcntl.fcntl(program.process.stdout, 1031, 4096)     # F_SETPIPE_SZ
+        for _ in range(50):
+            self.assertTrue(program.line())
+        program.process.stdout.close()
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        self.assertEqual(program.process.stderr.read(), b"")
+        program.process.stdout = open(os.devnull, "rb")
+
+    # --- memory ---
+
+    @unittest.skipUnless(ROOT, "needs root, to drop caches")
+    def test_marks_dropped(self):
+        """Memory pressure drops ignore marks: they are set again, and nothing else changes."""
+        if available("marks", self.where) is not None:
+            self.skipTest("needs the marks filter")
+        places = [self.out + "/d%d" % number for number in range(20)]
+        for path in places:
+            os.mkdir(path)
+        program = self.program("--filter", "marks", "--stats", self.tree)
+
+        def outside():
+            """A round of events outside."""
+            for path in places:
+                write(path + "/f")
+            write(self.tree + "/f%d" % self.sentinels)
+            self.assertEqual(list(self.reported(program)), [self.tree + "/f%d"
+                                                            % (self.sentinels - 1)])
+        outside()
+        outside()
+        with open("/proc/sys/vm/drop_caches", "w") as file:
+            file.write("2")
+        outside()
+        stats = program.statistics()
+        # A directory that another process has open, or a cache that holds on, keeps its mark.
+        self.assertGreater(stats["ignore marks set"], len(places) + len(places) // 2)
+
+    # --- file systems ---
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_root_unmounted_lazily(self):
+        """Remounted, moved, mounted in a second place, then taken from the place that was given."""
+        for name in self.each_filter():
+            for option in ((), ("--one-file-system",)):
+                top = os.path.join(self.tree, name + "".join(option))
+                places = [top + end for end in ("/given", "/moved", "/second")]
+                for path in places:
+                    os.makedirs(path)
+                given, moved, second = places
+                # A mount of a mount that is private can be moved whatever its surroundings are.
+                self.mount("--bind", top, top)
+                self.mount("--make-private", top)
+                self.mount("-t", "tmpfs", "tmpfs", given)
+                self.mount("--bind", given, second)
+                os.mkdir(given + "/d")
+                program = self.program("--filter", name, "-e", "create", *option + (given,))
+                write(given + "/d/a")
+                run("mount", "-o", "remount,ro", given)
+                with self.assertRaises(OSError):
+                    write(given + "/d/b")
+                run("mount", "-o", "remount,rw", given)
+                write(given + "/d/c")
+                write(second + "/d/e")
+                run("mount", "--move", given, moved)
+                write(moved + "/d/f")
+                write(moved + "/end")
+                self.assertEqual([event["path"] for event in program.until(given + "/end")],
+                                 [given + "/d/" + name for name in "acef"])
+                run("umount", "-l", moved)
+                self.assertEqual([(event["path"], event["events"]) for event in program.rest()],
+                                 [(given, ["UNMOUNT"])])
+                self.assertEqual(program.process.wait(PATIENCE), 0)
+                self.assertEqual(program.process.stderr.read(), b"fanfp: no root is left\n")
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_mounts_over_each_other(self):
+        """A mount that another covers is watched once it shows again."""
+        for name in self.each_filter():
+            place = os.path.join(self.tree, name)
+            os.mkdir(place)
+            self.mount("-t", "tmpfs", "tmpfs", place)
+            self.mount("-t", "tmpfs", "tmpfs", place)
+            program = self.program("--filter", name, "-e", "create,unmount", self.tree)
+            write(place + "/upper")
+            self.assertEqual(self.reported(program), {place + "/upper": {"CREATE"}})
+            run("umount", place)
+            number = found = 0
+            while not found:                # until the list of mounts has been read
+                number += 1
+                write(place + "/lower%d" % number)
+                found = [path for path in self.reported(program) if "/lower" in path]
+            self.assertEqual(found, [place + "/lower%d" % number])
+
+    # --- what is forbidden ---
+
+    @unittest.skipUnless(ROOT and os.uname().machine in SYSTEM_CALLS, "needs root, and numbers")
+    def test_forbidden_calls(self):
+        """System calls that a container forbids: auto takes inotify, a filter asked for by name
+        says in one line why not."""
+        if BEST == "inotify":
+            self.skipTest("inotify is all there is")
+        calls = [("fanotify_init", errno.EPERM, "making a fanotify group: Operation not permitted; "
+                  "this process may, so a seccomp filter"),
+                 ("fanotify_init", errno.ENOSYS, "making a fanotify group: Function not "
+                  "implemented; this kernel has no fanotify; use --filter inotify"),
+                 ("fanotify_mark", errno.EPERM, "%s: Operation not permitted" % self.tree),
+                 ("name_to_handle_at", errno.EPERM,
+                  "asking for the file handle of %s: Operation not permitted" % self.tree),
+                 ("name_to_handle_at", errno.ENOSYS, "asking for the file handle of"),
+                 ("open_by_handle_at", errno.EPERM, "opening a directory by its handle %s: "
+                  "Operation not permitted" % self.tree)]
+        for name, number, text in calls:
+            with self.subTest(name, errno=number):
+                install = forbid(number, [name])
+                result = self.finish(self.tree, preexec_fn=install)
+                self.assertEqual(result.returncode, 2, result.stderr)
+                self.assertIn(b"(filter: inotify)", result.stderr)
+                self.assert_one_line(
+                    self.finish("--filter", BEST, self.tree, preexec_fn=install), text)
+
+    @unittest.skipUnless(ROOT and os.uname().machine in SYSTEM_CALLS, "needs root, and numbers")
+    def test_forbidden_to_drop(self):
+        """Where capabilities can't be dropped it says so and goes on."""
+        result = self.finish(self.tree, preexec_fn=forbid(errno.EPERM, ["capset"]))
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn(b"fanfp: dropping capabilities: Operation not permitted; it keeps those it "
+                      b"has\n", result.stderr)
+
+    @unittest.skipUnless(os.uname().machine in SYSTEM_CALLS, "needs numbers")
+    def test_nothing_is_left_to_try(self):
+        self.assert_one_line(
+            self.finish(self.tree, preexec_fn=forbid(errno.EPERM, ["fanotify_init",
+                                                                   "inotify_init1"])),
+            "making an inotify instance: Operation not permitted")
 
     def load(self, count):
         """Start a process that makes and removes files in the tree."""
@@ -2480,6 +2703,8 @@ class Faults(Base):
         program.process.send_signal(signal.SIGCONT)
         counts = {}
         for each in program.until(self.tree + "/done"):
+            if each["path"] is None:
+                self.fail("%r, and it said: %s" % (each, program.stop()[1]))
             for name in each["events"]:
                 if os.path.basename(each["path"]).startswith("f"):
                     counts[name] = counts.get(name, 0) + 1
@@ -2543,16 +2768,23 @@ class Faults(Base):
         self.assertIn(self.tree + part * depth + "/f", paths)
         self.assertIn(self.tree + part * 2 * depth + "/f", paths)
 
+    @unittest.skipUnless(ROOT and shutil.which("setpriv"), "needs root and setpriv")
     def test_without_capability(self):
-        """Without CAP_DAC_READ_SEARCH handles can't be opened: inotify is taken."""
-        if not ROOT or shutil.which("setpriv") is None:
-            self.skipTest("needs root and setpriv")
-        result = subprocess.run(
-            ["setpriv", "--bounding-set", "-dac_read_search", "--inh-caps", "-dac_read_search",
-             sys.executable, PROGRAM, "-t", "0.01", self.tree],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.assertEqual(result.returncode, 2, result.stderr)
-        self.assertIn(b"(filter: inotify)", result.stderr)
+        """Without CAP_DAC_READ_SEARCH handles can't be opened, without CAP_SYS_ADMIN nothing
+        marked: inotify is taken, and a filter asked for says which is missing."""
+        for lacking in ("dac_read_search", "sys_admin"):
+            with self.subTest(lacking):
+                setpriv = ["setpriv", "--bounding-set", "-" + lacking, "--inh-caps", "-" + lacking,
+                           sys.executable, PROGRAM, "-t", "0.01"]
+                result = subprocess.run(setpriv + [self.tree], stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE)
+                self.assertEqual(result.returncode, 2, result.stderr)
+                self.assertIn(b"(filter: inotify)", result.stderr)
+                for name in ("marks", "user"):
+                    result = subprocess.run(setpriv + ["--filter", name, self.tree],
+                                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                    self.assert_one_line(result, "Operation not permitted",
+                                         "CAP_" + lacking.upper())
 
 
 # =============================================================================================
