@@ -123,6 +123,9 @@ PROTOTYPES = {
     "name_to_handle_at": (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p,
                           ctypes.c_int),
     "open_by_handle_at": (ctypes.c_int, ctypes.c_char_p, ctypes.c_int),
+    "capget": (ctypes.c_char_p, ctypes.c_char_p),
+    "capset": (ctypes.c_char_p, ctypes.c_char_p),
+    "prctl": (ctypes.c_int,) + 4 * (ctypes.c_ulong,),
     "inotify_init1": (ctypes.c_int,),
     "inotify_add_watch": (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32),
     "inotify_rm_watch": (ctypes.c_int, ctypes.c_int),
@@ -158,6 +161,15 @@ def call(name, *arguments):
     return function(*arguments)
 
 
+def forbidden(capability, otherwise):
+    """What to do about EPERM from a system call that takes a capability: get it, or `otherwise`,
+    or, where this process has it, look for who forbids the call all the same."""
+    if capabilities() & capability == capability:
+        return ("this process may, so a seccomp filter (a container's?), a user namespace or a "
+                "security module forbids it; use --filter inotify")
+    return otherwise
+
+
 NEEDS_ROOT = "needs root (CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH), or --filter inotify"
 
 
@@ -166,7 +178,7 @@ def fanotify_init(flags):
     fd = call("fanotify_init", flags | FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK, os.O_RDONLY)
     if fd < 0:
         number = ctypes.get_errno()
-        hint = {errno.EPERM: NEEDS_ROOT,
+        hint = {errno.EPERM: forbidden(CAP_SYS_ADMIN, NEEDS_ROOT),
                 errno.ENOSYS: "this kernel has no fanotify; use --filter inotify",
                 errno.EMFILE: "too many groups or descriptors; see "
                               "/proc/sys/fs/fanotify/max_user_groups and ulimit -n"}
@@ -178,7 +190,7 @@ def fanotify_mark(group, flags, mask, directory, path, shown=""):
     """Add, remove or flush marks of a group.  fanotify_mark(2).  `path` is bytes or None."""
     if call("fanotify_mark", group, flags, mask, directory, path) < 0:
         number = ctypes.get_errno()
-        hint = {errno.EPERM: NEEDS_ROOT,
+        hint = {errno.EPERM: forbidden(CAP_SYS_ADMIN, NEEDS_ROOT),
                 errno.ENOSPC: "see /proc/sys/fs/fanotify/max_user_marks",
                 errno.EOPNOTSUPP: "this file system has no file handles; use --filter inotify",
                 errno.ENODEV: "this file system has no identifier; use --filter inotify",
@@ -211,7 +223,8 @@ def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
     if fd < 0:
         number = ctypes.get_errno()
         raise failure(number, "opening a file handle", "",
-                      "needs CAP_DAC_READ_SEARCH" if number == errno.EPERM else "")
+                      forbidden(CAP_DAC_READ_SEARCH, "needs CAP_DAC_READ_SEARCH")
+                      if number == errno.EPERM else "")
     return fd
 
 
@@ -252,6 +265,45 @@ def filesystem_id(path):
     if machine.startswith("mips") and wide:
         offset = 64
     return buffer.raw[offset:offset + 8]
+
+
+# Capabilities, <linux/capability.h> and capabilities(7), as bits.
+CAP_DAC_OVERRIDE = 1 << 1
+CAP_DAC_READ_SEARCH = 1 << 2
+CAP_SYS_ADMIN = 1 << 21
+CAP_LAST = 63                           # as many as the sets have bits for
+
+CAPABILITY_HEADER = struct.pack("=Ii", 0x20080522, 0)       # version 3; this thread
+CAPABILITY_SETS = struct.Struct("=6I")  # effective, permitted, inheritable: low halves, then high
+
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+
+def capabilities():
+    """The capabilities in effect, as bits; 0 where the system call is forbidden.  capget(2)."""
+    sets = ctypes.create_string_buffer(CAPABILITY_SETS.size)
+    if call("capget", ctypes.create_string_buffer(CAPABILITY_HEADER, 8), sets) < 0:
+        return 0
+    halves = CAPABILITY_SETS.unpack(sets.raw)
+    return halves[0] | halves[3] << 32
+
+
+def keep_capabilities(kept):
+    """Drop every capability but those in `kept` from all sets, for good: no execve(2) gives any
+    back.  capset(2), prctl(2)."""
+    # The order matters: taking from the bounding set takes CAP_SETPCAP, and where that is
+    # missing, no_new_privs does the same for a program with set-user-ID or capabilities.
+    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    for number in range(CAP_LAST + 1):
+        if not kept >> number & 1:
+            call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+    kept &= capabilities()
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    sets = CAPABILITY_SETS.pack(low, low, 0, high, high, 0)
+    if call("capset", ctypes.create_string_buffer(CAPABILITY_HEADER, 8), sets) < 0:
+        raise failure(ctypes.get_errno(), "dropping capabilities", "", "it keeps those it has")
 
 
 def printable(text):
@@ -1816,7 +1868,7 @@ def core_match(local, kind, btf, root):
     for number, (type_id, index, name) in enumerate(local.steps):
         if name:
             member = local.btf.type(type_id).items[index]
-            found = _find_member(local.btf, member, btf, here, 0)
+            found = _find_member(local.btf, member, btf, here, set())
             if found is None:
                 return None
             owner, position, distance = found
@@ -1837,13 +1889,17 @@ def core_match(local, kind, btf, root):
     return Path(btf, root, steps, offset)
 
 
-def _find_member(local, member, btf, composite, depth):
-    """(struct, index, bits to it) of the member of this name, unnamed structs looked into."""
-    if composite.kind not in BTF_COMPOSITES or depth > MAX_HOPS:
+def _find_member(local, member, btf, composite, seen, depth=0):
+    """(struct, index, bits to it) of the member of this name, unnamed structs looked into.
+
+    seen: ids of those looked into, so that types in themselves cost no more than they have.
+    """
+    if composite.kind not in BTF_COMPOSITES or depth > MAX_HOPS or composite.id in seen:
         return None
+    seen.add(composite.id)
     for index, there in enumerate(composite.items):
         if not there.name:
-            found = _find_member(local, member, btf, btf.skip(there.type), depth + 1)
+            found = _find_member(local, member, btf, btf.skip(there.type), seen, depth + 1)
             if found is not None:
                 owner, position, distance = found
                 return owner, position, distance + there.bit_offset
@@ -1879,8 +1935,12 @@ def _fields_compatible(local, local_id, btf, there_id):
     return False
 
 
-def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS):
-    """Are two types the same kind of thing, through pointers, arrays and prototypes?"""
+def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS, known=None):
+    """Are two types the same kind of thing, through pointers, arrays and prototypes?
+
+    known holds the prototypes compared before.
+    """
+    known = {} if known is None else known
     while depth > 0:
         depth -= 1
         here, there = local.skip(local_id), btf.skip(there_id)
@@ -1897,10 +1957,14 @@ def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS):
         elif here.kind == BTF_FUNC_PROTO:
             if here.vlen != there.vlen:
                 return False
-            if not all(_types_compatible(local, one[1], btf, other[1], depth)
-                       for one, other in zip(here.items, there.items)):
-                return False
-            local_id, there_id = here.size, there.size
+            key = here.id, there.id
+            if key in known:
+                return known[key]
+            known[key] = True           # while it is being found out, it holds
+            known[key] = _types_compatible(local, here.size, btf, there.size, depth, known) \
+                and all(_types_compatible(local, one[1], btf, other[1], depth, known)
+                        for one, other in zip(here.items, there.items))
+            return known[key]
         else:
             return False
     return False
@@ -1909,8 +1973,8 @@ def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS):
 def _types_match(local, local_id, btf, there_id, behind_pointer=False, depth=MAX_HOPS, known=None):
     """Do two types match member by member, to the first pointer?
 
-    known holds the structs compared before, so that types which share parts cost no more than
-    they have.
+    known holds the structs and prototypes compared before, so that types which share parts cost
+    no more than they have.
     """
     known = {} if known is None else known
     while depth > 0:
@@ -1950,11 +2014,16 @@ def _types_match(local, local_id, btf, there_id, behind_pointer=False, depth=MAX
                 return False
             local_id, there_id = here.items[0], there.items[0]
         elif here.kind == BTF_FUNC_PROTO:
-            if here.vlen != there.vlen or not all(
-                    _types_match(local, one[1], btf, other[1], behind_pointer, depth, known)
-                    for one, other in zip(here.items, there.items)):
+            if here.vlen != there.vlen:
                 return False
-            local_id, there_id = here.size, there.size
+            key = here.id, there.id, behind_pointer
+            if key not in known:
+                known[key] = True
+                known[key] = _types_match(local, here.size, btf, there.size, behind_pointer,
+                                          depth, known) and all(
+                    _types_match(local, one[1], btf, other[1], behind_pointer, depth, known)
+                    for one, other in zip(here.items, there.items))
+            return known[key]
         else:
             return False
     return False
@@ -4070,7 +4139,7 @@ class InotifyRoot:
         self.display, self.path, self.only = display, path, only
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if pinned else None
         self.prefix = display if display.endswith("/") else display + "/"
-        self.watched = self.parent_wd = self.name = None
+        self.watched = self.parent_wd = self.name = self.key = None
         fd = self.open()
         status = os.fstat(fd)
         self.key = (status.st_dev, status.st_ino)
@@ -4079,9 +4148,14 @@ class InotifyRoot:
 
     def open(self):
         """An ordinary descriptor of the directory."""
-        if self.fd is None:
-            return os.open(self.path, O_READ_DIR)
-        return os.open(b".", O_READ_DIR, dir_fd=self.fd)
+        if self.fd is not None:
+            return os.open(b".", O_READ_DIR, dir_fd=self.fd)
+        fd = os.open(self.path, O_READ_DIR)
+        status = os.fstat(fd)
+        if self.key not in (None, (status.st_dev, status.st_ino)):
+            os.close(fd)                # unmounted, or a symbolic link leads elsewhere by now
+            raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
+        return fd
 
     def removed(self):
         """Whether the directory has been deleted."""
@@ -4604,8 +4678,14 @@ BURST = 16          # events within `latency` seconds before reading waits for m
 
 def tell(message):
     """What a Watch says of itself when nothing else was asked: a line on standard error."""
-    sys.stderr.write("fanfp: %s\n" % message)
-    sys.stderr.flush()
+    if sys.stderr is not None:          # None: it was closed when Python started
+        sys.stderr.write("fanfp: %s\n" % message)
+        sys.stderr.flush()
+
+
+class Hidden(Exception):
+    """A mount is not what its path leads to: another is mounted over it, it has been moved or
+    unmounted, or a symbolic link has been put in the place of a directory above it."""
 
 
 class Watch:
@@ -4650,33 +4730,32 @@ class Watch:
             events = events.replace(",", " ").split()
         self._mask = event_mask(events)
         self._wanted_filter, self.object, self._latency = filter, object, latency
-        self._notice = notice
+        self._inner_mounts, self._notice = mounts, notice
         self._include, self._exclude = compiled(include), compiled(exclude)
         try:
-            self._start(roots, mounts)
+            self._start(roots)
         except BaseException:
             self.close()
             raise
 
     # --- starting ---
 
-    def _start(self, roots, mounts):
+    def _start(self, roots):
         self._poll = select.epoll()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._extra_fds = [self._wake_read, self._wake_write]
         self._poll.register(self._wake_read, select.EPOLLIN)
-        if mounts:
-            # Opened before anything is looked up, so that no mount made meanwhile is missed.
-            try:
-                self._mounts_file = open("/proc/self/mountinfo", "rb")
-            except OSError as error:
-                raise failure(error.errno, "opening", "/proc/self/mountinfo",
-                              "/proc is not mounted? mount -t proc proc /proc")
-            self._poll.register(self._mounts_file.fileno(), select.EPOLLPRI)
+        # Opened before anything is looked up, so that no mount made meanwhile is missed; without
+        # `mounts` too, since a root may be unmounted.
+        try:
+            self._mounts_file = open("/proc/self/mountinfo", "rb")
+        except OSError as error:
+            raise failure(error.errno, "opening", "/proc/self/mountinfo",
+                          "/proc is not mounted? mount -t proc proc /proc")
+        self._poll.register(self._mounts_file.fileno(), select.EPOLLPRI)
         for root in roots:
             self._add_root(os.fsdecode(root))
-        if mounts:
-            self._follow_mounts()
+        self._follow_mounts()
 
     def _add_root(self, display):
         """Find which source can watch a root, and add it there."""
@@ -4729,11 +4808,13 @@ class Watch:
                  if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
         return names + ["inotify"]
 
-    def _add_to(self, name, shown, path, only, mounted=None):
-        """Watch a root with the filter of a name; `mounted`: (prefix, parent key, name)."""
+    def _add_to(self, name, shown, path, only, mounted=None, mount_id=None):
+        """Watch a root with the filter of a name; `mounted`: (parent key, name) of a mount."""
         make = InotifyRoot if name == "inotify" else Root
         root = make(shown, path, only, mounted is None)
         try:
+            if mount_id is not None and root.mount_id != mount_id:
+                raise Hidden
             source = self._inotify if name == "inotify" else self._fanotify
             fresh = source is None
             if fresh:
@@ -4779,6 +4860,8 @@ class Watch:
             for root in list(source.roots):
                 if root.mount_id not in ids:
                     self._unmounted(source, root)
+        if not self._inner_mounts:
+            return
         skipped = []
         tops = [(fd_path(root.fd), root.mount_id) for source in self._sources
                 for root in source.roots if root.only is None]
@@ -4788,7 +4871,10 @@ class Watch:
             found = None
             if any(mount.id != mount_id and below(mount.path, path) is not None
                    for path, mount_id in tops):
-                found = self._mount_found(mount, skipped)
+                try:
+                    found = self._mount_found(mount, skipped)
+                except Hidden:
+                    continue                # until the list of mounts changes again
             self._known_mounts[identity] = found
         if skipped:
             self._notice("not watched, file systems of the kernel's own: %s" % " ".join(skipped))
@@ -4813,7 +4899,7 @@ class Watch:
         reason = None
         for each in names:
             try:
-                root = self._add_to(each, shown, mount.path, None, (key, name))
+                root = self._add_to(each, shown, mount.path, None, (key, name), mount.id)
             except OSError as error:
                 reason = reason or error
                 continue
@@ -5272,11 +5358,15 @@ def parse_format(pattern):
 
 
 class Output:
-    """Where lines go: a descriptor, written to the last byte."""
+    """Where lines go: a descriptor, written to the last byte.  `used`: whether any will."""
 
-    def __init__(self, path):
+    def __init__(self, path, used=True):
+        import fcntl
         self.name = path or "standard output"
         self.fd = 1
+        if not path and used and fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise failure(errno.EBADF, "writing events to", self.name,
+                          "it is closed; name an --outfile")
         if path:
             try:
                 self.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
@@ -5385,7 +5475,7 @@ def run(options):
     include = choose_pattern(options.include, options.includei, "--include")
     exclude = choose_pattern(options.exclude, options.excludei, "--exclude")
     events = ",".join(options.event) if options.event else DEFAULT_EVENTS
-    output = Output(options.outfile)
+    output = Output(options.outfile, options.quiet < 2)
     raise_descriptor_limit()
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
                exclude=exclude, latency=options.latency, object=options.object,
@@ -5398,6 +5488,8 @@ def run(options):
             signal.signal(number, stop)
         own = output.is_path() if "inotify" in watch.filter else None
         runner = Runner(options.command, watch) if options.command else None
+        if runner is None:              # a command gets what fanfp was started with
+            drop_capabilities(watch, not options.one_file_system)
         if not options.quiet:
             tell("watching %s (filter: %s)" % (" ".join(map(printable, watch.roots)),
                                                watch.filter))
@@ -5450,6 +5542,34 @@ def is_own(event, own):
         and event.mask & (MODIFY | CLOSE_WRITE | OPEN) and os.path.realpath(event.path) == own
 
 
+def drop_capabilities(watch, mounts):
+    """Keep only what watching on takes; what that is was found by trying without.
+
+    Directories are read, climbed and opened by handle whatever their mode: CAP_DAC_READ_SEARCH.
+    A file system that is mounted later is marked: CAP_SYS_ADMIN.  Ignore marks, their flush, the
+    maps of the BPF program and the names of processes take none.
+    """
+    kept = CAP_DAC_READ_SEARCH
+    if watch.filter != "inotify" and mounts:
+        kept |= CAP_SYS_ADMIN
+    if not capabilities() & CAP_DAC_READ_SEARCH:
+        kept |= CAP_DAC_OVERRIDE        # root in a container has this alone, and reads by it
+    try:
+        keep_capabilities(kept)
+    except Error as error:
+        tell(str(error))
+
+
+def fill_standard_descriptors():
+    """Open those of 0, 1 and 2 that are closed: else a descriptor of ours gets the number, and
+    events are written into it.  What is written to 1 is an error all the same."""
+    for fd, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)
+
+
 def raise_descriptor_limit():
     """Allow as many descriptors as the system lets us: many roots and deep scans need them."""
     import resource
@@ -5464,8 +5584,8 @@ def probe(roots):
     """Print what this host has, and which filter `auto` would take for the roots and why."""
     rows = [("kernel", "%s %s %s" % (os.uname().sysname, os.uname().release, os.uname().machine)),
             ("python", "%d.%d.%d" % sys.version_info[:3]),
-            ("CAP_SYS_ADMIN", yes_no(has_capability(21))),
-            ("CAP_DAC_READ_SEARCH", yes_no(has_capability(2))),
+            ("CAP_SYS_ADMIN", yes_no(capabilities() & CAP_SYS_ADMIN)),
+            ("CAP_DAC_READ_SEARCH", yes_no(capabilities() & CAP_DAC_READ_SEARCH)),
             ("BTF", yes_no(os.path.exists("/sys/kernel/btf/vmlinux"))),
             ("fastpath", yes_no(os.path.isdir(FASTPATH_SYSFS))),
             ("fanotify", attempt(lambda: os.close(fanotify_init(FAN_REPORT_FID)))),
@@ -5520,21 +5640,10 @@ def attempt(action):
     return "yes"
 
 
-def has_capability(number):
-    """Whether this process has a capability in effect.  proc(5), status."""
-    try:
-        with open("/proc/self/status") as file:
-            for line in file:
-                if line.startswith("CapEff:"):
-                    return bool(int(line.split()[1], 16) >> number & 1)
-    except OSError:
-        pass
-    return False
-
-
 def main(arguments=None):
     """Run the command line; the exit status."""
     try:
+        fill_standard_descriptors()
         parser = build_parser()
         options = parser.parse_args(arguments)
         if options.probe:
@@ -5548,6 +5657,9 @@ def main(arguments=None):
         return 0
     except OSError as error:
         tell(str(error))
+        return EXIT_ERROR
+    except MemoryError:
+        tell("watching: out of memory; see ulimit -v, or the limit of the control group")
         return EXIT_ERROR
     except SystemExit as end:
         return EXIT_ERROR if end.code else 0

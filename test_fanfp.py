@@ -193,6 +193,13 @@ class Base(unittest.TestCase):
         self.addCleanup(lambda: program.process.poll() is None and program.process.kill())
         return program
 
+    def reported(self, program, shown=None, real=None):
+        """Make a sentinel in the tree and return what was reported before it."""
+        self.sentinels += 1
+        name = "/sentinel-%d" % self.sentinels
+        write((real or self.tree) + name)
+        return gather(program.until((shown or real or self.tree) + name))
+
     def mount(self, *arguments):
         """mount(8), undone with the test."""
         try:
@@ -223,13 +230,6 @@ class Scenarios:
     def watch(self, *arguments, **options):
         arguments = arguments or (self.tree,)
         return self.program("--filter", self.filter, *arguments, **options)
-
-    def reported(self, program, shown=None, real=None):
-        """Make a sentinel in the tree and return what was reported before it."""
-        self.sentinels += 1
-        name = "/sentinel-%d" % self.sentinels
-        write((real or self.tree) + name)
-        return gather(program.until((shown or real or self.tree) + name))
 
     def expect(self, found, expected, racy=()):
         """Compare {path or (old, new): names}, paths relative to the tree.  What `racy` names
@@ -1651,6 +1651,38 @@ class CoreTest(BpfTest):
         self.assertIn("instruction", str(caught.exception))
 
 
+def made_btf(*types):
+    """Types made by hand, each the words of one; the strings are s at 1 and x at 3."""
+    strings = b"\0s\0x\0"
+    body = b"".join(struct.pack("=%dI" % len(words), *words) for words in types)
+    return fanfp.Btf(struct.pack("=HBBIIIII", 0xeb9f, 1, 0, 24, 0, len(body), len(body),
+                                 len(strings)) + body + strings, "made")
+
+
+class LoopsTest(unittest.TestCase):
+    """Types that hold themselves, or one type many times over, cost no more than they have."""
+
+    INT = 3, 1 << 24, 4, 32
+
+    def test_struct_in_itself(self):
+        """struct s { struct s; struct s; }, each unnamed, has no x: 2 ** 32 ways to say so."""
+        here = made_btf(self.INT, (1, 4 << 24 | 1, 8, 3, 1, 0))
+        there = made_btf(self.INT, (1, 4 << 24 | 2, 8, 0, 2, 0, 0, 2, 0))
+        self.assertIsNone(fanfp._find_member(here, here.type(2).items[0], there, there.type(2),
+                                             set()))
+
+    def test_prototypes_of_prototypes(self):
+        """Each of fifteen takes the next six times: 6 ** 15 ways to compare them."""
+        types = [self.INT]
+        for number in range(15):
+            behind = 1 if number == 14 else 2 * number + 4
+            types += [(0, 2 << 24, 2 * number + 3),
+                      (0, 13 << 24 | 6, 1) + 6 * (0, behind)]
+        one, other = made_btf(*types), made_btf(*types)
+        self.assertTrue(fanfp._types_compatible(one, 2, other, 2))
+        self.assertTrue(fanfp._types_match(one, 2, other, 2))
+
+
 def btf_has_enumerator(btf, name, enumerator):
     number = btf.find(name, fanfp.BTF_ENUMS)[0]
     return enumerator in [item[0] for item in btf.type(number).items]
@@ -2448,10 +2480,233 @@ while True:
 """
 
 
+# Numbers of system calls that a container's seccomp filter may forbid, by machine.
+SYSTEM_CALLS = {
+    "x86_64": {"fanotify_init": 300, "fanotify_mark": 301, "name_to_handle_at": 303,
+               "open_by_handle_at": 304, "capset": 126, "inotify_init1": 294},
+    "aarch64": {"fanotify_init": 262, "fanotify_mark": 263, "name_to_handle_at": 264,
+                "open_by_handle_at": 265, "capset": 91, "inotify_init1": 26},
+}
+
+
+def forbid(number, calls):
+    """A preexec_fn: system calls, by name, fail with an errno from here on.  seccomp(2)."""
+    numbers = [SYSTEM_CALLS[os.uname().machine][name] for name in calls]
+    code = [(0x20, 0, 0, 0)]                        # load the number of the system call
+    for index, each in enumerate(numbers):          # equal: to the last instruction
+        code.append((0x15, len(numbers) - index, 0, each))
+    code += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | number)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in code))
+    header = struct.pack("@HP", len(code), ctypes.addressof(program))
+
+    def install():
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        if prctl(38, 1, 0, 0, 0) or prctl(22, 2, ctypes.c_char_p(header), 0, 0):
+            raise OSError(ctypes.get_errno(), "seccomp")
+        return program                              # alive until here
+    return install
+
+
 class Faults(Base):
     """What happens to a program in its life."""
 
     where = DIRECTORIES[0]
+
+    def assert_one_line(self, result, *texts):
+        """A run ended with status 1 and one line on standard error that has all the texts."""
+        errors = result.stderr.decode()
+        self.assertEqual(result.returncode, 1, errors)
+        self.assertEqual((errors.count("\n"), errors[-1:]), (1, "\n"), errors)
+        for text in texts + ("fanfp: ",):
+            self.assertIn(text, errors)
+
+    def finish(self, *arguments, **options):
+        """A run to its end, which without an event comes soon."""
+        return subprocess.run(MODULE + ["-t", "0.01"] + list(arguments), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+                              env=cached_environment(), **options)
+
+    def each_filter(self):
+        """A program with each filter that works here."""
+        for name in FILTERS:
+            if available(name, self.where) is None:
+                with self.subTest(name):
+                    yield name
+
+    # --- output ---
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_full_disk(self):
+        """The disk of --outfile is full: one line, and what was written is there."""
+        self.mount("-t", "tmpfs", "-o", "size=16k", "tmpfs", self.out)
+        program = self.program("-q", "-o", self.out + "/log", self.tree, ready=False)
+        while program.process.poll() is None:
+            run("sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do mkdir x; rmdir x; done", cwd=self.tree)
+        status, errors = program.stop()
+        self.assertEqual(status, 1)
+        self.assertEqual(errors, "fanfp: writing events to %s/log: No space left on device; "
+                                 "the events since are lost\n" % self.out)
+        with open(self.out + "/log") as file:
+            lines = file.read().split("\n")[:-1]
+        self.assertTrue(all(json.loads(line)["path"] == self.tree + "/x" for line in lines))
+        self.assertTrue(lines)
+
+    def test_outfile_that_cannot_be_written(self):
+        self.assert_one_line(self.finish("-o", self.out, self.tree),
+                             "opening %s: Is a directory; choose another --outfile" % self.out)
+        if ROOT:
+            self.mount("-t", "tmpfs", "-o", "ro", "tmpfs", self.out)
+            self.assert_one_line(self.finish("-o", self.out + "/log", self.tree),
+                                 "opening %s/log: Read-only file system" % self.out)
+
+    def test_closed_descriptors(self):
+        """A standard descriptor that is closed is no place for events, nor for ours to be."""
+        def close(*numbers):
+            return lambda: [os.close(number) for number in numbers]
+        self.assert_one_line(self.finish(self.tree, preexec_fn=close(1)),
+                             "writing events to standard output", "--outfile")
+        result = self.finish("-o", self.out + "/log", self.tree, preexec_fn=close(0, 1, 2))
+        self.assertEqual((result.returncode, result.stderr), (2, b""))
+
+    def test_pipe_closed_under_load(self):
+        """The reader goes while fanfp waits for it to read: it ends, and says nothing."""
+        worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
+        self.addCleanup(worker.wait)
+        self.addCleanup(worker.kill)
+        program = self.program(self.tree)
+        fcntl.fcntl(program.process.stdout, 1031, 4096)     # F_SETPIPE_SZ
+        for _ in range(50):
+            self.assertTrue(program.line())
+        program.process.stdout.close()
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        self.assertEqual(program.process.stderr.read(), b"")
+        program.process.stdout = open(os.devnull, "rb")
+
+    # --- memory ---
+
+    @unittest.skipUnless(ROOT, "needs root, to drop caches")
+    def test_marks_dropped(self):
+        """Memory pressure drops ignore marks: they are set again, and nothing else changes."""
+        if available("marks", self.where) is not None:
+            self.skipTest("needs the marks filter")
+        places = [self.out + "/d%d" % number for number in range(20)]
+        for path in places:
+            os.mkdir(path)
+        program = self.program("--filter", "marks", "--stats", self.tree)
+
+        def outside():
+            """A round of events outside."""
+            for path in places:
+                write(path + "/f")
+            write(self.tree + "/f%d" % self.sentinels)
+            self.assertEqual(list(self.reported(program)), [self.tree + "/f%d"
+                                                            % (self.sentinels - 1)])
+        outside()
+        outside()
+        with open("/proc/sys/vm/drop_caches", "w") as file:
+            file.write("2")
+        outside()
+        stats = program.statistics()
+        # A directory that another process has open, or a cache that holds on, keeps its mark.
+        self.assertGreater(stats["ignore marks set"], len(places) + len(places) // 2)
+
+    # --- file systems ---
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_root_unmounted_lazily(self):
+        """Remounted, moved, mounted in a second place, then taken from the place that was given."""
+        for name in self.each_filter():
+            for option in ((), ("--one-file-system",)):
+                top = os.path.join(self.tree, name + "".join(option))
+                places = [top + end for end in ("/given", "/moved", "/second")]
+                for path in places:
+                    os.makedirs(path)
+                given, moved, second = places
+                # A mount of a mount that is private can be moved whatever its surroundings are.
+                self.mount("--bind", top, top)
+                self.mount("--make-private", top)
+                self.mount("-t", "tmpfs", "tmpfs", given)
+                self.mount("--bind", given, second)
+                os.mkdir(given + "/d")
+                program = self.program("--filter", name, "-e", "create", *option + (given,))
+                write(given + "/d/a")
+                run("mount", "-o", "remount,ro", given)
+                with self.assertRaises(OSError):
+                    write(given + "/d/b")
+                run("mount", "-o", "remount,rw", given)
+                write(given + "/d/c")
+                write(second + "/d/e")
+                run("mount", "--move", given, moved)
+                write(moved + "/d/f")
+                write(moved + "/end")
+                self.assertEqual([event["path"] for event in program.until(given + "/end")],
+                                 [given + "/d/" + name for name in "acef"])
+                run("umount", "-l", moved)
+                self.assertEqual([(event["path"], event["events"]) for event in program.rest()],
+                                 [(given, ["UNMOUNT"])])
+                self.assertEqual(program.process.wait(PATIENCE), 0)
+                self.assertEqual(program.process.stderr.read(), b"fanfp: no root is left\n")
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_mounts_over_each_other(self):
+        """A mount that another covers is watched once it shows again."""
+        for name in self.each_filter():
+            place = os.path.join(self.tree, name)
+            os.mkdir(place)
+            self.mount("-t", "tmpfs", "tmpfs", place)
+            self.mount("-t", "tmpfs", "tmpfs", place)
+            program = self.program("--filter", name, "-e", "create,unmount", self.tree)
+            write(place + "/upper")
+            self.assertEqual(self.reported(program), {place + "/upper": {"CREATE"}})
+            run("umount", place)
+            number = found = 0
+            while not found:                # until the list of mounts has been read
+                number += 1
+                write(place + "/lower%d" % number)
+                found = [path for path in self.reported(program) if "/lower" in path]
+            self.assertEqual(found, [place + "/lower%d" % number])
+
+    # --- what is forbidden ---
+
+    @unittest.skipUnless(ROOT and os.uname().machine in SYSTEM_CALLS, "needs root, and numbers")
+    def test_forbidden_calls(self):
+        """System calls that a container forbids: auto takes inotify, a filter asked for by name
+        says in one line why not."""
+        if BEST == "inotify":
+            self.skipTest("inotify is all there is")
+        calls = [("fanotify_init", errno.EPERM, "making a fanotify group: Operation not permitted; "
+                  "this process may, so a seccomp filter"),
+                 ("fanotify_init", errno.ENOSYS, "making a fanotify group: Function not "
+                  "implemented; this kernel has no fanotify; use --filter inotify"),
+                 ("fanotify_mark", errno.EPERM, "%s: Operation not permitted" % self.tree),
+                 ("name_to_handle_at", errno.EPERM,
+                  "asking for the file handle of %s: Operation not permitted" % self.tree),
+                 ("name_to_handle_at", errno.ENOSYS, "asking for the file handle of"),
+                 ("open_by_handle_at", errno.EPERM, "opening a directory by its handle %s: "
+                  "Operation not permitted" % self.tree)]
+        for name, number, text in calls:
+            with self.subTest(name, errno=number):
+                install = forbid(number, [name])
+                result = self.finish(self.tree, preexec_fn=install)
+                self.assertEqual(result.returncode, 2, result.stderr)
+                self.assertIn(b"(filter: inotify)", result.stderr)
+                self.assert_one_line(
+                    self.finish("--filter", BEST, self.tree, preexec_fn=install), text)
+
+    @unittest.skipUnless(ROOT and os.uname().machine in SYSTEM_CALLS, "needs root, and numbers")
+    def test_forbidden_to_drop(self):
+        """Where capabilities can't be dropped it says so and goes on."""
+        result = self.finish(self.tree, preexec_fn=forbid(errno.EPERM, ["capset"]))
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn(b"fanfp: dropping capabilities: Operation not permitted; it keeps those it "
+                      b"has\n", result.stderr)
+
+    @unittest.skipUnless(os.uname().machine in SYSTEM_CALLS, "needs numbers")
+    def test_nothing_is_left_to_try(self):
+        self.assert_one_line(
+            self.finish(self.tree, preexec_fn=forbid(errno.EPERM, ["fanotify_init",
+                                                                   "inotify_init1"])),
+            "making an inotify instance: Operation not permitted")
 
     def load(self, count):
         """Start a process that makes and removes files in the tree."""
@@ -2487,6 +2742,8 @@ class Faults(Base):
         program.process.send_signal(signal.SIGCONT)
         counts = {}
         for each in program.until(self.tree + "/done"):
+            if each["path"] is None:
+                self.fail("%r, and it said: %s" % (each, program.stop()[1]))
             for name in each["events"]:
                 if os.path.basename(each["path"]).startswith("f"):
                     counts[name] = counts.get(name, 0) + 1
@@ -2550,16 +2807,139 @@ class Faults(Base):
         self.assertIn(self.tree + part * depth + "/f", paths)
         self.assertIn(self.tree + part * 2 * depth + "/f", paths)
 
+    @unittest.skipUnless(ROOT and shutil.which("setpriv"), "needs root and setpriv")
     def test_without_capability(self):
-        """Without CAP_DAC_READ_SEARCH handles can't be opened: inotify is taken."""
-        if not ROOT or shutil.which("setpriv") is None:
-            self.skipTest("needs root and setpriv")
-        result = subprocess.run(
-            ["setpriv", "--bounding-set", "-dac_read_search", "--inh-caps", "-dac_read_search",
-             sys.executable, PROGRAM, "-t", "0.01", self.tree],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.assertEqual(result.returncode, 2, result.stderr)
-        self.assertIn(b"(filter: inotify)", result.stderr)
+        """Without CAP_DAC_READ_SEARCH handles can't be opened, without CAP_SYS_ADMIN nothing
+        marked: inotify is taken, and a filter asked for says which is missing."""
+        for lacking in ("dac_read_search", "sys_admin"):
+            with self.subTest(lacking):
+                setpriv = ["setpriv", "--bounding-set", "-" + lacking, "--inh-caps", "-" + lacking,
+                           sys.executable, PROGRAM, "-t", "0.01"]
+                result = subprocess.run(setpriv + [self.tree], stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE)
+                self.assertEqual(result.returncode, 2, result.stderr)
+                self.assertIn(b"(filter: inotify)", result.stderr)
+                for name in ("marks", "user"):
+                    result = subprocess.run(setpriv + ["--filter", name, self.tree],
+                                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                    self.assert_one_line(result, "Operation not permitted",
+                                         "CAP_" + lacking.upper())
+
+
+# =============================================================================================
+# Capabilities: what the command line keeps, and that it is enough
+# =============================================================================================
+
+def privileges(pid="self"):
+    """The capability sets of a process by name, as bits, and its NoNewPrivs."""
+    with open("/proc/%s/status" % pid) as file:
+        pairs = [line.split(":") for line in file if line.startswith(("Cap", "NoNewPrivs"))]
+    return {name: int(value, 16) for name, value in pairs}
+
+
+@unittest.skipUnless(ROOT, "needs root, to have capabilities")
+class Capabilities(Base):
+    """After the start everything goes that is not needed to watch on."""
+
+    where = DIRECTORIES[0]
+
+    def each_filter(self):
+        """Each filter that works here, and an empty tree for it."""
+        for name in FILTERS:
+            if available(name, self.where) is None:
+                shutil.rmtree(self.top)
+                os.makedirs(self.tree)
+                os.mkdir(self.out)
+                yield name
+
+    def assert_keeps(self, program, capabilities):
+        capabilities &= privileges()["CapEff"]
+        found = privileges(program.process.pid)
+        self.assertEqual(found["NoNewPrivs"], 1)
+        del found["NoNewPrivs"]
+        self.assertEqual(found, {"CapEff": capabilities, "CapPrm": capabilities, "CapInh": 0,
+                                 "CapBnd": capabilities, "CapAmb": 0})
+
+    def closed_directories(self):
+        """Directories that only their owner, not root, may read, heard of outside and moved in."""
+        os.makedirs(self.out + "/d/e/f")
+        for path in ("/d/e/f", "/d/e", "/d"):
+            os.chown(self.out + path, 12345, 12345)
+            os.chmod(self.out + path, 0)
+        write(self.out + "/d/e/f/x")
+
+    def check(self, program):
+        """Moves across the border and directories met for the first time, with what was kept."""
+        os.mkdir(self.tree + "/new")
+        write(self.tree + "/new/f")
+        self.closed_directories()
+        self.reported(program)
+        os.rename(self.out + "/d", self.tree + "/d")
+        self.assertIn(self.tree + "/d", self.reported(program))
+        write(self.tree + "/d/e/f/x")
+        write(self.tree + "/d/e/y")
+        os.rename(self.tree + "/d/e", self.out + "/e")
+        write(self.out + "/e/f/x")
+        os.rename(self.tree + "/new", self.tree + "/old")
+        found = self.reported(program)
+        self.assertIn("CREATE", found.pop(self.tree + "/d/e/y"))
+        self.assertEqual(found, {
+            self.tree + "/d/e/f/x": {"MODIFY", "CLOSE_WRITE"}, self.tree + "/d/e": {"MOVED_FROM"},
+            (self.tree + "/new", self.tree + "/old"): {"RENAME"}})
+
+    def test_kept(self):
+        """CAP_DAC_READ_SEARCH and, to mark what is mounted later, CAP_SYS_ADMIN."""
+        for name in self.each_filter():
+            with self.subTest(name):
+                program = self.program("--filter", name, self.tree)
+                self.assert_keeps(program, fanfp.CAP_DAC_READ_SEARCH
+                                  | (fanfp.CAP_SYS_ADMIN if name != "inotify" else 0))
+                self.check(program)
+                os.mkdir(self.tree + "/mount")
+                self.mount("-t", "tmpfs", "tmpfs", self.tree + "/mount")
+                path = self.tree + "/mount/f"
+                while path not in self.reported(program):   # until the mount has been noticed
+                    write(path)
+                run("umount", self.tree + "/mount")
+                while {"UNMOUNT"} != self.reported(program).get(self.tree + "/mount"):
+                    pass
+                self.assertEqual(program.stop(), (0, program.errors.decode()))
+
+    def test_one_file_system(self):
+        """With nothing to mark later, CAP_DAC_READ_SEARCH alone."""
+        for name in self.each_filter():
+            with self.subTest(name):
+                program = self.program("--filter", name, "--one-file-system", self.tree)
+                self.assert_keeps(program, fanfp.CAP_DAC_READ_SEARCH)
+                self.check(program)
+                self.assertEqual(program.stop(), (0, program.errors.decode()))
+
+    def test_exec(self):
+        """A command gets what fanfp was started with."""
+        log = self.out + "/log"
+        program = self.program("--count", "1", "--exec",
+                               "sh -c 'grep -E Cap.*:\\|NoNew /proc/self/status > %s'" % log,
+                               self.tree)
+        write(self.tree + "/f")
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        with open(log) as file:
+            found = {line.split(":")[0]: int(line.split()[1], 16) for line in file}
+        self.assertEqual(found, privileges())
+
+    def test_as_in_a_container(self):
+        """With CAP_DAC_OVERRIDE but not CAP_DAC_READ_SEARCH, inotify reads by that."""
+        if shutil.which("setpriv") is None:
+            self.skipTest("needs setpriv")
+        program = self.program(
+            "--filter", "inotify", self.tree,
+            command=["setpriv", "--bounding-set", "-all,+dac_override,+setpcap,+chown"] + MODULE)
+        self.assert_keeps(program, fanfp.CAP_DAC_OVERRIDE)
+        self.check(program)
+
+    def test_library_drops_nothing(self):
+        before = privileges()
+        fanfp.Watch(self.tree).close()
+        self.assertEqual(privileges(), before)
 
 
 # =============================================================================================
