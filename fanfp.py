@@ -3103,8 +3103,9 @@ class MarksFilter(UserFilter):
                 self.group.notice("%s; events outside the tree will cost more" % error)
         finally:
             os.close(fd)
-        # Events from before the mark may still come, later ones only if the mark is gone.
-        return number + QUIET_BATCHES
+        # Events from before the mark may be in the next buffer, later ones only come if memory
+        # pressure took the mark.
+        return number + 1
 
     def moved_in(self):
         # What came in may carry ignore marks anywhere.  The file-system marks stay.
@@ -3301,7 +3302,6 @@ AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is j
 HELD_SECONDS = 2.0                  # how long a removed directory may take to tell its name
 HELD_LIMIT = 1 << 16
 HALF_SECONDS = 1.0                  # how long a RENAME's halves may take to follow it
-QUIET_BATCHES = 16                  # buffers in which events from before an ignore mark may come
 CATCH_UP_LIMIT = 10000              # entries looked at in what was moved in with an ignore mark
 CLOCK_TICK = 0.02                   # seconds by which the time of a file may be behind the clock
 
