@@ -3301,6 +3301,7 @@ READ_SIZE = 1 << 16                 # below malloc's mmap threshold: a fresh map
 AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is judged
 HELD_SECONDS = 2.0                  # how long a removed directory may take to tell its name
 HELD_LIMIT = 1 << 16
+RACE_SECONDS = 0.001                # by when the event of a removal just made has been queued
 HALF_SECONDS = 1.0                  # how long a RENAME's halves may take to follow it
 CATCH_UP_LIMIT = 10000              # entries looked at in what was moved in with an ignore mark
 CLOCK_TICK = 0.02                   # seconds by which the time of a file may be behind the clock
@@ -3334,7 +3335,7 @@ class Queue:
         self.batches = collections.deque()
         self.position = self.end = self.number = 0
         self.empty_at = time.time()
-        self.before = {}            # key of a directory -> deque of (offset, parent key, name)
+        self.before = {}            # key of a directory -> list of (offset, parent key, name)
         self.renames = {}           # halves of RENAMEs, see half_of() -> offset of the last
         self.last_move = 0          # offset of the last event in `before`
 
@@ -3385,7 +3386,7 @@ class Queue:
         self.last_move = offset
         link = self.just_before(raw)
         if link is not None:
-            self.before.setdefault(raw.target, collections.deque()).append((offset,) + link)
+            self.before.setdefault(raw.target, []).append((offset,) + link)
 
     def pair(self, raw, offset):
         """Note that the halves of a RENAME have one."""
@@ -3410,7 +3411,7 @@ class Queue:
         """(parent key, name) of where the queue says a directory is, or None if it says nothing."""
         entries = self.before.get(key)
         while entries and entries[0][0] <= self.position:
-            entries.popleft()
+            del entries[0]
         return entries[0][1:] if entries else None
 
     def moves_ahead(self):
@@ -3431,17 +3432,14 @@ class Queue:
         """Whether a half's RENAME is still to be judged."""
         return self.renames.get(half, 0) > self.position
 
-    def forget(self):
-        """All there was is judged, and nothing more is to come of it."""
-        self.before.clear()
-        self.renames.clear()
-
     def trim(self):
-        """Let go of what is over, where that is much and the queue is never empty."""
-        if len(self.before) > TABLE_LIMIT:
+        """Let go of what is over, where that is much, or all is."""
+        if not self.batches:
+            self.before.clear()
+        if len(self.before) > OUTSIDE_LIMIT:
             self.before = {key: entries for key, entries in self.before.items()
-                           if entries and entries[-1][0] > self.position}
-        if len(self.renames) > TABLE_LIMIT:
+                           if entries[-1:] and entries[-1][0] > self.position}
+        if len(self.renames) > OUTSIDE_LIMIT:
             self.renames = {half: offset for half, offset in self.renames.items()
                             if offset > self.position}
 
@@ -3644,7 +3642,7 @@ class Fanotify:
         """Seconds after which to call read() though nothing has come; None: no need to."""
         if any(root.renamed for root in self.roots):
             return HELD_SECONDS
-        return HELD_SECONDS if self.held and (self.lossy or not self.targets) else None
+        return HELD_SECONDS if self.held and self.unsure() else None
 
     def idle(self):
         """The queue is empty: what was waiting for the rest of it will wait no longer."""
@@ -3652,7 +3650,7 @@ class Fanotify:
         if self.now - self.followed_at > HALF_SECONDS:
             self.followed.clear()
             self.early.clear()
-            self.queue.forget()
+            self.queue.renames.clear()
         self.expire()
         self.bury()
 
@@ -3762,6 +3760,8 @@ class Fanotify:
         if path is None:
             for side in (MOVED_FROM, MOVED_TO):
                 self.followed.pop(half_of(side, raw), None)
+            if mask & CREATE and mask & ISDIR and raw.target is not None:
+                self.directories.outside.add(raw.target)    # it may be gone when it is heard from
             return None
         crossing = 0                # the bits of a move across the border that had no RENAME
         for side in (MOVED_FROM, MOVED_TO):
@@ -3792,8 +3792,7 @@ class Fanotify:
             self.root_entry(raw, raw.old_key, raw.old_name)
         if self.halves:
             self.queue.pair(raw, self.queue.position)
-        was = self.place(raw.old_key, raw.old_name)
-        now = self.place(raw.key, raw.name)
+        was, now = self.both_sides(raw)
         left = self.expect_halves(raw, (was is None) != (now is None)) if self.halves else 0
         if was is None and now is None:
             return
@@ -3802,6 +3801,28 @@ class Fanotify:
             if target in self.moved:
                 self.confirm(raw, now)
             self.moved.add(target)
+
+    def both_sides(self, raw):
+        """The two paths of a RENAME, each None where it was outside.
+
+        Where only one of the directories is to be known, which is in a tree, it can't wait: what
+        comes next depends on it.  The other is gone, and would have been seen to go if it were
+        in a tree.
+        """
+        sides = ((raw.old_key, raw.old_name), (raw.key, raw.name))
+        for last in (False, True):
+            paths, missing = [], []
+            for key, name in sides:
+                try:
+                    paths.append(self.place(key, name))
+                except Held as held:
+                    paths.append(None)
+                    missing.append(held)
+            if missing and paths == [None, None]:
+                raise missing[0]
+            if not missing or last:
+                return paths
+            time.sleep(RACE_SECONDS)
 
     def move(self, raw, was, now, key, name, left=0):
         """Report a move from one path to another (None: outside), and keep the table right.
@@ -4021,12 +4042,18 @@ class Fanotify:
         """Events of a directory that is gone and was not seen to go: it was outside.
 
         Each directory on the way from a root to it would have been seen to go, and its removal
-        is never ignored.  After an overflow, or where removals carry no handle, that proves
-        nothing, and they are reported.
+        is never ignored.  Where that proves nothing they are reported, without a path.  (What is
+        dropped wrongly: the last events of a directory never heard of before that was emptied and
+        replaced, another being renamed onto it, before they were read.  Nothing tells it from the
+        many that are made and removed outside.)
         """
-        for raw in waiting:
-            if self.lossy or not self.targets:
-                self.report(None, raw[0], raw[1])
+        for raw in waiting if self.unsure() else ():
+            self.report(None, raw[0], raw[1])
+
+    def unsure(self):
+        """Whether a directory in a tree may have gone unseen: after an overflow, or where
+        removals carry no handle."""
+        return self.lossy or not self.targets
 
     def counters(self):
         """Counters of this side and the kernel's."""
@@ -4058,9 +4085,12 @@ def changes_since(directories, key, since, limit):
                 break
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             bits = CREATE if changed and birth_time(fd, name) > since else 0
-            if stat.S_ISREG(status.st_mode):
-                bits |= MODIFY | CLOSE_WRITE if status.st_mtime > since else 0
-                unsure = unsure or status.st_mtime == since
+            if stat.S_ISREG(status.st_mode) and status.st_mtime >= since:
+                # A file of several names may have been written by another.
+                if status.st_mtime > since and status.st_nlink == 1:
+                    bits |= MODIFY | CLOSE_WRITE
+                else:
+                    unsure = True
             if bits:
                 found.append((name, bits | (ISDIR if stat.S_ISDIR(status.st_mode) else 0)))
     finally:

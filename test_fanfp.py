@@ -2603,6 +2603,7 @@ class Faults(Base):
                                                             % (self.sentinels - 1)])
         outside()
         outside()
+        os.sync()                       # what is still to be written is not dropped
         with open("/proc/sys/vm/drop_caches", "w") as file:
             file.write("2")
         outside()

@@ -19,6 +19,8 @@ What the model allows, and nothing else:
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
   - inotify: a directory just made or moved in is not touched before the next sentinel; and no
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
+  - no directory is renamed onto one in which something has just happened: nothing tells where that
+    one was;
   - a file made with O_TMPFILE has no name: its writing may be reported under "#number".
 
 On a failure the seed is printed, and a program made as short as can be that still fails.
@@ -79,6 +81,7 @@ class Node:
         self.children = {}
         self.fresh = False              # a directory made or moved in since the last sentinel
         self.links = 1                  # names of a file
+        self.heard = 0                  # a directory: the last round with an event in or below it
 
     def path(self):
         """The path from the top, without a slash at either end."""
@@ -126,6 +129,7 @@ class Model:
         self.unnamed = set()            # directories in which O_TMPFILE was used
         self.fresh = []
         self.arrived = set()            # what was made or moved since the last sentinel
+        self.rounds = 1
 
     # --- looking ---
 
@@ -161,6 +165,7 @@ class Model:
             node.fresh = False
         self.fresh = []
         self.atoms = []
+        self.rounds += 1
         self.unnamed.clear()
         self.arrived.clear()
 
@@ -168,6 +173,7 @@ class Model:
 
     def put(self, pid, directory, name, node, *bits):
         """Events of an entry of a directory."""
+        self.hear(directory)
         path = None
         if directory.inside():
             path = (directory.path() + "/" + name) if name != "." else directory.path()
@@ -188,6 +194,8 @@ class Model:
         was_in, is_in = old.inside(), new.inside()
         both = was_in and is_in
         is_dir = node.kind == "d"
+        self.hear(old)
+        self.hear(new)
         if not self.merging:
             self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM")
             self.may_merge(self.group(pid, new, new_name, node), "MOVED_TO")
@@ -208,6 +216,16 @@ class Model:
         """Raises Invalid where inotify would merge the half of one rename into that of another."""
         if any(atom.group == group and atom.bit == bit for atom in self.atoms):
             raise Invalid
+
+    def hear(self, directory):
+        """Note that something happens in a directory."""
+        while directory is not None:
+            directory.heard = self.rounds
+            directory = directory.parent
+
+    def heard_of(self, directory):
+        """Whether events of a directory's entries, or of below it, may still be in the queue."""
+        return directory.heard == self.rounds
 
     def may_leave(self, node, old, new):
         """Raises Invalid where the filter can't tell what a directory did before it left."""
@@ -347,7 +365,7 @@ class Model:
         directory, name, there = self.find(new)
         if directory is self.top or there is node or node.kind == "d" and directory.below(node):
             raise Invalid
-        if there is not None and (there.fresh or there.children
+        if there is not None and (there.fresh or there.children or self.heard_of(there)
                                   or (there.kind == "d") != (node.kind == "d")):
             raise Invalid
         was_in = old.inside()
