@@ -3349,10 +3349,14 @@ class Queue:
         except OSError as error:
             raise failure(error.errno, "reading events from the fanotify group")
         self.stats["reads"] += 1
+        self.add(buffer)
+        return True
+
+    def add(self, buffer):
+        """Put a buffer of events behind those that are to be judged."""
         self.number += 1
         self.batches.append(Batch(buffer, self.end, self.number, self.empty_at))
         self.end += len(buffer)
-        return True
 
     def look_ahead(self):
         """Read the rest of the queue, and note what it says of directories moved or removed."""

@@ -4,7 +4,7 @@
 
     python3 bench/bench.py [--quick] [NAME...]     as root; make bench
 
-NAME: ready outside inside latency capacity growth fastpath; all of them without.  Results go to
+NAME: ready outside inside latency capacity growth window fastpath; all of them without.  Results go to
 results.json, results.md and *.svg beside this file; sections that are not run keep theirs.
 --quick only tries whether everything works, on small sizes, and writes nothing.
 
@@ -17,6 +17,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import select
 import shutil
 import signal
@@ -336,6 +337,16 @@ class Reader:
         while time.perf_counter() < until:
             self.read(until - time.perf_counter())
 
+    def all_until(self, mark, seconds=20):
+        """All that is read up to a mark and to the end of what came with it."""
+        text, deadline = b"", time.perf_counter() + seconds
+        while mark not in text:
+            if time.perf_counter() > deadline:
+                raise RuntimeError("no line within %d s" % seconds)
+            if self.read(1):
+                text = text[:-64] + self.tail if text else self.tail
+        return text
+
     def until(self, mark, seconds=20):
         """When the first line with a mark was read."""
         deadline = time.perf_counter() + seconds
@@ -491,7 +502,46 @@ def mark_memory():
     return total
 
 
-# --- 7. the fast path, in the lab's machine ---
+# --- 7. the window of `marks` ---
+
+def window(place, versions, quick):
+    """Seconds from a directory's move into the tree until its ignore mark is gone, and what
+    becomes of the files made in it meanwhile: found by their time (no pid), or not told of."""
+    tree, out = tempfile.mkdtemp(dir=place.disk), tempfile.mkdtemp(dir=place.disk)
+    say("window: directories moved in")
+    times, files, untold = [], 0, 0
+    watcher = Watcher("fanfp marks", tree, subprocess.PIPE, ["--json", "-e", "create,modify"])
+    try:
+        reader = Reader(watcher.process.stdout.fileno())
+        for turn in range(10 if quick else 200):
+            directory, moved = os.path.join(out, "d%d" % turn), os.path.join(tree, "d%d" % turn)
+            os.mkdir(directory)
+            make_file(os.path.join(directory, "before"))
+            reader.skip(0.02)               # by now it has its mark
+            os.rename(directory, moved)
+            begun, made = time.perf_counter(), []
+            while not made or made[-1] < 0.01:
+                made.append(time.perf_counter() - begun)
+                make_file("%s/%d-%d" % (moved, turn, len(made)))
+            text = reader.all_until(b'/%d-%d"' % (turn, len(made)))
+            told = {int(number): pid != b"null" for number, pid in re.findall(
+                rb'/%d-(\d+)", "pid": (\w+)' % turn, text)}
+            first = min([number for number, heard in told.items() if heard] or [len(made)])
+            times.append(made[first - 1])
+            files += first - 1
+            untold += sum(number not in told for number in range(1, first))
+    finally:
+        watcher.stop()
+    times.sort()
+    return {"median": median(times), "p99": times[len(times) * 99 // 100], "moves": len(times),
+            "files": files, "untold": untold}
+
+
+def make_file(path):
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+
+
+# --- 8. the fast path, in the lab's machine ---
 
 def fastpath(place, versions, quick):
     """Run fastpath.py in the machine of lab/, on the kernel that has the fast path."""
@@ -508,7 +558,7 @@ def fastpath(place, versions, quick):
 
 # --- all of it ---
 
-SECTIONS = [ready, outside, inside, latency, capacity, growth, fastpath]
+SECTIONS = [ready, outside, inside, latency, capacity, growth, window, fastpath]
 
 
 def machine():

@@ -24,23 +24,23 @@ sys.path.insert(0, os.path.dirname(HERE))
 import fanfp  # noqa: E402
 
 
-
 def record(watch, top, files):
     """The buffers that a read of the events of so many files gives."""
-    source = watch._fanotify
+    queue = watch._fanotify.queue
     directories = [os.path.join(top, each) for each in os.listdir(top)]
     subprocess.run([sys.executable, os.path.join(HERE, "worker.py"), str(files)], check=True,
                    input="".join(each + "\n" for each in directories).encode(),
                    stdout=subprocess.DEVNULL)
-    while source.fill():
+    while queue.fill():
         pass
-    buffers = [batch.buffer for batch in source.queue]
-    source.queue.clear()
+    buffers = [batch.buffer for batch in queue.batches]
+    queue.batches.clear()
     return buffers
 
 
 def fill(watch, buffers):
-    watch._fanotify.queue.extend(map(fanfp.Batch, buffers))
+    for buffer in buffers:
+        watch._fanotify.queue.add(buffer)
 
 
 def only_decode(watch, buffers, fd):
@@ -50,7 +50,7 @@ def only_decode(watch, buffers, fd):
 
 def judge(watch, buffers, fd):
     fill(watch, buffers)
-    while watch._fanotify.queue:
+    while watch._fanotify.backlog:
         watch.read(0)
 
 
@@ -60,7 +60,7 @@ def printer(lines):
         output = fanfp.Output(None)
         output.fd = fd
         fill(watch, buffers)
-        while watch._fanotify.queue:
+        while watch._fanotify.backlog:
             events = watch.read(0)
             if events:
                 output.write(lines(events))
@@ -88,7 +88,7 @@ def main():
         events = sum(1 for buffer in buffers for _ in fanfp.decode(buffer))
         fill(watch, buffers)
         reported = 0
-        while watch._fanotify.queue:
+        while watch._fanotify.backlog:
             reported += len(watch.read(0))
         result = {"events": events, "reported": reported, "buffers": len(buffers)}
         for name, action in (("decode", only_decode), ("decode, judge", judge),

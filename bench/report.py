@@ -75,6 +75,7 @@ def goals(results):
     for name, function in (("ready", ready_goals), ("outside", outside_goals),
                            ("inside", inside_goals), ("latency", latency_goals),
                            ("capacity", capacity_goals), ("growth", growth_goals),
+                           ("window", window_goals),
                            ("fastpath", fastpath_goals)):
         if name in results:
             rows += function(results[name])
@@ -188,6 +189,13 @@ def growth_row(what, costs):
     first, dearest = costs[0][1], max(cost for _, cost in costs)
     return (what % ", ".join(count(number) for number, _ in costs), "flat (at most 1.2 times)",
             ", ".join(micro(cost) for _, cost in costs), dearest <= 1.2 * first)
+
+
+def window_goals(section):
+    return [("`marks`: from a directory's move into the tree until its ignore mark is gone", "-",
+             "median %s, 99 of 100 %s" % (milli(section["median"]), milli(section["p99"])), None),
+            ("files made in it meanwhile: not found by their time", "-", "%d of %d" % (
+                section["untold"], section["files"]), None)]
 
 
 def fastpath_goals(section):

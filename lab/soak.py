@@ -8,7 +8,8 @@ Each has a directory of its own, in which three processes run the programs of di
 two more make and remove files all the time, one in the tree and one outside of it.  What is
 reported is compared with what was done.  Memory and descriptors of fanfp are read after each round:
 after the first tenth of the time neither may grow.  --make puts each filter on a file system made
-for it (ext4, xfs, btrfs, tmpfs), as far as this host has them.  A row for each, and the exit status.
+for it (ext4, xfs, btrfs, tmpfs), as far as this host has them.  A row for each; exit status 1 if
+anything is wrong.
 """
 
 import argparse
