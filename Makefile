@@ -35,6 +35,11 @@ bench:
 soak:
 	@$(PYTHON) lab/differential.py --operations 100000
 
+# Damaged events and objects: the kept ones, then new ones.  By coverage: see lab/fuzz.py.
+SEED ?= 1
+fuzz:
+	@$(PYTHON) lab/fuzz.py --seed $(SEED)
+
 # The object is committed, and the same to the byte wherever it is built.
 fan_fp.bpf.o: bpf/fan_fp.bpf.c
 	$(CLANG) -g -O2 -Wall -Werror -target bpf -mcpu=v3 -fdebug-compilation-dir=. \
@@ -49,4 +54,4 @@ lint:
 	$(PYTHON) -m ruff check fanfp.py test_fanfp.py lab bench
 	shellcheck .ci/run
 
-.PHONY: test check check-pythons vmtest vm bench soak install lint
+.PHONY: test check check-pythons vmtest vm bench soak fuzz install lint

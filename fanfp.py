@@ -3820,6 +3820,7 @@ INOTIFY_ASKABLE = 0xFFF
 SCAN_DEPTH = 128                            # directories open at once in a scan
 PAIR_SECONDS = 0.002                        # a MOVED_TO follows its MOVED_FROM within this,
 PAIR_DISTANCE = 16                          # and within so many events
+READ_ROOM = 1 << 22                         # a path may be a million characters long
 
 
 class Watched:
@@ -3899,7 +3900,7 @@ class Inotify:
         self.coming = collections.deque()   # decoded and not judged
         self.unopened = []                  # directories to open that had moved on
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
-        self.out = []
+        self.out, self.room = [], 0
         self.now = time.time()
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         if self.fd < 0:
@@ -3911,11 +3912,13 @@ class Inotify:
     # --- watches ---
 
     def add_watch(self, path, mask, shown):
-        """A watch on a path (bytes): its descriptor.  Raises Error, with the limit if reached."""
+        """A watch on a path (bytes): its descriptor.  Raises Error, with the limit if reached.
+        `shown`: what to call it then, str or a function that makes it."""
         wd = call("inotify_add_watch", self.fd, path, mask)
         if wd >= 0:
             return wd
         number = ctypes.get_errno()
+        shown = shown() if callable(shown) else shown
         hint = ""
         if number == errno.ENOSPC:
             raise Error(number, "watching %s: %d directories are watched and %s is reached; "
@@ -4037,18 +4040,20 @@ class Inotify:
         by name and never through a symbolic link; at most SCAN_DEPTH are open at a time.
         """
         device = os.fstat(fd).st_dev
-        later = collections.deque()
+        later = collections.deque()     # (directory, names in it): to be opened from the root
         stack = [(fd, watched, self.entries(fd, watched, new))]
         while stack or later:
             if not stack:
-                watched = later.popleft()
+                watched, names = later.popleft()
                 try:
-                    fd = self.open_directory(watched)
-                except OSError:
+                    stack.append((self.open_directory(watched), watched, names))
+                except OSError:         # it has moved, as an event yet to be judged will say
+                    self.unopened += [(watched, name, new) for name in names]
                     continue
-                stack.append((fd, watched, self.entries(fd, watched, new)))
             fd, watched, names = stack[-1]
-            if not names:
+            if not names or len(stack) >= SCAN_DEPTH:
+                if names:
+                    later.append((watched, names))
                 os.close(fd)
                 stack.pop()
                 continue
@@ -4076,17 +4081,14 @@ class Inotify:
                 raise
             if child is None:
                 os.close(child_fd)
-            elif len(stack) < SCAN_DEPTH:
-                stack.append((child_fd, child, self.entries(child_fd, child, new)))
             else:
-                os.close(child_fd)
-                later.append(child)
+                stack.append((child_fd, child, self.entries(child_fd, child, new)))
 
     def watch_child(self, fd, parent, name):
         """Set the watch of a directory open as fd; None if it is gone or has been scanned."""
-        shown = self.prefix(parent) + os.fsdecode(name)
         try:
-            wd = self.add_watch(b"/proc/self/fd/%d" % fd, self.asked | IN_ONLYDIR, shown)
+            wd = self.add_watch(b"/proc/self/fd/%d" % fd, self.asked | IN_ONLYDIR,
+                                lambda: self.prefix(parent) + os.fsdecode(name))
         except Error as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -4117,13 +4119,13 @@ class Inotify:
                          for name in map(os.fsencode, os.listdir(fd))]
         except OSError:
             return directories
+        prefix = self.prefix(watched) if new and found else ""
         for name, is_dir in found:
             if is_dir:
                 directories.append(name)
             if new and name not in watched.found:
                 watched.found.add(name)
-                self.report(self.prefix(watched) + os.fsdecode(name),
-                            CREATE | (ISDIR if is_dir else 0))
+                self.report(prefix + os.fsdecode(name), CREATE | (ISDIR if is_dir else 0))
         return directories
 
     # --- events ---
@@ -4131,15 +4133,22 @@ class Inotify:
     def report(self, path, mask, old_path=None):
         mask &= self.mask
         if mask & ~ISDIR:
+            self.room -= len(path or "") + len(old_path or "")
             self.out.append(Event(path, mask, None, self.now, old_path))
 
     def read(self):
-        """The events of the trees in one buffer, [] where there is nothing to read."""
-        self.out, self.now = [], time.time()
-        self.fill()
+        """The events of the trees in one buffer, [] where there is nothing to read.
+
+        No more than READ_ROOM characters of paths: the rest stays in `coming`.
+        """
+        self.out, self.now, self.room = [], time.time(), READ_ROOM
+        if not self.coming:
+            self.fill()
         more = True
         while more:
             while self.coming:
+                if self.room < 0:
+                    return self.out
                 before = len(self.out)
                 self.judge(*self.coming.popleft())
                 self.stats["dropped in user space"] += before == len(self.out)
@@ -4656,7 +4665,8 @@ class Watch:
 
     def _collect(self, deadline, timeout):
         """Wait for the sources, then read those that have something."""
-        backlog = [source for source in self._sources if getattr(source, "queue", None)]
+        backlog = [source for source in self._sources
+                   if (source.coming if source is self._inotify else source.queue)]
         if backlog:
             ready = [source.fd for source in backlog]
         else:
