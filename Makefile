@@ -31,9 +31,16 @@ vm:
 bench:
 	@$(PYTHON) bench/bench.py
 
-# A random program of file operations against a model, with each filter that works here.
+# The long tests: random programs of file operations against a model, with each filter that works
+# here, and then an hour of all filters at once in the lab's machine.
 soak:
 	@$(PYTHON) lab/differential.py --operations 100000
+	@lab/vm --memory 3G --limit 6000 'python3 lab/soak.py --make'
+
+# Damaged events and objects: the kept ones, then new ones.  By coverage: see lab/fuzz.py.
+SEED ?= 1
+fuzz:
+	@$(PYTHON) lab/fuzz.py --seed $(SEED)
 
 # The object is committed, and the same to the byte wherever it is built.
 fan_fp.bpf.o: bpf/fan_fp.bpf.c
@@ -49,4 +56,4 @@ lint:
 	$(PYTHON) -m ruff check fanfp.py test_fanfp.py lab bench
 	shellcheck .ci/run
 
-.PHONY: test check check-pythons vmtest vm bench soak install lint
+.PHONY: test check check-pythons vmtest vm bench soak fuzz install lint

@@ -3298,6 +3298,7 @@ FILTERS = {"fastpath": FastpathFilter, "marks": MarksFilter, "user": UserFilter}
 """The filters that need fanotify, by name, the better first."""
 
 READ_SIZE = 1 << 16                 # below malloc's mmap threshold: a fresh mapping costs more
+READ_ROOM = 1 << 22                 # characters of long paths in one read(): they have no limit
 AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is judged
 HELD_SECONDS = 2.0                  # how long a removed directory may take to tell its name
 HELD_LIMIT = 1 << 16
@@ -3314,10 +3315,11 @@ class Held(Exception):
 class Batch:
     """A buffer read from the group and not judged to its end."""
 
-    __slots__ = ("buffer", "start", "number", "since", "scanned")
+    __slots__ = ("buffer", "start", "number", "since", "scanned", "at")
 
     def __init__(self, buffer, start, number, since):
         self.buffer, self.start, self.number = buffer, start, number
+        self.at = 0                 # where to go on judging
         self.since = since          # when the kernel's queue was last seen empty before it
         self.scanned = False
 
@@ -3591,7 +3593,8 @@ class Fanotify:
         """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
         queue = self.queue
         now = self.now = time.time()
-        self.out = out = []
+        self.out, self.room = [], READ_ROOM
+        out = self.out
         if not queue.batches and not queue.fill():
             self.idle()
             return out
@@ -3604,7 +3607,7 @@ class Fanotify:
         count = dropped = 0
         # One pass, plain and long, since all events go through it.  A call for each event would
         # cost as much as the rest.
-        for raw in decode(batch.buffer):
+        for raw in decode(batch.buffer, batch.at):
             mask, pid, key, name, target, old_key, old_name, end = raw
             count += 1
             if pid == me:
@@ -3625,8 +3628,13 @@ class Fanotify:
             before = len(out)
             self.judge(raw)
             dropped += len(out) == before
-        queue.position = start + len(batch.buffer)
-        queue.batches.popleft()
+            if self.room < 0:
+                break
+        else:
+            end = len(batch.buffer)
+        queue.position, batch.at = start + end, end
+        if end == len(batch.buffer):
+            queue.batches.popleft()
         while self.leavers and self.leavers[0][0] <= queue.position:
             self.directories.cut(self.leavers.popleft()[1])
         self.stats["events read"] += count
@@ -3786,6 +3794,8 @@ class Fanotify:
         mask &= self.mask
         if mask & ~ISDIR or path is None:
             self.out.append(Event(path, mask, pid, self.now, old_path))
+            if path is not None and len(path) > PREFIX_LIMIT:
+                self.room -= len(path)
 
     # --- moves ---
 
@@ -4217,9 +4227,8 @@ class Inotify:
         self.unopened = []                  # directories to open that had moved on, and how
         #                                     often more to try
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
-        self.out = []
+        self.out, self.room = [], 0
         self.now = time.time()
-        self.backlog = False                # read() judges all it has read
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         if self.fd < 0:
             number = ctypes.get_errno()
@@ -4230,11 +4239,13 @@ class Inotify:
     # --- watches ---
 
     def add_watch(self, path, mask, shown):
-        """A watch on a path (bytes): its descriptor.  Raises Error, with the limit if reached."""
+        """A watch on a path (bytes): its descriptor.  Raises Error, with the limit if reached.
+        `shown`: what to call it then, str or a function that makes it."""
         wd = call("inotify_add_watch", self.fd, path, mask)
         if wd >= 0:
             return wd
         number = ctypes.get_errno()
+        shown = shown() if callable(shown) else shown
         hint = ""
         if number == errno.ENOSPC:
             raise Error(number, "watching %s: %d directories are watched and %s is reached; "
@@ -4356,18 +4367,20 @@ class Inotify:
         by name and never through a symbolic link; at most SCAN_DEPTH are open at a time.
         """
         device = os.fstat(fd).st_dev
-        later = collections.deque()
+        later = collections.deque()     # (directory, names in it): to be opened from the root
         stack = [(fd, watched, self.entries(fd, watched, new))]
         while stack or later:
             if not stack:
-                watched = later.popleft()
+                watched, names = later.popleft()
                 try:
-                    fd = self.open_directory(watched)
-                except OSError:
+                    stack.append((self.open_directory(watched), watched, names))
+                except OSError:         # it has moved, as an event yet to be judged will say
+                    self.unopened += [(watched, name, new, OPEN_TRIES) for name in names]
                     continue
-                stack.append((fd, watched, self.entries(fd, watched, new)))
             fd, watched, names = stack[-1]
-            if not names:
+            if not names or len(stack) >= SCAN_DEPTH:
+                if names:
+                    later.append((watched, names))
                 os.close(fd)
                 stack.pop()
                 continue
@@ -4395,17 +4408,14 @@ class Inotify:
                 raise
             if child is None:
                 os.close(child_fd)
-            elif len(stack) < SCAN_DEPTH:
-                stack.append((child_fd, child, self.entries(child_fd, child, new)))
             else:
-                os.close(child_fd)
-                later.append(child)
+                stack.append((child_fd, child, self.entries(child_fd, child, new)))
 
     def watch_child(self, fd, parent, name):
         """Set the watch of a directory open as fd; None if it is gone or has been scanned."""
-        shown = self.prefix(parent) + os.fsdecode(name)
         try:
-            wd = self.add_watch(b"/proc/self/fd/%d" % fd, self.asked | IN_ONLYDIR, shown)
+            wd = self.add_watch(b"/proc/self/fd/%d" % fd, self.asked | IN_ONLYDIR,
+                                lambda: self.prefix(parent) + os.fsdecode(name))
         except Error as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -4436,13 +4446,13 @@ class Inotify:
                          for name in map(os.fsencode, os.listdir(fd))]
         except OSError:
             return directories
+        prefix = self.prefix(watched) if new and found else ""
         for name, is_dir in found:
             if is_dir:
                 directories.append(name)
             if new and name not in watched.found:
                 watched.found.add(name)
-                self.report(self.prefix(watched) + os.fsdecode(name),
-                            CREATE | (ISDIR if is_dir else 0))
+                self.report(prefix + os.fsdecode(name), CREATE | (ISDIR if is_dir else 0))
         return directories
 
     # --- events ---
@@ -4450,13 +4460,20 @@ class Inotify:
     def report(self, path, mask, old_path=None):
         mask &= self.mask
         if mask & ~ISDIR:
+            self.room -= len(path or "") + len(old_path or "")
             self.out.append(Event(path, mask, None, self.now, old_path))
 
     def read(self):
-        """The events of the trees in one buffer, [] where there is nothing to read."""
-        self.out, self.now = [], time.time()
-        self.fill()
+        """The events of the trees in one buffer, [] where there is nothing to read.
+
+        No more than READ_ROOM characters of paths: the rest stays in `coming`.
+        """
+        self.out, self.now, self.room = [], time.time(), READ_ROOM
+        if not self.coming:
+            self.fill()
         while self.coming:
+            if self.room < 0:
+                return self.out
             before = len(self.out)
             self.judge(*self.coming.popleft())
             self.stats["dropped in user space"] += before == len(self.out)
@@ -4465,6 +4482,11 @@ class Inotify:
             if self.by_wd.get(watched.wd) is watched and name not in watched.children:
                 self.appeared(watched, name, new, tries)
         return self.out
+
+    @property
+    def backlog(self):
+        """Whether events that were read are still to be judged."""
+        return bool(self.coming)
 
     def due(self):
         """Seconds after which to call read() though nothing has come; None: no need to."""

@@ -4,8 +4,8 @@
 
     python3 bench/bench.py [--quick] [NAME...]     as root; make bench
 
-NAME: ready outside inside latency capacity growth window fastpath; all of them without.  Results go to
-results.json, results.md and *.svg beside this file; sections that are not run keep theirs.
+NAME: ready outside inside latency capacity growth window fastpath; all of them without.  Results
+go to results.json, results.md and *.svg beside this file; sections that are not run keep theirs.
 --quick only tries whether everything works, on small sizes, and writes nothing.
 
 Everything happens in a mount namespace of its own, on file systems made for it in memory (tmpfs,
