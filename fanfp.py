@@ -4619,7 +4619,8 @@ class Watch:
         for each in names:
             try:
                 root = self._add_to(each, shown, mount.path, None,
-                                    (key, os.fsencode(name).decode(_FS_ENCODING, _FS_ERRORS)), mount.id)
+                                    (key, os.fsencode(name).decode(_FS_ENCODING, _FS_ERRORS)),
+                                    mount.id)
             except OSError as error:
                 reason = reason or error
                 continue
