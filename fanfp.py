@@ -3792,7 +3792,7 @@ class Fanotify:
     def report(self, path, mask, pid, old_path=None):
         """Put out an event, if it is one that was asked for."""
         mask &= self.mask
-        if mask & ~ISDIR or path is None:
+        if mask & ~ISDIR:
             self.out.append(Event(path, mask, pid, self.now, old_path))
             if path is not None and len(path) > PREFIX_LIMIT:
                 self.room -= len(path)
@@ -4127,7 +4127,8 @@ def check_handles(root):
         os.close(open_by_handle(root.fd, root.key[8:]))
     except OSError as error:
         raise failure(error.errno, "opening a directory by its handle", root.display,
-                      "needs CAP_DAC_READ_SEARCH" if error.errno == errno.EPERM else
+                      forbidden(CAP_DAC_READ_SEARCH, "needs CAP_DAC_READ_SEARCH")
+                      if error.errno == errno.EPERM else
                       "its file system can't do that; use --filter inotify")
 
 
@@ -4955,7 +4956,13 @@ class Watch:
         reason = None
         for each in names:
             try:
+<<<<<<< HEAD
                 root = self._add_to(each, shown, mount.path, None, (key, name), mount.id)
+=======
+                root = self._add_to(each, shown, mount.path, None,
+                                    (key, os.fsencode(name).decode(_FS_ENCODING, _FS_ERRORS)),
+                                    mount.id)
+>>>>>>> faults
             except OSError as error:
                 reason = reason or error
                 continue
