@@ -4956,13 +4956,7 @@ class Watch:
         reason = None
         for each in names:
             try:
-<<<<<<< HEAD
                 root = self._add_to(each, shown, mount.path, None, (key, name), mount.id)
-=======
-                root = self._add_to(each, shown, mount.path, None,
-                                    (key, os.fsencode(name).decode(_FS_ENCODING, _FS_ERRORS)),
-                                    mount.id)
->>>>>>> faults
             except OSError as error:
                 reason = reason or error
                 continue
