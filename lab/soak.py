@@ -34,8 +34,8 @@ MEGABYTE = 1 << 20
 # Names that the model knows nothing of; differential.py leaves out what is in these directories.
 NOISE = """
 import os, sys, time
-number = 0
-while True:
+number, parent = 0, os.getppid()
+while os.getppid() == parent:
     number += 1
     path = "%s/f%d" % (sys.argv[1], number % 1000)
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
