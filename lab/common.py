@@ -9,7 +9,9 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
+UNUSED_DAYS = 3         # how long the cache keeps what is not used
 LAB = pathlib.Path(__file__).resolve().parent
 PROJECT = LAB.parent
 
@@ -62,6 +64,16 @@ def locked(name):
             say(f"waiting for another process to finish with {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def drop_unused(pattern, keep):
+    """Remove what nobody has used for days: another checkout may need another one than this."""
+    for path in cache().glob(pattern):
+        try:
+            if path != keep and path.stat().st_mtime < time.time() - UNUSED_DAYS * 86400:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError:
+            pass    # somebody else does the same
 
 
 def replace_tree(new, path):

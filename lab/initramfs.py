@@ -7,7 +7,17 @@ import shutil
 import stat
 import subprocess
 
-from common import LAB, cache, digest, locked, need_packages, pathlib, run, say
+from common import (
+    LAB,
+    cache,
+    digest,
+    drop_unused,
+    locked,
+    need_packages,
+    pathlib,
+    run,
+    say,
+)
 
 PACKAGES = ["busybox-static", "python3", "e2fsprogs", "xfsprogs", "btrfs-progs", "bpftool",
             "libcap2-bin", "util-linux", "mount", "strace", "git", "kmod"]
@@ -135,9 +145,8 @@ def get(kernel):
             with open(new, "wb") as out:
                 write(out, kernel, programs + library + needed)
             os.replace(new, path)
-            for old in cache().glob(f"initramfs-{kernel.name}-" + "?" * 16):
-                if old != path:
-                    old.unlink()
+        os.utime(path)
+        drop_unused(f"initramfs-{kernel.name}-" + "?" * 16, path)
     return path
 
 

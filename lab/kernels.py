@@ -17,6 +17,7 @@ from common import (
     apt_lists,
     cache,
     digest,
+    drop_unused,
     locked,
     need_packages,
     package_version,
@@ -64,13 +65,11 @@ def built(name, force=False):
     patches = sorted((LAB / "patches").glob("*.patch"))
     configs = [LAB / config for config in BUILT[name]]
     path = cache() / f"kernel-{name}-{digest(*patches, *configs)}"
+    if not force and usable(path):
+        return path
     with locked(f"kernel-{name}"):
-        about = path / "about.json"
-        if about.exists() and not force:
-            # Another version of the source means another kernel; no source means none of it is due.
-            version = package_version(SOURCE)
-            if version in (None, json.loads(about.read_text())["source"]):
-                return path
+        if not force and usable(path):
+            return path     # another process has built it meanwhile
         need_packages(BUILD_PACKAGES, f"building the kernel {name}")
         work = cache() / f"build-{name}"
         shutil.rmtree(work, ignore_errors=True)
@@ -84,10 +83,20 @@ def built(name, force=False):
         finally:
             # gigabytes; the log beside it stays
             shutil.rmtree(work, ignore_errors=True)
-        for old in cache().glob(f"kernel-{name}-" + "?" * 16):
-            if old != path:
-                shutil.rmtree(old, ignore_errors=True)
+        drop_unused(f"kernel-{name}-" + "?" * 16, path)
     return path
+
+
+def usable(path):
+    """Whether the cache has this kernel; if so, it is in use from now on."""
+    about = path / "about.json"
+    if not about.exists():
+        return False
+    # Another version of the source means another kernel; no source means none of it is due.
+    if package_version(SOURCE) not in (None, json.loads(about.read_text())["source"]):
+        return False
+    os.utime(path)
+    return True
 
 
 def build(name, work, new, patches, configs):

@@ -137,7 +137,10 @@ def qemu(kernel, files, lab, log, memory, share, accel, interactive):
     if share:
         shares += ["-virtfs", f"{files_of},path={comma(os.path.abspath(share))},mount_tag=share"]
     return [
-        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        # q35: the tables of the other PC route interrupts by a loop in ACPI's language, which the
+        # kernel gives up after 30 s on a busy host, and then it has no devices.
+        "qemu-system-x86_64", "-machine", "q35", "-nodefaults", "-no-user-config", "-no-reboot",
+        "-display", "none",
         "-accel", "tcg,thread=multi,tb-size=512" if accel == "tcg" else accel,
         "-cpu", "max" if accel == "tcg" else "host", "-smp", "2", "-m", memory,
         "-kernel", str(kernel.image), "-initrd", str(files), "-append", CMDLINE,

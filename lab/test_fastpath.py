@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import unittest
 
 FAN_CLOEXEC, FAN_NONBLOCK, FAN_CLASS_CONTENT = 0x1, 0x2, 0x4
@@ -114,6 +115,21 @@ def touch(path):
         pass
 
 
+def wait_until(condition, what, seconds=60):
+    """Wait for something that other processes bring about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.001)
+
+
+def wait_for_calls(number=1):
+    """Wait until handlers have been called this often from now on."""
+    wanted = int(parameter("calls")) + number
+    wait_until(lambda: int(parameter("calls")) >= wanted, "calls of a handler")
+
+
 def settle():
     """Wait until no event is on its way that was made before: detaching waits for the handlers."""
     with Group() as group:
@@ -133,9 +149,7 @@ def noise(path, processes=2):
     children = [subprocess.Popen([sys.executable, "-IS", "-c", script, path])
                 for _ in range(processes)]
     try:
-        deadline = time.monotonic() + 60
-        while not os.listdir(path) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: os.listdir(path), "the first file of a process that makes events")
         yield
         for child in children:
             if child.poll() is not None:
@@ -241,6 +255,8 @@ class Arguments(Fastpath):
                     group.add("lab-skip")
                     group.delete()
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         self.assertEqual(os.waitpid(pid, 0)[1], 0)
@@ -348,8 +364,9 @@ class Events(Fastpath):
             group.mark(self.root).add("lab-skip")
             before = int(parameter("calls"))
             touch(self.path("x"))
-            self.assertEqual(select.select([group.fd], [], [], 0.1)[0], [])
+            # handlers run, and events are queued, before the call that makes them returns
             self.assertGreater(int(parameter("calls")), before)
+            self.assertEqual(select.select([group.fd], [], [], 0)[0], [])
 
     def test_only_events_the_mask_lets_through(self):
         with Group() as group:
@@ -444,7 +461,7 @@ class Load(Fastpath):
                 settle()
                 group.names()           # of before
                 touch(self.path("mine"))
-                time.sleep(0.01)
+                wait_for_calls(100)
                 self.assertEqual(set(group.names()), {"mine"})
                 group.delete()
 
@@ -459,14 +476,14 @@ class Load(Fastpath):
             for _ in range(self.ROUNDS // 2):
                 with Group() as group:
                     group.mark(self.root).add("lab-slow")
-                    time.sleep(0.005)
+                    wait_for_calls()    # it sleeps after it has been counted
 
     def test_detached_while_the_handler_runs(self):
         with noise(self.root), Group() as group:
             group.mark(self.root)
             for _ in range(self.ROUNDS // 2):
                 group.add("lab-slow")
-                time.sleep(0.005)
+                wait_for_calls()
                 group.delete()
                 self.assertEqual(parameter("hooks"), "0")
 
@@ -499,6 +516,7 @@ class Load(Fastpath):
                 with Group() as slow, Group() as skip:
                     slow.mark(self.root).add("lab-slow")
                     skip.mark(self.root).add("lab-skip")
+                    wait_for_calls()
                     set_parameter("registered", "0")
                     slow.delete()
                     skip.close()
