@@ -3755,7 +3755,7 @@ class Fanotify:
         except Held as held:
             self.hold(held.args[0], raw)
         except Gone:
-            pass
+            pass                        # its file system has been unmounted meanwhile
         except OSError as error:
             self.notice("%s; its event is reported without a path" % error)
             self.report(None, raw[0], raw[1])
@@ -3779,8 +3779,10 @@ class Fanotify:
         for side in (MOVED_FROM, MOVED_TO):
             if mask & side:
                 tells = self.half_tells(side, raw)
-                crossing |= side if tells is None else 0
-                mask &= ~side if tells is False else ~0
+                if tells is None:
+                    crossing |= side
+                elif not tells:
+                    mask &= ~side
         if mask & ISDIR and mask & DIRENT:
             self.directory_event(raw, crossing)
         file_root = self.files.get(key, {}).get(name)
