@@ -295,6 +295,21 @@ class Scenarios:
             ("a", "z"): "RENAME", "z/b/c/f": "MODIFY CLOSE_WRITE", ("z/b", "b"): "RENAME",
             "b/c/g": CREATED, "a": "CREATE", "z/h": CREATED})
 
+    def test_renamed_to_and_fro(self):
+        """A rename that the kernel merges into an equal one before it: the last path is right."""
+        os.makedirs(self.tree + "/a/c")
+        program = self.watch()
+        program.process.send_signal(signal.SIGSTOP)
+        for old, new in (("/a", "/b"), ("/b", "/a"), ("/a", "/b")):
+            os.rename(self.tree + old, self.tree + new)
+        write(self.tree + "/b/c/f")
+        program.process.send_signal(signal.SIGCONT)
+        found = self.reported(program)
+        write(self.tree + "/b/g")
+        found.update(self.reported(program))
+        self.expect(found, {("a", "b"): "RENAME", ("b", "a"): "RENAME", "b/c/f": CREATED,
+                            "b/g": CREATED})
+
     def test_moved_in(self):
         """A directory that was heard from outside, at several depths, is moved in."""
         os.makedirs(self.out + "/d/e/f")

@@ -738,7 +738,12 @@ class Run:
         self.model = Model(events, rule.get(filter_name, "none"))
         for name in ("tree", "out"):
             os.mkdir(os.path.join(self.top, name))
-        self.workers, self.program = [Worker(self.top) for _ in range(processes)], None
+        self.bound = None               # where the processes see the same through a bind mount
+        if options.bind:
+            self.bound = tempfile.mkdtemp(prefix="bound-")
+            subprocess.check_call(["mount", "--bind", self.top, self.bound])
+        self.workers = [Worker(self.bound or self.top) for _ in range(processes)]
+        self.program = None
         self.pids = {worker.pid: index for index, worker in enumerate(self.workers)}
         self.sentinels = self.count = 0
 
@@ -814,6 +819,9 @@ class Run:
             self.errors = process.communicate()[1].decode("utf-8", "replace")
             if self.options.errors:
                 sys.stdout.write(self.errors)
+        if self.bound is not None:
+            subprocess.call(["umount", "-l", self.bound])
+            os.rmdir(self.bound)
         shutil.rmtree(self.top, ignore_errors=True)
         if os.path.lexists(self.top):
             subprocess.call(["rm", "-rf", self.top])
@@ -986,6 +994,7 @@ def build_parser():
     add("--seed", type=int, default=int(time.time()))
     add("--processes", type=int, default=3)
     add("--round", type=int, default=ROUND, help="operations between sentinels, at most")
+    add("--bind", action="store_true", help="let the processes go through a bind mount")
     add("--window", action="store_true", help="marks: touch just moved-in directories too")
     add("--shorten", type=float, default=120, help="seconds to spend on shortening")
     add("--errors", action="store_true", help="show what fanfp says")

@@ -4,8 +4,9 @@
 
     python3 lab/soak.py [--seconds N] [--filter NAME]... [--dir DIR | --make]
 
-Each has a directory of its own, in which three processes run the programs of differential.py and
-two more make and remove files all the time, one in the tree and one outside of it.  What is
+Each has a directory of its own, in which three processes run the programs of differential.py (those
+of `user` through a bind mount) and two more make and remove files all the time, one in the tree and
+one outside of it.  What is
 reported is compared with what was done.  Memory and descriptors of fanfp are read after each round:
 after the first tenth of the time neither may grow.  --make puts each filter on a file system made
 for it (ext4, xfs, btrfs, tmpfs), as far as this host has them.  A row for each; exit status 1 if
@@ -180,6 +181,7 @@ def main():
     add("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.processes, options.window, options.errors, options.fanfp = 3, False, False, []
+    options.bind = options.one == "user"    # one of them through a bind mount
     if options.one:
         row = one(options, options.one, options.dir)
         print(json.dumps(row))
