@@ -2636,7 +2636,7 @@ class Faults(Base):
                 if not dropped:
                     self.skipTest("the kernel keeps these inodes whatever it is told")
         # Set again, if not with the first event: that may be one from before the mark.
-        for turn in range(20):
+        for _ in range(20):
             for path in places:
                 write(path + "/f")
             self.reported(program)
