@@ -506,10 +506,11 @@ def mark_memory():
 
 def window(place, versions, quick):
     """Seconds from a directory's move into the tree until its ignore mark is gone, and what
-    becomes of the files made in it meanwhile: found by their time (no pid), or not told of."""
+    becomes of the files made in it meanwhile: found by their time (no pid), or told of together
+    (MODIFY of the directory), or not at all."""
     tree, out = tempfile.mkdtemp(dir=place.disk), tempfile.mkdtemp(dir=place.disk)
     say("window: directories moved in")
-    times, files, untold = [], 0, 0
+    times, files, found, silent = [], 0, 0, 0
     watcher = Watcher("fanfp marks", tree, subprocess.PIPE, ["--json", "-e", "create,modify"])
     try:
         reader = Reader(watcher.process.stdout.fileno())
@@ -528,13 +529,15 @@ def window(place, versions, quick):
                 rb'/%d-(\d+)", "pid": (\w+)' % turn, text)}
             first = min([number for number, heard in told.items() if heard] or [len(made)])
             times.append(made[first - 1])
-            files += first - 1
-            untold += sum(number not in told for number in range(1, first))
+            untold = sum(number not in told for number in range(1, first))
+            files, found = files + first - 1, found + first - 1 - untold
+            hint = rb'"MODIFY"[^}]*/d%d", "pid": null' % turn
+            silent += bool(untold) and not re.search(hint, text)
     finally:
         watcher.stop()
     times.sort()
     return {"median": median(times), "p99": times[len(times) * 99 // 100], "moves": len(times),
-            "files": files, "untold": untold}
+            "files": files, "found": found, "silent": silent}
 
 
 def make_file(path):

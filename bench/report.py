@@ -194,8 +194,10 @@ def growth_row(what, costs):
 def window_goals(section):
     return [("`marks`: from a directory's move into the tree until its ignore mark is gone", "-",
              "median %s, 99 of 100 %s" % (milli(section["median"]), milli(section["p99"])), None),
-            ("files made in it meanwhile: not found by their time", "-", "%d of %d" % (
-                section["untold"], section["files"]), None)]
+            ("files made in it meanwhile that are found one by one, by their time", "-",
+             "%d of %d" % (section["found"], section["files"]), None),
+            ("moves in which that was not all, and MODIFY of the directory did not say so", "none",
+             "%d of %d" % (section["silent"], section["moves"]), not section["silent"])]
 
 
 def fastpath_goals(section):
