@@ -565,7 +565,7 @@ SECTIONS = [ready, outside, inside, latency, capacity, growth, window, fastpath]
 
 def machine():
     """What it was measured on."""
-    return {"kernel": platform.release(), "cores": os.cpu_count(),
+    return {"kernel": platform.release().partition("-")[0], "cores": os.cpu_count(),
             "python": platform.python_version()}
 
 
