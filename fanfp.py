@@ -829,6 +829,14 @@ class Directories:
         return list(zip(trail, trail[1:] + [above], names))
 
 
+def look_up_nothing(directory):
+    """Wait for whoever renames, makes or removes an entry of a directory just now."""
+    try:
+        os.stat(TOO_LONG, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        pass                            # ENAMETOOLONG, from the file system itself
+
+
 def settle(fd, levels):
     """Wait until the events of all that was seen on the way up from a directory are queued.
 
@@ -842,10 +850,7 @@ def settle(fd, levels):
             if at != fd:
                 os.close(at)
             at = up
-            try:
-                os.stat(TOO_LONG, dir_fd=at, follow_symlinks=False)
-            except OSError:
-                pass                    # ENAMETOOLONG, from the file system itself
+            look_up_nothing(at)
     except OSError:
         pass                            # no parent on this mount, or no descriptor left
     finally:
@@ -4147,8 +4152,8 @@ INOTIFY_READ = 1 << 16
 INOTIFY_ALWAYS = CREATE | MOVED_FROM | MOVED_TO | DELETE | DELETE_SELF | MOVE_SELF
 INOTIFY_ASKABLE = 0xFFF
 SCAN_DEPTH = 128                            # directories open at once in a scan
-PAIR_SECONDS = 0.002                        # a MOVED_TO follows its MOVED_FROM within this,
-PAIR_DISTANCE = 16                          # and within so many events
+PAIR_SECONDS = 0.002                        # a MOVED_TO mostly follows its MOVED_FROM within this
+PAIR_BUFFERS = 64                           # as much as the queue holds
 OPEN_TRIES = 3                              # for a directory that is not where it appeared
 
 
@@ -4227,6 +4232,7 @@ class Inotify:
         self.prefixes = {}                  # wd -> path prefix
         self.parents = {}                   # wd of a root's parent -> [InotifyRoot]
         self.coming = collections.deque()   # decoded and not judged
+        self.arrivals = set()               # cookies of the MOVED_TO in it
         self.unopened = []                  # directories to open that had moved on, and how
         #                                     often more to try
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
@@ -4348,13 +4354,13 @@ class Inotify:
                 self.prefixes[watched.wd] = prefix
         return prefix
 
-    def open_directory(self, watched):
+    def open_directory(self, watched, flags=O_READ_DIR):
         """A descriptor of a watched directory, opened name by name from its root."""
         top, names = way_up(watched)
         fd = top.open()
         for name in names:
             try:
-                below_fd = os.open(name, O_READ_DIR | os.O_NOFOLLOW, dir_fd=fd)
+                below_fd = os.open(name, flags | os.O_NOFOLLOW, dir_fd=fd)
             finally:
                 os.close(fd)
             fd = below_fd
@@ -4502,34 +4508,44 @@ class Inotify:
         except BlockingIOError:
             return False
         self.stats["reads"] += 1
-        before = len(self.coming)
-        self.coming.extend(decode_inotify(buffer))
-        self.stats["events read"] += len(self.coming) - before
+        events = list(decode_inotify(buffer))
+        self.coming.extend(events)
+        self.arrivals.update(cookie for _, mask, cookie, _ in events if mask & MOVED_TO)
+        self.stats["events read"] += len(events)
         return True
 
-    def other_half(self, cookie):
+    def other_half(self, cookie, watched):
         """Take the MOVED_TO of a MOVED_FROM out of what is coming: its event, or None.
 
-        The kernel queues the two at once, but other processors' events may come between, and a
-        buffer may end there.
+        The kernel queues the two one after the other, but other processors' events may come
+        between, and a buffer may end there.  Both are queued under the lock of the directory
+        moved from: see settle(), in section 3.
         """
-        limit = None
-        while True:
-            for index, event in enumerate(self.coming):
-                if event[2] == cookie and event[1] & MOVED_TO:
-                    del self.coming[index]
-                    return event
-            if len(self.coming) > PAIR_DISTANCE:
-                return None
-            if not self.fill():
-                limit = limit or time.monotonic() + PAIR_SECONDS
-                if time.monotonic() > limit:
-                    return None
-                time.sleep(PAIR_SECONDS / 8)
+        if cookie not in self.arrivals:
+            try:
+                fd = self.open_directory(watched, O_PATH_DIR)
+            except OSError:
+                time.sleep(PAIR_SECONDS)        # moved or removed itself
+            else:
+                look_up_nothing(fd)
+                os.close(fd)
+            for _ in range(PAIR_BUFFERS):
+                if not self.fill():
+                    break
+        if cookie not in self.arrivals:
+            return None
+        self.arrivals.discard(cookie)
+        for index, event in enumerate(self.coming):
+            if event[2] == cookie and event[1] & MOVED_TO:
+                del self.coming[index]
+                return event
+        return None
 
     def judge(self, wd, mask, cookie, name):
         if mask & Q_OVERFLOW:
             return self.overflow()
+        if mask & MOVED_TO:
+            self.arrivals.discard(cookie)
         if wd in self.parents and mask & (DELETE | MOVED_FROM):
             self.root_entry(wd, mask, name)
         watched = self.by_wd.get(wd)
@@ -4548,12 +4564,13 @@ class Inotify:
             watched.found.discard(name)
         path = self.prefix(watched) + os.fsdecode(name)
         if mask & MOVED_FROM:
-            other = self.other_half(cookie)
+            other = self.other_half(cookie, watched)
             target = None if other is None else self.by_wd.get(other[0])
             if target is not None and not (target.root is not None and target.root.only):
                 return self.renamed(watched, name, path, target, other[3], mask)
             if other is not None:
                 self.coming.appendleft(other)
+                self.arrivals.add(cookie)
             child = self.take(watched, name) if mask & ISDIR else None
             if child is not None and child.root is None:
                 self.forget(child, True)
