@@ -2699,6 +2699,7 @@ class Faults(Base):
                 number += 1
                 write(place + "/lower%d" % number)
                 found = [path for path in self.reported(program) if "/lower" in path]
+                self.assertLess(number, 2000, "the mount that shows again is not watched")
             self.assertEqual(found, [place + "/lower%d" % number])
 
     # --- what is forbidden ---
