@@ -955,6 +955,18 @@ def mount_id_of(fd):
         return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
 
+def leads_to(mount):
+    """Whether the path of a mount leads to it: no other is mounted over it, or above it."""
+    try:
+        fd = os.open(mount.path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return mount_id_of(fd) == mount.id
+    finally:
+        os.close(fd)
+
+
 def unescape_octal(path):
     """A path of /proc/self/mountinfo, where space, tab, newline and backslash are octal."""
     if b"\\" not in path:
@@ -4759,6 +4771,39 @@ def tell(message):
         sys.stderr.flush()
 
 
+class MountList:
+    """Tells when the list of mounts has changed.  proc(5), /proc/PID/mountinfo.
+
+    The kernel tells each change once to a descriptor, whoever polls it: a select() on the epoll
+    that it is in takes it from the epoll_wait() that follows.  So one descriptor is there to wake,
+    and another, which nobody else polls, to tell.
+    """
+
+    def __init__(self):
+        self._files = []
+        try:
+            for _ in range(2):
+                self._files.append(open("/proc/self/mountinfo", "rb"))
+        except OSError as error:
+            self.close()
+            raise failure(error.errno, "opening", "/proc/self/mountinfo",
+                          "/proc is not mounted? mount -t proc proc /proc")
+        self._poll = select.poll()
+        self._poll.register(self._files[1], select.POLLPRI)
+
+    def fileno(self):
+        """A descriptor to wait on for EPOLLPRI; what says that there is news is changed()."""
+        return self._files[0].fileno()
+
+    def changed(self):
+        """Whether there has been a change since the last call."""
+        return bool(self._poll.poll(0))
+
+    def close(self):
+        for file in self._files:
+            file.close()
+
+
 class Hidden(Exception):
     """A mount is not what its path leads to: another is mounted over it, it has been moved or
     unmounted, or a symbolic link has been put in the place of a directory above it."""
@@ -4789,7 +4834,7 @@ class Watch:
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
                  exclude=None, latency=0.005, mounts=True, notice=tell):
         self._sources, self._extra_fds = [], []
-        self._fanotify = self._inotify = self._mounts_file = None
+        self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
         self._window = (0.0, 0)
         self._stopped = self._mounts_due = False
@@ -4823,12 +4868,8 @@ class Watch:
         self._poll.register(self._wake_read, select.EPOLLIN)
         # Opened before anything is looked up, so that no mount made meanwhile is missed; without
         # `mounts` too, since a root may be unmounted.
-        try:
-            self._mounts_file = open("/proc/self/mountinfo", "rb")
-        except OSError as error:
-            raise failure(error.errno, "opening", "/proc/self/mountinfo",
-                          "/proc is not mounted? mount -t proc proc /proc")
-        self._poll.register(self._mounts_file.fileno(), select.EPOLLPRI)
+        self._mounts = MountList()
+        self._poll.register(self._mounts.fileno(), select.EPOLLPRI)
         for root in roots:
             self._add_root(os.fsdecode(root))
         self._follow_mounts()
@@ -4956,7 +4997,12 @@ class Watch:
             self._notice("not watched, file systems of the kernel's own: %s" % " ".join(skipped))
 
     def _mount_found(self, mount, skipped):
-        """Watch a mount that is below a root's path: (source, root), or None if it can't be."""
+        """Watch a mount that is below a root's path: (source, root), or None if it can't be.
+
+        Raises Hidden, before all else: what covers it may be watched already.
+        """
+        if not leads_to(mount):
+            raise Hidden
         parent, name = os.path.split(mount.path)
         place = self._inside(parent)
         if place is None:
@@ -5038,8 +5084,7 @@ class Watch:
                 before = source.stats["events read"]
                 events += source.read()
                 count += source.stats["events read"] - before
-        if self._mounts_file is not None and self._mounts_file.fileno() in ready:
-            self._mounts_due = True
+        self._mounts_due = self._mounts_due or self._mounts.changed()
         if self._mounts_due and not any(source.backlog for source in self._sources):
             # Not before: the table has to be as far as the kernel is.
             self._mounts_due = False
@@ -5161,9 +5206,9 @@ class Watch:
         for source in self._sources:
             source.close()
         self._sources = []
-        if self._mounts_file is not None:
-            self._mounts_file.close()
-            self._mounts_file = None
+        if self._mounts is not None:
+            self._mounts.close()
+            self._mounts = None
         if self._poll is not None:
             self._poll.close()
             self._poll = None

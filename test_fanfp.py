@@ -1066,6 +1066,25 @@ class Library(Base):
             self.assertEqual([event.path for event in watch.read(PATIENCE)], [self.tree + "/a"])
             self.assertEqual(watch.stats()["reported"], 1)
 
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_fileno_and_mounts(self):
+        """A select on it, which polls all that is in it, does not take the news of a mount."""
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            place = os.path.join(self.tree, name)
+            os.mkdir(place)
+            with self.subTest(name), fanfp.Watch(self.tree, filter=name, events="CREATE") as watch:
+                self.mount("-t", "tmpfs", "tmpfs", place)
+                found = number = 0
+                while not found:
+                    if select.select([watch], [], [], 0)[0]:
+                        found = [event.path for event in watch.read(0)]
+                    number += 1
+                    self.assertLess(number, 500, "the mount is not watched")
+                    run("touch", "%s/%d" % (place, number))
+                self.assertTrue(found[0].startswith(place + "/"), found)
+
     def test_fileno(self):
         with fanfp.Watch(self.tree) as watch:
             self.make("a")
@@ -2283,21 +2302,22 @@ class FastpathTest(BpfTest):
 
     def test_nothing_is_missed_while_directories_move(self):
         """Moves outside and inside make all answers void again and again."""
+        count = min(500, FILES // 10)
         self.run_in("mkdir -p tree/a/b/c tree/m1 tree/m2 tree/m1/x out/p/x out/q out/z")
         group = self.group()
         moves = [subprocess.Popen(["sh", "-c", command], cwd=self.top) for command in (
             "while :; do mv out/p/x out/q/x; mv out/q/x out/p/x; done",
             "while :; do mv tree/m1/x tree/m2/x; mv tree/m2/x tree/m1/x; done")]
         try:
-            self.run_in("i=0; while [ $i -lt 500 ]; do : > tree/a/b/c/in$i; : > out/z/out$i;"
-                        "rm tree/a/b/c/in$i out/z/out$i; i=$((i+1)); done")
+            self.run_in("i=0; while [ $i -lt %d ]; do : > tree/a/b/c/in$i; : > out/z/out$i;"
+                        "rm tree/a/b/c/in$i out/z/out$i; i=$((i+1)); done" % count)
         finally:
             for process in moves:
                 process.kill()
                 process.wait()
         self.assertGreater(group.globals["generation"], 10)
         names = group.names()
-        self.assertEqual({"in%d" % number for number in range(500)} - names, set())
+        self.assertEqual({"in%d" % number for number in range(count)} - names, set())
 
     def test_own_events_are_dropped(self):
         group = self.group()
@@ -2693,14 +2713,23 @@ class Faults(Base):
             program = self.program("--filter", name, "-e", "create,unmount", self.tree)
             write(place + "/upper")
             self.assertEqual(self.reported(program), {place + "/upper": {"CREATE"}})
+            # The list is read again while one of them is covered and the other watched.
+            other = os.path.join(self.tree, name + "-other")
+            os.mkdir(other)
+            self.mount("-t", "tmpfs", "tmpfs", other)
+            self.until_watched(program, other)
             run("umount", place)
-            number = found = 0
-            while not found:                # until the list of mounts has been read
-                number += 1
-                write(place + "/lower%d" % number)
-                found = [path for path in self.reported(program) if "/lower" in path]
-                self.assertLess(number, 2000, "the mount that shows again is not watched")
-            self.assertEqual(found, [place + "/lower%d" % number])
+            self.until_watched(program, place)
+
+    def until_watched(self, program, place):
+        """Make files in a mount until one is reported: the list of mounts has been read."""
+        number = found = 0
+        while not found:
+            number += 1
+            write(place + "/file%d" % number)
+            found = [path for path in self.reported(program) if path.startswith(place + "/file")]
+            self.assertLess(number, 2000, "the mount is not watched")
+        self.assertEqual(found, [place + "/file%d" % number])
 
     # --- what is forbidden ---
 
