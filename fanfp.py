@@ -90,8 +90,12 @@ AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 STATX_BTIME = 0x800
+STATX_ATTR_MOUNT_ROOT = 0x2000
+OPEN_TREE_CLONE = 1
 MAX_HANDLE_SZ = 128
-O_PATH_DIR = getattr(os, "O_PATH", 0o10000000) | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+HANDLE_TRIES = 50
+O_PATH = getattr(os, "O_PATH", 0o10000000)
+O_PATH_DIR = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 O_READ_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -123,6 +127,8 @@ PROTOTYPES = {
     "name_to_handle_at": (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p,
                           ctypes.c_int),
     "open_by_handle_at": (ctypes.c_int, ctypes.c_char_p, ctypes.c_int),
+    "timerfd_create": (ctypes.c_int, ctypes.c_int),
+    "timerfd_settime": (ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p),
     "capget": (ctypes.c_char_p, ctypes.c_char_p),
     "capset": (ctypes.c_char_p, ctypes.c_char_p),
     "prctl": (ctypes.c_int,) + 4 * (ctypes.c_ulong,),
@@ -220,6 +226,13 @@ def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
     OSError ESTALE: it is gone.  open_by_handle_at(2).  `mount_fd`: any ordinary descriptor there.
     """
     fd = call("open_by_handle_at", mount_fd, handle, flags)
+    for _ in range(HANDLE_TRIES):
+        if fd >= 0 or ctypes.get_errno() != errno.ENOMEM:
+            break
+        # So ext4 says of a directory that is being removed, for less than a millisecond (Linux 6.18,
+        # a thousand times in a million openings); then it is ESTALE.
+        time.sleep(0.001)
+        fd = call("open_by_handle_at", mount_fd, handle, flags)
     if fd < 0:
         number = ctypes.get_errno()
         raise failure(number, "opening a file handle", "",
@@ -242,6 +255,38 @@ def birth_time(directory, name):
         return time.time()
     whole, part = struct.unpack_from("=qI", buffer, 80)     # struct statx: stx_btime
     return whole + part / 1e9
+
+
+def readable(fd):
+    """Whether there is something to read from a descriptor now."""
+    poll = select.poll()                # select.select() takes no numbers above 1023
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def is_mount_root(fd):
+    """Whether an open directory is the root of its mount.  statx(2), Linux 5.8."""
+    buffer = ctypes.create_string_buffer(256)
+    try:
+        failed = call("statx", fd, b"", AT_EMPTY_PATH, 0, buffer)
+    except Error:
+        failed = True
+    attributes, _, known = struct.unpack_from("=Q40sQ", buffer, 8)      # stx_attributes, its mask
+    return bool(failed or not known & STATX_ATTR_MOUNT_ROOT or attributes & STATX_ATTR_MOUNT_ROOT)
+
+
+def copy_mount(fd):
+    """A descriptor of an open directory in a mount of its own, which nobody sees, with nothing
+    mounted in it.  open_tree(2), Linux 5.2; not every C library has it, nor is it in the numbers
+    that differ between machines (but Alpha's)."""
+    flags = AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC
+    copy = libc().syscall(ctypes.c_long(428), ctypes.c_long(fd), b"", ctypes.c_long(flags))
+    if copy < 0:
+        raise failure(ctypes.get_errno(), "copying a mount, to look below what is mounted in it")
+    try:
+        return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH, which opens no handle
+    finally:
+        os.close(copy)
 
 
 def fd_path(fd):
@@ -541,6 +586,10 @@ class Gone(Exception):
     """The handle of a directory opens no more."""
 
 
+class Covered(Exception):
+    """Something is mounted over a directory."""
+
+
 class Root:
     """A directory given to watch, or the root of a mount inside one.
 
@@ -587,11 +636,36 @@ class Root:
         """(descriptor for open_by_handle, whether to close it); OSError when unmounted."""
         if self.fd is not None:
             return self.fd, False
+        try:
+            return self.open_path(), True
+        except (Gone, OSError):
+            # Its path is another one once a directory above it has been renamed.
+            self.path = next((mount.path for mount in read_mounts() if mount.id == self.mount_id),
+                             self.path)
+            return self.open_path(), True
+
+    def open_path(self):
         fd = os.open(self.path, O_READ_DIR)
         if os.fstat(fd).st_dev != self.device:
             os.close(fd)
             raise Gone
-        return fd, True
+        return fd
+
+    def remains(self, path):
+        """Whether a mount with the same id, at a path, is not another: the kernel gives an id
+        again.  True where that can't be told."""
+        try:
+            fd = os.open(path, O_READ_DIR)
+        except OSError:
+            return True
+        try:
+            handle, mount_id = name_to_handle(fd)
+            key = filesystem_id(b"/proc/self/fd/%d" % fd) + handle
+            return mount_id != self.mount_id or key == self.key
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
 
     def removed(self):
         """Whether the directory has been deleted."""
@@ -752,10 +826,11 @@ class Directories:
     # --- what the kernel tells ---
 
     def mounts_of(self, key):
-        """A root on each mount on which a directory may be."""
-        roots = self.mounts.get(key[:8]) or [root for roots in self.mounts.values()
-                                             for root in roots]
-        return {root.mount_id: root for root in reversed(roots)}.values()
+        """A root on each mount on which a directory may be; none once it is unmounted.
+
+        Never one of another file system: a handle there may be that of another directory.
+        """
+        return {root.mount_id: root for root in reversed(self.mounts.get(key[:8], ()))}.values()
 
     def open(self, key, flags):
         """A descriptor of a directory.  Raises Gone, or OSError."""
@@ -789,6 +864,8 @@ class Directories:
                 continue
             try:
                 links = self.climb(fd, key, root.mount_id)
+            except Covered:
+                links = self.climb_below_cover(root, key)
             finally:
                 os.close(fd)
             if links[-1][1] is not None and links[-1][1] not in self.outside:
@@ -798,8 +875,31 @@ class Directories:
             raise Gone
         return outside
 
+    def climb_below_cover(self, root, key):
+        """walk() from a directory over which something is mounted: in a copy of the mount, in
+        which nothing is.  Raises Gone, or OSError."""
+        mount_fd, temporary = root.open_mount()
+        try:
+            copy = copy_mount(mount_fd)
+        finally:
+            if temporary:
+                os.close(mount_fd)
+        fd = None
+        try:
+            fd = open_by_handle(copy, key[8:])
+            return self.climb(fd, key, name_to_handle(copy)[1])
+        except OSError as error:
+            raise Gone if error.errno == errno.ESTALE else error
+        finally:
+            os.close(copy)
+            if fd is not None:
+                os.close(fd)
+
     def climb(self, fd, key, mount_id):
-        """walk() on one mount, from a directory open as `fd`."""
+        """walk() on one mount, from a directory open as `fd`.
+
+        Raises Covered where a directory above it is: ".." leads into what is mounted there.
+        """
         trail, above, at, changed = [key], None, fd, os.fstat(fd).st_ctime
         try:
             while True:
@@ -807,10 +907,14 @@ class Directories:
                     up = os.open(b"..", O_PATH_DIR, dir_fd=at)
                 except FileNotFoundError:       # not below the root of this (bind) mount
                     break
-                if at != fd:
-                    os.close(at)
-                at = up
-                handle, mount = name_to_handle(at)
+                before, at = at, up
+                try:
+                    handle, mount = name_to_handle(at)
+                    if mount != mount_id and not is_mount_root(before):
+                        raise Covered
+                finally:
+                    if before != fd:
+                        os.close(before)
                 above = key[:8] + handle
                 if mount != mount_id or above == trail[-1]:
                     above = None                # the top
@@ -955,16 +1059,30 @@ def mount_id_of(fd):
         return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
 
-def leads_to(mount):
-    """Whether the path of a mount leads to it: no other is mounted over it, or above it."""
+def inode_of(fd):
+    """What identifies the inode of an open file: (device, number)."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def place_of(mount):
+    """(device and inode number of the directory in which a mount is, its name there).
+
+    None if its path does not lead to it: another is mounted over it, or above it, or a directory
+    above it has another name by now.
+    """
+    parent, name = os.path.split(mount.path)
+    above = fd = None
     try:
-        fd = os.open(mount.path, os.O_PATH | os.O_CLOEXEC)
+        above = os.open(parent, O_PATH_DIR)
+        fd = os.open(name or b".", O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        return inode_of(above) + (name,) if mount_id_of(fd) == mount.id else None
     except OSError:
-        return False
-    try:
-        return mount_id_of(fd) == mount.id
+        return None
     finally:
-        os.close(fd)
+        for each in (above, fd):
+            if each is not None:
+                os.close(each)
 
 
 def unescape_octal(path):
@@ -3501,6 +3619,7 @@ class Fanotify:
         self.moved = set()                  # directories moved since the queue was last empty
         self.leavers = collections.deque()  # (offset, key): directories to be cut off there
         self.lossy = False                  # an overflow: absence of an event proves nothing
+        self.arrived = False                # directories, with mounts in them, may have come in
         self.now = time.time()
         self.out = []
         self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
@@ -3574,6 +3693,7 @@ class Fanotify:
 
     def moved_in(self):
         """What was outside is in a tree now.  Returns the directories held back until now."""
+        self.arrived = True
         self.filter.moved_in()
         quiet = list(self.quiet) if self.halves else []
         self.quiet.clear()
@@ -3598,6 +3718,16 @@ class Fanotify:
         except (Held, Gone, OSError):
             return None
         return prefix and (prefix, key)
+
+    def shown(self, root):
+        """What to call a root now; None: it is a mount in a directory that left the tree."""
+        if root.fd is not None:
+            return root.display
+        try:
+            prefix = self.resolve(root.key)
+        except (Held, Gone, OSError):
+            return root.display
+        return prefix and prefix.rstrip("/")
 
     # --- reading ---
 
@@ -4178,13 +4308,16 @@ class Watched:
         self.wd, self.parent, self.name, self.root = wd, parent, name, root
         self.children = {}              # name -> Watched
         self.found = set()              # names reported by a scan, whose CREATE may come yet
-        self.inode = None               # its number: what is opened by name may be another
+        self.inode = None               # inode_of() it: what is opened by name may be another
 
 
 def way_up(watched):
-    """(the root above a watched directory, the names that lead from it to the directory)."""
+    """(the given root above a watched directory, the names that lead to the directory).
+
+    A mount has a parent, as a directory has, unless that is not watched.
+    """
     names = []
-    while watched.root is None:
+    while watched.root is None or (watched.root.fd is None and watched.parent is not None):
         names.append(watched.name)
         watched = watched.parent
     names.reverse()
@@ -4205,8 +4338,7 @@ class InotifyRoot:
         self.prefix = display if display.endswith("/") else display + "/"
         self.watched = self.parent_wd = self.name = self.key = None
         fd = self.open()
-        status = os.fstat(fd)
-        self.key = (status.st_dev, status.st_ino)
+        self.key = inode_of(fd)
         self.mount_id = mount_id_of(fd)
         os.close(fd)
 
@@ -4215,11 +4347,17 @@ class InotifyRoot:
         if self.fd is not None:
             return os.open(b".", O_READ_DIR, dir_fd=self.fd)
         fd = os.open(self.path, O_READ_DIR)
-        status = os.fstat(fd)
-        if self.key not in (None, (status.st_dev, status.st_ino)):
+        if self.key not in (None, inode_of(fd)):
             os.close(fd)                # unmounted, or a symbolic link leads elsewhere by now
             raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
         return fd
+
+    def remains(self, path):
+        """Whether a mount with the same id, at a path, is not another.
+
+        The watch of what was unmounted is gone, as IN_IGNORED says; so does `mounted`.
+        """
+        return True
 
     def removed(self):
         """Whether the directory has been deleted."""
@@ -4248,6 +4386,7 @@ class Inotify:
         self.unopened = []                  # directories to open that had moved on, and how
         #                                     often more to try
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
+        self.arrived = False                # directories, with mounts in them, may have come in
         self.out, self.room = [], 0
         self.now = time.time()
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
@@ -4277,13 +4416,20 @@ class Inotify:
         raise failure(number, "watching", shown, hint)
 
     def add(self, root, parent=None, name=None):
-        """Watch a root and, unless it is one file's directory, all below it."""
+        """Watch a root and, unless it is one file's directory, all below it.
+
+        For a mount inside a tree: `name` is where it is in the directory `parent`, a Watched, or
+        None where that is not watched.
+        """
         (self.mounted if root.fd is None else self.roots).append(root)
         try:
             self.start(root)
         except BaseException:
             self.remove(root)
             raise
+        if parent is not None and root.watched.parent is None:
+            root.watched.parent, root.watched.name = parent, name
+            self.prefixes.clear()
 
     def start(self, root):
         """Set the watches of a root."""
@@ -4337,7 +4483,42 @@ class Inotify:
             self.forget(root.watched, True)
         if root in self.parents.get(root.parent_wd, ()):
             self.parents[root.parent_wd].remove(root)
+        if root.fd is None and root.watched is not None:
+            self.uncovered(root.watched.parent, root.watched.name)
         root.close()
+
+    def uncovered(self, parent, name):
+        """A mount is gone: the directory it covered is watched from now on, and what was made
+        there meanwhile and could not be opened."""
+        if parent is None or self.by_wd.get(parent.wd) is not parent:
+            return
+        if name not in parent.children:
+            self.appeared(parent, name, False)
+            return
+        stack = [parent.children[name]]
+        while stack:
+            watched = stack.pop()
+            try:
+                fd = self.open_directory(watched)
+            except OSError:
+                continue                    # it has moved, as an event yet to be judged will say
+            names = self.entries(fd, watched, False)
+            os.close(fd)
+            for name in names:
+                if name in watched.children:
+                    stack.append(watched.children[name])
+                else:
+                    self.appeared(watched, name, False)
+
+    def drop_mounts(self):
+        """Let go of the mounts in directories that are not in the table any more."""
+        for root in list(self.mounted):
+            watched = root.watched
+            while watched is not None and self.by_wd.get(watched.wd) is watched:
+                watched = watched.parent
+            if watched is not None:
+                self.arrived = True         # if it is in a tree all the same it is found again
+                self.remove(root)
 
     def forget(self, top, unwatch):
         """Drop a directory and all below it from the table, and their watches."""
@@ -4355,6 +4536,8 @@ class Inotify:
                     call("inotify_rm_watch", self.fd, watched.wd)
         if top.parent is not None and top.parent.children.get(top.name) is top:
             del top.parent.children[top.name]
+        if self.mounted and top.root is None:
+            self.drop_mounts()
 
     def prefix(self, watched):
         """The path of a watched directory, with a slash at its end."""
@@ -4376,7 +4559,7 @@ class Inotify:
             finally:
                 os.close(fd)
             fd = below_fd
-        if watched.inode not in (None, os.fstat(fd).st_ino):
+        if watched.inode not in (None, inode_of(fd)):
             os.close(fd)
             raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
         return fd
@@ -4448,7 +4631,7 @@ class Inotify:
         if known is not None:
             self.forget(known, False)       # moved here before we heard of it
         child = Watched(wd, parent, name)
-        child.inode = os.fstat(fd).st_ino
+        child.inode = inode_of(fd)
         self.by_wd[wd] = child
         self.prefixes.pop(wd, None)
         self.put(child)
@@ -4625,6 +4808,7 @@ class Inotify:
 
     def appeared(self, watched, name, new, tries=OPEN_TRIES):
         """A directory was made in, or moved into, a watched one: watch it and what it holds."""
+        self.arrived = self.arrived or not new
         try:
             parent_fd = self.open_directory(watched)
             try:
@@ -4656,7 +4840,7 @@ class Inotify:
         if watched.root is None or watched.root.only is not None:
             return
         if mask & UNMOUNT:
-            self.report(watched.root.display, UNMOUNT | ISDIR)
+            self.report(self.shown(watched.root), UNMOUNT | ISDIR)
             self.remove(watched.root)
             return
         self.report(watched.root.display, mask)
@@ -4697,12 +4881,38 @@ class Inotify:
             self.start(root)
 
     def inside(self, path):
-        """(display prefix, None) of the directory at a path if it is in a tree, else None."""
+        """(display prefix, its Watched or None) of the directory at a path if it is in a tree.
+
+        Raises Early while what is to come may tell of it.
+        """
         for root in self.roots:
             rest = below(path, fd_path(root.fd)) if root.only is None else None
             if rest is not None:
-                return root.prefix + (os.fsdecode(rest) + "/" if rest else ""), None
+                watched = self.located(path)
+                if watched is None and readable(self.fd):
+                    raise Early
+                return root.prefix + (os.fsdecode(rest) + "/" if rest else ""), watched
         return None
+
+    def located(self, path):
+        """The Watched of the directory at a path, None if it is not known."""
+        tops = [(root.path, root) for root in self.mounted]
+        tops += [(fd_path(root.fd), root) for root in self.roots if root.only is None]
+        for top, root in sorted(tops, key=lambda item: len(item[0]), reverse=True):
+            rest = below(path, top)
+            if rest is None:
+                continue
+            watched = root.watched
+            for name in rest.split(b"/") if rest else ():
+                watched = watched and watched.children.get(name)
+            return watched
+        return None
+
+    def shown(self, root):
+        """What to call a root now."""
+        if root.fd is not None or root.watched is None:
+            return root.display
+        return self.prefix(root.watched).rstrip("/")
 
     def counters(self):
         return self.stats
@@ -4799,14 +5009,57 @@ class MountList:
         """Whether there has been a change since the last call."""
         return bool(self._poll.poll(0))
 
+    @staticmethod
+    def read():
+        """{(id, device, path): Mount}"""
+        return {(mount.id, mount.device, mount.path): mount for mount in read_mounts()}
+
     def close(self):
         for file in self._files:
             file.close()
 
 
+class Alarm:
+    """Makes an epoll readable after some time.  timerfd_create(2).
+
+    For those who wait for fileno() with a select() of their own, and know nothing of what is due.
+    """
+
+    SETTING = struct.Struct("@4l")      # struct itimerspec: interval and first, sec and nsec
+
+    def __init__(self):
+        self.fd = call("timerfd_create", time.CLOCK_MONOTONIC, os.O_CLOEXEC | os.O_NONBLOCK)
+        if self.fd < 0:
+            raise failure(ctypes.get_errno(), "making a timer")
+
+    def set(self, seconds):
+        """Ring once after some seconds; 0: at once."""
+        nanoseconds = max(1, int(seconds * 1e9))
+        call("timerfd_settime", self.fd, 0, self.SETTING.pack(
+            0, 0, nanoseconds // 10 ** 9, nanoseconds % 10 ** 9), None)
+
+    def stop(self):
+        """It has rung, and rings no more."""
+        try:
+            os.read(self.fd, 8)
+        except BlockingIOError:
+            pass
+
+
 class Hidden(Exception):
     """A mount is not what its path leads to: another is mounted over it, it has been moved or
     unmounted, or a symbolic link has been put in the place of a directory above it."""
+
+
+class Early(Hidden):
+    """The events that tell of the directory in which a mount is are still to be read."""
+
+
+# A mount that is watched: by which source, as which Root, and its place_of(), which stays the same
+# when directories above are renamed.
+MOUNT_SECONDS = 0.05        # to wait at most for the queue to be empty, when mounts have changed
+MOUNT_TRIES = 5             # to open a mount while directories above it are renamed
+Found = collections.namedtuple("Found", "source root place")
 
 
 class Watch:
@@ -4838,6 +5091,7 @@ class Watch:
         self._known_mounts, self._events = {}, collections.deque()
         self._window = (0.0, 0)
         self._stopped = self._mounts_due = False
+        self._mounts_since = 0.0            # time.monotonic() of the first news not followed
         self._poll = None
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
@@ -4866,6 +5120,9 @@ class Watch:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._extra_fds = [self._wake_read, self._wake_write]
         self._poll.register(self._wake_read, select.EPOLLIN)
+        self._alarm = Alarm()
+        self._extra_fds.append(self._alarm.fd)
+        self._poll.register(self._alarm.fd, select.EPOLLIN)
         # Opened before anything is looked up, so that no mount made meanwhile is missed; without
         # `mounts` too, since a root may be unmounted.
         self._mounts = MountList()
@@ -4965,21 +5222,71 @@ class Watch:
 
     # --- mounts ---
 
+    def _note_mounts(self):
+        """Follow the mounts if there is news of them.
+
+        Not before the table is as far as the kernel is, or a while has passed: under a load that
+        never ends the queue is never empty.
+        """
+        for source in self._sources:
+            self._mounts_due, source.arrived = self._mounts_due or source.arrived, False
+        self._mounts_due = self._mounts.changed() or self._mounts_due
+        if not self._mounts_due:
+            return
+        now = time.monotonic()
+        self._mounts_since = self._mounts_since or now
+        if any(source.backlog for source in self._sources):
+            return
+        if now - self._mounts_since < MOUNT_SECONDS and any(
+                readable(source.fd) for source in self._sources):
+            return
+        self._mounts_due, self._mounts_since = False, 0.0
+        self._follow_mounts()
+
     def _follow_mounts(self):
         """Watch the file systems mounted inside the trees; let go of those that are gone."""
-        current = {(mount.id, mount.device, mount.path): mount for mount in read_mounts()}
-        for identity in [each for each in self._known_mounts if each not in current]:
-            found = self._known_mounts.pop(identity)
-            if found is not None:
-                self._unmounted(*found)
+        current = self._mounts.read()
+        for _ in range(MOUNT_TRIES):
+            self._let_go(current)
+            hidden = self._take_in(current) if self._inner_mounts else set()
+            if not hidden:
+                break
+            current = self._mounts.read()
+            if hidden <= current.keys():
+                break                       # covered; or else a directory above was renamed
+
+    def _let_go(self, current):
+        """Know no more of the mounts that are gone, and the new paths of those that are not."""
+        for found in self._known_mounts.values():
+            if found is not None:               # told while it can be told: see _unmounted()
+                found.root.display = found.source.shown(found.root) or found.root.display
+        by_number = {(mount.id, mount.device): mount for mount in current.values()}
+        for identity, found in list(self._known_mounts.items()):
+            if found is not None and found.root not in found.source.mounted:
+                del self._known_mounts[identity]        # it left the tree, and may have come back
+                continue
+            if found is None:
+                if identity not in current:
+                    del self._known_mounts[identity]
+                continue
+            mount = current.get(identity) or by_number.get(identity[:2])
+            del self._known_mounts[identity]
+            if mount is not None and place_of(mount) in (None, found.place) \
+                    and found.root.remains(mount.path):
+                found.root.path = mount.path
+                self._known_mounts[mount.id, mount.device, mount.path] = found
+            else:
+                self._unmounted(found.source, found.root)
         ids = {mount.id for mount in current.values()}
         for source in self._sources:
             for root in list(source.roots):
                 if root.mount_id not in ids:
                     self._unmounted(source, root)
-        if not self._inner_mounts:
-            return
-        skipped = []
+
+    def _take_in(self, current):
+        """Watch the mounts in the trees that are not watched yet; the identities of those that
+        are hidden."""
+        skipped, hidden = [], set()
         tops = [(fd_path(root.fd), root.mount_id) for source in self._sources
                 for root in source.roots if root.only is None]
         for identity, mount in current.items():
@@ -4990,18 +5297,22 @@ class Watch:
                    for path, mount_id in tops):
                 try:
                     found = self._mount_found(mount, skipped)
-                except Hidden:
-                    continue                # until the list of mounts changes again
+                except Hidden as reason:    # until the list of mounts changes again
+                    self._mounts_due = self._mounts_due or isinstance(reason, Early)
+                    hidden.add(identity)
+                    continue
             self._known_mounts[identity] = found
         if skipped:
             self._notice("not watched, file systems of the kernel's own: %s" % " ".join(skipped))
+        return hidden
 
     def _mount_found(self, mount, skipped):
-        """Watch a mount that is below a root's path: (source, root), or None if it can't be.
+        """Watch a mount that is below a root's path: its Found, or None if it can't be.
 
         Raises Hidden, before all else: what covers it may be watched already.
         """
-        if not leads_to(mount):
+        at = place_of(mount)
+        if at is None:
             raise Hidden
         parent, name = os.path.split(mount.path)
         place = self._inside(parent)
@@ -5023,9 +5334,12 @@ class Watch:
             try:
                 root = self._add_to(each, shown, mount.path, None, (key, name), mount.id)
             except OSError as error:
+                if place_of(mount) is None:
+                    raise Hidden            # a directory above it is being renamed
                 reason = reason or error
                 continue
-            return (self._fanotify if each != "inotify" else self._inotify), root
+            source = self._fanotify if each != "inotify" else self._inotify
+            return root and Found(source, root, at)
         self._notice("not watched: %s, %s mounted inside: %s"
                      % (printable(shown), mount.kind, reason))
         return None
@@ -5042,7 +5356,9 @@ class Watch:
         """A file system is gone: say so, in the order of events."""
         if root not in source.roots and root not in source.mounted:
             return                          # inotify has told already
-        self._events.append(Event(root.display, UNMOUNT | ISDIR, None, time.time(), None))
+        shown = source.shown(root)
+        if shown is not None:
+            self._events.append(Event(shown, UNMOUNT | ISDIR, None, time.time(), None))
         source.remove(root)
 
     # --- reading ---
@@ -5058,12 +5374,23 @@ class Watch:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.ended:
             events = self._collect(deadline, timeout)
+            if timeout is not None:
+                self._set_alarm()
             if events:
                 return events
             if deadline is not None and time.monotonic() >= deadline:
                 break
         events, self._events = list(self._events), collections.deque()
         return events
+
+    def _set_alarm(self):
+        """Have fileno() be readable when there is more to do, though nothing comes."""
+        if self._mounts_due or any(source.backlog for source in self._sources):
+            self._alarm.set(0)
+            return
+        due = [each for each in (source.due() for source in self._sources) if each is not None]
+        if due:
+            self._alarm.set(min(due))
 
     def _collect(self, deadline, timeout):
         """Wait for the sources, then read those that have something."""
@@ -5084,11 +5411,9 @@ class Watch:
                 before = source.stats["events read"]
                 events += source.read()
                 count += source.stats["events read"] - before
-        self._mounts_due = self._mounts_due or self._mounts.changed()
-        if self._mounts_due and not any(source.backlog for source in self._sources):
-            # Not before: the table has to be as far as the kernel is.
-            self._mounts_due = False
-            self._follow_mounts()
+        self._note_mounts()
+        if self._alarm.fd in ready:
+            self._alarm.stop()
         if self._wake_read in ready:
             try:
                 os.read(self._wake_read, 4096)

@@ -648,6 +648,92 @@ class Scenarios:
             self.assertLess(probe, 2000, "UNMOUNT is not reported")
         self.expect(found, {"d/late": "UNMOUNT"})
 
+    def mount_seen(self, program, place):
+        """Make directories in a mount until one is reported: it is watched now."""
+        number, found, seen = 0, {}, False
+        while not seen:
+            number += 1
+            self.assertLess(number, 1000, "the mount is not watched")
+            os.mkdir(place + "/seen%d" % number)
+            for path, names in self.reported(program).items():
+                if path[:len(place)] == place and path[len(place):].startswith("/seen"):
+                    seen = True
+                else:
+                    found[path] = names
+        return found
+
+    def test_mount_moves_with_its_directory(self):
+        """A directory with a mount in it is renamed, leaves the tree and comes back."""
+        os.makedirs(self.tree + "/a/b/mount")
+        place = self.mount("-t", "tmpfs", "tmpfs", self.tree + "/a/b/mount")
+        os.mkdir(place + "/sub")
+        program = self.watch()
+        os.rename(self.tree + "/a", self.tree + "/c")
+        write(self.tree + "/c/b/mount/sub/f")
+        self.expect(self.reported(program), {
+            ("a", "c"): "RENAME", "c/b/mount/sub/f": CREATED})
+        other = self.mount("-t", "tmpfs", "tmpfs", self.out)    # the list is read again
+        os.rename(self.tree + "/c/b", self.tree + "/b")
+        write(self.tree + "/b/mount/sub/g")
+        self.expect(self.reported(program), {
+            ("c/b", "b"): "RENAME", "b/mount/sub/g": CREATED})
+        run("umount", other)
+        os.rename(self.tree + "/b", self.top + "/b")
+        self.assertIn(self.tree + "/b", self.reported(program))
+        write(self.top + "/b/mount/sub/outside")
+        self.expect(self.reported(program), {})
+        os.rename(self.top + "/b", self.tree + "/d")
+        self.assertIn(self.tree + "/d", self.mount_seen(program, self.tree + "/d/mount"))
+        write(self.tree + "/d/mount/sub/h")
+        self.expect(self.reported(program), {"d/mount/sub/h": CREATED})
+        run("umount", self.tree + "/d/mount")
+        found = {}
+        while not found:
+            found = self.reported(program)
+        self.expect(found, {"d/mount": "UNMOUNT"})
+
+    def test_mount_comes_in_with_its_directory(self):
+        """A directory outside, in which something is mounted, is moved into the tree."""
+        os.makedirs(self.out + "/a/mount")
+        self.mount("-t", "tmpfs", "tmpfs", self.out + "/a/mount")
+        self.addCleanup(lambda: subprocess.call(["umount", self.tree + "/a/mount"]))
+        program = self.watch()
+        os.rename(self.out + "/a", self.tree + "/a")
+        self.mount_seen(program, self.tree + "/a/mount")
+
+    def test_events_below_a_mount(self):
+        """What happened in a directory is not lost when something is mounted over one above it,
+        nor what happens there by a descriptor, nor what does when it shows again."""
+        os.makedirs(self.tree + "/d/sub")
+        below = os.open(self.tree + "/d/sub", os.O_RDONLY)
+        self.addCleanup(os.close, below)
+        program = self.watch()
+        write(self.tree + "/d/sub/before")
+        place = self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d")
+        os.close(os.open("below", os.O_CREAT | os.O_WRONLY, dir_fd=below))
+        os.mkdir("made", dir_fd=below)
+        found = self.mount_seen(program, place)
+        self.expect(found, {"d/sub/before": CREATED, "d/sub/below": "CREATE CLOSE_WRITE",
+                            "d/sub/made": "CREATE"})
+        run("umount", place)
+        found = {}
+        while not found:
+            found = self.reported(program)
+        self.expect(found, {"d": "UNMOUNT"})
+        write(self.tree + "/d/sub/made/f")
+        self.expect(self.reported(program), {"d/sub/made/f": CREATED})
+
+    def test_mount_after_mount(self):
+        """One is unmounted and another mounted at once, at the same place: the kernel gives the
+        number of the one to the other."""
+        os.mkdir(self.tree + "/d")
+        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d")
+        program = self.watch()
+        for _ in range(3):
+            run("sh", "-c", "umount $1 && mount -t tmpfs tmpfs $1", "sh", self.tree + "/d")
+            found = self.mount_seen(program, self.tree + "/d")
+            self.assertEqual(found.get(self.tree + "/d", {"UNMOUNT"}), {"UNMOUNT"})
+
     # --- events asked for ---
 
     def test_narrow_events(self):
@@ -1084,6 +1170,24 @@ class Library(Base):
                     self.assertLess(number, 500, "the mount is not watched")
                     run("touch", "%s/%d" % (place, number))
                 self.assertTrue(found[0].startswith(place + "/"), found)
+
+    def test_fileno_and_much_to_tell(self):
+        """A select on it comes back as long as there is more, though the kernel's queue is empty:
+        read() gives no more at a time than READ_ROOM characters of paths."""
+        deep = self.tree + ("/" + 200 * "d") * 10
+        count = 2 * fanfp.READ_ROOM // len(deep)
+        os.makedirs(deep)
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            with self.subTest(name), fanfp.Watch(self.tree, filter=name, events="CREATE") as watch:
+                run(sys.executable, "-c", MAKER, deep, str(count), "10")
+                paths = []
+                while deep + "/done" not in paths[-1:]:
+                    self.assertTrue(select.select([watch], [], [], PATIENCE)[0], len(paths))
+                    paths += [event.path for event in watch.read(0)]
+                self.assertEqual(len([path for path in paths if "/f" in path[len(deep):]]), count)
+                os.remove(deep + "/done")
 
     def test_fileno(self):
         with fanfp.Watch(self.tree) as watch:

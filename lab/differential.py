@@ -5,7 +5,7 @@
     python3 lab/differential.py [--filter NAME]... [--dir DIR]... [--operations N] [--seed S]
 
 Several processes make, write, rename, link and remove files and directories inside a watched
-tree and outside of it.  A model of the file system says which events each operation must give
+tree and outside of it, and mount and unmount file systems there.  A model of the file system says which events each operation must give
 and under which path.  What fanfp prints is compared with that both ways: an event without an
 operation is invented, an operation without its event is missed.  A round ends with a sentinel.
 
@@ -21,7 +21,10 @@ What the model allows, and nothing else:
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
   - no directory is renamed onto one in which something has just happened: nothing tells where that
     one was;
-  - a file made with O_TMPFILE has no name: its writing may be reported under "#number".
+  - a file made with O_TMPFILE has no name: its writing may be reported under "#number";
+  - a file system that was just mounted, or came into the tree in a directory that was moved, is not
+    touched before it is seen to be watched, and not unmounted before the next sentinel after
+    something happened in it; and what it was mounted on stays where it is until then.
 
 On a failure the seed is printed, and a program made as short as can be that still fails.
 """
@@ -29,6 +32,7 @@ On a failure the seed is printed, and a program made as short as can be that sti
 import argparse
 import collections
 import ctypes
+import errno
 import json
 import os
 import random
@@ -47,6 +51,8 @@ from test_fanfp import Program, available       # noqa: E402
 
 NAMES = "abcdef"
 DEPTH = 6
+MOUNTS = 3                          # at a time
+PATIENCE = 3                        # seconds for a mount to be noticed
 NODES = 150                         # above that, more is removed than made
 SESSION = 4000                      # operations of one run of fanfp
 NOISY = "noise"                     # a directory in the tree that is none of the model's
@@ -82,6 +88,9 @@ class Node:
         self.fresh = False              # a directory made or moved in since the last sentinel
         self.links = 1                  # names of a file
         self.heard = 0                  # a directory: the last round with an event in or below it
+        self.covers = None              # the root of a mount: the directory it is mounted on
+        self.bared = 0                  # the last round in which a mount on it was unmounted
+        self.watched = False            # the root of a mount: it has been in the tree
 
     def path(self):
         """The path from the top, without a slash at either end."""
@@ -99,6 +108,13 @@ class Node:
                 return at.name == "tree"
             at = at.parent
         return False
+
+    def device(self):
+        """The root of the mount that a directory is in; None: that of the top."""
+        at = self
+        while at is not None and at.covers is None:
+            at = at.parent
+        return at
 
     def below(self, other):
         """Whether it is another directory or below it."""
@@ -129,6 +145,9 @@ class Model:
         self.unnamed = set()            # directories in which O_TMPFILE was used
         self.fresh = []
         self.arrived = set()            # what was made or moved since the last sentinel
+        self.mounts = []
+        self.coming = []                # mounts that came into the tree since the last sentinel
+        self.unmounted = []             # paths of what was unmounted since then
         self.rounds = 1
 
     # --- looking ---
@@ -168,6 +187,9 @@ class Model:
         self.rounds += 1
         self.unnamed.clear()
         self.arrived.clear()
+        for mount in self.coming:
+            mount.watched = mount.watched or mount.inside()
+        self.coming, self.unmounted = [], []
 
     # --- what happens ---
 
@@ -228,16 +250,32 @@ class Model:
         return directory.heard == self.rounds
 
     def may_leave(self, node, old, new):
-        """Raises Invalid where the filter can't tell what a directory did before it left."""
+        """Raises Invalid where the filter can't tell what a directory did before it left, or
+        where it was when something in it was unmounted."""
+        if any(each.bared == self.rounds for each in walk(node)):
+            raise Invalid
         if self.rule == "moved" and node.kind == "d" and node in self.arrived \
                 and old.inside() and not new.inside():
             raise Invalid
+
+    def uncover(self, node):
+        """A directory shows again; inotify could not open what was made in it meanwhile."""
+        if self.rule == "made" and node.inside():
+            self.freshen(node, True)
 
     def freshen(self, node, made):
         """A directory was made in the tree or moved into it: what the filter can't promise."""
         if self.rule == "made" or (self.rule == "moved" and not made):
             node.fresh = True
             self.fresh.append(node)
+
+    def come(self, node):
+        """A directory, or a mount, is in the tree now: so are the mounts in it."""
+        for each in walk(node) if node.kind == "d" else ():
+            if each.covers is not None and not each.watched and each.inside():
+                each.fresh = True
+                self.fresh.append(each)
+                self.coming.append(each)
 
     def place(self, node, directory, name):
         directory.children[name] = node
@@ -317,7 +355,7 @@ class Model:
 
     def op_rmdir(self, pid, path):
         directory, name, node = self.existing(path, "d")
-        if node.children:
+        if node.children or node.covers or node.bared == self.rounds:
             raise Invalid
         self.put(pid, directory, name, node, "DELETE")
         del directory.children[name]
@@ -326,7 +364,7 @@ class Model:
     def op_rmtree(self, pid, path):
         """rm -rf"""
         _, _, node = self.existing(path, "d")
-        if any(each.fresh for each in walk(node)):
+        if any(each.fresh or each.covers or each.bared == self.rounds for each in walk(node)):
             raise Invalid
         for name, child in sorted(node.children.items()):
             if child.kind == "d":
@@ -345,6 +383,8 @@ class Model:
     def op_link(self, pid, path, new):
         _, _, node = self.existing(path, "f")
         directory, name = self.free(new)
+        if self.find(path)[0].device() is not directory.device():
+            raise Invalid
         self.place(node, directory, name)
         node.links += 1
         self.run("link", path, new)
@@ -365,7 +405,10 @@ class Model:
         directory, name, there = self.find(new)
         if directory is self.top or there is node or node.kind == "d" and directory.below(node):
             raise Invalid
-        if there is not None and (there.fresh or there.children or self.heard_of(there)
+        if node.covers or old.device() is not directory.device():
+            raise Invalid
+        if there is not None and (there.fresh or there.children or there.covers
+                                  or self.heard_of(there)
                                   or (there.kind == "d") != (node.kind == "d")):
             raise Invalid
         was_in = old.inside()
@@ -381,6 +424,7 @@ class Model:
         self.place(node, directory, name)
         if node.kind == "d" and not was_in and directory.inside():
             self.freshen(node, False)
+        self.come(node)
         self.run("rename", path, new)
 
     def op_exchange(self, pid, path, new):
@@ -388,6 +432,8 @@ class Model:
         directory, name, there = self.existing(new)
         if node is there or node.kind == "d" and directory.below(node) \
                 or there.kind == "d" and old.below(there):
+            raise Invalid
+        if node.covers or there.covers or old.device() is not directory.device():
             raise Invalid
         was_in, is_in = old.inside(), directory.inside()
         self.may_leave(node, old, directory)
@@ -400,7 +446,33 @@ class Model:
             self.freshen(node, False)
         if there.kind == "d" and was_in and not is_in:
             self.freshen(there, False)
+        self.come(node)
+        self.come(there)
         self.run("exchange", path, new)
+
+    def op_mount(self, pid, path):
+        directory, name, node = self.existing(path, "d")
+        if len(self.mounts) >= MOUNTS or any(each.covers for each in walk(node)):
+            raise Invalid
+        mount = Node("d", directory, name)
+        mount.covers = node
+        directory.children[name] = mount
+        self.mounts.append(mount)
+        self.come(mount)
+        self.run("mount", path)
+
+    def op_umount(self, pid, path):
+        directory, name, node = self.existing(path, "d")
+        if not node.covers or self.heard_of(node) \
+                or any(each.fresh or each.covers for each in walk(node) if each is not node):
+            raise Invalid
+        if directory.inside():
+            self.unmounted.append(path)
+        directory.children[name] = node.covers
+        self.uncover(node.covers)
+        node.covers.bared = self.rounds
+        self.mounts.remove(node)
+        self.run("umount", path)
 
 
 def walk(node):
@@ -421,10 +493,13 @@ class Generator:
                ("mkdirs", 5), ("unlink", 8), ("rmdir", 3), ("rmtree", 2), ("symlink", 3),
                ("link", 5), ("tmpfile", 2), ("rename", 20), ("exchange", 5))
 
-    def __init__(self, seed, processes):
+    MOUNTING = (("mount", 2), ("umount", 2))
+
+    def __init__(self, seed, processes, mounting=False):
         self.random = random.Random(seed)
         self.processes = processes
-        self.kinds = [kind for kind, weight in self.WEIGHTS for _ in range(weight)]
+        weights = self.WEIGHTS + (self.MOUNTING if mounting else ())
+        self.kinds = [kind for kind, weight in weights for _ in range(weight)]
 
     def owned(self, path, owner):
         """Whether a path may be used by a process that runs free: it or what leads to it has
@@ -476,6 +551,10 @@ class Generator:
         if not entries:
             return None
         path = choose(entries)[0]
+        if kind == "umount":
+            path = choose([each for each, node in entries if node.covers] or [path])
+        if kind == "mount":
+            path = choose([each for each, node in entries if node.kind == "d"] or [path])
         if kind == "write":
             return kind, pid, path, choose(("append", "append", "open", "empty", "truncate"))
         if kind == "chmod":
@@ -517,7 +596,7 @@ class Generator:
 
 # --- the processes that do it ---
 
-AT_SYMLINK_FOLLOW, RENAME_EXCHANGE = 0x400, 2
+AT_SYMLINK_FOLLOW, RENAME_EXCHANGE, MNT_DETACH = 0x400, 2, 2
 TMPFILE = getattr(os, "O_TMPFILE", 0o20200000)
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -548,6 +627,10 @@ def do(kind, *arguments):
                               AT_SYMLINK_FOLLOW))
         finally:
             os.close(fd)
+    elif kind == "mount":
+        check(libc.mount(b"tmpfs", os.fsencode(arguments[0]), b"tmpfs", 0, b"size=2m"))
+    elif kind == "umount":
+        do_umount(arguments[0])
     elif kind == "exchange":
         check(libc.renameat2(-100, os.fsencode(arguments[0]), -100, os.fsencode(arguments[1]),
                              RENAME_EXCHANGE))
@@ -564,6 +647,17 @@ def do_write(path, how):
         os.write(fd, b"more")
     os.close(fd)
     return None
+
+
+def do_umount(path):
+    """fanfp opens a mount for a moment, when it needs to."""
+    for _ in range(1000):
+        if libc.umount2(os.fsencode(path), 0) == 0:
+            return
+        if ctypes.get_errno() != errno.EBUSY:
+            break
+        time.sleep(0.001)
+    check(-1)
 
 
 def work(requests, answers):
@@ -768,27 +862,65 @@ class Run:
             self.workers[pid].send(some)
             self.workers[pid].wait()
 
-    def judge(self):
-        """Read up to a sentinel and compare."""
+    def touch(self, directory):
+        """Make a sentinel in a directory of which, whatever was asked for, something is reported;
+        the path it has then."""
         self.sentinels += 1
-        name = "tree/sentinel-%d" % self.sentinels
-        path = os.path.join(self.top, name)
-        # Whatever was asked for, one of these is reported.
+        path = os.path.join(self.top, directory, "sentinel-%d" % self.sentinels)
         with open(path, "w"):
             pass
         if not {"CREATE", "CLOSE_WRITE"} & set(self.events):
             os.rename(path, path + "+")
             path += "+"
-        lines = []
+        return path
+
+    def until_sentinel(self):
+        """The lines before a sentinel, and the paths of what was unmounted before it."""
+        path = self.touch("tree")
+        lines, unmounted = [], []
         for event in self.program.until(path):
+            if event["events"] == ["UNMOUNT"]:
+                unmounted.append(event["path"][len(self.top) + 1:])
+                continue
             line = self.line(event)
             if line is not None:
                 lines.append(line)
-        self.count += len(lines)
         os.unlink(path)
-        atoms = self.model.atoms
-        self.model.settle()
+        return lines, unmounted
+
+    def judge(self):
+        """Read up to a sentinel and compare."""
+        lines, unmounted = self.until_sentinel()
+        model = self.model
+        atoms, gone = model.atoms, model.unmounted
+        for mount in [each for each in model.coming if each.inside()]:
+            unmounted += self.until_watched(mount.path())
+        begun = time.monotonic()        # what tells of an unmounting may come later
+        while len(unmounted) < len(gone) and time.monotonic() - begun < PATIENCE:
+            more, others = self.until_sentinel()
+            lines, unmounted = lines + more, unmounted + others
+        self.count += len(lines)
+        model.settle()
         compare(atoms, lines)
+        if sorted(unmounted) != sorted(gone):
+            raise Mismatch(*([(path, "UNMOUNT") for path in each] for each in (
+                set(gone) - set(unmounted), set(unmounted) - set(gone))))
+
+    def until_watched(self, mount):
+        """Make files in a mount until one is reported; what was unmounted before that."""
+        unmounted, begun = [], time.monotonic()
+        while time.monotonic() - begun < PATIENCE:
+            path, found = self.touch(mount), False
+            end = self.touch("tree")
+            for event in self.program.until(end):
+                if event["events"] == ["UNMOUNT"]:
+                    unmounted.append(event["path"][len(self.top) + 1:])
+                found = found or event["path"] == path
+            os.unlink(path)
+            os.unlink(end)
+            if found:
+                return unmounted
+        raise Mismatch([(mount, "what is mounted there is not watched")], [])
 
     def line(self, event):
         """A Line of an event, None if it is of a sentinel or a nameless file."""
@@ -799,7 +931,7 @@ class Run:
         directory, _, name = path.rpartition("/")
         if path.startswith("tree/" + NOISY):
             return None
-        if directory == "tree" and name.startswith("sentinel-"):
+        if name.startswith("sentinel-"):
             return None
         if name.startswith("#") and directory in self.model.unnamed:
             return None
@@ -822,6 +954,9 @@ class Run:
         if self.bound is not None:
             subprocess.call(["umount", "-l", self.bound])
             os.rmdir(self.bound)
+        for mount in reversed(fanfp.read_mounts()):
+            if fanfp.below(mount.path, os.fsencode(self.top)):
+                libc.umount2(mount.path, MNT_DETACH)
         shutil.rmtree(self.top, ignore_errors=True)
         if os.path.lexists(self.top):
             subprocess.call(["rm", "-rf", self.top])
@@ -829,7 +964,7 @@ class Run:
 
 def session(options, filter_name, directory, seed, operations):
     """A run of a number of operations: (operations done, events); raises Failed."""
-    generator = Generator(seed, options.processes)
+    generator = Generator(seed, options.processes, mounting(options))
     events = generator.random.choice(EVENT_SETS)
     run = Run(options, filter_name, directory, events, options.processes)
     rounds, done = [], 0
@@ -851,6 +986,11 @@ def session(options, filter_name, directory, seed, operations):
     finally:
         run.close()
     return done, run.count
+
+
+def mounting(options):
+    """Whether to mount: what is mounted later does not show through a bind mount."""
+    return os.geteuid() == 0 and not options.bind and not options.no_mounts
 
 
 class Failed(Exception):
@@ -995,6 +1135,7 @@ def build_parser():
     add("--processes", type=int, default=3)
     add("--round", type=int, default=ROUND, help="operations between sentinels, at most")
     add("--bind", action="store_true", help="let the processes go through a bind mount")
+    add("--no-mounts", action="store_true", help="mount nothing")
     add("--window", action="store_true", help="marks: touch just moved-in directories too")
     add("--shorten", type=float, default=120, help="seconds to spend on shortening")
     add("--errors", action="store_true", help="show what fanfp says")
