@@ -229,8 +229,8 @@ def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
     for _ in range(HANDLE_TRIES):
         if fd >= 0 or ctypes.get_errno() != errno.ENOMEM:
             break
-        # So ext4 says of a directory that is being removed, for less than a millisecond (Linux 6.18,
-        # a thousand times in a million openings); then it is ESTALE.
+        # So ext4 says of a directory that is being removed, for less than a millisecond; then it
+        # is ESTALE.  On Linux 6.18 a thousand times in a million.
         time.sleep(0.001)
         fd = call("open_by_handle_at", mount_fd, handle, flags)
     if fd < 0:
@@ -276,11 +276,18 @@ def is_mount_root(fd):
 
 
 def copy_mount(fd):
-    """A descriptor of an open directory in a mount of its own, which nobody sees, with nothing
-    mounted in it.  open_tree(2), Linux 5.2; not every C library has it, nor is it in the numbers
-    that differ between machines (but Alpha's)."""
+    """A descriptor of a copy of the mount that an open directory is in: nobody sees it, and nothing
+    is mounted in it.  open_tree(2), Linux 5.2, which few C libraries have; its number is the same
+    on all machines (but Alpha)."""
     flags = AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC
-    copy = libc().syscall(ctypes.c_long(428), ctypes.c_long(fd), b"", ctypes.c_long(flags))
+    top = os.open(b".", O_PATH_DIR, dir_fd=fd)
+    try:
+        while not is_mount_root(top):
+            top, before = os.open(b"..", O_PATH_DIR, dir_fd=top), top
+            os.close(before)
+        copy = libc().syscall(ctypes.c_long(428), ctypes.c_long(top), b"", ctypes.c_long(flags))
+    finally:
+        os.close(top)
     if copy < 0:
         raise failure(ctypes.get_errno(), "copying a mount, to look below what is mounted in it")
     try:
@@ -5090,7 +5097,7 @@ class Watch:
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
         self._window = (0.0, 0)
-        self._stopped = self._mounts_due = False
+        self._stopped = self._started = self._mounts_due = False
         self._mounts_since = 0.0            # time.monotonic() of the first news not followed
         self._poll = None
         if not sys.platform.startswith("linux"):
@@ -5130,6 +5137,7 @@ class Watch:
         for root in roots:
             self._add_root(os.fsdecode(root))
         self._follow_mounts()
+        self._started = True
 
     def _add_root(self, display):
         """Find which source can watch a root, and add it there."""
@@ -5339,6 +5347,9 @@ class Watch:
                 reason = reason or error
                 continue
             source = self._fanotify if each != "inotify" else self._inotify
+            if root is not None and self._started:
+                self._notice("%s, %s mounted inside, is watched from now on"
+                             % (printable(shown), mount.kind))
             return root and Found(source, root, at)
         self._notice("not watched: %s, %s mounted inside: %s"
                      % (printable(shown), mount.kind, reason))

@@ -4,10 +4,11 @@
 
     python3 lab/differential.py [--filter NAME]... [--dir DIR]... [--operations N] [--seed S]
 
-Several processes make, write, rename, link and remove files and directories inside a watched
-tree and outside of it, and mount and unmount file systems there.  A model of the file system says which events each operation must give
-and under which path.  What fanfp prints is compared with that both ways: an event without an
-operation is invented, an operation without its event is missed.  A round ends with a sentinel.
+Several processes make, write, rename, link and remove files and directories inside a watched tree
+and outside of it, and mount and unmount file systems there.  A model says which events each
+operation must give and under which path.  What fanfp prints is compared with that both ways: an
+event without an operation is invented, an operation without its event is missed.  A round ends
+with a sentinel.
 
 What the model allows, and nothing else:
   - the kernel merges events that wait in the queue if they are of one entry (directory, name
