@@ -90,6 +90,7 @@ AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 STATX_BTIME = 0x800
+STATX_MNT_ID = 0x1000
 STATX_ATTR_MOUNT_ROOT = 0x2000
 OPEN_TREE_CLONE = 1
 MAX_HANDLE_SZ = 128
@@ -255,6 +256,18 @@ def birth_time(directory, name):
         return time.time()
     whole, part = struct.unpack_from("=qI", buffer, 80)     # struct statx: stx_btime
     return whole + part / 1e9
+
+
+def visible_path(fd):
+    """The path that leads to an open directory, as bytes; None where none does.
+
+    Of what is in a mount that was unmounted, /proc says a path that is another's.
+    """
+    try:
+        path = fd_path(fd)
+        return path if os.path.samestat(os.stat(path), os.fstat(fd)) else None
+    except OSError:
+        return None
 
 
 def readable(fd):
@@ -661,18 +674,11 @@ class Root:
     def remains(self, path):
         """Whether a mount with the same id, at a path, is not another: the kernel gives an id
         again.  True where that can't be told."""
-        try:
-            fd = os.open(path, O_READ_DIR)
+        try:                    # nothing is opened, which would be in the way of an umount
+            handle, mount_id = name_to_handle(AT_FDCWD, path)
+            return mount_id != self.mount_id or filesystem_id(path) + handle == self.key
         except OSError:
             return True
-        try:
-            handle, mount_id = name_to_handle(fd)
-            key = filesystem_id(b"/proc/self/fd/%d" % fd) + handle
-            return mount_id != self.mount_id or key == self.key
-        except OSError:
-            return True
-        finally:
-            os.close(fd)
 
     def removed(self):
         """Whether the directory has been deleted."""
@@ -1072,6 +1078,25 @@ def inode_of(fd):
     return status.st_dev, status.st_ino
 
 
+def mount_id_at(directory, name):
+    """The id of the mount to which a name in an open directory leads.  OSError.
+
+    Mostly without opening it, which would be in the way of an umount: statx(2), Linux 5.8.
+    """
+    buffer = ctypes.create_string_buffer(256)
+    try:
+        if call("statx", directory, name, AT_SYMLINK_NOFOLLOW, STATX_MNT_ID, buffer) == 0 \
+                and struct.unpack_from("=I", buffer)[0] & STATX_MNT_ID:
+            return struct.unpack_from("=Q", buffer, 144)[0]         # stx_mnt_id
+    except Error:
+        pass                            # this C library has no statx()
+    fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return mount_id_of(fd)
+    finally:
+        os.close(fd)
+
+
 def place_of(mount):
     """(device and inode number of the directory in which a mount is, its name there).
 
@@ -1079,17 +1104,17 @@ def place_of(mount):
     above it has another name by now.
     """
     parent, name = os.path.split(mount.path)
-    above = fd = None
     try:
         above = os.open(parent, O_PATH_DIR)
-        fd = os.open(name or b".", O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-        return inode_of(above) + (name,) if mount_id_of(fd) == mount.id else None
+    except OSError:
+        return None
+    try:
+        same = mount_id_at(above, name or b".") == mount.id
+        return inode_of(above) + (name,) if same else None
     except OSError:
         return None
     finally:
-        for each in (above, fd):
-            if each is not None:
-                os.close(each)
+        os.close(above)
 
 
 def unescape_octal(path):
@@ -4811,7 +4836,10 @@ class Inotify:
     def take(self, parent, name):
         """Take the directory that is moved from a name out of the table, or None."""
         child = self.displaced.pop((parent.wd, name), None)
-        return child if child is not None else parent.children.pop(name, None)
+        if child is not None and self.by_wd.get(child.wd) is child \
+                and child.parent is parent and child.name == name:
+            return child
+        return parent.children.pop(name, None)
 
     def appeared(self, watched, name, new, tries=OPEN_TRIES):
         """A directory was made in, or moved into, a watched one: watch it and what it holds."""
@@ -4850,7 +4878,7 @@ class Inotify:
             self.report(self.shown(watched.root), UNMOUNT | ISDIR)
             self.remove(watched.root)
             return
-        self.report(watched.root.display, mask)
+        self.report(self.shown(watched.root), mask)
         if mask & DELETE_SELF:
             self.remove(watched.root)
 
@@ -4893,20 +4921,32 @@ class Inotify:
         Raises Early while what is to come may tell of it.
         """
         for root in self.roots:
-            rest = below(path, fd_path(root.fd)) if root.only is None else None
+            top = visible_path(root.fd) if root.only is None else None
+            rest = below(path, top) if top is not None else None
             if rest is not None:
                 watched = self.located(path)
+                if watched is not None and not self.is_at(watched, path):
+                    watched = None              # the table is behind, and names lead elsewhere
                 if watched is None and readable(self.fd):
                     raise Early
                 return root.prefix + (os.fsdecode(rest) + "/" if rest else ""), watched
         return None
 
+    @staticmethod
+    def is_at(watched, path):
+        """Whether what a path leads to is a watched directory."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        return (watched.inode or watched.root.key) == (status.st_dev, status.st_ino)
+
     def located(self, path):
         """The Watched of the directory at a path, None if it is not known."""
         tops = [(root.path, root) for root in self.mounted]
-        tops += [(fd_path(root.fd), root) for root in self.roots if root.only is None]
-        for top, root in sorted(tops, key=lambda item: len(item[0]), reverse=True):
-            rest = below(path, top)
+        tops += [(visible_path(root.fd), root) for root in self.roots if root.only is None]
+        for top, root in sorted(tops, key=lambda item: len(item[0] or b""), reverse=True):
+            rest = below(path, top) if top is not None else None
             if rest is None:
                 continue
             watched = root.watched
@@ -5295,14 +5335,14 @@ class Watch:
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
         skipped, hidden = [], set()
-        tops = [(fd_path(root.fd), root.mount_id) for source in self._sources
+        tops = [(visible_path(root.fd), root.mount_id) for source in self._sources
                 for root in source.roots if root.only is None]
         for identity, mount in current.items():
             if identity in self._known_mounts:
                 continue
             found = None
-            if any(mount.id != mount_id and below(mount.path, path) is not None
-                   for path, mount_id in tops):
+            if any(path is not None and mount.id != mount_id
+                   and below(mount.path, path) is not None for path, mount_id in tops):
                 try:
                     found = self._mount_found(mount, skipped)
                 except Hidden as reason:    # until the list of mounts changes again
@@ -5325,7 +5365,7 @@ class Watch:
         parent, name = os.path.split(mount.path)
         place = self._inside(parent)
         if place is None:
-            return None
+            raise Hidden                # the table is behind: see `arrived`
         prefix, key = place
         shown = prefix + os.fsdecode(name)
         if mount.kind in KERNEL_KINDS:
