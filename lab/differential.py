@@ -250,10 +250,15 @@ class Model:
         """Whether events of a directory's entries, or of below it, may still be in the queue."""
         return directory.heard == self.rounds
 
+    def just_bared(self, node):
+        """Whether something in a directory, which may be covered by now, was just unmounted."""
+        return any(each.bared == self.rounds or each.covers and self.just_bared(each.covers)
+                   for each in walk(node))
+
     def may_leave(self, node, old, new):
         """Raises Invalid where the filter can't tell what a directory did before it left, or
         where it was when something in it was unmounted."""
-        if any(each.bared == self.rounds for each in walk(node)):
+        if self.just_bared(node):
             raise Invalid
         if self.rule == "moved" and node.kind == "d" and node in self.arrived \
                 and old.inside() and not new.inside():
@@ -356,7 +361,7 @@ class Model:
 
     def op_rmdir(self, pid, path):
         directory, name, node = self.existing(path, "d")
-        if node.children or node.covers or node.bared == self.rounds:
+        if node.children or node.covers or self.just_bared(node):
             raise Invalid
         self.put(pid, directory, name, node, "DELETE")
         del directory.children[name]
@@ -365,7 +370,7 @@ class Model:
     def op_rmtree(self, pid, path):
         """rm -rf"""
         _, _, node = self.existing(path, "d")
-        if any(each.fresh or each.covers or each.bared == self.rounds for each in walk(node)):
+        if self.just_bared(node) or any(each.fresh or each.covers for each in walk(node)):
             raise Invalid
         for name, child in sorted(node.children.items()):
             if child.kind == "d":
