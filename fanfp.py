@@ -4342,6 +4342,13 @@ class Watched:
         self.found = set()              # names reported by a scan, whose CREATE may come yet
         self.inode = None               # inode_of() it: what is opened by name may be another
 
+    def hangs_on(self, other):
+        """Whether it is another or below it."""
+        at = self
+        while at is not None and at is not other:
+            at = at.parent
+        return at is other
+
 
 def way_up(watched):
     """(the given root above a watched directory, the names that lead to the directory).
@@ -4820,6 +4827,8 @@ class Inotify:
         child = self.take(old_parent, old_name)
         if child is None:
             return self.appeared(parent, name, False)
+        if parent.hangs_on(child):
+            return self.learn_again()
         child.parent, child.name = parent, name
         self.put(child)
         self.prefixes.clear()               # all paths below follow
@@ -4909,10 +4918,21 @@ class Inotify:
         self.notice("inotify's event queue overflowed: events were lost; "
                     "see /proc/sys/fs/inotify/max_queued_events")
         self.report(None, Q_OVERFLOW)
-        for root in self.roots + self.mounted:
+        self.learn_again()
+
+    def learn_again(self):
+        """What is known is wrong: forget it, and look where all directories are now.
+
+        The watches stay, so nothing is lost of what waits to be judged.  Mounts inside are found
+        again by the list of mounts.
+        """
+        for root in list(self.mounted):
+            self.remove(root)
+            self.arrived = True
+        for root in self.roots:
             if root.watched is not None:
-                self.forget(root.watched, True)
-        for root in self.roots + self.mounted:
+                self.forget(root.watched, False)
+        for root in self.roots:
             self.start(root)
 
     def inside(self, path):

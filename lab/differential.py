@@ -53,7 +53,7 @@ from test_fanfp import Program, available       # noqa: E402
 NAMES = "abcdef"
 DEPTH = 6
 MOUNTS = 3                          # at a time
-PATIENCE = 3                        # seconds for a mount to be noticed
+PATIENCE = 20                       # seconds for a mount to be noticed
 NODES = 150                         # above that, more is removed than made
 SESSION = 4000                      # operations of one run of fanfp
 NOISY = "noise"                     # a directory in the tree that is none of the model's

@@ -54,7 +54,8 @@ def one(options, name, directory):
     """Run one filter for the time; a dict of what was seen."""
     row = {"filter": name, "kind": differential.filesystem_type(directory), "operations": 0,
            "events": 0, "missed": 0, "invented": 0, "memory": [], "descriptors": []}
-    generator = differential.Generator(options.seed, options.processes)
+    generator = differential.Generator(options.seed, options.processes,
+                                       differential.mounting(options))
     session = differential.Run(options, name, directory, fanfp.DEFAULT_EVENTS, options.processes)
     noise = []
     begun = time.monotonic()
@@ -182,7 +183,8 @@ def main():
     add("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.processes, options.window, options.errors, options.fanfp = 3, False, False, []
-    options.bind = options.one == "user"    # one of them through a bind mount
+    options.bind = options.one == "user"    # one of them through a bind mount, where none shows
+    options.no_mounts = False
     if options.one:
         row = one(options, options.one, options.dir)
         print(json.dumps(row))
