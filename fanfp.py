@@ -5122,11 +5122,19 @@ class Early(Hidden):
     """The events that tell of the directory in which a mount is are still to be read."""
 
 
-# A mount that is watched: by which source, as which Root, and its place_of(), which stays the same
-# when directories above are renamed.
 MOUNT_SECONDS = 0.05        # to wait at most for the queue to be empty, when mounts have changed
 MOUNT_TRIES = 5             # to open a mount while directories above it are renamed
-Found = collections.namedtuple("Found", "source root place")
+
+
+class Found(collections.namedtuple("Found", "source root place")):
+    """A mount that is watched: by which source, as which Root, and its place_of(), which stays the
+    same when directories above are renamed."""
+
+    __slots__ = ()
+
+    def is_at(self, mount):
+        """Whether a mount of the list, of the same number, is this one; True if hidden now."""
+        return place_of(mount) in (None, self.place) and self.root.remains(mount.path)
 
 
 class Watch:
@@ -5325,26 +5333,22 @@ class Watch:
 
     def _let_go(self, current):
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
-        for found in self._known_mounts.values():
-            if found is not None:               # told while it can be told: see _unmounted()
-                found.root.display = found.source.shown(found.root) or found.root.display
+        known, self._known_mounts = self._known_mounts, {}
         by_number = {(mount.id, mount.device): mount for mount in current.values()}
-        for identity, found in list(self._known_mounts.items()):
-            if found is not None and found.root not in found.source.mounted:
-                del self._known_mounts[identity]        # it left the tree, and may have come back
-                continue
-            if found is None:
-                if identity not in current:
-                    del self._known_mounts[identity]
-                continue
+        watched = [(identity, found) for identity, found in known.items() if found is not None
+                   and found.root in found.source.mounted]  # else it left the tree
+        for _, found in watched:            # before any goes: what it is called may depend on it
+            found.root.display = found.source.shown(found.root) or found.root.display
+        for identity, found in watched:
             mount = current.get(identity) or by_number.get(identity[:2])
-            del self._known_mounts[identity]
-            if mount is not None and place_of(mount) in (None, found.place) \
-                    and found.root.remains(mount.path):
+            if mount is not None and found.is_at(mount):
                 found.root.path = mount.path
                 self._known_mounts[mount.id, mount.device, mount.path] = found
             else:
                 self._unmounted(found.source, found.root)
+        for identity, found in known.items():
+            if found is None and identity in current:
+                self._known_mounts[identity] = None
         ids = {mount.id for mount in current.values()}
         for source in self._sources:
             for root in list(source.roots):
