@@ -22,6 +22,7 @@ What the model allows, and nothing else:
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
   - no directory is renamed onto one in which something has just happened: nothing tells where that
     one was;
+  - inotify: an overflow of its queue, which is told, takes with it what it takes;
   - a file made with O_TMPFILE has no name: its writing may be reported under "#number";
   - a file system that was just mounted, or came into the tree in a directory that was moved, is not
     touched before it is seen to be watched, and not unmounted before the next sentinel after
@@ -37,6 +38,7 @@ import errno
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -53,6 +55,7 @@ from test_fanfp import Program, available       # noqa: E402
 NAMES = "abcdef"
 DEPTH = 6
 MOUNTS = 3                          # at a time
+SILENCE = 120                       # seconds without an event for a hang
 PATIENCE = 20                       # seconds for a mount to be noticed
 NODES = 150                         # above that, more is removed than made
 SESSION = 4000                      # operations of one run of fanfp
@@ -828,6 +831,25 @@ def blame(atoms, lines, missed, invented):
 # Running
 # =============================================================================================
 
+class Fanfp(Program):
+    """A fanfp that runs for long: what it says on standard error is read too, or it would wait.
+    """
+
+    def _read(self, stream):
+        streams = [stream, self.process.stderr]
+        while True:
+            ready = select.select(streams, [], [], SILENCE)[0]
+            if stream in ready:
+                return os.read(stream.fileno(), 1 << 16)
+            if not ready:
+                self.process.kill()
+                raise AssertionError("fanfp says nothing for %d s" % SILENCE)
+            data = os.read(self.process.stderr.fileno(), 1 << 16)
+            self.errors += data
+            if not data:
+                streams.remove(self.process.stderr)
+
+
 class Run:
     """One run of fanfp with a program."""
 
@@ -846,12 +868,13 @@ class Run:
         self.program = None
         self.pids = {worker.pid: index for index, worker in enumerate(self.workers)}
         self.sentinels = self.count = 0
+        self.overflows = 0              # of inotify's queue, told: the round is not compared
 
     def start(self):
         """Start fanfp; what was made until now is of no interest."""
         self.model.settle()
-        self.program = Program("--filter", self.filter, "-e", ",".join(self.events),
-                               *self.options.fanfp, os.path.join(self.top, "tree"))
+        self.program = Fanfp("--filter", self.filter, "-e", ",".join(self.events),
+                             *self.options.fanfp, os.path.join(self.top, "tree"))
 
     def round(self, mode, commands):
         """Run the commands of a round: [(process, commands)]."""
@@ -880,11 +903,25 @@ class Run:
             path += "+"
         return path
 
+    def events_until(self, path):
+        """The events before a sentinel.  An overflow may have taken it: then one more is made."""
+        while True:
+            line = self.program.line()
+            if not line:
+                raise AssertionError("fanfp ended: %r" % self.program.errors)
+            event = json.loads(line.decode("ascii"))
+            if event["path"] == path:
+                return
+            if event["events"] == ["Q_OVERFLOW"] and self.filter == "inotify":
+                self.overflows += 1
+                path = self.touch("tree")
+            yield event
+
     def until_sentinel(self):
         """The lines before a sentinel, and the paths of what was unmounted before it."""
         path = self.touch("tree")
         lines, unmounted = [], []
-        for event in self.program.until(path):
+        for event in self.events_until(path):
             if event["events"] == ["UNMOUNT"]:
                 unmounted.append(event["path"][len(self.top) + 1:])
                 continue
@@ -896,17 +933,21 @@ class Run:
 
     def judge(self):
         """Read up to a sentinel and compare."""
+        overflows = self.overflows
         lines, unmounted = self.until_sentinel()
         model = self.model
         atoms, gone = model.atoms, model.unmounted
         for mount in [each for each in model.coming if each.inside()]:
             unmounted += self.until_watched(mount.path())
         begun = time.monotonic()        # what tells of an unmounting may come later
-        while len(unmounted) < len(gone) and time.monotonic() - begun < PATIENCE:
+        while len(unmounted) < len(gone) and time.monotonic() - begun < PATIENCE \
+                and overflows == self.overflows:
             more, others = self.until_sentinel()
             lines, unmounted = lines + more, unmounted + others
         self.count += len(lines)
         model.settle()
+        if overflows != self.overflows:
+            return
         compare(atoms, lines)
         if sorted(unmounted) != sorted(gone):
             raise Mismatch(*([(path, "UNMOUNT") for path in each] for each in (
@@ -918,7 +959,7 @@ class Run:
         while time.monotonic() - begun < PATIENCE:
             path, found = self.touch(mount), False
             end = self.touch("tree")
-            for event in self.program.until(end):
+            for event in self.events_until(end):
                 if event["events"] == ["UNMOUNT"]:
                     unmounted.append(event["path"][len(self.top) + 1:])
                 found = found or event["path"] == path
@@ -954,7 +995,8 @@ class Run:
         if self.program is not None:
             process = self.program.process
             process.send_signal(signal.SIGTERM)
-            self.errors = process.communicate()[1].decode("utf-8", "replace")
+            self.program.errors += process.communicate()[1]
+            self.errors = self.program.errors.decode("utf-8", "replace")
             if self.options.errors:
                 sys.stdout.write(self.errors)
         if self.bound is not None:

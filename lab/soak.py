@@ -46,7 +46,7 @@ while os.getppid() == parent:
         os.rmdir("%s/d%d/e" % (sys.argv[1], number))
         os.rmdir("%s/d%d" % (sys.argv[1], number))
     os.remove(path)
-    time.sleep(0.001)
+    time.sleep(0.005)
 """
 
 
@@ -88,7 +88,7 @@ def one(options, name, directory):
             process.kill()
             process.wait()
         session.close()
-    row["events"] = session.count
+    row["events"], row["overflows"] = session.count, session.overflows
     row["seconds"] = round(time.monotonic() - begun)
     return row
 
@@ -119,11 +119,11 @@ def verdict(row):
 
 def show(row):
     memory = row["memory"] or [0]
-    print("soak: %s on %s: %d s, %d operations, %d events, %d missed, %d invented; memory %.1f MB "
-          "at a tenth, %.1f at most, %.1f at the end; descriptors %s %s" % (
+    print("soak: %s on %s: %d s, %d operations, %d events, %d missed, %d invented, %d overflows "
+          "told; memory %.1f MB at a tenth, %.1f at most, %.1f at the end; descriptors %s %s" % (
               row["filter"], row["kind"], row["seconds"], row["operations"], row["events"],
-              row["missed"], row["invented"], memory[0] / MEGABYTE, max(memory) / MEGABYTE,
-              memory[-1] / MEGABYTE, "-".join(map(str, sorted(set(row["descriptors"])))),
+              row["missed"], row["invented"], row["overflows"], memory[0] / MEGABYTE,
+              max(memory) / MEGABYTE, memory[-1] / MEGABYTE, "-".join(map(str, sorted(set(row["descriptors"])))),
               verdict(row) or "- fine"), flush=True)
 
 
