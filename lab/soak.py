@@ -123,8 +123,8 @@ def show(row):
           "told; memory %.1f MB at a tenth, %.1f at most, %.1f at the end; descriptors %s %s" % (
               row["filter"], row["kind"], row["seconds"], row["operations"], row["events"],
               row["missed"], row["invented"], row["overflows"], memory[0] / MEGABYTE,
-              max(memory) / MEGABYTE, memory[-1] / MEGABYTE, "-".join(map(str, sorted(set(row["descriptors"])))),
-              verdict(row) or "- fine"), flush=True)
+              max(memory) / MEGABYTE, memory[-1] / MEGABYTE,
+              "-".join(map(str, sorted(set(row["descriptors"])))), verdict(row) or "- fine"), flush=True)
 
 
 def make(kind, top):
