@@ -124,7 +124,8 @@ def show(row):
               row["filter"], row["kind"], row["seconds"], row["operations"], row["events"],
               row["missed"], row["invented"], row["overflows"], memory[0] / MEGABYTE,
               max(memory) / MEGABYTE, memory[-1] / MEGABYTE,
-              "-".join(map(str, sorted(set(row["descriptors"])))), verdict(row) or "- fine"), flush=True)
+              "-".join(map(str, sorted(set(row["descriptors"])))), verdict(row) or "- fine"),
+          flush=True)
 
 
 def make(kind, top):
