@@ -1060,12 +1060,11 @@ def read_mounts():
 def whole_device(root):
     """The number by which the kernel's side knows a file system (s_dev), if a root is all of it.
 
-    Its mount is known by its number: its path may just become another.
+    One without a descriptor is the root of its mount, whose path may just become another.
     """
-    if root.fd is not None and not is_mount_root(root.fd):
-        return None                         # without a descriptor it is the root of a mount
     for mount in read_mounts():
-        if mount.id == root.mount_id and mount.root == b"/":
+        if mount.id == root.mount_id and mount.root == b"/" \
+                and (root.fd is None or mount.path == root.path):
             major, minor = map(int, mount.device.split(":"))
             return major << 20 | minor
     return None
