@@ -15,8 +15,9 @@ What the model allows, and nothing else:
     and file) and one process: then they are one line, with the path of the first, and no line
     if the first was outside (of a directory that was then moved in);
   - marks: a directory just moved in is not touched before the next sentinel (--window: it is);
-    and a directory made or renamed does not leave the tree before the next sentinel: the kernel
-    merges its coming and its leaving, and nothing tells which of its events came between;
+    and a directory made or renamed does not leave the tree before the next sentinel, nor a file if
+    one above it was, too: the kernel merges its coming and its leaving, and nothing tells which
+    events came between;
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
   - inotify: a directory just made or moved in is not touched before the next sentinel; and no
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
@@ -263,8 +264,9 @@ class Model:
         where it was when something in it was unmounted."""
         if self.just_bared(node):
             raise Invalid
-        if self.rule == "moved" and node.kind == "d" and node in self.arrived \
-                and old.inside() and not new.inside():
+        if self.rule != "moved" or node not in self.arrived or not old.inside() or new.inside():
+            return
+        if node.kind == "d" or any(each in self.arrived for each in way_up(old)):
             raise Invalid
 
     def uncover(self, node):
@@ -482,6 +484,13 @@ class Model:
         node.covers.bared = self.rounds
         self.mounts.remove(node)
         self.run("umount", path)
+
+
+def way_up(node):
+    """A directory and all above it."""
+    while node is not None:
+        yield node
+        node = node.parent
 
 
 def walk(node):
