@@ -5481,7 +5481,9 @@ class Watch:
             waits = [source.due() for source in self._sources if source.fd in due]
             if deadline is not None:
                 waits.append(max(0.0, deadline - time.monotonic()))
-            ready = [fd for fd, _ in self._poll.poll(min(waits) if waits else -1)] or due
+            ready = [fd for fd, _ in self._poll.poll(min(waits) if waits else -1)]
+            if not ready or self._alarm.fd in ready:
+                ready += due
             if timeout != 0 and ready:
                 self._gather()
         events, count = [], 0
