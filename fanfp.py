@@ -270,6 +270,14 @@ def visible_path(fd):
         return None
 
 
+def queued(fd):
+    """What FIONREAD says of a group: for inotify(7) the bytes that wait, for fanotify(7) so many
+    times the size of an event's metadata as events wait."""
+    import fcntl
+    import termios
+    return struct.unpack("=i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
+
+
 def readable(fd):
     """Whether there is something to read from a descriptor now."""
     poll = select.poll()                # select.select() takes no numbers above 1023
@@ -3772,6 +3780,10 @@ class Fanotify:
         """Whether events that were read are still to be judged."""
         return bool(self.queue.batches)
 
+    def progress(self):
+        """(events read, events that wait to be read)."""
+        return self.stats["events read"], queued(self.fd) // METADATA.size
+
     def read(self):
         """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
         queue = self.queue
@@ -4425,6 +4437,7 @@ class Inotify:
         self.prefixes = {}                  # wd -> path prefix
         self.parents = {}                   # wd of a root's parent -> [InotifyRoot]
         self.coming = collections.deque()   # decoded and not judged
+        self.bytes_read = 0
         self.arrivals = set()               # cookies of the MOVED_TO in it
         self.unopened = []                  # directories to open that had moved on, and how
         #                                     often more to try
@@ -4735,6 +4748,10 @@ class Inotify:
         """Whether events that were read are still to be judged."""
         return bool(self.coming)
 
+    def progress(self):
+        """(bytes read, bytes that wait to be read)."""
+        return self.bytes_read, queued(self.fd)
+
     def due(self):
         """Seconds after which to call read() though nothing has come; None: no need to."""
         return PAIR_SECONDS if self.unopened else None
@@ -4746,6 +4763,7 @@ class Inotify:
         except BlockingIOError:
             return False
         self.stats["reads"] += 1
+        self.bytes_read += len(buffer)
         events = list(decode_inotify(buffer))
         self.coming.extend(events)
         self.arrivals.update(cookie for _, mask, cookie, _ in events if mask & MOVED_TO)
@@ -5126,7 +5144,6 @@ class Early(Hidden):
     """The events that tell of the directory in which a mount is are still to be read."""
 
 
-MOUNT_SECONDS = 0.05        # to wait at most for the queue to be empty, when mounts have changed
 MOUNT_TRIES = 5             # to open a mount while directories above it are renamed
 
 
@@ -5169,8 +5186,9 @@ class Watch:
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
         self._window = (0.0, 0)
-        self._stopped = self._started = self._mounts_due = False
-        self._mounts_since = 0.0            # time.monotonic() of the first news not followed
+        self._stopped = self._started = False
+        self._mounts_news = False           # of the mounts, and nothing has been done about it
+        self._mounts_after = None           # {source: its progress() when to follow them}
         self._poll = None
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
@@ -5303,25 +5321,25 @@ class Watch:
     # --- mounts ---
 
     def _note_mounts(self):
-        """Follow the mounts if there is news of them.
-
-        Not before the table is as far as the kernel is, or a while has passed: under a load that
-        never ends the queue is never empty.
-        """
+        """Follow the mounts if there is news of them: when what was queued before has been judged,
+        so that the tables are as far as the list is."""
         for source in self._sources:
-            self._mounts_due, source.arrived = self._mounts_due or source.arrived, False
-        self._mounts_due = self._mounts.changed() or self._mounts_due
-        if not self._mounts_due:
+            self._mounts_news, source.arrived = self._mounts_news or source.arrived, False
+        self._mounts_news = self._mounts.changed() or self._mounts_news
+        if not self._mounts_due or any(source.backlog for source in self._sources):
             return
-        now = time.monotonic()
-        self._mounts_since = self._mounts_since or now
-        if any(source.backlog for source in self._sources):
+        if self._mounts_after is None:
+            self._mounts_after = {source: sum(source.progress()) for source in self._sources}
+            self._mounts_news = False
+        if any(source.progress()[0] < self._mounts_after.get(source, 0) and readable(source.fd)
+               for source in self._sources):
             return
-        if now - self._mounts_since < MOUNT_SECONDS and any(
-                readable(source.fd) for source in self._sources):
-            return
-        self._mounts_due, self._mounts_since = False, 0.0
+        self._mounts_after = None
         self._follow_mounts()
+
+    @property
+    def _mounts_due(self):
+        return self._mounts_news or self._mounts_after is not None
 
     def _follow_mounts(self):
         """Watch the file systems mounted inside the trees; let go of those that are gone."""
@@ -5374,7 +5392,7 @@ class Watch:
                 try:
                     found = self._mount_found(mount, skipped)
                 except Hidden as reason:    # until the list of mounts changes again
-                    self._mounts_due = self._mounts_due or isinstance(reason, Early)
+                    self._mounts_news = self._mounts_news or isinstance(reason, Early)
                     hidden.add(identity)
                     continue
             self._known_mounts[identity] = found
