@@ -683,10 +683,13 @@ class Root:
         """Whether a mount with the same id, at a path, is not another: the kernel gives an id
         again.  True where that can't be told."""
         try:                    # nothing is opened, which would be in the way of an umount
-            handle, mount_id = name_to_handle(AT_FDCWD, path)
-            return mount_id != self.mount_id or filesystem_id(path) + handle == self.key
+            handle, before = name_to_handle(AT_FDCWD, path)
+            key = filesystem_id(path) + handle
+            _, after = name_to_handle(AT_FDCWD, path)
         except OSError:
             return True
+        # Else the path led elsewhere meanwhile: a directory above has just been renamed.
+        return key == self.key or not before == after == self.mount_id
 
     def removed(self):
         """Whether the directory has been deleted."""
