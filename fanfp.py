@@ -889,7 +889,10 @@ class Directories:
             try:
                 links = self.climb(fd, key, root.mount_id)
             except Covered:
-                links = self.climb_below_cover(root, key)
+                try:
+                    links = self.climb_below_cover(root, key)
+                except OSError:
+                    links = [self.link_by_path(fd, key)]
             finally:
                 os.close(fd)
             if links[-1][1] is not None and links[-1][1] not in self.outside:
@@ -918,6 +921,16 @@ class Directories:
             os.close(copy)
             if fd is not None:
                 os.close(fd)
+
+    def link_by_path(self, fd, key):
+        """A link from a directory to the root above it, by its path, where no mount may be copied:
+        without CAP_SYS_ADMIN.  Of the directories between nothing is learned."""
+        path = fd_path(fd)
+        for root in self.mounts.get(key[:8], ()):
+            rest = below(path, root.path if root.fd is None else fd_path(root.fd))
+            if rest and root.only is None:
+                return key, root.key, rest
+        return key, None, b""
 
     def climb(self, fd, key, mount_id):
         """walk() on one mount, from a directory open as `fd`.

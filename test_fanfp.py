@@ -708,10 +708,12 @@ class Scenarios:
         below = os.open(self.tree + "/d/sub", os.O_RDONLY)
         self.addCleanup(os.close, below)
         program = self.watch()
+        program.process.send_signal(signal.SIGSTOP)     # so that nothing is known of them before
         write(self.tree + "/d/sub/before")
         place = self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d")
         os.close(os.open("below", os.O_CREAT | os.O_WRONLY, dir_fd=below))
         os.mkdir("made", dir_fd=below)
+        program.process.send_signal(signal.SIGCONT)
         found = self.mount_seen(program, place)
         self.expect(found, {"d/sub/before": CREATED, "d/sub/below": "CREATE CLOSE_WRITE",
                             "d/sub/made": "CREATE"})
@@ -722,6 +724,20 @@ class Scenarios:
         self.expect(found, {"d": "UNMOUNT"})
         write(self.tree + "/d/sub/made/f")
         self.expect(self.reported(program), {"d/sub/made/f": CREATED})
+
+    def test_events_below_a_mount_with_less_privilege(self):
+        """The same where fanfp has dropped what copying a mount takes."""
+        os.makedirs(self.tree + "/d/sub")
+        below = os.open(self.tree + "/d/sub", os.O_RDONLY)
+        self.addCleanup(os.close, below)
+        program = self.watch("--one-file-system", self.tree)
+        program.process.send_signal(signal.SIGSTOP)
+        write(self.tree + "/d/sub/before")
+        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d")
+        os.close(os.open("below", os.O_CREAT | os.O_WRONLY, dir_fd=below))
+        program.process.send_signal(signal.SIGCONT)
+        self.expect(self.reported(program), {
+            "d/sub/before": CREATED, "d/sub/below": "CREATE CLOSE_WRITE"})
 
     def test_mount_after_mount(self):
         """One is unmounted and another mounted at once, at the same place: the kernel gives the
