@@ -303,9 +303,14 @@ def copy_mount(fd):
     flags = AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC
     top = os.open(b".", O_PATH_DIR, dir_fd=fd)
     try:
+        mount_id = mount_id_of(top)
         while not is_mount_root(top):
-            top, before = os.open(b"..", O_PATH_DIR, dir_fd=top), top
-            os.close(before)
+            up = os.open(b"..", O_PATH_DIR, dir_fd=top)
+            if mount_id_of(up) != mount_id:
+                os.close(up)            # that is what covers a directory above: another mount
+                break
+            os.close(top)
+            top = up
         copy = libc().syscall(ctypes.c_long(428), ctypes.c_long(top), b"", ctypes.c_long(flags))
     finally:
         os.close(top)

@@ -739,6 +739,26 @@ class Scenarios:
         self.expect(self.reported(program), {
             "d/sub/before": CREATED, "d/sub/below": "CREATE CLOSE_WRITE"})
 
+    def test_mount_above_the_tree(self):
+        """Something is mounted over a directory above the tree, and over one in it: what is copied
+        to look below is the tree's mount and no other."""
+        up = self.tree + "/up"
+        os.makedirs(up + "/tree/d/sub")
+        os.mkdir(up + "/out")
+        tree, sub, out = [os.open(up + name, os.O_RDONLY)
+                          for name in ("/tree", "/tree/d/sub", "/out")]
+        for each in (tree, sub, out):
+            self.addCleanup(os.close, each)
+        program = self.watch(up + "/tree")
+        program.process.send_signal(signal.SIGSTOP)
+        self.mount("-t", "tmpfs", "tmpfs", up + "/tree/d")
+        self.mount("-t", "tmpfs", "tmpfs", up)
+        for name, where in (("f", sub), ("g", out), ("sentinel", tree)):
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=where))
+        program.process.send_signal(signal.SIGCONT)
+        self.assertEqual(gather(program.until(up + "/tree/sentinel")),
+                         {up + "/tree/d/sub/f": {"CREATE", "CLOSE_WRITE"}})
+
     def test_mount_after_mount(self):
         """One is unmounted and another mounted at once, at the same place: the kernel gives the
         number of the one to the other."""
