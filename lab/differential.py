@@ -519,13 +519,25 @@ class Generator:
         weights = self.WEIGHTS + (self.MOUNTING if mounting else ())
         self.kinds = [kind for kind, weight in weights for _ in range(weight)]
 
-    def owned(self, path, owner):
-        """Whether a path may be used by a process that runs free: it or what leads to it has
-        the process's number in its name."""
-        if owner is None:
-            return True
-        parts = path.split("/")
-        return len(parts) > 1 and parts[1].endswith(str(owner))
+    @staticmethod
+    def listing(model, owner):
+        """What may be used: [(path, node)], and the directories in which something may be made.
+
+        A process that runs free (owner is its number) has what has its number in its name, and all
+        below that.  Most of the time of a program goes here: a path is made of the one above it.
+        """
+        entries, directories = [], []
+        stack = [(name, node, False) for name, node in model.top.children.items()]
+        while stack:
+            path, node, owned = stack.pop()
+            directories.append((node, path))
+            for name, child in node.children.items():
+                if owned or owner is None or name.endswith(str(owner)):
+                    below = path + "/" + name
+                    entries.append((below, child))
+                    if child.kind == "d" and not child.fresh:
+                        stack.append((below, child, True))
+        return entries, directories
 
     def name(self, directory, owner):
         name = self.random.choice(NAMES)
@@ -535,18 +547,7 @@ class Generator:
 
     def operation(self, model, pid, owner):
         """An operation for a process, or None if what was tried is not possible."""
-        entries, directories = [], []
-        for node in walk(model.top):
-            if node.kind != "d" or node is model.top:
-                continue
-            if node.fresh:
-                continue
-            path = node.path()
-            base = node.parent is model.top
-            if base or self.owned(path, owner):
-                directories.append((node, path))
-                entries += [(path + "/" + name, child) for name, child in node.children.items()
-                            if self.owned(path + "/" + name, owner)]
+        entries, directories = self.listing(model, owner)
         choose = self.random.choice
         kind = choose(self.kinds)
         if len(entries) > NODES and self.random.random() < 0.5:
