@@ -550,9 +550,12 @@ def fastpath(place, versions, quick):
     """Run fastpath.py in the machine of lab/, on the kernel that has the fast path."""
     if quick:
         raise Missing("not with --quick, since it boots a machine")
+    lab = os.path.join(os.path.dirname(HERE), "lab")
+    beside = subprocess.run([os.path.join(lab, "build"), "--bpftool"], stdout=subprocess.PIPE,
+                            check=True).stdout.decode().strip()
     say("fastpath: booting the lab's machine")
-    done = subprocess.run([os.path.join(os.path.dirname(HERE), "lab", "vm"),
-                           "python3 bench/fastpath.py"], stdout=subprocess.PIPE)
+    done = subprocess.run([os.path.join(lab, "vm"), "--share", beside,
+                           "python3 bench/fastpath.py /share/bpftool"], stdout=subprocess.PIPE)
     if done.returncode:
         raise RuntimeError("fastpath.py ended with %d in the machine" % done.returncode)
     return json.loads(done.stdout.decode().strip().splitlines()[-1])

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What an outside event costs with each filter, on a kernel that has the fanotify fast path.
 
-    lab/vm 'python3 bench/fastpath.py'      runs in the lab's machine; prints JSON on its last line
+    lab/vm --share "$(lab/build --bpftool)" 'python3 bench/fastpath.py /share/bpftool'
+
+It runs in the lab's machine, and prints JSON on its last line.
 
 Files are made, written, closed and removed outside the tree, in turn with no watcher, with each
 filter, and with a handler of the kernel's own that drops all ("hook": what any fast path costs at
@@ -78,30 +80,29 @@ def hooked(tree, directories):
         os.close(group)
 
 
-def loading():
-    """Seconds of processor time to load the object, by fanfp and by bpftool."""
+def loading(bpftool):
+    """Seconds of processor time to load the object and register its struct_ops, by fanfp in a
+    process that runs, and by a bpftool that is started for it: {"fanfp": ..., "bpftool": ...}."""
     beside = os.path.dirname(HERE)
     code = ("import sys, time; sys.path.insert(0, %r); import fanfp; t = time.process_time(); "
             "w = fanfp.Watch('/tmp', filter='fastpath'); print(time.process_time() - t)" % beside)
-    result = {"fanfp": min(float(subprocess.check_output([sys.executable, "-c", code]))
-                           for _ in range(5))}
-    tool = shutil.which("bpftool")
-    if tool:
-        result["bpftool"] = min(filter(None, (bpftool_load(tool, beside, n) for n in range(5))),
-                                default=None)
-    return result
+    times = {"fanfp": [], "bpftool": []}
+    for turn in range(5):
+        times["fanfp"].append(float(subprocess.check_output([sys.executable, "-c", code])))
+        times["bpftool"].append(register(bpftool, os.path.join(beside, "fan_fp.bpf.o"), turn))
+    return {name: min(found) for name, found in times.items()}
 
 
-def bpftool_load(tool, beside, number):
-    """Processor time of one bpftool prog loadall; None where it can't, as that of Debian 12."""
-    pinned = "/sys/fs/bpf/fanfp-bench-%d" % number
+def register(bpftool, path, turn):
+    """Processor time of one `bpftool struct_ops register`; what it made is removed."""
+    pinned = "/sys/fs/bpf/fanfp-bench-%d" % turn
     before = os.times()
-    done = subprocess.run([tool, "prog", "loadall", os.path.join(beside, "fan_fp.bpf.o"), pinned],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    subprocess.run([bpftool, "struct_ops", "register", path, pinned], stdout=subprocess.DEVNULL,
+                   check=True)
     after = os.times()
-    shutil.rmtree(pinned, ignore_errors=True)
-    if done.returncode:
-        return None
+    for each in os.listdir(pinned):         # its link goes with the pin
+        os.remove(os.path.join(pinned, each))
+    os.rmdir(pinned)
     return (after.children_user - before.children_user
             + after.children_system - before.children_system)
 
@@ -124,7 +125,7 @@ def main():
             sys.stdout.flush()
             result["runs"][name].append(
                 measure(name, tree, directories, os.path.join(out_directory, "lines")))
-    result["loading"] = loading()
+    result["loading"] = loading(sys.argv[1])
     shutil.rmtree(base)
     shutil.rmtree(out_directory)
     print(json.dumps(result))

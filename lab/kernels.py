@@ -30,6 +30,7 @@ from common import (
 SOURCE = "linux-source-6.12"
 BUILD_PACKAGES = [SOURCE, "build-essential", "bc", "bison", "flex", "kmod", "libelf-dev",
                   "libssl-dev", "dwarves", "patch", "python3", "xz-utils"]
+BPFTOOL_SOURCES = ["tools", "scripts", "include/uapi", "kernel/bpf", "arch/x86/include", "Makefile"]
 
 # Each name a kernel can be asked for by.
 BUILT = {"fastpath": ["kernel.config"], "fastpath-debug": ["kernel.config", "debug.config"]}
@@ -139,6 +140,36 @@ def build(name, work, new, patches, configs):
     seconds = time.monotonic() - start
     say(f"built the kernel {name} in {seconds:.0f} s")
     return seconds
+
+
+def bpftool():
+    """The directory of bpftool as of the kernel's source; Debian's own is too old for struct_ops
+    that are links."""
+    with locked("bpftool"):
+        need_packages([*BUILD_PACKAGES, "zlib1g-dev"], "building bpftool")
+        path = cache() / f"bpftool-{package_version(SOURCE)}"
+        if (path / "bpftool").exists():
+            return path
+        say(f"building bpftool (a minute or two; all of it is in {cache() / 'build-bpftool.log'})")
+        with tempfile.TemporaryDirectory(dir=cache()) as directory:
+            work = pathlib.Path(directory)
+            run("tar", "-C", work, "-xf", f"/usr/src/{SOURCE}.tar.xz",
+                *(f"{SOURCE}/{each}" for each in BPFTOOL_SOURCES))
+            # Without what it can do with LLVM, libbfd and clang, which loading needs none of.
+            options = [f"feature-{each}=0" for each in ("llvm", "libbfd", "clang-bpf-co-re")]
+            with open(cache() / "build-bpftool.log", "wb") as out:
+                built = subprocess.run(
+                    ["make", "-C", str(work / SOURCE / "tools/bpf/bpftool"),
+                     f"-j{os.cpu_count()}", *options], stdout=out, stderr=out, check=False)
+            if built.returncode:
+                raise Error(f"bpftool could not be built; see {cache() / 'build-bpftool.log'}")
+            new = work / "new"
+            new.mkdir()
+            shutil.copy(work / SOURCE / "tools/bpf/bpftool/bpftool", new)
+            for old in cache().glob("bpftool-*"):
+                shutil.rmtree(old)
+            replace_tree(new, path)
+        return path
 
 
 def check_config(fragment, config):
