@@ -3903,7 +3903,11 @@ class Fanotify:
         directories, way, at, seen = self.directories, [], key, set()
         while at is not None and not directories.known(at):
             if at in seen:
-                raise failure(errno.ELOOP, "finding the path of a directory that keeps moving")
+                # Of what was in a tree every later move is in the queue, so that its way up is
+                # what it was.  Only outside, where moves may be held back, can one seem to be a
+                # circle: some as they were then, others as they are now.
+                directories.outside.update(seen)
+                return
             for link in self.links(at):
                 seen.add(link[0])
                 way.append(link)
