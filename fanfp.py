@@ -3228,6 +3228,7 @@ class UserFilter:
 
     name = "user"
     halves = False      # whether MOVED_FROM and MOVED_TO are needed beside RENAME
+    lags = False        # whether caught_up() is to be called as soon as can be
 
     def __init__(self, group, path=None):
         self.group = group
@@ -3250,6 +3251,9 @@ class UserFilter:
 
     def moved_in(self):
         """What was outside is in the tree now.  Hold back nothing of it any more."""
+
+    def caught_up(self):
+        """The kernel's queue has been found empty."""
 
     def counters(self):
         """What the kernel's side counted: {name: int}."""
@@ -3319,6 +3323,7 @@ FAN_IOC_ADD_FP = 0x40544600                     # _IOW('F', 0, struct fanotify_f
 FAN_IOC_DEL_FP = 0x40404601                     # _IOW('F', 1, char[64])
 FASTPATH_ARGS = struct.Struct("=64sIIQI")       # name, version, flags, init_args, their size
 FASTPATH_SYSFS = "/sys/kernel/fanotify_fastpath"
+QUEUED_SECONDS = 0.02                           # from the program's word to the event in the queue
 KERNEL_COUNTERS = ("cache_hit", "cache_miss", "sent", "undecided", "skipped", "unasked", "own")
 
 
@@ -3343,6 +3348,7 @@ class FastpathFilter(UserFilter):
         super().__init__(group)
         self.loaded = None
         self.slots, self.holds, self.whole = {}, {}, {}     # by Root
+        self.left, self.left_at = 0, 0.0        # as counted by the program, and when first seen
         self._require_kernel()
         path = path or os.path.join(os.path.dirname(os.path.abspath(__file__)), OBJECT_NAME)
         try:
@@ -3484,6 +3490,20 @@ class FastpathFilter(UserFilter):
             self.globals["roots"] -= 1
         if hold is not None:
             os.close(hold)                      # here the program unpins
+
+    def caught_up(self):
+        """Tell the program that the moves of directories that it has sent are read.
+
+        It counts one a moment before the event is queued; so only those counted a while ago.
+        """
+        if not self.full or "left" not in self.globals:
+            return
+        left, now = self.globals["left"], time.monotonic()
+        if left != self.left:
+            self.left, self.left_at = left, now
+        elif now - self.left_at > QUEUED_SECONDS:
+            self.globals["left_read"] = left
+        self.lags = self.globals["left_read"] != left
 
     def counters(self):
         return {"kernel " + name: self.globals[name] for name in KERNEL_COUNTERS
@@ -3685,6 +3705,7 @@ class Fanotify:
         self.leavers = collections.deque()  # (offset, key): directories to be cut off there
         self.lossy = False                  # an overflow: absence of an event proves nothing
         self.arrived = False                # directories, with mounts in them, may have come in
+        self.binds = False                  # or have left, and be shown by a bind mount
         self.now = time.time()
         self.out = []
         self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
@@ -3852,7 +3873,7 @@ class Fanotify:
         if end == len(batch.buffer):
             queue.batches.popleft()
         while self.leavers and self.leavers[0][0] <= queue.position:
-            self.directories.cut(self.leavers.popleft()[1])
+            self.leave(self.leavers.popleft()[1])
         self.stats["events read"] += count
         self.stats["dropped in user space"] += dropped
         queue.trim()
@@ -3860,8 +3881,8 @@ class Fanotify:
         for table in (self.quiet, self.followed, self.early, self.moved):
             if len(table) > OUTSIDE_LIMIT:
                 table.clear()
-        if not queue.batches and (self.held or self.moved or self.followed or self.due()) \
-                and not queue.fill():
+        if not queue.batches and (self.held or self.moved or self.followed or self.due()
+                                  or self.filter.lags) and not queue.fill():
             self.idle()
         self.out = []
         return out
@@ -3874,6 +3895,7 @@ class Fanotify:
 
     def idle(self):
         """The queue is empty: what was waiting for the rest of it will wait no longer."""
+        self.filter.caught_up()
         self.moved.clear()
         if self.now - self.followed_at > HALF_SECONDS:
             self.followed.clear()
@@ -4074,7 +4096,7 @@ class Fanotify:
                     self.report(path, side | is_dir, raw.pid)
         if is_dir and raw.target is not None:
             if now is None:
-                self.directories.cut(raw.target)
+                self.leave(raw.target)
             elif was is None:
                 self.enter(raw.target, key, name)
             else:
@@ -4109,6 +4131,11 @@ class Fanotify:
             left = CATCH_UP_LIMIT
             for each in held_back:
                 left -= self.catch_up(each, since, left)
+
+    def leave(self, target):
+        """A directory has left the trees; or it may be in one by a bind mount still."""
+        self.directories.cut(target)
+        self.arrived = self.arrived or self.binds
 
     def moved_at(self, target, parent):
         """When a directory was moved into its parent, by the clock of the file system.
@@ -4196,7 +4223,7 @@ class Fanotify:
         if crossing & MOVED_TO:
             self.enter(target, key, name)
         if crossing & MOVED_FROM and not mask & (CREATE | MOVED_TO):
-            directories.cut(target)
+            self.leave(target)
         elif crossing & MOVED_FROM:
             # Merged with its coming: what it did before it left is still in the queue, and
             # nothing there says when it left.

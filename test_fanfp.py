@@ -310,6 +310,29 @@ class Scenarios:
         self.expect(found, {("a", "b"): "RENAME", ("b", "a"): "RENAME", "b/c/f": CREATED,
                             "b/g": CREATED})
 
+    def test_moves_outside(self):
+        """What is outside is moved into a directory that has just left the tree, removed in it,
+        or goes round in a circle, before what was done before is read."""
+        for path in (self.tree + "/left/gone", self.out + "/a/circle", self.out + "/b"):
+            os.makedirs(path)
+        for path in (self.tree + "/left/gone/f", self.out + "/b/g", self.out + "/a/h"):
+            write(path)
+        program = self.watch()
+        program.process.send_signal(signal.SIGSTOP)
+        os.rename(self.tree + "/left/gone/f", self.tree + "/f")
+        os.rename(self.out + "/b/g", self.tree + "/g")
+        os.rename(self.out + "/a/h", self.tree + "/h")
+        os.rename(self.tree + "/left", self.out + "/left")
+        os.rename(self.out + "/b", self.out + "/left/b")
+        os.rmdir(self.out + "/left/gone")
+        os.rename(self.out + "/a/circle", self.tree + "/circle")
+        os.rename(self.tree + "/circle", self.out + "/circle")
+        os.rename(self.out + "/a", self.out + "/circle/a")
+        program.process.send_signal(signal.SIGCONT)
+        self.expect(self.reported(program), {
+            ("left/gone/f", "f"): "RENAME", "g": "MOVED_TO", "h": "MOVED_TO",
+            "left": "MOVED_FROM", "circle": "MOVED_TO MOVED_FROM"})
+
     def test_moved_in(self):
         """A directory that was heard from outside, at several depths, is moved in."""
         os.makedirs(self.out + "/d/e/f")

@@ -98,6 +98,7 @@ enum {
 	FS_ATTRIB		= 0x00000004,
 	FS_CLOSE_NOWRITE	= 0x00000010,
 	FS_OPEN			= 0x00000020,
+	FS_DELETE		= 0x00000200,
 	FS_DELETE_SELF		= 0x00000400,
 	FS_MOVE_SELF		= 0x00000800,
 	FS_RENAME		= 0x10000000,
@@ -214,6 +215,15 @@ __u32 watcher;			/* whose events are dropped: the process that attached */
  */
 __u64 generation = 1;
 __u64 changes;			/* the same, counted by user space, where it changes something */
+
+/*
+ * Moves of directories that were sent, since they may have left a tree, and how many of
+ * them user space has read.  While some are unread, the moves and removals of directories
+ * outside are sent as well: what was outside may by now be in one that was in a tree, and
+ * what was in the tree may be gone, and user space would not know.
+ */
+__u64 left;
+__u64 left_read;		/* user space's */
 
 /* Counters, in a map of their own: who reads what stands above never waits for them. */
 #define COUNTER SEC(".data.counters")
@@ -466,11 +476,12 @@ static __always_inline void knock(struct fanotify_fastpath_event *event, __u32 m
 /* ---- judging an event ---- */
 
 /*
- * A RENAME of a directory from one parent to another changes what is inside.  Returns the
- * generation in which this event is judged: the one before its own bump, since a move
- * changes nothing for the directory it started from.
+ * A RENAME of a directory from one parent to another, which is noted, changes what is
+ * inside.  Returns the generation in which this event is judged: the one before its own
+ * bump, since a move changes nothing for the directory it started from.
  */
-static __always_inline __u64 generation_of(struct fanotify_fastpath_event *event, __u32 mask)
+static __always_inline __u64 generation_of(struct fanotify_fastpath_event *event, __u32 mask,
+					   int *moves)
 {
 	__u64 mine = *(volatile __u64 *)&changes;
 	__u64 now = *(volatile __u64 *)&generation + mine;
@@ -482,8 +493,10 @@ static __always_inline __u64 generation_of(struct fanotify_fastpath_event *event
 	if (!dentry)
 		return now;
 	if ((dentry->d_inode->i_mode & S_IFMT) == S_IFDIR &&
-	    dentry->d_parent->d_inode != event->dir)
+	    dentry->d_parent->d_inode != event->dir) {
 		now = __sync_fetch_and_add(&generation, 1) + mine;
+		*moves = 1;
+	}
 	bpf_dput(dentry);
 	return now;
 }
@@ -594,15 +607,23 @@ static __always_inline int is_asked(__u32 mask)
 	return !wanted || mask & wanted & ~(FS_ISDIR | FS_EVENT_ON_CHILD);
 }
 
+/* Whether where directories were depends on an event outside: see `left`. */
+static __always_inline int is_needed(__u32 mask)
+{
+	return mask & FS_ISDIR && mask & (FS_RENAME | FS_DELETE) &&
+	       *(volatile __u64 *)&left != *(volatile __u64 *)&left_read;
+}
+
 SEC("struct_ops.s/fp_handler")
 int bpf_fp_handler(__u64 *ctx)
 {
 	struct fanotify_fastpath_event *event = (void *)ctx[2];
 	__u32 mask = event->mask;
+	int moves = 0;
 	__u64 now;
 
 	/* Before anything is dropped: whoever moves a directory, the answers change. */
-	now = generation_of(event, mask);
+	now = generation_of(event, mask, &moves);
 
 	if (bpf_get_current_pid_tgid() >> 32 == watcher) {
 		knock(event, mask);
@@ -615,12 +636,16 @@ int bpf_fp_handler(__u64 *ctx)
 	}
 	switch (judge(event, mask, now)) {
 	case OUTSIDE:
+		if (is_needed(mask))
+			break;
 		count(&skipped);
 		return SKIP;
 	case UNKNOWN:
 		count(&undecided);
-		break;
+		/* fallthrough */
 	case INSIDE:
+		if (moves)
+			count(&left);
 		break;
 	}
 	count(&sent);

@@ -27,7 +27,9 @@ What the model allows, and nothing else:
   - a file made with O_TMPFILE has no name: its writing may be reported under "#number";
   - a file system that was just mounted, or came into the tree in a directory that was moved, is not
     touched before it is seen to be watched, and not unmounted before the next sentinel after
-    something happened in it; and what it was mounted on stays where it is until then.
+    something happened in it; and what it was mounted on stays where it is until then;
+  - so it is with a bind mount, and with what it shows: nothing is done in that, and it is not
+    moved, until its events are seen to have the path that they are to have from then on.
 
 On a failure the seed is printed, and a program made as short as can be that still fails.
 """
@@ -96,30 +98,39 @@ class Node:
         self.covers = None              # the root of a mount: the directory it is mounted on
         self.bared = 0                  # the last round in which a mount on it was unmounted
         self.watched = False            # the root of a mount: it has been in the tree
+        self.source = None              # a bind mount: the directory that it shows
+        self.shown_by = None            # a directory: the bind mount by which events name it
+
+    def owner(self):
+        """The last letter of the name, in "tree" or "out", that leads to it: see Generator."""
+        at = self
+        while at.parent.parent.parent is not None:
+            at = at.parent
+        return at.name[-1]
+
+    def above(self):
+        """(directory, name) of where it is, as events tell."""
+        at = self.shown_by or self
+        return at.parent, at.name
 
     def path(self):
         """The path from the top, without a slash at either end."""
-        names, at = [], self
-        while at.parent is not None:
-            names.append(at.name)
-            at = at.parent
+        names = []
+        at, name = self.above()
+        while at is not None:
+            names.append(name)
+            at, name = at.above()
         return "/".join(reversed(names))
 
     def inside(self):
         """Whether it is in the tree."""
-        at = self
-        while at.parent is not None:
-            if at.parent.parent is None:
-                return at.name == "tree"
-            at = at.parent
+        seen, at, name = set(), *self.above()
+        while at is not None and at not in seen:
+            if at.parent is None:
+                return name == "tree"
+            seen.add(at)                # a bind mount may be moved into what it shows
+            at, name = at.above()
         return False
-
-    def device(self):
-        """The root of the mount that a directory is in; None: that of the top."""
-        at = self
-        while at is not None and at.covers is None:
-            at = at.parent
-        return at
 
     def below(self, other):
         """Whether it is another directory or below it."""
@@ -139,7 +150,7 @@ Atom = collections.namedtuple("Atom", "group key bit shown is_dir pid")
 class Model:
     """The file system as it should be, and what each operation must give."""
 
-    def __init__(self, events, fresh_rule):
+    def __init__(self, events, fresh_rule, holds=False):
         self.events = frozenset(events)
         self.rule = fresh_rule          # "none", "moved": marks, "made": inotify
         self.merging = fresh_rule != "made"     # whether the kernel merges but what is adjacent
@@ -151,6 +162,8 @@ class Model:
         self.fresh = []
         self.arrived = set()            # what was made or moved since the last sentinel
         self.mounts = []
+        self.bind = None                # the bind mount, of which there is one at a time
+        self.holds = holds              # whether it is held, so that its unmounting has to be lazy
         self.coming = []                # mounts that came into the tree since the last sentinel
         self.unmounted = []             # paths of what was unmounted since then
         self.rounds = 1
@@ -158,16 +171,31 @@ class Model:
     # --- looking ---
 
     def find(self, path):
-        """(directory, name, node or None) of a path.  Raises Invalid."""
-        at = self.top
+        """(directory, name, node or None) of a path, a bind mount taken for what it shows but as
+        the last.  Raises Invalid."""
+        at, through = self.top, False
         *parts, name = path.split("/")
         for part in parts:
             at = at.children.get(part)
-            if at is None or at.kind != "d":
+            if at is None or at.kind != "d" or through and at.covers:
                 raise Invalid
-            if at.fresh:
+            if at.fresh or at.source is not None and at.source.fresh:
                 raise Invalid           # the rule of the filter: see the top of this file
-        return at, name, at.children.get(name)
+            through = through or at.source is not None
+            at = at.source or at
+        node = at.children.get(name)
+        if through and node is not None and node.covers:
+            raise Invalid               # there it shows what it covers
+        return at, name, node
+
+    def mount_of(self, path):
+        """The root of the mount to which a path in it leads; None: that of the top."""
+        mount, at = None, self.top
+        for part in path.split("/")[:-1]:
+            at = at.children[part]
+            if at.covers is not None:
+                mount, at = at, at.source or at
+        return mount
 
     def existing(self, path, kinds="dfl"):
         directory, name, node = self.find(path)
@@ -193,7 +221,7 @@ class Model:
         self.unnamed.clear()
         self.arrived.clear()
         for mount in self.coming:
-            mount.watched = mount.watched or mount.inside()
+            mount.watched = mount.watched or mount.inside() and mount.source is None
         self.coming, self.unmounted = [], []
 
     # --- what happens ---
@@ -331,6 +359,9 @@ class Model:
 
     def op_chmod(self, pid, path, mode):
         directory, name, node = self.existing(path, "df")
+        node = node.source or node
+        if node.fresh:
+            raise Invalid
         if node.kind == "d":
             mode |= 0o700
             self.put(pid, node, ".", node, "ATTRIB")
@@ -366,7 +397,7 @@ class Model:
 
     def op_rmdir(self, pid, path):
         directory, name, node = self.existing(path, "d")
-        if node.children or node.covers or self.just_bared(node):
+        if node.children or node.covers or self.just_bared(node) or self.is_bound(node):
             raise Invalid
         self.put(pid, directory, name, node, "DELETE")
         del directory.children[name]
@@ -375,7 +406,8 @@ class Model:
     def op_rmtree(self, pid, path):
         """rm -rf"""
         _, _, node = self.existing(path, "d")
-        if self.just_bared(node) or any(each.fresh or each.covers for each in walk(node)):
+        if self.just_bared(node) or self.is_bound(node) \
+                or any(each.fresh or each.covers for each in walk(node)):
             raise Invalid
         for name, child in sorted(node.children.items()):
             if child.kind == "d":
@@ -394,7 +426,7 @@ class Model:
     def op_link(self, pid, path, new):
         _, _, node = self.existing(path, "f")
         directory, name = self.free(new)
-        if self.find(path)[0].device() is not directory.device():
+        if self.mount_of(path) is not self.mount_of(new):
             raise Invalid
         self.place(node, directory, name)
         node.links += 1
@@ -406,7 +438,7 @@ class Model:
         directory, name = self.free(path)
         node = Node("f")
         self.place(node, directory, name)
-        self.run("tmpfile", directory.path(), path)
+        self.run("tmpfile", path.rpartition("/")[0], path)
         if directory.inside():
             self.unnamed.add(directory.path())
         self.put(pid, directory, name, node, "CREATE")
@@ -416,10 +448,11 @@ class Model:
         directory, name, there = self.find(new)
         if directory is self.top or there is node or node.kind == "d" and directory.below(node):
             raise Invalid
-        if node.covers or old.device() is not directory.device():
+        if node.covers or self.mount_of(path) is not self.mount_of(new):
             raise Invalid
+        self.may_move(node, directory)
         if there is not None and (there.fresh or there.children or there.covers
-                                  or self.heard_of(there)
+                                  or self.is_bound(there) or self.heard_of(there)
                                   or (there.kind == "d") != (node.kind == "d")):
             raise Invalid
         was_in = old.inside()
@@ -436,6 +469,7 @@ class Model:
         if node.kind == "d" and not was_in and directory.inside():
             self.freshen(node, False)
         self.come(node)
+        self.look_at_bind()
         self.run("rename", path, new)
 
     def op_exchange(self, pid, path, new):
@@ -444,8 +478,10 @@ class Model:
         if node is there or node.kind == "d" and directory.below(node) \
                 or there.kind == "d" and old.below(there):
             raise Invalid
-        if node.covers or there.covers or old.device() is not directory.device():
+        if node.covers or there.covers or self.mount_of(path) is not self.mount_of(new):
             raise Invalid
+        self.may_move(node, directory)
+        self.may_move(there, old)
         was_in, is_in = old.inside(), directory.inside()
         self.may_leave(node, old, directory)
         self.may_leave(there, directory, old)
@@ -459,12 +495,15 @@ class Model:
             self.freshen(there, False)
         self.come(node)
         self.come(there)
+        self.look_at_bind()
         self.run("exchange", path, new)
 
     def op_mount(self, pid, path):
         directory, name, node = self.existing(path, "d")
         if len(self.mounts) >= MOUNTS or any(each.covers for each in walk(node)):
             raise Invalid
+        if self.bind and (directory.below(self.bind.source) or self.bind.source.below(node)):
+            raise Invalid               # it would be in one of the two places, or hide one
         mount = Node("d", directory, name)
         mount.covers = node
         directory.children[name] = mount
@@ -472,18 +511,78 @@ class Model:
         self.come(mount)
         self.run("mount", path)
 
+    def op_bind(self, pid, path, new):
+        """A bind mount of a directory on another."""
+        _, _, source = self.existing(path, "d")
+        directory, name, node = self.existing(new, "d")
+        if self.bind or source.covers or any(each.covers for top in (source, node)
+                                             for each in walk(top)) or source.below(node):
+            raise Invalid
+        mount = Node("d", directory, name)
+        mount.covers, mount.source = node, source
+        directory.children[name] = self.bind = mount
+        self.mounts.append(mount)
+        self.look_at_bind()
+        self.run("bind", path, new)
+
+    def is_bound(self, node):
+        """Whether a directory, or one below it, is what the bind mount shows, or where it is."""
+        return self.bind is not None and (self.bind.source.below(node)
+                                          or self.bind.below(node))
+
+    def may_move(self, node, directory):
+        """Raises Invalid for what the bind mount shows before it is seen to be watched, and
+        for a mount that would come into it."""
+        bind = self.bind
+        if bind is None or node.kind != "d":
+            return
+        if bind.source.fresh and self.is_bound(node):
+            raise Invalid
+        if directory.below(bind.source) and any(each.covers for each in walk(node)):
+            raise Invalid
+
+    def look_at_bind(self):
+        """What a bind mount shows is told of under its own name, if that is in the tree, or that
+        of the bind mount, if it is."""
+        bind = self.bind
+        if bind is None:
+            return
+        source, before = bind.source, bind.source.shown_by
+        if not bind.inside():
+            source.shown_by = None
+        elif not source.inside():
+            source.shown_by = bind
+        if source.shown_by is not before:
+            source.fresh = bind.fresh = True
+            self.fresh += [source, bind]
+            if source.inside():
+                self.coming.append(bind)
+
+    def unbind(self, path):
+        """The bind mount is unmounted."""
+        if self.bind.fresh or self.bind.source.fresh or self.heard_of(self.bind.source):
+            raise Invalid
+        if self.bind.source.shown_by is not None:
+            self.unmounted.append(path)
+            self.bind.source.fresh = True       # until that is told
+            self.fresh.append(self.bind.source)
+        self.bind.source.shown_by = self.bind = None
+
     def op_umount(self, pid, path):
         directory, name, node = self.existing(path, "d")
         if not node.covers or self.heard_of(node) \
-                or any(each.fresh or each.covers for each in walk(node) if each is not node):
+                or any(each.fresh or each.covers for each in walk(node) if each is not node) \
+                or self.bind and self.bind.source.below(node):
             raise Invalid
-        if directory.inside():
+        if node is self.bind:
+            self.unbind(path)
+        elif directory.inside():
             self.unmounted.append(path)
         directory.children[name] = node.covers
         self.uncover(node.covers)
         node.covers.bared = self.rounds
         self.mounts.remove(node)
-        self.run("umount", path)
+        self.run("detach" if node.source and self.holds else "umount", path)
 
 
 def way_up(node):
@@ -494,7 +593,7 @@ def way_up(node):
 
 
 def walk(node):
-    """A directory and all below it."""
+    """A directory and all below it, not by way of a bind mount."""
     yield node
     for child in node.children.values():
         yield from walk(child)
@@ -511,7 +610,7 @@ class Generator:
                ("mkdirs", 5), ("unlink", 8), ("rmdir", 3), ("rmtree", 2), ("symlink", 3),
                ("link", 5), ("tmpfile", 2), ("rename", 20), ("exchange", 5))
 
-    MOUNTING = (("mount", 2), ("umount", 2))
+    MOUNTING = (("mount", 2), ("umount", 3), ("bind", 2))
 
     def __init__(self, seed, processes, mounting=False):
         self.random = random.Random(seed)
@@ -527,16 +626,20 @@ class Generator:
         below that.  Most of the time of a program goes here: a path is made of the one above it.
         """
         entries, directories = [], []
-        stack = [(name, node, False) for name, node in model.top.children.items()]
+        stack = [(name, node, False, False) for name, node in model.top.children.items()]
         while stack:
-            path, node, owned = stack.pop()
+            path, node, owned, through = stack.pop()    # through: the bind mount
             directories.append((node, path))
             for name, child in node.children.items():
                 if owned or owner is None or name.endswith(str(owner)):
                     below = path + "/" + name
+                    if through and child.covers:
+                        continue                # what is mounted does not show there
                     entries.append((below, child))
-                    if child.kind == "d" and not child.fresh:
-                        stack.append((below, child, True))
+                    if child.source is not None:
+                        stack.append((below, child.source, True, True))
+                    elif child.kind == "d" and not child.fresh:
+                        stack.append((below, child, True, through))
         return entries, directories
 
     def name(self, directory, owner):
@@ -586,6 +689,9 @@ class Generator:
             return kind, pid, path, choose(entries)[0] if self.random.random() < 0.2 else new()
         if kind == "exchange":
             return kind, pid, path, choose(entries)[0]
+        if kind == "bind":
+            some = [each for each, node in entries if node.kind == "d"]
+            return (kind, pid, choose(some), choose(some)) if some else None
         return kind, pid, path
 
     def round(self, model, count):
@@ -595,6 +701,8 @@ class Generator:
         its own names.
         """
         mode = self.random.choice(("turns", "free", "one"))
+        if mode == "free" and model.bind and model.bind.owner() != model.bind.source.owner():
+            mode = "turns"
         owners = list(range(self.processes))
         only = self.random.choice(owners)
         operations, commands, tries = [], [], 0
@@ -615,7 +723,7 @@ class Generator:
 
 # --- the processes that do it ---
 
-AT_SYMLINK_FOLLOW, RENAME_EXCHANGE, MNT_DETACH = 0x400, 2, 2
+AT_SYMLINK_FOLLOW, RENAME_EXCHANGE, MNT_DETACH, MS_BIND = 0x400, 2, 2, 4096
 TMPFILE = getattr(os, "O_TMPFILE", 0o20200000)
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -650,6 +758,10 @@ def do(kind, *arguments):
         check(libc.mount(b"tmpfs", os.fsencode(arguments[0]), b"tmpfs", 0, b"size=2m"))
     elif kind == "umount":
         do_umount(arguments[0])
+    elif kind == "bind":
+        check(libc.mount(os.fsencode(arguments[0]), os.fsencode(arguments[1]), None, MS_BIND, None))
+    elif kind == "detach":
+        check(libc.umount2(os.fsencode(arguments[0]), MNT_DETACH))
     elif kind == "exchange":
         check(libc.renameat2(-100, os.fsencode(arguments[0]), -100, os.fsencode(arguments[1]),
                              RENAME_EXCHANGE))
@@ -867,7 +979,7 @@ class Run:
         self.top = os.path.realpath(tempfile.mkdtemp(prefix="differential-", dir=directory))
         self.events, self.filter, self.options = events, filter_name, options
         rule = {"inotify": "made", "marks": "none" if options.window else "moved"}
-        self.model = Model(events, rule.get(filter_name, "none"))
+        self.model = Model(events, rule.get(filter_name, "none"), filter_name == "fastpath")
         for name in ("tree", "out"):
             os.mkdir(os.path.join(self.top, name))
         self.bound = None               # where the processes see the same through a bind mount
@@ -947,7 +1059,7 @@ class Run:
         lines, unmounted = self.until_sentinel()
         model = self.model
         atoms, gone = model.atoms, model.unmounted
-        for mount in [each for each in model.coming if each.inside()]:
+        for mount in [each.source or each for each in model.coming if each.inside()]:
             unmounted += self.until_watched(mount.path())
         begun = time.monotonic()        # what tells of an unmounting may come later
         while len(unmounted) < len(gone) and time.monotonic() - begun < PATIENCE \
