@@ -323,10 +323,13 @@ class Scenarios:
         os.rename(self.out + "/b/g", self.tree + "/g")
         os.rename(self.out + "/a/h", self.tree + "/h")
         os.rename(self.tree + "/left", self.out + "/left")
+        write(self.out + "/x")          # so that the place of that directory is well known
         os.rename(self.out + "/b", self.out + "/left/b")
+        write(self.out + "/left/x")
         os.rmdir(self.out + "/left/gone")
         os.rename(self.out + "/a/circle", self.tree + "/circle")
         os.rename(self.tree + "/circle", self.out + "/circle")
+        write(self.out + "/x")
         os.rename(self.out + "/a", self.out + "/circle/a")
         program.process.send_signal(signal.SIGCONT)
         self.expect(self.reported(program), {
