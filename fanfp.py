@@ -885,7 +885,7 @@ class Directories:
         """
         if key in self.anchors:
             return [self.anchors[key]]
-        outside = None
+        outside = []
         for root in self.mounts_of(key):
             try:
                 fd = open_in(root, key[8:])
@@ -902,8 +902,9 @@ class Directories:
                 os.close(fd)
             if links[-1][1] is not None and links[-1][1] not in self.outside:
                 return links
-            outside = outside or links
-        if outside is None:
+            # On a bind mount of another part of the file system there is no way up at all.
+            outside = max(outside, links, key=len)
+        if not outside:
             raise Gone
         return outside
 
@@ -3559,6 +3560,7 @@ class Queue:
         self.empty_at = time.time()
         self.before = {}            # key of a directory -> list of (offset, parent key, name)
         self.renames = {}           # halves of RENAMEs, see half_of() -> offset of the last
+        self.expected = set()       # those halves that are still to be read
         self.last_move = 0          # offset of the last event in `before`
 
     def fill(self):
@@ -3579,6 +3581,11 @@ class Queue:
         self.number += 1
         self.batches.append(Batch(buffer, self.end, self.number, self.empty_at))
         self.end += len(buffer)
+
+    @property
+    def scanned(self):
+        """Whether what the event being judged says of moves has been noted."""
+        return self.batches[0].scanned
 
     def look_ahead(self):
         """Read the rest of the queue, and note what it says of directories moved or removed."""
@@ -3617,7 +3624,18 @@ class Queue:
     def pair(self, raw, offset):
         """Note that the halves of a RENAME have one."""
         for side in (MOVED_FROM, MOVED_TO):
-            self.renames[half_of(side, raw)] = offset
+            half = half_of(side, raw)
+            self.renames[half] = offset
+            self.expected.add(half)
+
+    def has_rename(self, half):
+        """Whether a half that is read has a RENAME, which came before it.
+
+        Each RENAME has one of each side: the next is that of a RENAME that a mark has hidden.
+        """
+        found = half in self.expected
+        self.expected.discard(half)
+        return found
 
     def just_before(self, raw):
         """(parent key, name) of where a directory was before an event, the key None where it was
@@ -3625,11 +3643,13 @@ class Queue:
         mask = raw.mask
         if mask & RENAME:
             return raw.old_key, raw.old_name
+        alone = [side for side in (MOVED_FROM, MOVED_TO)
+                 if mask & side and not self.has_rename(half_of(side, raw))]
         if mask & CREATE:
             return None                     # it was not
-        if mask & MOVED_FROM and half_of(MOVED_FROM, raw) not in self.renames:
+        if MOVED_FROM in alone:
             return raw.key, raw.name
-        if mask & MOVED_TO and half_of(MOVED_TO, raw) not in self.renames:
+        if MOVED_TO in alone:
             return None, b""
         return (raw.key, raw.name) if mask & DELETE else None
 
@@ -3668,6 +3688,7 @@ class Queue:
         if len(self.renames) > OUTSIDE_LIMIT:
             self.renames = {half: offset for half, offset in self.renames.items()
                             if offset > self.position}
+            self.expected &= self.renames.keys()
 
 
 def half_of(side, raw):
@@ -3805,6 +3826,10 @@ class Fanotify:
             return None
         return prefix and (prefix, key)
 
+    def is_shared(self, root):
+        """Whether a root is on a file system of which another is, too: one is a bind mount."""
+        return len(self.directories.mounts.get(root.key[:8], ())) > 1
+
     def shown(self, root):
         """What to call a root now; None: it is a mount in a directory that left the tree."""
         if root.fd is not None:
@@ -3901,6 +3926,7 @@ class Fanotify:
             self.followed.clear()
             self.early.clear()
             self.queue.renames.clear()
+            self.queue.expected.clear()
         self.expire()
         self.bury()
 
@@ -4048,7 +4074,7 @@ class Fanotify:
         target = raw.target
         if raw.old_key in self.directories.fringe and not self.halves:
             self.root_entry(raw, raw.old_key, raw.old_name)
-        if self.halves:
+        if self.halves and not self.queue.scanned and not self.rejudging:
             self.queue.pair(raw, self.queue.position)
         was, now = self.both_sides(raw)
         left = self.expect_halves(raw, (was is None) != (now is None)) if self.halves else 0
@@ -4190,6 +4216,7 @@ class Fanotify:
             half = half_of(side, raw)
             if half in self.early:
                 self.early.discard(half)
+                self.queue.expected.discard(half)
                 continue
             left |= side if crossing else 0
             if not self.rejudging:          # else they were judged long ago
@@ -4200,6 +4227,8 @@ class Fanotify:
     def half_tells(self, side, raw):
         """Whether a half is what tells of its RENAME; None where there was none."""
         half = half_of(side, raw)
+        if not self.queue.scanned and not self.rejudging:
+            self.queue.has_rename(half)
         if half in self.followed:
             return self.followed.pop(half)
         if raw.mask & ~(side | ISDIR) and self.targets:
@@ -4402,13 +4431,14 @@ OPEN_TRIES = 3                              # for a directory that is not where 
 class Watched:
     """A watched directory: its descriptor wd, where it is, what is known in it."""
 
-    __slots__ = ("wd", "parent", "name", "children", "found", "root", "inode")
+    __slots__ = ("wd", "parent", "name", "children", "found", "root", "inode", "also")
 
     def __init__(self, wd, parent, name, root=None):
         self.wd, self.parent, self.name, self.root = wd, parent, name, root
         self.children = {}              # name -> Watched
         self.found = set()              # names reported by a scan, whose CREATE may come yet
         self.inode = None               # inode_of() it: what is opened by name may be another
+        self.also = None                # of a bind mount: (Watched, name) of what it shows
 
     def hangs_on(self, other):
         """Whether it is another or below it."""
@@ -4479,8 +4509,9 @@ class InotifyRoot:
 class Inotify:
     """An inotify instance that follows trees; the same methods as Fanotify."""
 
-    def __init__(self, mask, notice):
-        self.notice = notice
+    def __init__(self, mask, notice, mount_names):
+        """`mount_names`: function() -> the names, without directories, of all mounts."""
+        self.notice, self.mount_names = notice, mount_names
         self.mask = mask | ALWAYS | ISDIR
         self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
         self.stats = collections.Counter()
@@ -4495,6 +4526,7 @@ class Inotify:
         #                                     often more to try
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
         self.arrived = False                # directories, with mounts in them, may have come in
+        self.binds = False                  # or have left, and be shown by a bind mount
         self.out, self.room = [], 0
         self.now = time.time()
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
@@ -4548,6 +4580,9 @@ class Inotify:
             os.close(fd)
             raise
         known = self.by_wd.get(wd)
+        if known is not None and root.fd is None:
+            os.close(fd)
+            raise Within
         if root.fd is not None and root.only is None:
             self.watch_parent(root)
         if known is not None and not (known.root is not None and known.root.only):
@@ -4593,6 +4628,9 @@ class Inotify:
             self.parents[root.parent_wd].remove(root)
         if root.fd is None and root.watched is not None:
             self.uncovered(root.watched.parent, root.watched.name)
+            also = root.watched.also
+            if also is not None and self.by_wd.get(also[0].wd) is also[0]:
+                self.appeared(also[0], also[1], False)
         root.close()
 
     def uncovered(self, parent, name):
@@ -4646,6 +4684,7 @@ class Inotify:
             del top.parent.children[top.name]
         if self.mounted and top.root is None:
             self.drop_mounts()
+        self.arrived = self.arrived or self.binds
 
     def prefix(self, watched):
         """The path of a watched directory, with a slash at its end."""
@@ -4708,8 +4747,8 @@ class Inotify:
                         os.close(each[0])
                     raise failure(error.errno, "opening", self.prefix(watched), "see ulimit -n")
                 continue                # removed or replaced meanwhile: its event comes
-            if os.fstat(child_fd).st_dev != device:
-                os.close(child_fd)      # a mount: the list of mounts tells of it
+            if os.fstat(child_fd).st_dev != device or self.is_mount(child_fd, fd, name):
+                os.close(child_fd)      # the list of mounts tells of it
                 continue
             try:
                 child = self.watch_child(child_fd, watched, name)
@@ -4723,6 +4762,10 @@ class Inotify:
             else:
                 stack.append((child_fd, child, self.entries(child_fd, child, new)))
 
+    def is_mount(self, fd, parent_fd, name):
+        """Whether a directory is a bind mount of another of the same file system."""
+        return name in self.mount_names() and mount_id_of(fd) != mount_id_of(parent_fd)
+
     def watch_child(self, fd, parent, name):
         """Set the watch of a directory open as fd; None if it is gone or has been scanned."""
         try:
@@ -4733,6 +4776,8 @@ class Inotify:
                 return None
             raise
         known = self.by_wd.get(wd)
+        if known is not None and known.root is not None and known.root.fd is None:
+            known.also = parent, name       # by a bind mount
         if known is not None and (known.root is not None or known.parent is parent
                                   and known.name == name):
             return None
@@ -4931,7 +4976,8 @@ class Inotify:
             parent_fd = self.open_directory(watched)
             try:
                 fd = os.open(name, O_READ_DIR | os.O_NOFOLLOW, dir_fd=parent_fd)
-                same = os.fstat(fd).st_dev == os.fstat(parent_fd).st_dev
+                same = os.fstat(fd).st_dev == os.fstat(parent_fd).st_dev \
+                    and not self.is_mount(fd, parent_fd, name)
             finally:
                 os.close(parent_fd)
         except OSError as error:
@@ -4961,7 +5007,8 @@ class Inotify:
             self.report(self.shown(watched.root), UNMOUNT | ISDIR)
             self.remove(watched.root)
             return
-        self.report(self.shown(watched.root), mask)
+        if watched.root.fd is not None:     # else what a bind mount shows, where it really is
+            self.report(self.shown(watched.root), mask)
         if mask & DELETE_SELF:
             self.remove(watched.root)
 
@@ -5055,6 +5102,10 @@ class Inotify:
             return root.display
         return self.prefix(root.watched).rstrip("/")
 
+    def is_shared(self, root):
+        """Never: what leaves the trees is let go of at once, see drop_mounts()."""
+        return False
+
     def counters(self):
         return self.stats
 
@@ -5132,6 +5183,7 @@ class MountList:
 
     def __init__(self):
         self._files = []
+        self._news, self._names = False, None   # a change not told yet; names()
         try:
             for _ in range(2):
                 self._files.append(open("/proc/self/mountinfo", "rb"))
@@ -5148,12 +5200,25 @@ class MountList:
 
     def changed(self):
         """Whether there has been a change since the last call."""
-        return bool(self._poll.poll(0))
+        self._look()
+        news, self._news = self._news, False
+        return news
+
+    def _look(self):
+        if self._poll.poll(0):
+            self._news, self._names = True, None
 
     @staticmethod
     def read():
         """{(id, device, path): Mount}"""
         return {(mount.id, mount.device, mount.path): mount for mount in read_mounts()}
+
+    def names(self):
+        """The last parts of the paths of all mounts: a set of bytes."""
+        self._look()
+        if self._names is None:
+            self._names = {mount.path.rpartition(b"/")[2] for mount in read_mounts()}
+        return self._names
 
     def close(self):
         for file in self._files:
@@ -5190,6 +5255,10 @@ class Alarm:
 class Hidden(Exception):
     """A mount is not what its path leads to: another is mounted over it, it has been moved or
     unmounted, or a symbolic link has been put in the place of a directory above it."""
+
+
+class Within(Exception):
+    """What a bind mount shows is in a tree: its events are told of by its own path."""
 
 
 class Early(Hidden):
@@ -5237,8 +5306,10 @@ class Watch:
         self._sources, self._extra_fds = [], []
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
+        self._passed = {}                   # number of a mount not watched -> what it covers
         self._window = (0.0, 0)
         self._stopped = self._started = False
+        self._within = False                # some are of what is in a tree anyway: see Within
         self._mounts_news = False           # of the mounts, and nothing has been done about it
         self._mounts_after = None           # {source: its progress() when to follow them}
         self._poll = None
@@ -5342,7 +5413,8 @@ class Watch:
             source = self._inotify if name == "inotify" else self._fanotify
             fresh = source is None
             if fresh:
-                source = Inotify(self._mask, self._notice) if name == "inotify" else \
+                source = Inotify(self._mask, self._notice, self._mounts.names) \
+                    if name == "inotify" else \
                     Fanotify(self._mask, name, self._notice, self.object)
             elif any(root.key == other.key and root.only == other.only
                      for other in source.roots):
@@ -5404,6 +5476,8 @@ class Watch:
             current = self._mounts.read()
             if hidden <= current.keys():
                 break                       # covered; or else a directory above was renamed
+        for source in self._sources:
+            source.binds = self._within or any(map(source.is_shared, source.mounted))
 
     def _let_go(self, current):
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
@@ -5417,13 +5491,20 @@ class Watch:
             mount = current.get(identity) or by_number.get(identity[:2])
             if mount is not None and found.is_at(mount):
                 found.root.path = mount.path
-                self._known_mounts[mount.id, mount.device, mount.path] = found
+                if found.source.is_shared(found.root) and found.source.shown(found.root) is None:
+                    found.source.remove(found.root)     # what it shows may be in a tree elsewhere
+                else:
+                    self._known_mounts[mount.id, mount.device, mount.path] = found
             else:
                 self._unmounted(found.source, found.root)
         for identity, found in known.items():
             if found is None and identity in current:
                 self._known_mounts[identity] = None
         ids = {mount.id for mount in current.values()}
+        for number in self._passed.keys() - ids:
+            covered = self._passed.pop(number)
+            if isinstance(covered[0], Watched):     # only inotify has to be told
+                self._inotify.uncovered(*covered)
         for source in self._sources:
             for root in list(source.roots):
                 if root.mount_id not in ids:
@@ -5432,7 +5513,7 @@ class Watch:
     def _take_in(self, current):
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
-        skipped, hidden = [], set()
+        skipped, hidden, self._within = [], set(), False
         tops = [(visible_path(root.fd), root.mount_id) for source in self._sources
                 for root in source.roots if root.only is None]
         for identity, mount in current.items():
@@ -5447,6 +5528,9 @@ class Watch:
                     self._mounts_news = self._mounts_news or isinstance(reason, Early)
                     hidden.add(identity)
                     continue
+                except Within:              # until what it shows leaves the tree
+                    self._within = True
+                    continue
             self._known_mounts[identity] = found
         if skipped:
             self._notice("not watched, file systems of the kernel's own: %s" % " ".join(skipped))
@@ -5455,7 +5539,7 @@ class Watch:
     def _mount_found(self, mount, skipped):
         """Watch a mount that is below a root's path: its Found, or None if it can't be.
 
-        Raises Hidden, before all else: what covers it may be watched already.
+        Raises Hidden, before all else: what covers it may be watched already; or Within.
         """
         at = place_of(mount)
         if at is None:
@@ -5465,13 +5549,14 @@ class Watch:
         if place is None:
             raise Hidden                # the table is behind: see `arrived`
         prefix, key = place
+        self._passed[mount.id] = key, name
         shown = prefix + os.fsdecode(name)
         if mount.kind in KERNEL_KINDS:
             skipped.append(printable(shown))
             return None
         fanotify = self._fanotify
         if fanotify is not None and fanotify.inside(mount.path):
-            return None                     # a bind mount of a part of the tree itself
+            raise Within
         names = [fanotify.filter.name] if fanotify is not None else []
         if self._wanted_filter in ("auto", "inotify"):
             names.append("inotify")
@@ -5485,6 +5570,7 @@ class Watch:
                 reason = reason or error
                 continue
             source = self._fanotify if each != "inotify" else self._inotify
+            del self._passed[mount.id]
             if root is not None and self._started:
                 self._notice("%s, %s mounted inside, is watched from now on"
                              % (printable(shown), mount.kind))

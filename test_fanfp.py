@@ -220,6 +220,7 @@ class Scenarios:
     """What every filter must get right.  Subclasses, made below, say which and where."""
 
     filter = None
+    seen = 0                # directories made in mounts, see mount_seen()
 
     @property
     def exact(self):
@@ -335,6 +336,25 @@ class Scenarios:
         self.expect(self.reported(program), {
             ("left/gone/f", "f"): "RENAME", "g": "MOVED_TO", "h": "MOVED_TO",
             "left": "MOVED_FROM", "circle": "MOVED_TO MOVED_FROM"})
+
+    def test_moved_out_after_a_rename(self):
+        """A directory is renamed to and fro, and then leaves, by an event that does not name where
+        it goes to: what was done in it before is not lost."""
+        os.makedirs(self.tree + "/d/sub")
+        os.mkdir(self.tree + "/m")
+        write(self.tree + "/d/sub/f")
+        program = self.watch()
+        write(self.out + "/heard")
+        for old, new in (("/d", "/e"), ("/e", "/d")):
+            os.rename(self.tree + old, self.tree + new)
+        self.expect(self.reported(program), {("d", "e"): "RENAME", ("e", "d"): "RENAME"})
+        if os.geteuid() == 0:           # after which no directory is known
+            self.mount_seen(program, self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m"))
+        program.process.send_signal(signal.SIGSTOP)
+        os.remove(self.tree + "/d/sub/f")
+        os.rename(self.tree + "/d", self.out + "/d")
+        program.process.send_signal(signal.SIGCONT)
+        self.expect(self.reported(program), {"d/sub/f": "DELETE", "d": "MOVED_FROM"})
 
     def test_moved_in(self):
         """A directory that was heard from outside, at several depths, is moved in."""
@@ -646,6 +666,58 @@ class Scenarios:
         os.rename(bind + "/sub/f", bind + "/g")
         self.expect(self.reported(program), {"sub/f": CREATED, ("sub/f", "g"): "RENAME"})
 
+    def unmounted(self, program, place):
+        """Unmount what fanfp may hold; what is reported until it says that it is gone."""
+        run("umount", *(["-l"] if self.filter == "fastpath" else []), place)
+        found = {}
+        while place not in found:
+            found.update(self.reported(program))
+        return found
+
+    def test_bind_mount_of_what_is_outside(self):
+        """A directory outside is mounted inside: what happens in it has that path, also when it is
+        moved into the tree, until it is unmounted."""
+        os.makedirs(self.out + "/source/sub")
+        os.mkdir(self.tree + "/place")
+        program = self.watch()
+        place = self.mount("--bind", self.out + "/source", self.tree + "/place")
+        self.mount_seen(program, place)
+        write(self.out + "/source/sub/f")
+        self.expect(self.reported(program), {"place/sub/f": CREATED})
+        os.rename(self.out + "/source", self.tree + "/source")
+        write(self.tree + "/source/sub/g")
+        self.expect(self.reported(program), {"source": "MOVED_TO", "place/sub/g": CREATED})
+        self.expect(self.unmounted(program, place), {"place": "UNMOUNT"})
+        write(self.tree + "/source/sub/h")
+        write(place + "/i")
+        self.expect(self.reported(program), {"source/sub/h": CREATED, "place/i": CREATED})
+
+    def test_bind_mount_of_a_part_of_the_tree(self):
+        """What happens there has the path that it has without; when that leaves the tree, the path
+        of the mount, and when the mount leaves too, none."""
+        os.makedirs(self.tree + "/part/sub")
+        os.makedirs(self.tree + "/up/place")
+        program = self.watch()
+        place = self.mount("--bind", self.tree + "/part", self.tree + "/up/place")
+        write(place + "/sub/f")
+        self.expect(self.reported(program), {"part/sub/f": CREATED})
+        os.rename(self.tree + "/part", self.out + "/part")
+        found = self.mount_seen(program, place)
+        self.expect(found, {"part": "MOVED_FROM"})
+        write(self.out + "/part/sub/g")
+        self.expect(self.reported(program), {"up/place/sub/g": CREATED})
+        os.rename(self.tree + "/up", self.out + "/up")
+        self.expect(self.reported(program), {"up": "MOVED_FROM"})
+        write(self.out + "/part/sub/h")
+        self.expect(self.reported(program), {})
+        os.rename(self.out + "/up", self.tree + "/up")
+        self.expect(self.mount_seen(program, place), {"up": "MOVED_TO"})
+        write(self.out + "/part/sub/i")
+        self.expect(self.reported(program), {"up/place/sub/i": CREATED})
+        self.expect(self.unmounted(program, place), {"up/place": "UNMOUNT"})
+        write(self.out + "/part/sub/j")
+        self.expect(self.reported(program), {})
+
     def test_mounts_inside(self):
         """File systems mounted inside, before the start and after."""
         os.makedirs(self.tree + "/early")
@@ -676,11 +748,11 @@ class Scenarios:
 
     def mount_seen(self, program, place):
         """Make directories in a mount until one is reported: it is watched now."""
-        number, found, seen = 0, {}, False
+        found, seen = {}, False
         while not seen:
-            number += 1
-            self.assertLess(number, 1000, "the mount is not watched")
-            os.mkdir(place + "/seen%d" % number)
+            self.seen += 1
+            self.assertLess(self.seen, 1000, "the mount is not watched")
+            os.mkdir(place + "/seen%d" % self.seen)
             for path, names in self.reported(program).items():
                 if path[:len(place)] == place and path[len(place):].startswith("/seen"):
                     seen = True

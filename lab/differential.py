@@ -179,7 +179,7 @@ class Model:
             at = at.children.get(part)
             if at is None or at.kind != "d" or through and at.covers:
                 raise Invalid
-            if at.fresh or at.source is not None and at.source.fresh:
+            if at.fresh or any(each.fresh for each in way_up(at.source)):
                 raise Invalid           # the rule of the filter: see the top of this file
             through = through or at.source is not None
             at = at.source or at
@@ -586,7 +586,7 @@ class Model:
 
 
 def way_up(node):
-    """A directory and all above it."""
+    """A directory, or none, and all above it."""
     while node is not None:
         yield node
         node = node.parent
