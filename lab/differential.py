@@ -985,7 +985,10 @@ class Run:
         self.bound = None               # where the processes see the same through a bind mount
         if options.bind:
             self.bound = tempfile.mkdtemp(prefix="bound-")
-            subprocess.check_call(["mount", "--bind", self.top, self.bound])
+            # A mount made in the one shows in the other.
+            for command in (["--bind", self.top, self.top], ["--make-shared", self.top],
+                            ["--bind", self.top, self.bound]):
+                subprocess.check_call(["mount"] + command)
         self.workers = [Worker(self.bound or self.top) for _ in range(processes)]
         self.program = None
         self.pids = {worker.pid: index for index, worker in enumerate(self.workers)}
@@ -1121,12 +1124,12 @@ class Run:
             self.errors = self.program.errors.decode("utf-8", "replace")
             if self.options.errors:
                 sys.stdout.write(self.errors)
+        for mount in reversed(fanfp.read_mounts()):
+            if fanfp.below(mount.path, os.fsencode(self.top)) is not None:
+                libc.umount2(mount.path, MNT_DETACH)
         if self.bound is not None:
             subprocess.call(["umount", "-l", self.bound])
             os.rmdir(self.bound)
-        for mount in reversed(fanfp.read_mounts()):
-            if fanfp.below(mount.path, os.fsencode(self.top)):
-                libc.umount2(mount.path, MNT_DETACH)
         shutil.rmtree(self.top, ignore_errors=True)
         if os.path.lexists(self.top):
             subprocess.call(["rm", "-rf", self.top])
@@ -1159,8 +1162,8 @@ def session(options, filter_name, directory, seed, operations):
 
 
 def mounting(options):
-    """Whether to mount: what is mounted later does not show through a bind mount."""
-    return os.geteuid() == 0 and not options.bind and not options.no_mounts
+    """Whether to mount."""
+    return os.geteuid() == 0 and not options.no_mounts
 
 
 class Failed(Exception):
