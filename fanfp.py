@@ -861,6 +861,27 @@ class Directories:
         """
         return {root.mount_id: root for root in reversed(self.mounts.get(key[:8], ()))}.values()
 
+    def parent_of(self, root):
+        """The key of the directory in which what a bind mount shows is an entry, or None."""
+        for other in self.mounts_of(root.key):
+            try:
+                fd = open_in(other, root.key[8:])
+            except (Gone, OSError):
+                continue
+            try:
+                up = os.open(b"..", O_PATH_DIR, dir_fd=fd)
+            except OSError:
+                continue                    # there is none on this mount
+            finally:
+                os.close(fd)
+            try:
+                handle, mount_id = name_to_handle(up)
+            finally:
+                os.close(up)
+            if mount_id == other.mount_id and root.key[8:] != handle:
+                return root.key[:8] + handle
+        return None
+
     def open(self, key, flags):
         """A descriptor of a directory.  Raises Gone, or OSError."""
         for root in self.mounts_of(key):
@@ -3780,6 +3801,8 @@ class Fanotify:
         if root.only is not None:
             self.files.setdefault(root.key, {})[root.only] = root
         self.directories.add(root, parent, name)
+        if self.is_shared(root):
+            self.refringe(root)
         (self.mounted if root.fd is None else self.roots).append(root)
         try:
             self.filter.added(root)
@@ -4278,11 +4301,18 @@ class Fanotify:
                 while self.refringe(root):
                     self.moved_in()
 
+        for root in self.mounted:           # what a bind mount shows, where it really is
+            while raw.target == root.key and raw.mask & MOVED_FROM and self.refringe(root):
+                self.moved_in()
+
     def refringe(self, root):
         """Find the parent of a root anew; returns whether it is another than before."""
         before = root.parent_key
-        root.find_parent()
-        root.renamed = True
+        if root.fd is None:
+            root.parent_key = self.directories.parent_of(root)
+        else:
+            root.find_parent()
+            root.renamed = True
         self.directories.fringe.add(root.parent_key)
         return root.parent_key != before
 
@@ -5007,8 +5037,10 @@ class Inotify:
             self.report(self.shown(watched.root), UNMOUNT | ISDIR)
             self.remove(watched.root)
             return
-        if watched.root.fd is not None:     # else what a bind mount shows, where it really is
-            self.report(self.shown(watched.root), mask)
+        told = mask
+        if watched.root.fd is None:         # what a bind mount shows has moved, not the mount
+            told &= ~(MOVE_SELF | DELETE_SELF)
+        self.report(self.shown(watched.root), told)
         if mask & DELETE_SELF:
             self.remove(watched.root)
 

@@ -692,6 +692,26 @@ class Scenarios:
         write(place + "/i")
         self.expect(self.reported(program), {"source/sub/h": CREATED, "place/i": CREATED})
 
+    def test_bind_mount_in_a_directory_heard_of(self):
+        """What happens to what a bind mount shows comes, though that is an entry of a directory
+        outside of which nothing comes."""
+        for name in ("/a/source", "/b"):
+            os.makedirs(self.out + name)
+        os.mkdir(self.tree + "/place")
+        program = self.watch("-e", "create,attrib,modify", self.tree)
+        place = self.mount("--bind", self.out + "/a/source", self.tree + "/place")
+        self.mount_seen(program, place)
+        for name in ("/a", "/b"):
+            write(self.out + name + "/heard")
+        self.expect(self.reported(program), {})
+        os.chmod(self.out + "/a/source", 0o700)
+        self.expect(self.reported(program), {"place": "ATTRIB"})
+        os.rename(self.out + "/a/source", self.out + "/b/source")
+        self.expect(self.reported(program), {})
+        os.chmod(self.out + "/b/source", 0o755)
+        self.expect(self.reported(program), {"place": "ATTRIB"})
+        self.unmounted(program, place)
+
     def test_bind_mount_of_a_part_of_the_tree(self):
         """What happens there has the path that it has without; when that leaves the tree, the path
         of the mount, and when the mount leaves too, none."""
