@@ -3801,7 +3801,7 @@ class Fanotify:
         if root.only is not None:
             self.files.setdefault(root.key, {})[root.only] = root
         self.directories.add(root, parent, name)
-        if self.is_shared(root):
+        if root.fd is None and self.is_shared(root):
             self.refringe(root)
         (self.mounted if root.fd is None else self.roots).append(root)
         try:
@@ -4747,7 +4747,7 @@ class Inotify:
         `new`: the tree was just made, so that what is found is reported as CREATE.  Opened name
         by name and never through a symbolic link; at most SCAN_DEPTH are open at a time.
         """
-        device = os.fstat(fd).st_dev
+        device, mounts = os.fstat(fd).st_dev, self.mount_names()
         later = collections.deque()     # (directory, names in it): to be opened from the root
         stack = [(fd, watched, self.entries(fd, watched, new))]
         while stack or later:
@@ -4777,7 +4777,8 @@ class Inotify:
                         os.close(each[0])
                     raise failure(error.errno, "opening", self.prefix(watched), "see ulimit -n")
                 continue                # removed or replaced meanwhile: its event comes
-            if os.fstat(child_fd).st_dev != device or self.is_mount(child_fd, fd, name):
+            if os.fstat(child_fd).st_dev != device \
+                    or name in mounts and self.is_bind_mount(child_fd, fd):
                 os.close(child_fd)      # the list of mounts tells of it
                 continue
             try:
@@ -4792,9 +4793,10 @@ class Inotify:
             else:
                 stack.append((child_fd, child, self.entries(child_fd, child, new)))
 
-    def is_mount(self, fd, parent_fd, name):
-        """Whether a directory is a bind mount of another of the same file system."""
-        return name in self.mount_names() and mount_id_of(fd) != mount_id_of(parent_fd)
+    @staticmethod
+    def is_bind_mount(fd, parent_fd):
+        """Whether a directory is on another mount than its parent."""
+        return mount_id_of(fd) != mount_id_of(parent_fd)
 
     def watch_child(self, fd, parent, name):
         """Set the watch of a directory open as fd; None if it is gone or has been scanned."""
@@ -5007,7 +5009,7 @@ class Inotify:
             try:
                 fd = os.open(name, O_READ_DIR | os.O_NOFOLLOW, dir_fd=parent_fd)
                 same = os.fstat(fd).st_dev == os.fstat(parent_fd).st_dev \
-                    and not self.is_mount(fd, parent_fd, name)
+                    and not (name in self.mount_names() and self.is_bind_mount(fd, parent_fd))
             finally:
                 os.close(parent_fd)
         except OSError as error:
