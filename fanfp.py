@@ -3853,6 +3853,15 @@ class Fanotify:
         """Whether a root is on a file system of which another is, too: one is a bind mount."""
         return len(self.directories.mounts.get(root.key[:8], ())) > 1
 
+    def is_needed(self, root):
+        """Whether a bind mount, which is_shared(), is what makes its directory one of a tree."""
+        try:
+            parent = self.directories.parent_of(root)
+            itself = parent is not None and self.resolve(parent) is not None
+            return not itself and self.shown(root) is not None
+        except (Held, Gone, OSError):
+            return True
+
     def shown(self, root):
         """What to call a root now; None: it is a mount in a directory that left the tree."""
         if root.fd is not None:
@@ -4461,14 +4470,13 @@ OPEN_TRIES = 3                              # for a directory that is not where 
 class Watched:
     """A watched directory: its descriptor wd, where it is, what is known in it."""
 
-    __slots__ = ("wd", "parent", "name", "children", "found", "root", "inode", "also")
+    __slots__ = ("wd", "parent", "name", "children", "found", "root", "inode")
 
     def __init__(self, wd, parent, name, root=None):
         self.wd, self.parent, self.name, self.root = wd, parent, name, root
         self.children = {}              # name -> Watched
         self.found = set()              # names reported by a scan, whose CREATE may come yet
         self.inode = None               # inode_of() it: what is opened by name may be another
-        self.also = None                # of a bind mount: (Watched, name) of what it shows
 
     def hangs_on(self, other):
         """Whether it is another or below it."""
@@ -4658,9 +4666,6 @@ class Inotify:
             self.parents[root.parent_wd].remove(root)
         if root.fd is None and root.watched is not None:
             self.uncovered(root.watched.parent, root.watched.name)
-            also = root.watched.also
-            if also is not None and self.by_wd.get(also[0].wd) is also[0]:
-                self.appeared(also[0], also[1], False)
         root.close()
 
     def uncovered(self, parent, name):
@@ -4808,8 +4813,10 @@ class Inotify:
                 return None
             raise
         known = self.by_wd.get(wd)
-        if known is not None and known.root is not None and known.root.fd is None:
-            known.also = parent, name       # by a bind mount
+        if known is not None and known.root in self.mounted:
+            # Known by a bind mount, which it does not need any more.
+            self.mounted.remove(known.root)
+            known.root, self.arrived = None, True
         if known is not None and (known.root is not None or known.parent is parent
                                   and known.name == name):
             return None
@@ -5137,7 +5144,7 @@ class Inotify:
         return self.prefix(root.watched).rstrip("/")
 
     def is_shared(self, root):
-        """Never: what leaves the trees is let go of at once, see drop_mounts()."""
+        """Never: what bind mounts show is followed at once, see drop_mounts(), watch_child()."""
         return False
 
     def counters(self):
@@ -5525,8 +5532,8 @@ class Watch:
             mount = current.get(identity) or by_number.get(identity[:2])
             if mount is not None and found.is_at(mount):
                 found.root.path = mount.path
-                if found.source.is_shared(found.root) and found.source.shown(found.root) is None:
-                    found.source.remove(found.root)     # what it shows may be in a tree elsewhere
+                if found.source.is_shared(found.root) and not found.source.is_needed(found.root):
+                    found.source.remove(found.root)
                 else:
                     self._known_mounts[mount.id, mount.device, mount.path] = found
             else:

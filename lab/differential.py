@@ -542,16 +542,14 @@ class Model:
             raise Invalid
 
     def look_at_bind(self):
-        """What a bind mount shows is told of under its own name, if that is in the tree, or that
-        of the bind mount, if it is."""
+        """What a bind mount shows is told of under its own name, if that is in the tree, else
+        under that of the bind mount, if it is."""
         bind = self.bind
         if bind is None:
             return
         source, before = bind.source, bind.source.shown_by
-        if not bind.inside():
-            source.shown_by = None
-        elif not source.inside():
-            source.shown_by = bind
+        source.shown_by = None
+        source.shown_by = bind if bind.inside() and not source.inside() else None
         if source.shown_by is not before:
             source.fresh = bind.fresh = True
             self.fresh += [source, bind]
