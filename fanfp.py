@@ -3895,9 +3895,9 @@ class Fanotify:
         batch = queue.batches[0]
         number, start = batch.number, batch.start
         me, mask_wanted = self.pid, self.mask
-        make, kind = tuple.__new__, Event
+        make, kind, put = tuple.__new__, Event, out.append
         prefix_of, quiet_until = self.directories.prefixes.get, self.quiet.get
-        intricate, plain = INTRICATE, str
+        intricate, encoding, errors = INTRICATE, _FS_ENCODING, _FS_ERRORS
         count = dropped = 0
         # One pass, plain and long, since all events go through it.  A call for each event would
         # cost as much as the rest.
@@ -3912,8 +3912,8 @@ class Fanotify:
                 if prefix:
                     bits = mask & mask_wanted
                     if bits:
-                        out.append(make(kind, (prefix + plain(name, _FS_ENCODING, _FS_ERRORS),
-                                               bits, pid, now, None)))
+                        put(make(kind, (prefix + name.decode(encoding, errors), bits, pid, now,
+                                        None)))
                     continue
                 if quiet_until(key, 0) >= number:
                     dropped += 1
@@ -5947,16 +5947,17 @@ class Commands:
 
 def text_lines(events):
     """The default: time, command(pid), events, path, for people."""
-    out, commands, who = [], Commands(), {}
-    stamp, now = "", None
+    out, commands = [], Commands()
+    stamp, now, heads = "", None, {}    # a buffer's events have one time, few processes and masks
     for path, mask, pid, when, old_path in events:
         if when != now:
-            now = when
+            now, heads = when, {}
             stamp = time.strftime("%H:%M:%S", time.localtime(when)) + ".%03d" % (when * 1000 % 1000)
-        name = who.get(pid)
-        if name is None:
-            name = who[pid] = "%s(%s)" % (printable(commands[pid]) or "?",
-                                          "?" if pid is None else pid)
+        head = heads.get((pid, mask))
+        if head is None:
+            head = heads[pid, mask] = "%s %s(%s): %s " % (
+                stamp, printable(commands[pid]) or "?", "?" if pid is None else pid,
+                names_text(mask))
         if path is None:
             shown = "-"
         elif path.isprintable() and "\\" not in path:
@@ -5965,7 +5966,7 @@ def text_lines(events):
             shown = printable(path)
         if old_path is not None:
             shown = printable(old_path) + " -> " + shown
-        out.append("%s %s: %s %s\n" % (stamp, name, names_text(mask), shown))
+        out.append(head + shown + "\n")
     return "".join(out)
 
 
@@ -5985,15 +5986,23 @@ def json_lines(events):
     """--json: an object a line, ASCII only; bytes that are no UTF-8 as lone surrogates."""
     from json.encoder import encode_basestring_ascii as quote
     out, commands = [], Commands()
+    now, around = None, {}              # as in text_lines()
     for path, mask, pid, when, old_path in events:
-        old = ', "old_path": ' + quote(old_path) if old_path is not None else ""
-        names = '", "'.join(event_names(mask))
-        out.append('{"time": %.3f, "events": ["%s"], "path": %s%s, "pid": %s, "comm": %s, '
-                   '"is_dir": %s}\n'
-                   % (when, names, "null" if path is None else quote(path), old,
-                      "null" if pid is None else pid,
-                      quote(commands[pid]) if commands[pid] else "null",
-                      "true" if mask & ISDIR else "false"))
+        if when != now:
+            now, around = when, {}
+        both = around.get((pid, mask))
+        if both is None:
+            names = '", "'.join(event_names(mask))
+            both = around[pid, mask] = (
+                '{"time": %.3f, "events": ["%s"], "path": ' % (when, names),
+                ', "pid": %s, "comm": %s, "is_dir": %s}\n' % (
+                    "null" if pid is None else pid,
+                    quote(commands[pid]) if commands[pid] else "null",
+                    "true" if mask & ISDIR else "false"))
+        shown = "null" if path is None else quote(path)
+        if old_path is not None:
+            shown += ', "old_path": ' + quote(old_path)
+        out.append(both[0] + shown + both[1])
     return "".join(out)
 
 
