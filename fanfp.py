@@ -3997,6 +3997,8 @@ class Fanotify:
 
     def links(self, key):
         """Links from an unknown directory upwards, as many as can be told at once."""
+        if key in self.directories.anchors:     # what a bind mount shows may move all the same
+            return [self.directories.anchors[key]]
         link = self.released.get(key) or self.queue.where(key)
         if link is not None:
             return [(key,) + link]
