@@ -630,10 +630,11 @@ class Root:
     fd       an ordinary descriptor of the directory.  It pins the mount, as a shell in it
              would; so a mount inside the tree has none and is opened when needed
     only     bytes, the name of the one file to watch in it, or None: the whole tree
+    is_part  whether it is a mount of a part of a file system
     """
 
     def __init__(self, display, path, only=None, pinned=True):
-        self.display, self.path, self.only = display, path, only
+        self.display, self.path, self.only, self.is_part = display, path, only, False
         self.fd = os.open(path, O_READ_DIR) if pinned else None
         try:
             fd = self.fd if pinned else os.open(path, O_READ_DIR)
@@ -652,7 +653,11 @@ class Root:
             raise
 
     def find_parent(self):
-        """Learn in which directory the root is an entry, for its own renames and removal."""
+        """Learn in which directory the root is an entry, for its own renames and removal.
+
+        On its own mount: that of a bind mount, or of one inside a tree, is not found so.
+        """
+        self.parent_key = None
         if self.fd is None:
             return
         up = os.open(b"..", O_PATH_DIR, dir_fd=self.fd)
@@ -747,7 +752,8 @@ class Directories:
         self.outside = set()    # keys of directories known to be in no tree
         self.anchors = {}       # key -> link of a mount in a tree, or (key, None, what to show)
         self.mounts = {}        # file-system id -> roots on it, one for each mount
-        self.fringe = set()     # keys of the directories that have a root as an entry
+        self.fringe = set()     # keys of the directories that have a root as an entry, and ids
+        #                         of file systems in which any may
 
     # --- roots ---
 
@@ -3314,7 +3320,7 @@ class MarksFilter(UserFilter):
         # Those that tell of a root (its rename, its removal) are of a directory: without ONDIR
         # they come.
         mask = self.group.asked | EVENT_ON_CHILD
-        if key not in self.group.directories.fringe:
+        if self.group.directories.fringe.isdisjoint((key, key[:8])):
             mask |= ISDIR
         try:
             fd = self.group.directories.open(key, O_PATH_DIR)
@@ -3801,8 +3807,9 @@ class Fanotify:
         if root.only is not None:
             self.files.setdefault(root.key, {})[root.only] = root
         self.directories.add(root, parent, name)
-        if root.fd is None and self.is_shared(root):
-            self.refringe(root)
+        if root.parent_key is None and (root.is_part or root.fd is not None
+                                        and whole_device(root) is None):
+            self.refringe(root)             # a bind mount
         (self.mounted if root.fd is None else self.roots).append(root)
         try:
             self.filter.added(root)
@@ -4319,12 +4326,12 @@ class Fanotify:
     def refringe(self, root):
         """Find the parent of a root anew; returns whether it is another than before."""
         before = root.parent_key
-        if root.fd is None:
+        root.find_parent()
+        root.renamed = root.fd is not None
+        if root.parent_key is None:
             root.parent_key = self.directories.parent_of(root)
-        else:
-            root.find_parent()
-            root.renamed = True
-        self.directories.fringe.add(root.parent_key)
+        # Where the parent can't be known, no directory of the file system is marked but for files.
+        self.directories.fringe.add(root.parent_key or root.key[:8])
         return root.parent_key != before
 
     def bury(self):
@@ -5446,13 +5453,15 @@ class Watch:
                  if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
         return names + ["inotify"]
 
-    def _add_to(self, name, shown, path, only, mounted=None, mount_id=None):
+    def _add_to(self, name, shown, path, only, mounted=None, mount=None):
         """Watch a root with the filter of a name; `mounted`: (parent key, name) of a mount."""
         make = InotifyRoot if name == "inotify" else Root
         root = make(shown, path, only, mounted is None)
         try:
-            if mount_id is not None and root.mount_id != mount_id:
-                raise Hidden
+            if mount is not None:
+                if root.mount_id != mount.id:
+                    raise Hidden
+                root.is_part = mount.root != b"/"
             source = self._inotify if name == "inotify" else self._fanotify
             fresh = source is None
             if fresh:
@@ -5606,7 +5615,7 @@ class Watch:
         reason = None
         for each in names:
             try:
-                root = self._add_to(each, shown, mount.path, None, (key, name), mount.id)
+                root = self._add_to(each, shown, mount.path, None, (key, name), mount)
             except OSError as error:
                 if place_of(mount) is None:
                     raise Hidden            # a directory above it is being renamed

@@ -715,6 +715,30 @@ class Scenarios:
         self.expect(self.reported(program), {"place": "ATTRIB"})
         self.unmounted(program, place)
 
+    def test_bind_mount_of_a_file_system_outside(self):
+        """The same, of a part of a file system that is not mounted inside otherwise."""
+        other = self.mount("-t", "tmpfs", "tmpfs", self.out)
+        os.makedirs(other + "/a/source")
+        os.mkdir(self.tree + "/place")
+        program = self.watch("-e", "create,attrib,modify", self.tree)
+        place = self.mount("--bind", other + "/a/source", self.tree + "/place")
+        self.mount_seen(program, place)
+        write(other + "/a/heard")
+        self.expect(self.reported(program), {})
+        os.chmod(other + "/a/source", 0o700)
+        self.expect(self.reported(program), {"place": "ATTRIB"})
+        self.unmounted(program, place)
+
+    def test_bind_mount_as_the_root(self):
+        """The root is a bind mount, and what it shows in a directory outside that is heard of."""
+        os.makedirs(self.out + "/a/source")
+        place = self.mount("--bind", self.out + "/a/source", self.tree)
+        program = self.watch("-e", "create,attrib,modify", place)
+        write(self.out + "/a/heard")
+        self.expect(self.reported(program), {})
+        os.chmod(self.out + "/a/source", 0o700)
+        self.expect(self.reported(program), {place: "ATTRIB"})
+
     def test_bind_mount_of_what_moves_outside(self):
         """What a bind mount shows is renamed outside before what happened in it is read."""
         os.mkdir(self.out + "/a")
