@@ -18,6 +18,8 @@ What the model allows, and nothing else:
     and a directory made or renamed does not leave the tree before the next sentinel, nor a file if
     one above it was, too: the kernel merges its coming and its leaving, and nothing tells which
     events came between;
+  - marks: what leaves the tree is not moved from the same name by the same process before or after
+    that, until the next sentinel: the halves of the two are one event;
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
   - inotify: a directory just made or moved in is not touched before the next sentinel; and no
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
@@ -254,6 +256,8 @@ class Model:
         if not self.merging:
             self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM")
             self.may_merge(self.group(pid, new, new_name, node), "MOVED_TO")
+        if self.rule == "moved":
+            self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM", both)
         paths = (old.path() + "/" + old_name, new.path() + "/" + new_name)
         if both:
             self.atoms.append(Atom((pid, old.id, old_name, new.id, new_name, node.id, is_dir),
@@ -267,9 +271,11 @@ class Model:
                                        path if inside else None, bit,
                                        bit in self.events and not hidden, is_dir, pid))
 
-    def may_merge(self, group, bit):
-        """Raises Invalid where inotify would merge the half of one rename into that of another."""
-        if any(atom.group == group and atom.bit == bit for atom in self.atoms):
+    def may_merge(self, group, bit, hidden=False):
+        """Raises Invalid where the half of one rename would be merged into that of another, not
+        if both are hidden."""
+        if any(atom.group == group and atom.bit == bit and (atom.shown or not hidden)
+               for atom in self.atoms):
             raise Invalid
 
     def hear(self, directory):
