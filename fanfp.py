@@ -912,6 +912,8 @@ class Directories:
         """
         if key in self.anchors:
             return [self.anchors[key]]
+        if not self.mounts.get(key[:8]):
+            return [(key, None, b"")]       # unmounted, though it may be mounted elsewhere
         outside = []
         for root in self.mounts_of(key):
             try:
@@ -3857,8 +3859,8 @@ class Fanotify:
         return prefix and (prefix, key)
 
     def is_shared(self, root):
-        """Whether a root is on a file system of which another is, too: one is a bind mount."""
-        return len(self.directories.mounts.get(root.key[:8], ())) > 1
+        """Whether a mount is one of a part of a file system, on which another root is, too."""
+        return root.is_part and len(self.directories.mounts.get(root.key[:8], ())) > 1
 
     def is_needed(self, root):
         """Whether a bind mount, which is_shared(), is what makes its directory one of a tree."""
