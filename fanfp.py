@@ -5537,11 +5537,14 @@ class Watch:
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
         known, self._known_mounts = self._known_mounts, {}
         by_number = {(mount.id, mount.device): mount for mount in current.values()}
-        watched = [(identity, found) for identity, found in known.items() if found is not None
-                   and found.root in found.source.mounted]  # else it left the tree
-        for _, found in watched:            # before any goes: what it is called may depend on it
-            found.root.display = found.source.shown(found.root) or found.root.display
-        for identity, found in watched:
+        # What one is called may depend on another, so none goes before all are asked.  (One that is
+        # not in `mounted` has left the tree.)
+        watched = [(identity, found, found.source.shown(found.root))
+                   for identity, found in known.items()
+                   if found is not None and found.root in found.source.mounted]
+        gone = []
+        for identity, found, shown in watched:
+            found.root.display = shown or found.root.display
             mount = current.get(identity) or by_number.get(identity[:2])
             if mount is not None and found.is_at(mount):
                 found.root.path = mount.path
@@ -5550,7 +5553,7 @@ class Watch:
                 else:
                     self._known_mounts[mount.id, mount.device, mount.path] = found
             else:
-                self._unmounted(found.source, found.root)
+                gone.append((found.source, found.root, shown))
         for identity, found in known.items():
             if found is None and identity in current:
                 self._known_mounts[identity] = None
@@ -5559,10 +5562,9 @@ class Watch:
             covered = self._passed.pop(number)
             if isinstance(covered[0], Watched):     # only inotify has to be told
                 self._inotify.uncovered(*covered)
-        for source in self._sources:
-            for root in list(source.roots):
-                if root.mount_id not in ids:
-                    self._unmounted(source, root)
+        gone += [(source, root, source.shown(root)) for source in self._sources
+                 for root in source.roots if root.mount_id not in ids]
+        self._unmounted(gone[::-1])         # what was mounted last goes first
 
     def _take_in(self, current):
         """Watch the mounts in the trees that are not watched yet; the identities of those that
@@ -5641,14 +5643,12 @@ class Watch:
                 return place
         return None
 
-    def _unmounted(self, source, root):
-        """A file system is gone: say so, in the order of events."""
-        if root not in source.roots and root not in source.mounted:
-            return                          # inotify has told already
-        shown = source.shown(root)
-        if shown is not None:
-            self._events.append(Event(shown, UNMOUNT | ISDIR, None, time.time(), None))
-        source.remove(root)
+    def _unmounted(self, gone):
+        """File systems are gone, [(source, root, what to call it or None)]: say so."""
+        for source, root, shown in gone:
+            if shown is not None:
+                self._events.append(Event(shown, UNMOUNT | ISDIR, None, time.time(), None))
+            source.remove(root)
 
     # --- reading ---
 

@@ -821,6 +821,26 @@ class Scenarios:
                     found[path] = names
         return found
 
+    def test_mount_in_a_mount(self):
+        """Both are unmounted before either is noticed: both are told of."""
+        os.mkdir(self.tree + "/a")
+        outer = self.mount("-t", "tmpfs", "tmpfs", self.tree + "/a")
+        os.mkdir(outer + "/b")
+        inner = self.mount("-t", "tmpfs", "tmpfs", outer + "/b")
+        program = self.watch()
+        write(inner + "/f")
+        self.expect(self.reported(program), {"a/b/f": CREATED})
+        program.process.send_signal(signal.SIGSTOP)
+        run("umount", inner)
+        run("umount", outer)
+        program.process.send_signal(signal.SIGCONT)
+        found = {}
+        for _ in range(100):
+            found.update(self.reported(program))
+            if {inner, outer} <= found.keys():
+                break
+        self.expect(found, {"a": "UNMOUNT", "a/b": "UNMOUNT"})
+
     def test_mount_moves_with_its_directory(self):
         """A directory with a mount in it is renamed, leaves the tree and comes back."""
         os.makedirs(self.tree + "/a/b/mount")

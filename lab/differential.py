@@ -579,6 +579,8 @@ class Model:
                 or self.bind and self.bind.source.below(node):
             raise Invalid
         if node is self.bind:
+            if self.rule == "made" and node.source.shown_by is None and directory.inside():
+                self.coming.append(node.covers)     # no event tells that it shows again
             self.unbind(path)
         elif directory.inside():
             self.unmounted.append(path)
