@@ -1068,7 +1068,8 @@ class Run:
         lines, unmounted = self.until_sentinel()
         model = self.model
         atoms, gone = model.atoms, model.unmounted
-        for mount in [each.source or each for each in model.coming if each.inside()]:
+        for mount in [each.source or each for each in model.coming if each.inside()
+                      and each.parent.children.get(each.name) is each]:
             unmounted += self.until_watched(mount.path())
         begun = time.monotonic()        # what tells of an unmounting may come later
         while len(unmounted) < len(gone) and time.monotonic() - begun < PATIENCE \
