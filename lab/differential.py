@@ -165,6 +165,7 @@ class Model:
         self.arrived = set()            # what was made or moved since the last sentinel
         self.mounts = []
         self.bind = None                # the bind mount, of which there is one at a time
+        self.unbound = None             # what the last one showed
         self.holds = holds              # whether it is held, so that its unmounting has to be lazy
         self.coming = []                # mounts that came into the tree since the last sentinel
         self.unmounted = []             # paths of what was unmounted since then
@@ -540,6 +541,8 @@ class Model:
         """Raises Invalid for what the bind mount shows before it is seen to be watched, and
         for a mount that would come into it."""
         bind = self.bind
+        if self.unbound is not None and self.unbound.fresh and self.unbound.below(node):
+            raise Invalid
         if bind is None or node.kind != "d":
             return
         if bind.source.fresh and self.is_bound(node):
@@ -568,8 +571,9 @@ class Model:
             raise Invalid
         if self.bind.source.shown_by is not None:
             self.unmounted.append(path)
-            self.bind.source.fresh = True       # until that is told
-            self.fresh.append(self.bind.source)
+            self.unbound = self.bind.source
+            self.unbound.fresh = True           # until that is told
+            self.fresh.append(self.unbound)
         self.bind.source.shown_by = self.bind = None
 
     def op_umount(self, pid, path):
