@@ -639,7 +639,6 @@ class Root:
         try:
             fd = self.fd if pinned else os.open(path, O_READ_DIR)
             try:
-                self.device = os.fstat(fd).st_dev
                 handle, self.mount_id = name_to_handle(fd, shown=display)
             finally:
                 if not pinned:
@@ -684,7 +683,8 @@ class Root:
 
     def open_path(self):
         fd = os.open(self.path, O_READ_DIR)
-        if os.fstat(fd).st_dev != self.device:
+        # Not what a bind mount of the same file system has left bare, nor another such mount.
+        if name_to_handle(fd) != (self.key[8:], self.mount_id):
             os.close(fd)
             raise Gone
         return fd

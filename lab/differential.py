@@ -110,6 +110,13 @@ class Node:
             at = at.parent
         return at.name[-1]
 
+    def hidden(self):
+        """Whether it is gone or covered, or one above it: its path does not lead to it."""
+        at = self
+        while at.parent is not None and at.parent.children.get(at.name) is at:
+            at = at.parent
+        return at.parent is not None
+
     def above(self):
         """(directory, name) of where it is, as events tell."""
         at = self.shown_by or self
@@ -470,8 +477,9 @@ class Model:
             there.links -= 1
             if there.kind == "d" and self.merging and directory.inside():
                 # Its count of links is 0 now.  Where it was is not always known any more.
-                self.atoms.append(Atom(self.group(pid, there, ".", there), new, "ATTRIB",
-                                       "maybe" if "ATTRIB" in self.events else False, True, pid))
+                self.atoms.append(Atom(
+                    self.group(pid, there, ".", there), directory.path() + "/" + name, "ATTRIB",
+                    "maybe" if "ATTRIB" in self.events else False, True, pid))
         self.place(node, directory, name)
         if node.kind == "d" and not was_in and directory.inside():
             self.freshen(node, False)
@@ -1073,7 +1081,7 @@ class Run:
         model = self.model
         atoms, gone = model.atoms, model.unmounted
         for mount in [each.source or each for each in model.coming if each.inside()
-                      and each.parent.children.get(each.name) is each]:
+                      and not each.hidden()]:
             unmounted += self.until_watched(mount.path())
         begun = time.monotonic()        # what tells of an unmounting may come later
         while len(unmounted) < len(gone) and time.monotonic() - begun < PATIENCE \
