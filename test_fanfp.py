@@ -669,10 +669,16 @@ class Scenarios:
     def unmounted(self, program, place):
         """Unmount what fanfp may hold; what is reported until it says that it is gone."""
         run("umount", *(["-l"] if self.filter == "fastpath" else []), place)
+        return self.until_told(program, place)
+
+    def until_told(self, program, *places):
+        """What is reported until something is of each of some paths."""
         found = {}
-        while place not in found:
+        for _ in range(1000):
             found.update(self.reported(program))
-        return found
+            if found.keys() >= set(places):
+                return found
+        return self.fail("nothing is told of %s, but of %s" % (places, sorted(map(str, found))))
 
     def test_bind_mount_of_what_is_outside(self):
         """A directory outside is mounted inside: what happens in it has that path, until it is
@@ -834,12 +840,7 @@ class Scenarios:
         run("umount", inner)
         run("umount", outer)
         program.process.send_signal(signal.SIGCONT)
-        found = {}
-        for _ in range(100):
-            found.update(self.reported(program))
-            if {inner, outer} <= found.keys():
-                break
-        self.expect(found, {"a": "UNMOUNT", "a/b": "UNMOUNT"})
+        self.expect(self.until_told(program, inner, outer), {"a": "UNMOUNT", "a/b": "UNMOUNT"})
 
     def test_mount_moves_with_its_directory(self):
         """A directory with a mount in it is renamed, leaves the tree and comes back."""
@@ -866,10 +867,8 @@ class Scenarios:
         write(self.tree + "/d/mount/sub/h")
         self.expect(self.reported(program), {"d/mount/sub/h": CREATED})
         run("umount", self.tree + "/d/mount")
-        found = {}
-        while not found:
-            found = self.reported(program)
-        self.expect(found, {"d/mount": "UNMOUNT"})
+        place = self.tree + "/d/mount"
+        self.expect(self.until_told(program, place), {"d/mount": "UNMOUNT"})
 
     def test_mount_comes_in_with_its_directory(self):
         """A directory outside, in which something is mounted, is moved into the tree."""
@@ -897,10 +896,7 @@ class Scenarios:
         self.expect(found, {"d/sub/before": CREATED, "d/sub/below": "CREATE CLOSE_WRITE",
                             "d/sub/made": "CREATE"})
         run("umount", place)
-        found = {}
-        while not found:
-            found = self.reported(program)
-        self.expect(found, {"d": "UNMOUNT"})
+        self.expect(self.until_told(program, place), {"d": "UNMOUNT"})
         write(self.tree + "/d/sub/made/f")
         self.expect(self.reported(program), {"d/sub/made/f": CREATED})
 

@@ -184,7 +184,7 @@ def main():
     add("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.processes, options.window, options.errors, options.fanfp = 3, False, False, []
-    options.bind = options.one == "user"    # one of them through a bind mount, where none shows
+    options.bind = options.one == "user"    # one of them through a bind mount
     options.no_mounts = False
     if options.one:
         row = one(options, options.one, options.dir)
