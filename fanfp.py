@@ -3548,6 +3548,7 @@ FILTERS = {"fastpath": FastpathFilter, "marks": MarksFilter, "user": UserFilter}
 """The filters that need fanotify, by name, the better first."""
 
 READ_SIZE = 1 << 16                 # below malloc's mmap threshold: a fresh mapping costs more
+EVENT_ROOM = 1 << 12                # more than any event takes: two names, three handles
 READ_ROOM = 1 << 22                 # characters of long paths in one read(): they have no limit
 AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is judged
 HELD_SECONDS = 2.0                  # how long a removed directory may take to tell its name
@@ -3587,6 +3588,7 @@ class Queue:
         self.batches = collections.deque()
         self.position = self.end = self.number = 0
         self.empty_at = time.time()
+        self.drained = False        # whether the last read left nothing behind
         self.before = {}            # key of a directory -> list of (offset, parent key, name)
         self.renames = {}           # halves of RENAMEs, see half_of() -> offset of the last
         self.expected = set()       # those halves that are still to be read
@@ -3594,15 +3596,20 @@ class Queue:
 
     def fill(self):
         """Read one buffer from the kernel; whether there was anything."""
+        now = time.time()
         try:
             buffer = os.read(self.fd, READ_SIZE)
         except BlockingIOError:
-            self.empty_at = time.time()
+            self.empty_at, self.drained = now, True
             return False
         except OSError as error:
             raise failure(error.errno, "reading events from the fanotify group")
         self.stats["reads"] += 1
         self.add(buffer)
+        # The kernel stops short of a full buffer only where the queue has come to its end.
+        self.drained = len(buffer) <= READ_SIZE - EVENT_ROOM
+        if self.drained:
+            self.empty_at = now
         return True
 
     def add(self, buffer):
@@ -3617,9 +3624,12 @@ class Queue:
         return self.batches[0].scanned
 
     def look_ahead(self):
-        """Read the rest of the queue, and note what it says of directories moved or removed."""
+        """Read what is in the queue, and note what it says of directories moved or removed.
+
+        Not until it is found empty: who writes without end would keep that from coming.
+        """
         limit = self.position + AHEAD_LIMIT
-        while self.end < limit and self.fill():
+        while self.end < limit and self.fill() and not self.drained:
             pass
         for batch in self.batches:
             if not batch.scanned:

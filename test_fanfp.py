@@ -1481,6 +1481,32 @@ class Library(Base):
         with fanfp.Watch(pathlib.Path(self.tree), os.fsencode(self.out)) as watch:
             self.assertEqual(watch.roots, (self.tree, self.out))
 
+    @unittest.skipUnless(BEST in ("marks", "fastpath"), "no filter in the kernel")
+    def test_written_outside_without_end(self):
+        """A writer outside, as fast as the queue is read, is not waited for to pause."""
+        script = "while read line; do echo > out/file; echo; done"
+        writer = subprocess.Popen(["sh", "-c", script], cwd=self.top, stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE)
+        self.addCleanup(writer.communicate)
+
+        class Queue(fanfp.Queue):
+            def fill(self):
+                """Whenever there was something to read, there is again."""
+                self.fills = getattr(self, "fills", 0) + 1
+                assert self.fills < 1000, "it reads on and on"
+                filled = super().fill()
+                if filled:
+                    writer.stdin.write(b"\n")
+                    writer.stdin.flush()
+                    writer.stdout.readline()
+                return filled
+
+        with unittest.mock.patch.object(fanfp, "Queue", Queue), \
+                fanfp.Watch(self.tree) as watch:
+            run("touch", self.out + "/first")
+            self.make("a")
+            self.assertEqual(next(iter(watch)).path, self.tree + "/a")
+
     @unittest.skipUnless(BEST != "inotify", "needs fanotify")
     def test_before_target_handles(self):
         """As on Linux 5.9 to 5.16, whose events carry no handle of a renamed directory: this
