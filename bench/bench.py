@@ -32,7 +32,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import report  # noqa: E402  (its directory is on the path only now, when run from elsewhere)
 import watchers  # noqa: E402
-from watchers import HERE, Watcher  # noqa: E402
+from watchers import HERE, PYTHON, Watcher  # noqa: E402
 
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 1 << 14, 1 << 18
 STARTED = time.monotonic()
@@ -109,7 +109,7 @@ def make_directories(top, count):
 
 def work(directories, files, *options):
     """Run the worker over directories; {"cpu": seconds, "wall": seconds}."""
-    done = subprocess.run([sys.executable, os.path.join(HERE, "worker.py"), str(files)]
+    done = subprocess.run([PYTHON, os.path.join(HERE, "worker.py"), str(files)]
                           + list(options), input=b"\n".join(directories) + b"\n",
                           stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.decode())
@@ -135,7 +135,7 @@ def usable(names, versions):
 def python_pass():
     """Seconds that python3 -c pass takes."""
     begun = time.perf_counter()
-    subprocess.check_call([sys.executable, "-c", "pass"])
+    subprocess.check_call([PYTHON, "-c", "pass"])
     return time.perf_counter() - begun
 
 
@@ -298,7 +298,7 @@ def latencies(name, root, loud, count, kind):
         reader = Reader(watcher.process.stdout.fileno())
         reader.skip(0.3)
         if kind == "load":
-            noisy = subprocess.Popen([sys.executable, os.path.join(HERE, "worker.py"), "100000000"],
+            noisy = subprocess.Popen([PYTHON, os.path.join(HERE, "worker.py"), "100000000"],
                                      stdin=subprocess.PIPE)
             noisy.stdin.write(b"\n".join(loud) + b"\n")
             noisy.stdin.close()
@@ -365,7 +365,7 @@ def capacity(place, versions, quick):
     top = place.fresh("capacity")
     make_directories(top, 100)
     say("capacity: recorded buffer")
-    child = subprocess.run([sys.executable, os.path.join(HERE, "capacity.py"), top,
+    child = subprocess.run([PYTHON, os.path.join(HERE, "capacity.py"), top,
                             str(max(2000, files // 5)), "0.3" if quick else "4"],
                            stdout=subprocess.PIPE, check=True)
     result = {"recorded": json.loads(child.stdout.decode()), "live": {}}
@@ -569,7 +569,8 @@ SECTIONS = [ready, outside, inside, latency, capacity, growth, window, fastpath]
 def machine():
     """What it was measured on."""
     return {"kernel": platform.release().partition("-")[0], "cores": os.cpu_count(),
-            "python": platform.python_version()}
+            "python": subprocess.check_output([PYTHON, "-c", "import platform; print("
+                                               "platform.python_version())"]).decode().strip()}
 
 
 def run(sections, quick):

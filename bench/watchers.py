@@ -14,6 +14,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FANFP = os.path.join(os.path.dirname(HERE), "fanfp.py")
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
                      "fanfp-bench")
+# The distribution's own where there is one, as on a host to which nothing was added: another may
+# import who knows what whenever it starts.
+PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 VENV_PYTHON = os.path.join(CACHE, "venv", "bin", "python3")
 READQUEUE = os.path.join(CACHE, "readqueue")
 PATIENCE = 120                          # seconds until a wait is a failure
@@ -24,7 +27,7 @@ SAME_EVENTS = "create,delete,modify,close_write,move"
 
 
 def fanfp(*options):
-    return lambda root: [sys.executable, FANFP] + list(options) + [root]
+    return lambda root: [PYTHON, FANFP] + list(options) + [root]
 
 
 # name -> (command for a root, what on standard error says that it is ready, or None: its marks do)
@@ -35,7 +38,7 @@ WATCHERS = {
     # With the bytecode that Python keeps of a module, which it does not of a script.
     "fanfp marks, as a module": (lambda root: [
         "env", "-u", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH=" + os.path.dirname(FANFP),
-        "PYTHONPYCACHEPREFIX=" + os.path.join(CACHE, "bytecode"), sys.executable, "-m",
+        "PYTHONPYCACHEPREFIX=" + os.path.join(CACHE, "bytecode"), PYTHON, "-m",
         "fanfp", "--filter",
         "marks", root], b"fanfp: watching"),
     "fanfp user": (fanfp("--filter", "user"), b"fanfp: watching"),
@@ -220,7 +223,7 @@ def install(say):
     if allowed and not output([VENV_PYTHON, "-c", "import watchdog, matplotlib; print(1)"]) \
             .startswith("1"):
         say("installing watchdog and matplotlib with pip, into " + os.path.basename(CACHE))
-        quiet([sys.executable, "-m", "venv", os.path.join(CACHE, "venv")])
+        quiet([PYTHON, "-m", "venv", os.path.join(CACHE, "venv")])
         quiet([VENV_PYTHON, "-m", "pip", "install", "-q", "watchdog", "matplotlib"])
     build_reader()
 
