@@ -48,9 +48,15 @@ fan_fp.bpf.o: bpf/fan_fp.bpf.c
 		$(patsubst %,-I%,$(wildcard /usr/include/*-linux-gnu)) -c $< -o $@
 	$(STRIP) -g -R .rel.BTF -R .rel.BTF.ext $@
 
+# Python compiles a script whenever it starts, but a module once: what is installed starts sooner.
+LIB = $(PREFIX)/lib/fanfp
 install:
-	install -D -m 755 fanfp.py $(DESTDIR)$(PREFIX)/sbin/fanfp
-	install -D -m 644 fan_fp.bpf.o $(DESTDIR)$(PREFIX)/sbin/fan_fp.bpf.o
+	install -d $(DESTDIR)$(LIB) $(DESTDIR)$(PREFIX)/sbin
+	install -m 644 fanfp.py fan_fp.bpf.o $(DESTDIR)$(LIB)
+	$(PYTHON) -m compileall -q -d $(LIB) $(DESTDIR)$(LIB)
+	printf '%s\n' '#!/usr/bin/env python3' 'import sys' 'sys.path.insert(0, "$(LIB)")' \
+		'import fanfp' 'sys.exit(fanfp.main())' > $(DESTDIR)$(PREFIX)/sbin/fanfp
+	chmod 755 $(DESTDIR)$(PREFIX)/sbin/fanfp
 
 lint:
 	$(PYTHON) -m ruff check fanfp.py test_fanfp.py lab bench

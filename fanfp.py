@@ -5892,6 +5892,7 @@ def build_parser():
         prog="fanfp", description=DESCRIPTION,
         formatter_class=lambda prog: argparse.RawTextHelpFormatter(prog, width=96),
         epilog=(EPILOG % (" ".join(EVENTS), " ".join(DEFAULT_EVENTS))))
+    parser.error = refuse
     add = parser.add_argument
     add("roots", nargs="*", metavar="ROOT", help="a directory or a file")
     add("-e", "--event", action="append", metavar="EVENT[,EVENT...]", help="what to report")
@@ -5926,6 +5927,11 @@ def build_parser():
     add("--probe", action="store_true", help="say what this host has, and end")
     add("--version", action="version", version="fanfp " + __version__)
     return parser
+
+
+def refuse(message):
+    """What argparse does about a mistake: one line instead of seven."""
+    raise Error(errno.EINVAL, "reading the command line: %s; see --help" % printable(message))
 
 
 def seconds(text):

@@ -1103,6 +1103,21 @@ class CommandLine(Base):
         self.assertEqual(errors.count("\n"), 1, errors)
         self.assertNotIn("Traceback", errors)
 
+    def test_wrong_options(self):
+        for words in (["--no\nsuch"], ["--filter", "none"], ["--latency", "soon"], ["-t"],
+                      ["--count", "0"]):
+            with self.subTest(words):
+                self.assert_fails("reading the command line: ", self.tree, *words)
+                self.assert_fails("; see --help", *words)
+
+    @unittest.skipUnless(shutil.which("make") and os.path.exists(HERE + "/Makefile"),
+                         "needs make")
+    def test_make_install(self):
+        run("make", "-s", "install", "PREFIX=" + self.top, "PYTHON=" + sys.executable, cwd=HERE)
+        line = self.lines(self.tree, do=lambda: write(self.tree + "/a"),
+                          command=[sys.executable, self.top + "/sbin/fanfp"]).decode()
+        self.assertTrue(line.endswith("%s/a\n" % self.tree), line)
+
     def test_default_line(self):
         line = self.lines(self.tree, do=lambda: write(self.tree + "/a\x1b[1m\nb"),
                           command=[sys.executable, PROGRAM]).decode()
