@@ -267,16 +267,18 @@ class Model:
         if self.rule == "moved":
             self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM", both)
         paths = (old.path() + "/" + old_name, new.path() + "/" + new_name)
+        whole = (pid, old.id, old_name, new.id, new_name, node.id, is_dir)
         if both:
-            self.atoms.append(Atom((pid, old.id, old_name, new.id, new_name, node.id, is_dir),
-                                   paths, "RENAME", "RENAME" in self.events, is_dir, pid))
+            self.atoms.append(Atom(whole, paths, "RENAME", "RENAME" in self.events, is_dir, pid))
         hidden = both and "RENAME" in self.events
         for inside, directory, name, path, bit in (
                 (was_in, old, old_name, paths[0], "MOVED_FROM"),
                 (is_in, new, new_name, paths[1], "MOVED_TO")):
             if inside or self.merging:
-                self.atoms.append(Atom(self.group(pid, directory, name, node),
-                                       path if inside else None, bit,
+                # Where the kernel is asked for RENAME alone, it is told of from that.
+                group = whole + (bit,) if self.rule == "none" else \
+                    self.group(pid, directory, name, node)
+                self.atoms.append(Atom(group, path if inside else None, bit,
                                        bit in self.events and not hidden, is_dir, pid))
 
     def may_merge(self, group, bit, hidden=False):
