@@ -3623,14 +3623,18 @@ class Queue:
         """Whether what the event being judged says of moves has been noted."""
         return self.batches[0].scanned
 
-    def look_ahead(self):
-        """Read what is in the queue, and note what it says of directories moved or removed.
+    def read_on(self):
+        """Read what is in the queue.
 
         Not until it is found empty: who writes without end would keep that from coming.
         """
         limit = self.position + AHEAD_LIMIT
         while self.end < limit and self.fill() and not self.drained:
             pass
+
+    def look_ahead(self):
+        """Read what is in the queue, and note what it says of directories moved or removed."""
+        self.read_on()
         for batch in self.batches:
             if not batch.scanned:
                 self.scan(batch, max(0, self.position - batch.start))
@@ -3898,9 +3902,14 @@ class Fanotify:
         """Whether events that were read are still to be judged."""
         return bool(self.queue.batches)
 
-    def progress(self):
-        """(events read, events that wait to be read)."""
-        return self.stats["events read"], queued(self.fd) // METADATA.size
+    def ahead(self):
+        """What judged() will be when all that is queued now has been judged."""
+        self.queue.read_on()
+        return self.queue.end
+
+    def judged(self):
+        """How far the judging has come."""
+        return self.queue.position
 
     def read(self):
         """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
@@ -4579,7 +4588,7 @@ class Inotify:
         self.prefixes = {}                  # wd -> path prefix
         self.parents = {}                   # wd of a root's parent -> [InotifyRoot]
         self.coming = collections.deque()   # decoded and not judged
-        self.bytes_read = 0
+        self.bytes_read = self.judged_to = 0
         self.arrivals = set()               # cookies of the MOVED_TO in it
         self.unopened = []                  # directories to open that had moved on, and how
         #                                     often more to try
@@ -4894,6 +4903,7 @@ class Inotify:
             before = len(self.out)
             self.judge(*self.coming.popleft())
             self.stats["dropped in user space"] += before == len(self.out)
+        self.judged_to = self.bytes_read
         again, self.unopened = self.unopened, []
         for watched, name, new, tries in again:
             if self.by_wd.get(watched.wd) is watched and name not in watched.children:
@@ -4905,9 +4915,13 @@ class Inotify:
         """Whether events that were read are still to be judged."""
         return bool(self.coming)
 
-    def progress(self):
-        """(bytes read, bytes that wait to be read)."""
-        return self.bytes_read, queued(self.fd)
+    def ahead(self):
+        """What judged() will be when all that is queued now has been judged."""
+        return self.bytes_read + queued(self.fd)
+
+    def judged(self):
+        """How far the judging has come."""
+        return self.judged_to
 
     def due(self):
         """Seconds after which to call read() though nothing has come; None: no need to."""
@@ -5373,7 +5387,7 @@ class Watch:
         self._stopped = self._started = False
         self._within = False                # some are of what is in a tree anyway: see Within
         self._mounts_news = False           # of the mounts, and nothing has been done about it
-        self._mounts_after = None           # {source: its progress() when to follow them}
+        self._mounts_after = None           # {source: its judged() when to follow them}
         self._poll = None
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
@@ -5514,13 +5528,14 @@ class Watch:
         for source in self._sources:
             self._mounts_news, source.arrived = self._mounts_news or source.arrived, False
         self._mounts_news = self._mounts.changed() or self._mounts_news
-        if not self._mounts_due or any(source.backlog for source in self._sources):
+        if not self._mounts_due:
             return
         if self._mounts_after is None:
-            self._mounts_after = {source: sum(source.progress()) for source in self._sources}
+            self._mounts_after = {source: source.ahead() for source in self._sources}
             self._mounts_news = False
-        if any(source.progress()[0] < self._mounts_after.get(source, 0) and readable(source.fd)
-               for source in self._sources):
+        # Not until no more waits: in a busy tree more comes while that is judged.
+        if any(source.judged() < self._mounts_after.get(source, 0)
+               and (source.backlog or readable(source.fd)) for source in self._sources):
             return
         self._mounts_after = None
         self._follow_mounts()

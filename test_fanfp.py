@@ -1496,31 +1496,46 @@ class Library(Base):
         with fanfp.Watch(pathlib.Path(self.tree), os.fsencode(self.out)) as watch:
             self.assertEqual(watch.roots, (self.tree, self.out))
 
-    @unittest.skipUnless(BEST in ("marks", "fastpath"), "no filter in the kernel")
-    def test_written_outside_without_end(self):
-        """A writer outside, as fast as the queue is read, is not waited for to pause."""
-        script = "while read line; do echo > out/file; echo; done"
+    def never_empty(self):
+        """A context: whenever fanfp has read something, there is again an event outside."""
+        script = "while read line; do mkdir out/d$line; echo > out/d$line/file; echo; done"
         writer = subprocess.Popen(["sh", "-c", script], cwd=self.top, stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE)
         self.addCleanup(writer.communicate)
 
         class Queue(fanfp.Queue):
             def fill(self):
-                """Whenever there was something to read, there is again."""
                 self.fills = getattr(self, "fills", 0) + 1
                 assert self.fills < 1000, "it reads on and on"
                 filled = super().fill()
                 if filled:
-                    writer.stdin.write(b"\n")
+                    writer.stdin.write(b"%d\n" % self.fills)
                     writer.stdin.flush()
                     writer.stdout.readline()
                 return filled
 
-        with unittest.mock.patch.object(fanfp, "Queue", Queue), \
-                fanfp.Watch(self.tree) as watch:
+        return unittest.mock.patch.object(fanfp, "Queue", Queue)
+
+    @unittest.skipUnless(BEST in ("marks", "fastpath"), "no filter in the kernel")
+    def test_written_outside_without_end(self):
+        """A writer outside, as fast as the queue is read, is not waited for to pause."""
+        with self.never_empty(), fanfp.Watch(self.tree) as watch:
             run("touch", self.out + "/first")
             self.make("a")
             self.assertEqual(next(iter(watch)).path, self.tree + "/a")
+
+    @unittest.skipUnless(ROOT and BEST != "inotify", "needs fanotify and a mount")
+    def test_mounted_while_written_without_end(self):
+        """Nor does the news of a mount wait until nothing else is left to judge."""
+        self.make("m")
+        notices = []
+        with self.never_empty(), \
+                fanfp.Watch(self.tree, filter="user", notice=notices.append) as watch:
+            run("touch", self.out + "/first")
+            self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m")
+            while not notices:
+                watch.read(0.01)
+        self.assertIn("is watched from now on", notices[0])
 
     @unittest.skipUnless(BEST != "inotify", "needs fanotify")
     def test_before_target_handles(self):

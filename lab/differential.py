@@ -19,7 +19,8 @@ What the model allows, and nothing else:
     one above it was, too: the kernel merges its coming and its leaving, and nothing tells which
     events came between;
   - marks: what leaves the tree is not moved from the same name by the same process before or after
-    that, until the next sentinel: the halves of the two are one event;
+    that, until the next sentinel, nor what comes to it to the same name: the halves of the two are
+    one event;
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
   - inotify: a directory just made or moved in is not touched before the next sentinel; and no
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
@@ -266,6 +267,7 @@ class Model:
             self.may_merge(self.group(pid, new, new_name, node), "MOVED_TO")
         if self.rule == "moved":
             self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM", both)
+            self.may_merge(self.group(pid, new, new_name, node), "MOVED_TO", both)
         paths = (old.path() + "/" + old_name, new.path() + "/" + new_name)
         whole = (pid, old.id, old_name, new.id, new_name, node.id, is_dir)
         if both:
