@@ -5341,7 +5341,7 @@ class Early(Hidden):
     """The events that tell of the directory in which a mount is are still to be read."""
 
 
-MOUNT_TRIES = 5             # to open a mount while directories above it are renamed
+MOUNT_TRIES = 5             # to find the mounts while directories above them are renamed
 
 
 class Found(collections.namedtuple("Found", "source root place")):
@@ -5353,6 +5353,18 @@ class Found(collections.namedtuple("Found", "source root place")):
     def is_at(self, mount):
         """Whether a mount of the list, of the same number, is this one; True if hidden now."""
         return place_of(mount) in (None, self.place) and self.root.remains(mount.path)
+
+
+class Passed(collections.namedtuple("Passed", "key name place device root")):
+    """A mount in a tree that is not watched: where it is, and what tells it from another that has
+    got its number."""
+
+    __slots__ = ()
+
+    def is_at(self, mount):
+        """Whether what the list has of its number, or None, is this one; True if hidden now."""
+        return mount is not None and (mount.device, mount.root) == (self.device, self.root) \
+            and place_of(mount) in (None, self.place)
 
 
 class Watch:
@@ -5382,12 +5394,12 @@ class Watch:
         self._sources, self._extra_fds = [], []
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
-        self._passed = {}                   # number of a mount not watched -> what it covers
+        self._passed = {}                   # number of a mount not watched -> Passed
         self._window = (0.0, 0)
         self._stopped = self._started = False
         self._within = False                # some are of what is in a tree anyway: see Within
         self._mounts_news = False           # of the mounts, and nothing has been done about it
-        self._mounts_after = None           # {source: its judged() when to follow them}
+        self._mounts_after = None           # ({source: its judged() when to follow them}, list)
         self._poll = None
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
@@ -5425,7 +5437,9 @@ class Watch:
         self._poll.register(self._mounts.fileno(), select.EPOLLPRI)
         for root in roots:
             self._add_root(os.fsdecode(root))
-        self._follow_mounts()
+        for _ in range(MOUNT_TRIES):
+            if not self._follow_mounts(self._mounts.read()):
+                break
         self._started = True
 
     def _add_root(self, display):
@@ -5531,32 +5545,32 @@ class Watch:
         if not self._mounts_due:
             return
         if self._mounts_after is None:
-            self._mounts_after = {source: source.ahead() for source in self._sources}
+            # One right after the other: what happens to a directory and to a mount in it is in
+            # both, or in neither.
+            after = {source: source.ahead() for source in self._sources}
+            self._mounts_after = after, self._mounts.read()
             self._mounts_news = False
+        after, current = self._mounts_after
         # Not until no more waits: in a busy tree more comes while that is judged.
-        if any(source.judged() < self._mounts_after.get(source, 0)
+        if any(source.judged() < after.get(source, 0)
                and (source.backlog or readable(source.fd)) for source in self._sources):
             return
         self._mounts_after = None
-        self._follow_mounts()
+        self._mounts_news = self._follow_mounts(current) or self._mounts_news
 
     @property
     def _mounts_due(self):
         return self._mounts_news or self._mounts_after is not None
 
-    def _follow_mounts(self):
-        """Watch the file systems mounted inside the trees; let go of those that are gone."""
-        current = self._mounts.read()
-        for _ in range(MOUNT_TRIES):
-            self._let_go(current)
-            hidden = self._take_in(current) if self._inner_mounts else set()
-            if not hidden:
-                break
-            current = self._mounts.read()
-            if hidden <= current.keys():
-                break                       # covered; or else a directory above was renamed
+    def _follow_mounts(self, current):
+        """Watch the file systems mounted inside the trees, as a list of them has it; let go of
+        those that are gone.  Returns whether the list is out of date."""
+        self._let_go(current)
+        hidden = self._take_in(current) if self._inner_mounts else set()
         for source in self._sources:
             source.binds = self._within or any(map(source.is_shared, source.mounted))
+        # Covered; or else a directory above has been renamed.
+        return bool(hidden) and not hidden <= self._mounts.read().keys()
 
     def _let_go(self, current):
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
@@ -5583,10 +5597,12 @@ class Watch:
             if found is None and identity in current:
                 self._known_mounts[identity] = None
         ids = {mount.id for mount in current.values()}
-        for number in self._passed.keys() - ids:
-            covered = self._passed.pop(number)
-            if isinstance(covered[0], Watched):     # only inotify has to be told
-                self._inotify.uncovered(*covered)
+        by_id = {mount.id: mount for mount in current.values()}
+        for number, passed in list(self._passed.items()):
+            if not passed.is_at(by_id.get(number)):
+                del self._passed[number]
+                if isinstance(passed.key, Watched):     # only inotify has to be told
+                    self._inotify.uncovered(passed.key, passed.name)
         gone += [(source, root, source.shown(root)) for source in self._sources
                  for root in source.roots if root.mount_id not in ids]
         self._unmounted(gone[::-1])         # what was mounted last goes first
@@ -5630,7 +5646,7 @@ class Watch:
         if place is None:
             raise Hidden                # the table is behind: see `arrived`
         prefix, key = place
-        self._passed[mount.id] = key, name
+        self._passed[mount.id] = Passed(key, name, at, mount.device, mount.root)
         shown = prefix + os.fsdecode(name)
         if mount.kind in KERNEL_KINDS:
             skipped.append(printable(shown))
@@ -5716,6 +5732,8 @@ class Watch:
             waits = [source.due() for source in self._sources if source.fd in due]
             if deadline is not None:
                 waits.append(max(0.0, deadline - time.monotonic()))
+            if self._mounts_due:
+                waits.append(0)
             ready = [fd for fd, _ in self._poll.poll(min(waits) if waits else -1)]
             if not ready or self._alarm.fd in ready:
                 ready += due

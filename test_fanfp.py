@@ -1537,6 +1537,62 @@ class Library(Base):
                 watch.read(0.01)
         self.assertIn("is watched from now on", notices[0])
 
+    @unittest.skipUnless(ROOT and BEST != "inotify", "needs fanotify and a mount")
+    def test_made_before_it_was_mounted(self):
+        """What is done outside before that is shown by a bind mount is not reported, even where
+        there was other news of mounts to follow at that very moment."""
+        os.makedirs(self.out + "/shown")
+        self.make("m", "other")
+        follow, begun = fanfp.Watch._follow_mounts, []
+
+        def follow_late(watch, *current):
+            if watch._started and not begun:
+                begun.append(True)
+                run("touch", self.out + "/shown/before")
+                self.mount("--bind", self.out + "/shown", self.tree + "/m")
+            return follow(watch, *current)
+
+        notices = []
+        with unittest.mock.patch.object(fanfp.Watch, "_follow_mounts", follow_late), \
+                fanfp.Watch(self.tree, filter="user", notice=notices.append) as watch:
+            self.mount("-t", "tmpfs", "tmpfs", self.tree + "/other")
+            paths = set()
+            while len(notices) < 2:
+                paths.update(event.path for event in watch.read(0.01))
+            run("touch", self.out + "/shown/after")
+            while self.tree + "/m/after" not in paths:
+                paths.update(event.path for event in watch.read(PATIENCE))
+        self.assertEqual(paths, {self.tree + "/m/after"})
+
+    @unittest.skipUnless(ROOT, "needs a mount")
+    def test_number_of_a_mount_is_given_again(self):
+        """inotify: what a mount covered is watched when it is gone, though another has its number
+        before that is noticed."""
+        os.makedirs(self.tree + "/shown")
+        os.makedirs(self.tree + "/m")
+        with fanfp.Watch(self.tree, filter="inotify") as watch:
+            self.mount("--bind", self.tree + "/shown", self.tree + "/m")
+            while not watch._passed:
+                watch.read(0.01)
+            number, = watch._passed
+            run("umount", self.tree + "/m")
+            run("mkdir", self.tree + "/m/d")
+            for _ in range(50):
+                self.mount("-t", "tmpfs", "tmpfs", self.out)
+                if any(mount.id == number for mount in fanfp.read_mounts()):
+                    break
+            else:
+                self.skipTest("the kernel does not give numbers of mounts again")
+            paths, until = set(), time.monotonic() + PATIENCE
+            while watch._passed:
+                self.assertLess(time.monotonic(), until, "not noticed")
+                paths.update(event.path for event in watch.read(0.01))
+            run("touch", self.tree + "/m/d/file")
+            while self.tree + "/m/d/file" not in paths:
+                found = watch.read(PATIENCE)
+                self.assertTrue(found, "not watched")
+                paths.update(event.path for event in found)
+
     @unittest.skipUnless(BEST != "inotify", "needs fanotify")
     def test_before_target_handles(self):
         """As on Linux 5.9 to 5.16, whose events carry no handle of a renamed directory: this
