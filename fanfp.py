@@ -5545,10 +5545,7 @@ class Watch:
         if not self._mounts_due:
             return
         if self._mounts_after is None:
-            # One right after the other: what happens to a directory and to a mount in it is in
-            # both, or in neither.
-            after = {source: source.ahead() for source in self._sources}
-            self._mounts_after = after, self._mounts.read()
+            self._mounts_after = self._mounts_now()
             self._mounts_news = False
         after, current = self._mounts_after
         # Not until no more waits: in a busy tree more comes while that is judged.
@@ -5557,6 +5554,18 @@ class Watch:
             return
         self._mounts_after = None
         self._mounts_news = self._follow_mounts(current) or self._mounts_news
+
+    def _mounts_now(self):
+        """({source: its ahead()}, list of mounts), as they are at one moment: no event came between,
+        so that a directory's move and the unmounting of what is in it are in both or in neither.
+        (After some tries, in a very busy tree, it is good enough that one follows the other.)"""
+        after = {source: source.ahead() for source in self._sources}
+        for _ in range(MOUNT_TRIES):
+            before, current = after, self._mounts.read()
+            after = {source: source.ahead() for source in self._sources}
+            if after == before:
+                break
+        return before, current
 
     @property
     def _mounts_due(self):
