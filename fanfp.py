@@ -5556,9 +5556,9 @@ class Watch:
         self._mounts_news = self._follow_mounts(current) or self._mounts_news
 
     def _mounts_now(self):
-        """({source: its ahead()}, list of mounts), as they are at one moment: no event came between,
-        so that a directory's move and the unmounting of what is in it are in both or in neither.
-        (After some tries, in a very busy tree, it is good enough that one follows the other.)"""
+        """({source: its ahead()}, list of mounts), as they are at one moment: no event came
+        between, so that a directory's move and the unmounting of what is in it are in both or in
+        neither.  (In a very busy tree, after some tries, one follows the other.)"""
         after = {source: source.ahead() for source in self._sources}
         for _ in range(MOUNT_TRIES):
             before, current = after, self._mounts.read()
