@@ -1564,6 +1564,33 @@ class Library(Base):
                 paths.update(event.path for event in watch.read(PATIENCE))
         self.assertEqual(paths, {self.tree + "/m/after"})
 
+    @unittest.skipUnless(ROOT and BEST != "inotify", "needs fanotify and a mount")
+    def test_unmounted_after_it_left(self):
+        """A directory moved out and what is mounted in it unmounted, just as the mounts are looked
+        at for other news: no UNMOUNT, the move is told of alone."""
+        self.make("d", "d/m", "other")
+        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d/m")
+        read, begun = fanfp.MountList.read, []
+
+        def read_late():
+            if os.path.ismount(self.tree + "/other") and not begun:
+                begun.append(True)
+                run("mv", self.tree + "/d", self.out + "/d")
+                run("umount", self.out + "/d/m")
+            return read()
+
+        with unittest.mock.patch.object(fanfp.MountList, "read", staticmethod(read_late)), \
+                fanfp.Watch(self.tree, filter="user", notice=lambda _: None) as watch:
+            self.mount("-t", "tmpfs", "tmpfs", self.tree + "/other")
+            found = {}
+            while self.tree + "/end" not in found:
+                for event in watch.read(0.01):
+                    found.setdefault(event.path, set()).update(event.events)
+                if begun and not os.path.exists(self.tree + "/end"):
+                    run("touch", self.tree + "/end")
+            del found[self.tree + "/end"]
+            self.assertEqual(found, {self.tree + "/d": {"MOVED_FROM"}})
+
     @unittest.skipUnless(ROOT, "needs a mount")
     def test_number_of_a_mount_is_given_again(self):
         """inotify: what a mount covered is watched when it is gone, though another has its number
