@@ -612,6 +612,7 @@ TABLE_LIMIT = 1 << 17                   # directories remembered; some 40 MB whe
 OUTSIDE_LIMIT = 1 << 15                 # of those outside; most are not heard from again
 PREFIX_LIMIT = 4096                     # longer paths are composed anew each time
 RECENT = 2.0                            # seconds after which a change has long been queued
+CLIMB_TRIES = 8                         # of a way up that is changed at the same time
 TOO_LONG = b"x" * 256                   # no file system has such a name: a look-up leaves nothing
 
 
@@ -972,6 +973,21 @@ class Directories:
 
         Raises Covered where a directory above it is: ".." leads into what is mounted there.
         """
+        after = path_of(fd)
+        for _ in range(CLIMB_TRIES):
+            before = after
+            trail, above, changed = self.trail(fd, key, mount_id)
+            after = path_of(fd)
+            if before == after:
+                break                   # else moved meanwhile: of one way keys, of another names
+        names = names_up(fd, after, len(trail) - (above is None)) + [b""]
+        if before != after or abs(time.time() - changed) < RECENT:
+            settle(fd, len(trail))
+        return list(zip(trail, trail[1:] + [above], names))
+
+    def trail(self, fd, key, mount_id):
+        """(keys of a directory and those above it, that of the known one above these or None,
+        when one of them last changed)."""
         trail, above, at, changed = [key], None, fd, os.fstat(fd).st_ctime
         try:
             while True:
@@ -999,10 +1015,7 @@ class Directories:
         finally:
             if at != fd:
                 os.close(at)
-        names = names_up(fd, len(trail) - (above is None)) + [b""]
-        if abs(time.time() - changed) < RECENT:
-            settle(fd, len(trail))
-        return list(zip(trail, trail[1:] + [above], names))
+        return trail, above, changed
 
 
 def look_up_nothing(directory):
@@ -1051,13 +1064,20 @@ def open_in(root, handle, flags=O_PATH_DIR):
             os.close(mount_fd)
 
 
-def names_up(fd, count):
-    """The names, as bytes, of a directory and those above it, `count` of them or all there are."""
+def path_of(fd):
+    """fd_path(), or None where it is too long for /proc."""
     try:
-        path = fd_path(fd)
+        return fd_path(fd)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
+        return None
+
+
+def names_up(fd, path, count):
+    """The names, as bytes, of a directory and those above it, by its path_of(): `count` of them or
+    all there are."""
+    if path is None:
         return names_by_search(fd, count)
     if path.endswith(b" (deleted)") and os.fstat(fd).st_nlink == 0:
         path = path[:-len(b" (deleted)")]
