@@ -271,8 +271,7 @@ def visible_path(fd):
 
 
 def queued(fd):
-    """What FIONREAD says of a group: for inotify(7) the bytes that wait, for fanotify(7) so many
-    times the size of an event's metadata as events wait."""
+    """The bytes that wait in an inotify instance: FIONREAD, inotify(7)."""
     import fcntl
     import termios
     return struct.unpack("=i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
@@ -5625,7 +5624,6 @@ class Watch:
         for identity, found in known.items():
             if found is None and identity in current:
                 self._known_mounts[identity] = None
-        ids = {mount.id for mount in current.values()}
         by_id = {mount.id: mount for mount in current.values()}
         for number, passed in list(self._passed.items()):
             if not passed.is_at(by_id.get(number)):
@@ -5633,7 +5631,7 @@ class Watch:
                 if isinstance(passed.key, Watched):     # only inotify has to be told
                     self._inotify.uncovered(passed.key, passed.name)
         gone += [(source, root, source.shown(root)) for source in self._sources
-                 for root in source.roots if root.mount_id not in ids]
+                 for root in source.roots if root.mount_id not in by_id]
         self._unmounted(gone[::-1])         # what was mounted last goes first
 
     def _take_in(self, current):
