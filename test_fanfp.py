@@ -1496,6 +1496,15 @@ class Library(Base):
         with fanfp.Watch(pathlib.Path(self.tree), os.fsencode(self.out)) as watch:
             self.assertEqual(watch.roots, (self.tree, self.out))
 
+    def read_until(self, watch, done):
+        """What is reported, {path: names}, until done() says so of it."""
+        found, until = {}, time.monotonic() + PATIENCE
+        while not done(found):
+            self.assertLess(time.monotonic(), until, "it does not come to that: %s" % found)
+            for event in watch.read(0.01):
+                found.setdefault(event.path, set()).update(event.events)
+        return found
+
     def never_empty(self):
         """A context: whenever fanfp has read something, there is again an event outside."""
         script = "while read line; do mkdir out/d$line; echo > out/d$line/file; echo; done"
@@ -1533,8 +1542,7 @@ class Library(Base):
                 fanfp.Watch(self.tree, filter="user", notice=notices.append) as watch:
             run("touch", self.out + "/first")
             self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m")
-            while not notices:
-                watch.read(0.01)
+            self.read_until(watch, lambda _: notices)
         self.assertIn("is watched from now on", notices[0])
 
     @unittest.skipUnless(ROOT and BEST != "inotify", "needs fanotify and a mount")
@@ -1556,13 +1564,10 @@ class Library(Base):
         with unittest.mock.patch.object(fanfp.Watch, "_follow_mounts", follow_late), \
                 fanfp.Watch(self.tree, filter="user", notice=notices.append) as watch:
             self.mount("-t", "tmpfs", "tmpfs", self.tree + "/other")
-            paths = set()
-            while len(notices) < 2:
-                paths.update(event.path for event in watch.read(0.01))
+            found = self.read_until(watch, lambda _: len(notices) >= 2)
             run("touch", self.out + "/shown/after")
-            while self.tree + "/m/after" not in paths:
-                paths.update(event.path for event in watch.read(PATIENCE))
-        self.assertEqual(paths, {self.tree + "/m/after"})
+            found.update(self.read_until(watch, lambda found: self.tree + "/m/after" in found))
+        self.assertEqual(set(found), {self.tree + "/m/after"})
 
     @unittest.skipUnless(ROOT and BEST != "inotify", "needs fanotify and a mount")
     def test_unmounted_after_it_left(self):
@@ -1582,12 +1587,11 @@ class Library(Base):
         with unittest.mock.patch.object(fanfp.MountList, "read", staticmethod(read_late)), \
                 fanfp.Watch(self.tree, filter="user", notice=lambda _: None) as watch:
             self.mount("-t", "tmpfs", "tmpfs", self.tree + "/other")
-            found = {}
-            while self.tree + "/end" not in found:
-                for event in watch.read(0.01):
-                    found.setdefault(event.path, set()).update(event.events)
-                if begun and not os.path.exists(self.tree + "/end"):
-                    run("touch", self.tree + "/end")
+            found = self.read_until(watch, lambda _: begun)
+            run("touch", self.tree + "/end")
+            for path, names in self.read_until(
+                    watch, lambda found: self.tree + "/end" in found).items():
+                found.setdefault(path, set()).update(names)
             del found[self.tree + "/end"]
             self.assertEqual(found, {self.tree + "/d": {"MOVED_FROM"}})
 
@@ -1599,8 +1603,7 @@ class Library(Base):
         os.makedirs(self.tree + "/m")
         with fanfp.Watch(self.tree, filter="inotify") as watch:
             self.mount("--bind", self.tree + "/shown", self.tree + "/m")
-            while not watch._passed:
-                watch.read(0.01)
+            self.read_until(watch, lambda _: watch._passed)
             number, = watch._passed
             run("umount", self.tree + "/m")
             run("mkdir", self.tree + "/m/d")
@@ -1610,15 +1613,9 @@ class Library(Base):
                     break
             else:
                 self.skipTest("the kernel does not give numbers of mounts again")
-            paths, until = set(), time.monotonic() + PATIENCE
-            while watch._passed:
-                self.assertLess(time.monotonic(), until, "not noticed")
-                paths.update(event.path for event in watch.read(0.01))
+            self.read_until(watch, lambda _: not watch._passed)
             run("touch", self.tree + "/m/d/file")
-            while self.tree + "/m/d/file" not in paths:
-                found = watch.read(PATIENCE)
-                self.assertTrue(found, "not watched")
-                paths.update(event.path for event in found)
+            self.read_until(watch, lambda found: self.tree + "/m/d/file" in found)
 
     @unittest.skipUnless(BEST != "inotify", "needs fanotify")
     def test_before_target_handles(self):
