@@ -9,11 +9,13 @@ of `user` through a bind mount) and two more make and remove files all the time,
 one outside of it.  What is
 reported is compared with what was done.  Memory and descriptors of fanfp are read after each round:
 after the first tenth of the time neither may grow.  --make puts each filter on a file system made
-for it (ext4, xfs, btrfs, tmpfs), as far as this host has them.  A row for each; exit status 1 if
-anything is wrong.
+for it (ext4, xfs, btrfs, tmpfs), as far as this host has them.  Standard error has what is found
+wrong as soon as it is, and each tenth of the time how it stands; standard output a row for each at
+the end.  Exit status 1 if anything is wrong.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -58,6 +60,7 @@ def one(options, name, directory):
                                        differential.mounting(options))
     session = differential.Run(options, name, directory, fanfp.DEFAULT_EVENTS, options.processes)
     noise = []
+    tenths = 1
     begun = time.monotonic()
     try:
         mode, _, commands = generator.round(session.model, 20)
@@ -78,7 +81,12 @@ def one(options, name, directory):
                 row["missed"] += len(reason.args[0])
                 row["invented"] += len(reason.args[1])
                 differential.print_reason(reason)
-            if time.monotonic() - begun > options.seconds / 10:
+            if time.monotonic() - begun > options.seconds / 10 * tenths:
+                tenths += 1
+                print("soak: %s: %d s, %d operations, %d missed, %d invented" % (
+                    name, time.monotonic() - begun, row["operations"], row["missed"],
+                    row["invented"]), flush=True)
+            if tenths > 1:
                 sample(session.program.process.pid, row)
     except AssertionError as reason:
         print("%s: %s" % (name, reason))
@@ -151,7 +159,11 @@ def soak(options):
         for name in options.filter or fanfp.FILTER_NAMES[1:]:
             directory = options.dir or tempfile.gettempdir()
             if options.make:
-                directory = make(KINDS[name], top)
+                try:
+                    directory = make(KINDS[name], top)
+                except (OSError, subprocess.CalledProcessError) as reason:
+                    print("soak: %s: no %s can be made here: %s" % (name, KINDS[name], reason))
+                    continue
                 made.append(directory)
             reason = available(name, directory)
             if reason is not None:
@@ -162,9 +174,7 @@ def soak(options):
                  str(options.seconds), "--seed", str(options.seed)], stdout=subprocess.PIPE))
         rows = []
         for process in running:
-            *said, last = process.communicate()[0].decode("utf-8", "replace").splitlines() or [""]
-            print("".join(line + "\n" for line in said), end="")
-            rows.append(json.loads(last))
+            rows.append(json.loads(process.communicate()[0].decode()))
             show(rows[-1])
         return bool(rows) and not any(map(verdict, rows))
     finally:
@@ -187,7 +197,8 @@ def main():
     options.bind = options.one == "user"    # one of them through a bind mount
     options.no_mounts = False
     if options.one:
-        row = one(options, options.one, options.dir)
+        with contextlib.redirect_stdout(sys.stderr):
+            row = one(options, options.one, options.dir)
         print(json.dumps(row))
         return 0
     return 0 if soak(options) else 1
