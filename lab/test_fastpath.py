@@ -21,6 +21,10 @@ import time
 import traceback
 import unittest
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import fanfp  # noqa: E402  (its reader of the kernel's types)
+
 FAN_CLOEXEC, FAN_NONBLOCK, FAN_CLASS_CONTENT = 0x1, 0x2, 0x4
 FAN_REPORT_FID, FAN_REPORT_DFID_NAME = 0x200, 0xC00
 FAN_MARK_ADD, FAN_MARK_FILESYSTEM = 0x1, 0x100
@@ -438,6 +442,44 @@ class Events(Fastpath):
             touch(os.path.join(outside, "skip-1"))
             touch(os.path.join(outside, "send-1"))
             self.assertEqual(group.names(), ["send-1"])
+
+
+class Kfuncs(Fastpath):
+    """Who may call the kernel's functions for handlers: programs of this struct_ops type only."""
+
+    NAMES = ("bpf_fanotify_data_dentry", "bpf_fanotify_data_inode", "bpf_dput", "bpf_iput",
+             "bpf_is_subdir")
+
+    @classmethod
+    def setUpClass(cls):
+        cls.kernel = fanfp.kernel_btf()
+
+    def verifier(self, function, ops, member):
+        """What the verifier says of a program of a struct_ops type that calls one of them."""
+        function, = self.kernel.find(function, {fanfp.BTF_FUNC})
+        ops, = self.kernel.find(ops, {fanfp.BTF_STRUCT})
+        members = [each.name for each in self.kernel.type(ops).items]
+        insns = ctypes.create_string_buffer(
+            fanfp.INSN.pack(0x85, fanfp.BPF_PSEUDO_KFUNC_CALL << 4, 0, function)    # call
+            + fanfp.INSN.pack(0xB7, 0, 0, 0) + fanfp.INSN.pack(0x95, 0, 0, 0))      # r0 = 0; exit
+        license, log = ctypes.create_string_buffer(b"GPL"), ctypes.create_string_buffer(1 << 16)
+        with self.assertRaises(fanfp.Error):
+            os.close(fanfp.bpf(fanfp.BPF_PROG_LOAD, struct.pack(
+                "=IIQQIIQII16sIIIIQIIQIII", fanfp.PROG_STRUCT_OPS, 3,
+                ctypes.addressof(insns), ctypes.addressof(license), 1, len(log),
+                ctypes.addressof(log), 0, 0, b"kfunc", 0, members.index(member), 0, 0, 0, 0, 0, 0,
+                0, ops, 0), "load BPF program"))
+        return log.value.decode()
+
+    def test_programs_of_another_type_may_not_call_them(self):
+        for name in self.NAMES:
+            with self.subTest(name):
+                refusal = f"calling kernel function {name} is not allowed"
+                self.assertIn(refusal, self.verifier(name, "bpf_dummy_ops", "test_1"))
+                # A handler may. What is wrong there is what it gives or where it is called.
+                log = self.verifier(name, "fanotify_fastpath_ops", "fp_handler")
+                self.assertNotIn(refusal, log)
+                self.assertRegex(log, "arg#0|R1 |must be sleepable")
 
 
 class Load(Fastpath):
