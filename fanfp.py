@@ -3599,7 +3599,8 @@ class Queue:
 
     An offset counts the bytes read from the group since its start.  Invariant: `before` and
     `renames` hold what the scanned batches say of offsets beyond `position`, the end of the event
-    being judged; what they hold of earlier ones is over, and not looked at.
+    being judged; what they hold of earlier ones is over, and not looked at.  The scanned batches
+    come before the others.
     """
 
     def __init__(self, fd, stats):
@@ -3611,6 +3612,7 @@ class Queue:
         self.before = {}            # key of a directory -> list of (offset, parent key, name)
         self.renames = {}           # halves of RENAMEs, see half_of() -> offset of the last
         self.expected = set()       # those halves that are still to be read
+        self.before_room = self.renames_room = OUTSIDE_LIMIT    # see trim()
         self.last_move = 0          # offset of the last event in `before`
 
     def fill(self):
@@ -3654,9 +3656,13 @@ class Queue:
     def look_ahead(self):
         """Read what is in the queue, and note what it says of directories moved or removed."""
         self.read_on()
-        for batch in self.batches:
-            if not batch.scanned:
-                self.scan(batch, max(0, self.position - batch.start))
+        fresh = []
+        for batch in reversed(self.batches):
+            if batch.scanned:
+                break                   # and so are those before: thousands, behind a slow reader
+            fresh.append(batch)
+        for batch in reversed(fresh):
+            self.scan(batch, max(0, self.position - batch.start))
 
     def scan(self, batch, at):
         """Note the moves and removals of directories, and all RENAMEs, from a place on."""
@@ -3726,14 +3732,14 @@ class Queue:
         """Whether a directory is moved or removed by an event not judged yet."""
         return self.last_move > self.position
 
-    def bits_ahead(self, key, name):
-        """The bits of the events of an entry that are still to be judged."""
-        bits = 0
+    def bits_ahead(self, key):
+        """{name: the bits of its events that are still to be judged}, of a directory's entries."""
+        bits = {}
         for batch in self.batches:
-            at = max(0, self.position - batch.start)
-            for raw in decode(batch.buffer, at):
-                if raw[2] == key and raw[3] == name:
-                    bits |= raw[0]
+            if key in batch.buffer:     # a search takes a hundredth of the decoding
+                for raw in decode(batch.buffer, max(0, self.position - batch.start)):
+                    if raw[2] == key:
+                        bits[raw[3]] = bits.get(raw[3], 0) | raw[0]
         return bits
 
     def rename_ahead(self, half):
@@ -3744,13 +3750,16 @@ class Queue:
         """Let go of what is over, where that is much, or all is."""
         if not self.batches:
             self.before.clear()
-        if len(self.before) > OUTSIDE_LIMIT:
+        # Behind a slow reader little is over: each is looked through again when twice as long.
+        if len(self.before) > self.before_room:
             self.before = {key: entries for key, entries in self.before.items()
                            if entries[-1:] and entries[-1][0] > self.position}
-        if len(self.renames) > OUTSIDE_LIMIT:
+            self.before_room = max(OUTSIDE_LIMIT, 2 * len(self.before))
+        if len(self.renames) > self.renames_room:
             self.renames = {half: offset for half, offset in self.renames.items()
                             if offset > self.position}
             self.expected &= self.renames.keys()
+            self.renames_room = max(OUTSIDE_LIMIT, 2 * len(self.renames))
 
 
 def half_of(side, raw):
@@ -4279,9 +4288,9 @@ class Fanotify:
                         "it may be missing" % printable(prefix))
         elif bits:
             self.report(prefix[:-1], bits, None)
+        ahead = self.queue.bits_ahead(key) if found else {}
         for name, bits in found:
-            self.report(prefix + os.fsdecode(name), bits & ~self.queue.bits_ahead(key, name),
-                        None)
+            self.report(prefix + os.fsdecode(name), bits & ~ahead.get(name, 0), None)
         return count
 
     # Only with ignore marks, which hold back RENAME where either side has one, are the halves of
