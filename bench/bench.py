@@ -432,7 +432,7 @@ GROWTH_SIZES, GROWTH_ROUNDS = (10, 1000, 100000, 1000000), 4
 def growth(place, versions, quick):
     """Cost of an event by the number of roots, the depth, and the directories heard from."""
     files, rounds = (1000, 1) if quick else (30000, GROWTH_ROUNDS)
-    result = {"roots": {}, "depth": {}, "directories": {}, "outside": {}}
+    result = {"roots": {}, "depth": {}, "directories": {}, "outside": {}, "backlog": {}}
     for turn in range(rounds):
         say("growth: roots and depth, round %d of %d" % (turn + 1, rounds))
         for count in (1, 8) if quick else (1, 8, 64):
@@ -452,6 +452,9 @@ def growth(place, versions, quick):
         for _ in range(1 if count > 1000 else rounds):
             say("growth: events of %d directories" % count)
             many_directories(place, count, min(files, 1000) if quick else 100000, result)
+    for saves in (10, 100) if quick else (1000, 10000, 100000):
+        say("growth: a backlog of %d saves" % saves)
+        result["backlog"][str(saves)] = backlog(place, saves)
     return result
 
 
@@ -483,6 +486,24 @@ def many_directories(place, count, files, result):
         result["outside"].setdefault(str(count), []).append({
             "first": (watcher.cpu() - begun) / count, "memory": watcher.memory(),
             "kernel memory": mark_memory() - before})
+    finally:
+        watcher.stop()
+        place.unmount(top)
+
+
+def backlog(place, saves):
+    """Processor time for a save, by rename onto the old file, where so many wait to be judged."""
+    top = place.fresh("backlog")
+    watcher = Watcher("fanfp marks", top, os.path.join(place.out, "lines"))
+    try:
+        begun = watcher.cpu()
+        os.kill(watcher.pid, signal.SIGSTOP)
+        for number in range(saves):
+            make_file(os.path.join(top, "new%d" % number))
+            os.rename(os.path.join(top, "new%d" % number), os.path.join(top, "saved"))
+        os.kill(watcher.pid, signal.SIGCONT)
+        watcher.settle()
+        return (watcher.cpu() - begun) / saves
     finally:
         watcher.stop()
         place.unmount(top)
