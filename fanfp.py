@@ -3736,7 +3736,7 @@ class Queue:
         """{name: the bits of its events that are still to be judged}, of a directory's entries."""
         bits = {}
         for batch in self.batches:
-            if key in batch.buffer:     # a search takes a hundredth of the decoding
+            if key in batch.buffer:     # a search takes a twentieth of the decoding
                 for raw in decode(batch.buffer, max(0, self.position - batch.start)):
                     if raw[2] == key:
                         bits[raw[3]] = bits.get(raw[3], 0) | raw[0]
