@@ -3789,6 +3789,7 @@ class Fanotify:
         #                                     the last batch in which that is nothing new
         self.held = collections.OrderedDict()   # key -> (when, [Raw])
         self.released = {}                  # key -> where the event that released it says it was
+        self.gone = collections.OrderedDict()   # key -> where it was to the end: see note_gone()
         self.followed, self.followed_at = {}, 0.0   # half whose RENAME has been judged -> whether
         #                                     the half is what tells of it
         self.early = set()                  # halves judged before their RENAME
@@ -3994,8 +3995,8 @@ class Fanotify:
         for table in (self.quiet, self.followed, self.early, self.moved):
             if len(table) > OUTSIDE_LIMIT:
                 table.clear()
-        if not queue.batches and (self.held or self.moved or self.followed or self.due()
-                                  or self.filter.lags) and not queue.fill():
+        if not queue.batches and (self.held or self.moved or self.gone or self.followed
+                                  or self.due() or self.filter.lags) and not queue.fill():
             self.idle()
         self.out = []
         return out
@@ -4010,6 +4011,7 @@ class Fanotify:
         """The queue is empty: what was waiting for the rest of it will wait no longer."""
         self.filter.caught_up()
         self.moved.clear()
+        self.gone.clear()
         if self.now - self.followed_at > HALF_SECONDS:
             self.followed.clear()
             self.early.clear()
@@ -4056,6 +4058,9 @@ class Fanotify:
         if key in self.directories.anchors:     # what a bind mount shows may move all the same
             return [self.directories.anchors[key]]
         link = self.released.get(key) or self.queue.where(key)
+        if link is None and key in self.gone:
+            self.queue.look_ahead()
+            link = self.queue.where(key) or self.gone[key]
         if link is not None:
             return [(key,) + link]
         try:
@@ -4124,6 +4129,8 @@ class Fanotify:
             return self.overflow()
         if mask & RENAME:
             return self.rename(raw)
+        if mask & ISDIR and mask & DELETE and mask & (CREATE | MOVED_TO):
+            self.note_gone(raw)
         if key in self.directories.fringe and mask & (MOVED_FROM | DELETE):
             self.root_entry(raw, key, name)
         path = self.place(key, name)
@@ -4400,6 +4407,14 @@ class Fanotify:
         self.report(None, Q_OVERFLOW, 0)
 
     # --- events of directories that are gone ---
+
+    def note_gone(self, raw):
+        """The removal of a directory was merged with its coming, and is read before what happened
+        in it: no event to come will name it, nor will the kernel, if the table has to ask."""
+        if raw.target is not None:
+            self.gone[raw.target] = raw.key, raw.name
+            if len(self.gone) > OUTSIDE_LIMIT:
+                self.gone.popitem(last=False)
 
     def hold(self, key, raw):
         """Keep an event until the removal of a directory is read, which will name it."""

@@ -401,6 +401,40 @@ class Scenarios:
             expected["d/e"] = "MODIFY"
         self.expect(found, expected)
 
+    def test_made_outside_and_removed_inside(self):
+        """A directory made outside, which comes in with the one it is in, and is removed before
+        anything of it is read: the kernel has merged its removal with its making."""
+        if self.filter == "inotify":
+            self.skipTest("inotify can't know what was in a directory before its watch")
+        os.mkdir(self.out + "/d")
+        program = self.watch()
+        program.process.send_signal(signal.SIGSTOP)
+        os.mkdir(self.out + "/d/made")
+        os.rename(self.out + "/d", self.tree + "/d")
+        write(self.tree + "/d/made/f")
+        os.remove(self.tree + "/d/made/f")
+        os.rmdir(self.tree + "/d/made")
+        program.process.send_signal(signal.SIGCONT)
+        self.expect(self.reported(program), {"d": "MOVED_TO", "d/made/f": CREATED + " DELETE"})
+
+    def test_made_and_removed_around_a_root(self):
+        """The same in a tree, where all is forgotten meanwhile since another root goes."""
+        if self.filter == "inotify":
+            self.skipTest("inotify can't watch what is gone before its watch is made")
+        other = self.out + "/other"
+        os.mkdir(other)
+        program = self.watch(self.tree, other)
+        program.process.send_signal(signal.SIGSTOP)
+        os.mkdir(self.tree + "/made")
+        os.rmdir(other)
+        write(self.tree + "/made/f")
+        os.remove(self.tree + "/made/f")
+        os.rmdir(self.tree + "/made")
+        program.process.send_signal(signal.SIGCONT)
+        found = self.reported(program)
+        self.assertEqual(found.pop(other, None), {"DELETE_SELF"})
+        self.expect(found, {"made": "CREATE DELETE", "made/f": CREATED + " DELETE"})
+
     def pass_a_tick(self):
         """Wait until a file that is written has another time than one written before."""
         write(self.out + "/tick")
