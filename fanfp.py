@@ -4490,8 +4490,10 @@ def changes_since(directories, key, since, limit):
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             bits = CREATE if changed and birth_time(fd, name) > since else 0
             if stat.S_ISREG(status.st_mode) and status.st_mtime >= since:
-                # A file of several names may have been written by another.
-                if status.st_mtime > since and status.st_nlink == 1:
+                # A file of several names may have been written by another; so may one that had
+                # them, and if one is removed after the write, only the second time is later.
+                if status.st_mtime > since and status.st_nlink == 1 \
+                        and (bits or status.st_ctime_ns == status.st_mtime_ns):
                     bits |= MODIFY | CLOSE_WRITE
                 else:
                     unsure = True

@@ -401,6 +401,29 @@ class Scenarios:
             expected["d/e"] = "MODIFY"
         self.expect(found, expected)
 
+    def test_moved_in_with_a_hard_link(self):
+        """What is written by another name, outside, is no event of the name that came in, though
+        the other is gone when the two are looked at."""
+        os.makedirs(self.out + "/d/e")
+        write(self.out + "/d/e/x")
+        os.link(self.out + "/d/e/x", self.out + "/y")
+        program = self.watch()
+        for name in ("/y", "/d/e/x"):
+            write(self.out + name)
+        self.assertEqual(self.reported(program), {})
+        self.pass_a_tick()
+        program.process.send_signal(signal.SIGSTOP)
+        os.rename(self.out + "/d", self.tree + "/d")
+        self.pass_a_tick()
+        write(self.out + "/y")
+        self.pass_a_tick()
+        os.remove(self.out + "/y")
+        program.process.send_signal(signal.SIGCONT)
+        expected = {"d": "MOVED_TO"}
+        if self.filter == "marks":
+            expected["d/e"] = "MODIFY"
+        self.expect(self.reported(program), expected)
+
     def test_made_outside_and_removed_inside(self):
         """A directory made outside, which comes in with the one it is in, and is removed before
         anything of it is read: the kernel has merged its removal with its making."""
