@@ -139,6 +139,8 @@ PROTOTYPES = {
     "statx": (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p),
     "statfs": (ctypes.c_char_p, ctypes.c_void_p),
     "statfs64": (ctypes.c_char_p, ctypes.c_void_p),
+    "fstatfs": (ctypes.c_int, ctypes.c_void_p),
+    "fstatfs64": (ctypes.c_int, ctypes.c_void_p),
 }
 _functions = {}
 
@@ -330,12 +332,17 @@ def fd_path(fd):
                                   "mount -t proc proc /proc")
 
 
-def filesystem_id(path):
-    """The 8 bytes by which fanotify events name the file system of `path`.  statfs(2)."""
+def filesystem_id(at, shown=None):
+    """The 8 bytes by which fanotify events name a file system.  statfs(2), fstatfs(2).
+
+    Of a path, which may lead to another one any moment, or of an open descriptor.
+    """
     buffer = ctypes.create_string_buffer(256)
     machine, wide = os.uname().machine, sys.maxsize > 2 ** 32
-    if call("statfs" if wide else "statfs64", path, buffer) < 0:
-        raise failure(ctypes.get_errno(), "asking for the file system of", os.fsdecode(path))
+    name = ("fstatfs" if isinstance(at, int) else "statfs") + ("" if wide else "64")
+    if call(name, at, buffer) < 0:
+        raise failure(ctypes.get_errno(), "asking for the file system of",
+                      os.fsdecode(at) if shown is None else shown)
     # f_fsid comes after f_type, f_bsize and five counts.  The first two are words, but 32 bits
     # on s390; the counts are 64 bits; MIPS has one word more.
     offset = 48 if machine.startswith("s390") or not wide else 56
@@ -640,10 +647,10 @@ class Root:
             fd = self.fd if pinned else os.open(path, O_READ_DIR)
             try:
                 handle, self.mount_id = name_to_handle(fd, shown=display)
+                self.key = filesystem_id(fd, display) + handle
             finally:
                 if not pinned:
                     os.close(fd)
-            self.key = filesystem_id(path) + handle
             self.parent_key = self.name = None
             self.renamed = False            # since the queue was last empty
             self.find_parent()
@@ -3614,6 +3621,7 @@ class Queue:
         self.expected = set()       # those halves that are still to be read
         self.before_room = self.renames_room = OUTSIDE_LIMIT    # see trim()
         self.last_move = 0          # offset of the last event in `before`
+        self.last_rename = 0        # and of the last that is more than a removal
 
     def fill(self):
         """Read one buffer from the kernel; whether there was anything."""
@@ -3685,6 +3693,8 @@ class Queue:
         if not raw.mask & ISDIR or raw.target is None:
             return
         self.last_move = offset
+        if raw.mask & MOVES:
+            self.last_rename = offset
         link = self.just_before(raw)
         if link is not None:
             self.before.setdefault(raw.target, []).append((offset,) + link)
@@ -3888,7 +3898,7 @@ class Fanotify:
         except OSError:
             return None
         try:
-            key = filesystem_id(path) + name_to_handle(fd)[0]
+            key = filesystem_id(fd, os.fsdecode(path)) + name_to_handle(fd)[0]
         except OSError:
             return None
         finally:
@@ -3939,6 +3949,11 @@ class Fanotify:
     def judged(self):
         """How far the judging has come."""
         return self.queue.position
+
+    def renamed_since(self, ahead):
+        """Whether a directory was moved, or may have been, since ahead() was that."""
+        self.queue.look_ahead()
+        return self.queue.last_rename > ahead
 
     def read(self):
         """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
@@ -4968,6 +4983,10 @@ class Inotify:
         """How far the judging has come."""
         return self.judged_to
 
+    def renamed_since(self, ahead):
+        """Whether a directory was moved, or may have been, since ahead() was that."""
+        return self.ahead() != ahead
+
     def due(self):
         """Seconds after which to call read() though nothing has come; None: no need to."""
         return PAIR_SECONDS if self.unopened else None
@@ -5395,9 +5414,11 @@ class Found(collections.namedtuple("Found", "source root place")):
 
     __slots__ = ()
 
-    def is_at(self, mount):
-        """Whether a mount of the list, of the same number, is this one; True if hidden now."""
-        return place_of(mount) in (None, self.place) and self.root.remains(mount.path)
+    def is_at(self, mount, hidden=True):
+        """Whether a mount of the list, of the same number, is this one; `hidden` if it is that."""
+        place = place_of(mount)
+        return hidden if place is None else \
+            place == self.place and self.root.remains(mount.path)
 
 
 class Passed(collections.namedtuple("Passed", "key name place device root")):
@@ -5601,15 +5622,15 @@ class Watch:
         self._mounts_news = self._follow_mounts(current) or self._mounts_news
 
     def _mounts_now(self):
-        """({source: its ahead()}, list of mounts), as they are at one moment: no event came
-        between, so that a directory's move and the unmounting of what is in it are in both or in
-        neither.  (In a very busy tree, after some tries, one follows the other.)"""
+        """({source: its ahead()}, list of mounts), as they are at one moment: no directory was
+        moved between, so that its move and the unmounting of what is in it are in both or in
+        neither.  (Where they are moved all the time, after some tries, one follows the other.)"""
         after = {source: source.ahead() for source in self._sources}
         for _ in range(MOUNT_TRIES):
             before, current = after, self._mounts.read()
             after = {source: source.ahead() for source in self._sources}
-            if after == before:
-                break
+            if not any(source.renamed_since(before[source]) for source in self._sources):
+                return after, current
         return before, current
 
     @property
@@ -5630,6 +5651,7 @@ class Watch:
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
         known, self._known_mounts = self._known_mounts, {}
         by_number = {(mount.id, mount.device): mount for mount in current.values()}
+        by_id = {mount.id: mount for mount in current.values()}
         # What one is called may depend on another, so none goes before all are asked.  (One that is
         # not in `mounted` has left the tree.)
         watched = [(identity, found, found.source.shown(found.root))
@@ -5639,7 +5661,10 @@ class Watch:
         for identity, found, shown in watched:
             found.root.display = shown or found.root.display
             mount = current.get(identity) or by_number.get(identity[:2])
-            if mount is not None and found.is_at(mount):
+            certain = mount is not None
+            # Or it was found by a list in which the one before it still had its number.
+            mount = mount or by_id.get(identity[0])
+            if mount is not None and found.is_at(mount, hidden=certain):
                 found.root.path = mount.path
                 if found.source.is_shared(found.root) and not found.source.is_needed(found.root):
                     found.source.remove(found.root)
@@ -5650,7 +5675,6 @@ class Watch:
         for identity, found in known.items():
             if found is None and identity in current:
                 self._known_mounts[identity] = None
-        by_id = {mount.id: mount for mount in current.values()}
         for number, passed in list(self._passed.items()):
             if not passed.is_at(by_id.get(number)):
                 del self._passed[number]

@@ -1652,6 +1652,89 @@ class Library(Base):
             del found[self.tree + "/end"]
             self.assertEqual(found, {self.tree + "/d": {"MOVED_FROM"}})
 
+    @unittest.skipUnless(ROOT, "needs mounts")
+    def test_unmounted_after_a_rename_in_a_busy_tree(self):
+        """A directory renamed and what is mounted in it unmounted, where files are written all the
+        time, so that at no moment all is read: UNMOUNT has the new path."""
+        read, calls = fanfp.MountList.read, []
+
+        def read_busy():
+            calls.append(True)
+            if len(calls) == fanfp.MOUNT_TRIES:
+                run("mv", self.tree + "/d", self.tree + "/e")
+                run("umount", self.tree + "/e/m")
+            found = read()
+            run("touch", self.tree + "/busy")
+            return found
+
+        for name in FILTERS:
+            if available(name, self.where) is not None or name == "inotify":
+                continue                    # inotify has an event for it
+            self.make("d", "d/m", "other")
+            self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d/m")
+            with self.subTest(name), \
+                    unittest.mock.patch.object(fanfp.MountList, "read", staticmethod(read_busy)), \
+                    fanfp.Watch(self.tree, filter=name, notice=lambda _: None) as watch:
+                calls.clear()
+                while len(calls) < fanfp.MOUNT_TRIES:
+                    run("mount", "-t", "tmpfs", "tmpfs", self.tree + "/other")
+                    run("umount", self.tree + "/other")
+                    self.read_until(watch, lambda found: self.tree + "/busy" in found)
+                found = self.read_until(watch, lambda found: {"UNMOUNT"} in found.values())
+                self.assertIn(self.tree + "/e/m", found)
+            run("rm", "-r", self.tree + "/e", self.tree + "/other")
+
+    @unittest.skipUnless(ROOT, "needs mounts")
+    def test_mount_found_by_an_old_list(self):
+        """One is unmounted and another mounted in its place when the list has just been read; the
+        kernel gives it the number of the one before, but not its device: it is gone once."""
+        self.make("d", "other")
+        read, places = fanfp.MountList.read, [self.out + "/1", self.out + "/2"]
+        for path in places:
+            os.mkdir(path)
+
+        def read_early():
+            found = read()
+            if os.path.ismount(self.tree + "/other") and not begun:
+                begun.append(True)
+                run("umount", self.tree + "/d")
+                # The device is in use still, the number is not.
+                self.mount("-t", "tmpfs", "tmpfs", places[0])
+                self.mount("--bind", *places)
+                run("umount", places[0])
+                self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d")
+            return found
+
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            begun = []
+            self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d")
+            with self.subTest(name), \
+                    unittest.mock.patch.object(fanfp.MountList, "read", staticmethod(read_early)), \
+                    fanfp.Watch(self.tree, filter=name, notice=lambda _: None) as watch:
+                before, = [each for each in read() if each[2] == os.fsencode(self.tree + "/d")]
+                self.mount("-t", "tmpfs", "tmpfs", self.tree + "/other")
+                events, number = [], 0
+                while self.tree + "/d/end%d" % number not in [each.path for each in events]:
+                    number += 1
+                    self.assertLess(number, 500, "the mount is not watched")
+                    run("touch", "%s/d/end%d" % (self.tree, number), self.tree + "/end")
+                    while not any(each.path == self.tree + "/end" for each in events):
+                        events += watch.read(PATIENCE)
+                    events = [each for each in events if each.path != self.tree + "/end"]
+                after, = [each for each in read() if each[2] == os.fsencode(self.tree + "/d")]
+                run("mount", "-t", "tmpfs", "tmpfs", self.out)      # more news
+                run("umount", self.out)
+                run("touch", self.tree + "/end")
+                while not any(each.path == self.tree + "/end" for each in events):
+                    events += watch.read(PATIENCE)
+                self.assertEqual([each.path for each in events if each.mask & fanfp.UNMOUNT],
+                                 [self.tree + "/d"])
+            for path in (places[1], self.tree + "/other", self.tree + "/d"):
+                run("umount", "-l", path)
+            self.assertTrue(before[0] == after[0] and before[1] != after[1], (before, after))
+
     @unittest.skipUnless(ROOT, "needs a mount")
     def test_number_of_a_mount_is_given_again(self):
         """inotify: what a mount covered is watched when it is gone, though another has its number
