@@ -1097,9 +1097,10 @@ class Run:
         if overflows != self.overflows:
             return
         compare(atoms, lines)
-        if sorted(unmounted) != sorted(gone):
-            raise Mismatch(*([(path, "UNMOUNT") for path in each] for each in (
-                set(gone) - set(unmounted), set(unmounted) - set(gone))))
+        told, done = map(collections.Counter, (unmounted, gone))
+        if told != done:
+            raise Mismatch(*([(path, "UNMOUNT") for path in each.elements()]
+                             for each in (done - told, told - done)))
 
     def until_watched(self, mount):
         """Make files in a mount until one is reported; what was unmounted before that."""

@@ -172,11 +172,15 @@ def soak(options):
             running.append(subprocess.Popen(
                 [sys.executable, __file__, "--one", name, "--dir", directory, "--seconds",
                  str(options.seconds), "--seed", str(options.seed)], stdout=subprocess.PIPE))
-        rows = []
+        rows, failed = [], False
         for process in running:
-            rows.append(json.loads(process.communicate()[0].decode()))
+            output = process.communicate()[0].decode()
+            if process.returncode:              # it has said why
+                failed = True
+                continue
+            rows.append(json.loads(output))
             show(rows[-1])
-        return bool(rows) and not any(map(verdict, rows))
+        return bool(rows) and not failed and not any(map(verdict, rows))
     finally:
         for path in made:
             subprocess.call(["umount", "-l", path])
