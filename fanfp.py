@@ -3881,6 +3881,8 @@ class Fanotify:
         if root.only is not None:
             self.files[root.key].pop(root.only, None)
         self.directories.remove(root)
+        if root.fd is None and root.is_part:
+            self.moved_in()                 # what it showed may be in a tree by its own path
         root.close()
 
     def moved_in(self):
@@ -4097,8 +4099,11 @@ class Fanotify:
     def shun(self, key):
         """An outside directory has been heard from: have the filter hold back what comes next.
 
-        Not while directories move in the queue, since it may be in a tree by now.
+        Not while directories move in the queue, since it may be in a tree by now; nor what a bind
+        mount shows, which may be in one by its own path.
         """
+        if self.binds and key in self.directories.anchors:
+            return
         number = self.queue.batches[0].number if self.queue.batches else 0
         if self.quiet.get(key, 0) >= number:
             return

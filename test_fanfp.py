@@ -842,6 +842,26 @@ class Scenarios:
         write(self.out + "/part/sub/j")
         self.expect(self.reported(program), {})
 
+    def test_bind_mount_leaves_as_what_it_shows_comes(self):
+        """The directory with the mount moves out, the one that it shows moves in: what happens
+        there is heard by its own path."""
+        os.makedirs(self.out + "/from/shown/sub")
+        os.makedirs(self.tree + "/up/place")
+        program = self.watch()
+        place = self.mount("--bind", self.out + "/from/shown", self.tree + "/up/place")
+        self.mount_seen(program, place)
+        self.addCleanup(subprocess.call, ["umount", "-l", self.out + "/up/place"])
+        program.process.send_signal(signal.SIGSTOP)
+        os.rename(self.tree + "/up", self.out + "/up")
+        os.rename(self.out + "/from", self.tree + "/from")
+        program.process.send_signal(signal.SIGCONT)
+        found = self.mount_seen(program, self.tree + "/from/shown")
+        self.expect(found, {"up": "MOVED_FROM", "from": "MOVED_TO"})
+        for path in ("/from/shown/f", "/from/shown/sub/g"):
+            write(self.tree + path)
+        self.expect(self.reported(program), {
+            "from/shown/f": CREATED, "from/shown/sub/g": CREATED})
+
     def test_mounts_inside(self):
         """File systems mounted inside, before the start and after."""
         os.makedirs(self.tree + "/early")
