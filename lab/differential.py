@@ -21,6 +21,8 @@ What the model allows, and nothing else:
   - marks: what leaves the tree is not moved from the same name by the same process before or after
     that, until the next sentinel, nor what comes to it to the same name: the halves of the two are
     one event;
+  - marks: what a move across the border is to the tree is told of by its RENAME, a line of its own,
+    though the kernel has merged the half of it into an older event of the entry;
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
   - inotify: a directory just made or moved in is not touched before the next sentinel; and no
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
@@ -153,7 +155,8 @@ class Node:
 
 
 # What the kernel queues: `group` is what must be equal for two to be merged, `key` the path (or
-# both, of a RENAME) at the time, `bit` the event's name, `shown` whether fanfp is to report it.
+# both, of a RENAME) at the time, `bit` the event's name, `shown` whether fanfp is to report it:
+# True, False, "maybe", or "half" (True, but maybe in a line of its own).
 Atom = collections.namedtuple("Atom", "group key bit shown is_dir pid")
 
 
@@ -280,8 +283,10 @@ class Model:
                 # Where the kernel is asked for RENAME alone, it is told of from that.
                 group = whole + (bit,) if self.rule == "none" else \
                     self.group(pid, directory, name, node)
-                self.atoms.append(Atom(group, path if inside else None, bit,
-                                       bit in self.events and not hidden, is_dir, pid))
+                shown = bit in self.events and not hidden
+                if shown and self.rule == "moved":
+                    shown = "half"      # its RENAME may tell of it
+                self.atoms.append(Atom(group, path if inside else None, bit, shown, is_dir, pid))
 
     def may_merge(self, group, bit, hidden=False):
         """Raises Invalid where the half of one rename would be merged into that of another, not
@@ -945,6 +950,9 @@ def explained(atoms, lines):
             options.append((begun, run))
         if atom.shown == "maybe":
             options.append((begun, run))
+        if atom.shown == "half" and begun < len(lines) and matches(lines[begun], atom) \
+                and lines[begun].bits == bits:
+            options.append((begun + 1, run))
         if run is not None and run[0] == OUTSIDE:
             pass
         elif run is not None and (not bits if run[0] is None else bits <= lines[run[0]].bits):
@@ -962,7 +970,8 @@ def explained(atoms, lines):
 
 def blame(atoms, lines, missed, invented):
     """Add what is missing and what is too much in a cluster that can't be explained."""
-    wanted = {(atom.key, atom.bit) for atom in atoms if atom.shown is True and atom.key}
+    wanted = {(atom.key, atom.bit) for atom in atoms
+              if atom.shown in (True, "half") and atom.key}
     found = {(line.key, bit) for line in lines for bit in line.bits}
     could = {(atom.key, atom.bit) for atom in atoms if atom.shown and atom.key}
     missed += sorted(wanted - found, key=repr)
