@@ -20,7 +20,8 @@ What the model allows, and nothing else:
     events came between;
   - marks: what leaves the tree is not moved from the same name by the same process before or after
     that, until the next sentinel, nor what comes to it to the same name: the halves of the two are
-    one event;
+    one event; so are those of a directory that leaves and comes back to the same name, and nothing
+    tells what was done in it meanwhile;
   - marks: what a move across the border is to the tree is told of by its RENAME, a line of its own,
     though the kernel has merged the half of it into an older event of the entry;
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
@@ -271,6 +272,8 @@ class Model:
         if self.rule == "moved":
             self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM", both)
             self.may_merge(self.group(pid, new, new_name, node), "MOVED_TO", both)
+            if is_dir and is_in and not was_in:     # it comes back, merged with its leaving
+                self.may_merge(self.group(pid, new, new_name, node), "MOVED_FROM")
         paths = (old.path() + "/" + old_name, new.path() + "/" + new_name)
         whole = (pid, old.id, old_name, new.id, new_name, node.id, is_dir)
         if both:
