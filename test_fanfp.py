@@ -1709,7 +1709,7 @@ class Library(Base):
         """One is unmounted and another mounted in its place when the list has just been read; the
         kernel gives it the number of the one before, but not its device: it is gone once."""
         self.make("d", "other")
-        read, places = fanfp.MountList.read, [self.out + "/1", self.out + "/2"]
+        read, places, arranged = fanfp.MountList.read, [self.out + "/1", self.out + "/2"], False
         for path in places:
             os.mkdir(path)
 
@@ -1753,7 +1753,9 @@ class Library(Base):
                                  [self.tree + "/d"])
             for path in (places[1], self.tree + "/other", self.tree + "/d"):
                 run("umount", "-l", path)
-            self.assertTrue(before[0] == after[0] and before[1] != after[1], (before, after))
+            arranged = arranged or before[0] == after[0] and before[1] != after[1]
+        if not arranged:
+            self.skipTest("other mounts of this host took the number or the device")
 
     @unittest.skipUnless(ROOT, "needs a mount")
     def test_number_of_a_mount_is_given_again(self):
