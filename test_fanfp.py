@@ -1684,7 +1684,7 @@ class Library(Base):
                 run("mv", self.tree + "/d", self.tree + "/e")
                 run("umount", self.tree + "/e/m")
             found = read()
-            run("touch", self.tree + "/busy")
+            run("sh", "-c", "echo > busy", cwd=self.tree)
             return found
 
         for name in FILTERS:
@@ -1736,19 +1736,23 @@ class Library(Base):
                 before, = [each for each in read() if each[2] == os.fsencode(self.tree + "/d")]
                 self.mount("-t", "tmpfs", "tmpfs", self.tree + "/other")
                 events, number = [], 0
+
+                def read_to_the_end():
+                    end = "%s/%s%d" % (self.tree, name, number)
+                    run("touch", end)
+                    while not any(each.path == end for each in events):
+                        events.extend(watch.read(PATIENCE))
+
                 while self.tree + "/d/end%d" % number not in [each.path for each in events]:
                     number += 1
                     self.assertLess(number, 500, "the mount is not watched")
-                    run("touch", "%s/d/end%d" % (self.tree, number), self.tree + "/end")
-                    while not any(each.path == self.tree + "/end" for each in events):
-                        events += watch.read(PATIENCE)
-                    events = [each for each in events if each.path != self.tree + "/end"]
+                    run("touch", "%s/d/end%d" % (self.tree, number))
+                    read_to_the_end()
                 after, = [each for each in read() if each[2] == os.fsencode(self.tree + "/d")]
                 run("mount", "-t", "tmpfs", "tmpfs", self.out)      # more news
                 run("umount", self.out)
-                run("touch", self.tree + "/end")
-                while not any(each.path == self.tree + "/end" for each in events):
-                    events += watch.read(PATIENCE)
+                number += 1
+                read_to_the_end()
                 self.assertEqual([each.path for each in events if each.mask & fanfp.UNMOUNT],
                                  [self.tree + "/d"])
             for path in (places[1], self.tree + "/other", self.tree + "/d"):
