@@ -1576,14 +1576,22 @@ class Library(Base):
         with fanfp.Watch(pathlib.Path(self.tree), os.fsencode(self.out)) as watch:
             self.assertEqual(watch.roots, (self.tree, self.out))
 
-    def read_until(self, watch, done):
-        """What is reported, {path: names}, until done() says so of it."""
+    def read_until(self, watch, done, events=None):
+        """What is reported, {path: names}, until done() says so of it; `events`: a list to which
+        each event is added."""
         found, until = {}, time.monotonic() + PATIENCE
         while not done(found):
             self.assertLess(time.monotonic(), until, "it does not come to that: %s" % found)
             for event in watch.read(0.01):
                 found.setdefault(event.path, set()).update(event.events)
+                if events is not None:
+                    events.append(event)
         return found
+
+    @staticmethod
+    def unmounts(events):
+        """The paths of the UNMOUNTs in a list of events."""
+        return [event.path for event in events if event.mask & fanfp.UNMOUNT]
 
     def never_empty(self):
         """A context: whenever fanfp has read something, there is again an event outside."""
@@ -1698,13 +1706,14 @@ class Library(Base):
             with self.subTest(name), \
                     unittest.mock.patch.object(fanfp.MountList, "read", staticmethod(read_busy)), \
                     fanfp.Watch(self.tree, filter=name, notice=lambda _: None) as watch:
+                events = []
                 calls.clear()
                 while len(calls) < fanfp.MOUNT_TRIES:
                     run("mount", "-t", "tmpfs", "tmpfs", self.tree + "/other")
                     run("umount", self.tree + "/other")
-                    self.read_until(watch, lambda found: self.tree + "/busy" in found)
-                found = self.read_until(watch, lambda found: {"UNMOUNT"} in found.values())
-                self.assertIn(self.tree + "/e/m", found)
+                    self.read_until(watch, lambda found: self.tree + "/busy" in found, events)
+                self.read_until(watch, lambda _: self.unmounts(events), events)
+                self.assertEqual(self.unmounts(events), [self.tree + "/e/m"])
             run("rm", "-r", self.tree + "/e", self.tree + "/other")
 
     @unittest.skipUnless(ROOT, "needs mounts")
@@ -1743,8 +1752,7 @@ class Library(Base):
                 def read_to_the_end():
                     end = "%s/%s%d" % (self.tree, name, number)
                     run("touch", end)
-                    while not any(each.path == end for each in events):
-                        events.extend(watch.read(PATIENCE))
+                    self.read_until(watch, lambda found: end in found, events)
 
                 while self.tree + "/d/end%d" % number not in [each.path for each in events]:
                     number += 1
@@ -1756,8 +1764,7 @@ class Library(Base):
                 run("umount", self.out)
                 number += 1
                 read_to_the_end()
-                self.assertEqual([each.path for each in events if each.mask & fanfp.UNMOUNT],
-                                 [self.tree + "/d"])
+                self.assertEqual(self.unmounts(events), [self.tree + "/d"])
             for path in (places[1], self.tree + "/other", self.tree + "/d"):
                 run("umount", "-l", path)
             arranged = arranged or before[0] == after[0] and before[1] != after[1]
