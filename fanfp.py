@@ -1126,20 +1126,26 @@ Mount = collections.namedtuple("Mount", "id device root path kind")
 
 
 def read_mounts():
-    """The mounts of this process: a list of Mount, paths as bytes.  proc(5), mountinfo."""
+    """The mounts of this process: a list of Mount, paths as bytes.  proc(5), mountinfo.
+
+    No number is twice in it, though the kernel gives it in pieces, each as it is then: of two lines
+    the later one is of the mount that has the number, and the one before is of what is gone.
+    """
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             lines = file.read().splitlines()
     except OSError as error:
         raise failure(error.errno, "reading the list of mounts", "/proc/self/mountinfo",
                       "/proc is not mounted? mount -t proc proc /proc")
-    mounts = []
+    mounts = collections.OrderedDict()
     for line in lines:
         fields = line.split(b" ")
-        mounts.append(Mount(int(fields[0]), os.fsdecode(fields[2]), unescape_octal(fields[3]),
-                            unescape_octal(fields[4]),
-                            os.fsdecode(fields[fields.index(b"-") + 1])))
-    return mounts
+        number = int(fields[0])
+        mounts.pop(number, None)
+        mounts[number] = Mount(number, os.fsdecode(fields[2]), unescape_octal(fields[3]),
+                               unescape_octal(fields[4]),
+                               os.fsdecode(fields[fields.index(b"-") + 1]))
+    return list(mounts.values())
 
 
 def whole_device(root):
@@ -5420,10 +5426,12 @@ class Found(collections.namedtuple("Found", "source root place")):
     __slots__ = ()
 
     def is_at(self, mount, hidden=True):
-        """Whether a mount of the list, of the same number, is this one; `hidden` if it is that."""
+        """Whether a mount of the list, of the same number, is this one.  Where it is hidden, that
+        is `hidden` if it has the same name, which no rename above changes."""
         place = place_of(mount)
-        return hidden if place is None else \
-            place == self.place and self.root.remains(mount.path)
+        if place is None:
+            return hidden and os.path.basename(mount.path) == self.place[-1]
+        return place == self.place and self.root.remains(mount.path)
 
 
 class Passed(collections.namedtuple("Passed", "key name place device root")):

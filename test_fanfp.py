@@ -16,6 +16,7 @@ import ctypes
 import errno
 import fcntl
 import glob
+import io
 import json
 import os
 import random
@@ -1769,6 +1770,66 @@ class Library(Base):
                 run("umount", "-l", path)
             arranged = arranged or before[0] == after[0] and before[1] != after[1]
         if not arranged:
+            self.skipTest("other mounts of this host took the number or the device")
+
+    @unittest.skipUnless(ROOT, "needs mounts")
+    def test_list_of_mounts_in_pieces(self):
+        """One is unmounted while the list is read, after its line; one outside gets its number and
+        device, has a line of its own in the same list, and is covered: the first is gone, once."""
+        self.make("d", "other")
+        target, between, given_again = self.tree + "/d", [], False
+
+        class InPieces(io.FileIO):
+            """The list of mounts, read as ever; what is in `between` is done after a line of it."""
+
+            def read(self, _=-1):
+                data = piece = os.read(self.fileno(), 1 << 16)
+                while piece and b" %s " % os.fsencode(target) not in data:
+                    piece = os.read(self.fileno(), 1 << 16)
+                    data += piece
+                if between and os.path.ismount(target):
+                    between.pop()()
+                return data + self.readall()
+
+        def open_in_pieces(path, *mode, **options):
+            opened = InPieces if path == "/proc/self/mountinfo" else open
+            return opened(path, *mode, **options)
+
+        def replace():
+            run("umount", target)
+            for number in range(20):
+                path = "%s/%s%d" % (self.out, name, number)
+                os.mkdir(path)
+                self.mount("-t", "tmpfs", "tmpfs", path)
+                if before[:2] in [each[:2] for each in fanfp.MountList.read()
+                                  if each[2] == os.fsencode(path)]:
+                    self.mount("-t", "tmpfs", "tmpfs", path)
+                    return True
+            return False
+
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            notices = []
+            self.mount("-t", "tmpfs", "tmpfs", target)
+            with self.subTest(name), \
+                    unittest.mock.patch.object(fanfp, "open", open_in_pieces, create=True), \
+                    fanfp.Watch(self.tree, filter=name, notice=notices.append) as watch:
+                before, = [each for each in fanfp.MountList.read()
+                           if each[2] == os.fsencode(target)]
+                done, events = [], []
+                between.append(lambda: done.append(replace()))
+                self.mount("-t", "tmpfs", "tmpfs", self.tree + "/other")
+                self.read_until(watch, lambda _: done, events)
+                given_again = given_again or done[0]
+                self.mount("-t", "tmpfs", "tmpfs", target)
+                self.read_until(watch, lambda _: any(target in line for line in notices), events)
+                run("touch", target + "/end")
+                self.read_until(watch, lambda found: target + "/end" in found, events)
+                self.assertEqual(self.unmounts(events), [target])
+            for path in (target, self.tree + "/other"):
+                run("umount", "-l", path)
+        if not given_again:
             self.skipTest("other mounts of this host took the number or the device")
 
     @unittest.skipUnless(ROOT, "needs a mount")
