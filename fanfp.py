@@ -761,6 +761,8 @@ class Directories:
         self.mounts = {}        # file-system id -> roots on it, one for each mount
         self.fringe = set()     # keys of the directories that have a root as an entry, and ids
         #                         of file systems in which any may
+        self.others = {}        # file-system id -> Roots that are none, but mounts of the same:
+        #                         a cache of beside()
 
     # --- roots ---
 
@@ -785,6 +787,7 @@ class Directories:
         self.prefixes.clear()
         self.outside.clear()
         self.nodes.clear()
+        self.others.clear()
         for key, parent, display in self.anchors.values():
             if parent is None:
                 self.nodes[key] = Node(None, display)
@@ -922,27 +925,55 @@ class Directories:
         if not self.mounts.get(key[:8]):
             return [(key, None, b"")]       # unmounted, though it may be mounted elsewhere
         outside = []
-        for root in self.mounts_of(key):
-            try:
-                fd = open_in(root, key[8:])
-            except Gone:
-                continue
-            try:
-                links = self.climb(fd, key, root.mount_id)
-            except Covered:
-                try:
-                    links = self.climb_below_cover(root, key)
-                except OSError:
-                    links = [self.link_by_path(fd, key)]
-            finally:
-                os.close(fd)
-            if links[-1][1] is not None and links[-1][1] not in self.outside:
-                return links
-            # On a bind mount of another part of the file system there is no way up at all.
-            outside = max(outside, links, key=len)
+        for mounts in (self.mounts_of, self.beside):
+            for root in mounts(key):
+                links = self.walk_on(root, key)
+                if links and links[-1][1] is not None and links[-1][1] not in self.outside:
+                    return links
+                # On a bind mount of another part of the file system there is no way up at all.
+                outside = max(outside, links, key=len)
+            if outside != [(key, None, b"")]:
+                break
         if not outside:
             raise Gone
         return outside
+
+    def walk_on(self, root, key):
+        """walk() on the mount of one root; [] where the directory is gone."""
+        try:
+            fd = open_in(root, key[8:])
+        except Gone:
+            return []
+        try:
+            return self.climb(fd, key, root.mount_id)
+        except Covered:
+            try:
+                return self.climb_below_cover(root, key)
+            except OSError:
+                return [self.link_by_path(fd, key)]
+        finally:
+            os.close(fd)
+
+    def beside(self, key):
+        """Roots for mounts of a directory's file system that show more of it than ours do.
+
+        What was moved out of all that a bind mount shows has no way up on that any more: what it
+        was moved with, and so where its last events there belong, can be seen on another only.
+        """
+        if key[:8] not in self.others:
+            mounts, numbers = read_mounts(), {root.mount_id for root in self.mounts_of(key)}
+            ours = [mount for mount in mounts if mount.id in numbers]
+            shown, found = [mount.root for mount in ours], []
+            for mount in sorted(mounts, key=lambda each: len(each.root)):
+                if mount.device not in [each.device for each in ours] \
+                        or any(below(mount.root, top) is not None for top in shown):
+                    continue            # of another file system, or it shows no more
+                root = root_of(mount)
+                if root is not None:
+                    found.append(root)
+                    shown.append(mount.root)
+            self.others[key[:8]] = found
+        return self.others[key[:8]]
 
     def climb_below_cover(self, root, key):
         """walk() from a directory over which something is mounted: in a copy of the mount, in
@@ -1051,6 +1082,15 @@ def settle(fd, levels):
     finally:
         if at != fd:
             os.close(at)
+
+
+def root_of(mount):
+    """A Root, not held open, for a mount of the list; None where its path leads elsewhere."""
+    try:
+        root = Root(os.fsdecode(mount.path), mount.path, pinned=False)
+    except OSError:
+        return None
+    return root if root.mount_id == mount.id else None
 
 
 def open_in(root, handle, flags=O_PATH_DIR):
@@ -5655,6 +5695,8 @@ class Watch:
         those that are gone.  Returns whether the list is out of date."""
         self._let_go(current)
         hidden = self._take_in(current) if self._inner_mounts else set()
+        if self._fanotify is not None:
+            self._fanotify.directories.others.clear()
         for source in self._sources:
             source.binds = self._within or any(map(source.is_shared, source.mounted))
         # Covered; or else a directory above has been renamed.

@@ -1658,6 +1658,36 @@ class Library(Base):
             found.update(self.read_until(watch, lambda found: self.tree + "/m/after" in found))
         self.assertEqual(set(found), {self.tree + "/m/after"})
 
+    @unittest.skipUnless(ROOT, "needs mounts")
+    def test_moved_out_of_what_a_bind_mount_shows(self):
+        """What happened in a directory never heard of, just before one above it was moved to where
+        no mount that is watched shows it."""
+        disk = self.out + "/disk"
+        os.mkdir(disk)
+        self.mount("-t", "tmpfs", "tmpfs", disk)
+        self.make("m")
+        for name in FILTERS:
+            if available(name, self.where) is not None or name == "inotify":
+                continue                # which hears of it by its own watches
+            for below in ("", "/m"):
+                with self.subTest(name + below):
+                    os.makedirs(disk + "/shown/a/b/c")
+                    os.mkdir(disk + "/other")
+                    self.mount("--bind", disk + "/shown", self.tree + below)
+                    with fanfp.Watch(self.tree, filter=name, notice=lambda _: None) as watch:
+                        run("sh", "-c", "echo > shown/a/b/c/f; mkdir shown/a/b/d; "
+                            "echo > shown/a/b/d/g; mv shown/a other/z; echo > other/z/b/c/out; "
+                            "echo > shown/end", cwd=disk)
+                        top = self.tree + below
+                        found = self.read_until(watch, lambda found: top + "/end" in found)
+                    written = {"CREATE", "MODIFY", "CLOSE_WRITE"}
+                    self.assertEqual(found, {
+                        top + "/a/b/c/f": written, top + "/a/b/d": {"CREATE"},
+                        top + "/a/b/d/g": written, top + "/a": {"MOVED_FROM"},
+                        top + "/end": found[top + "/end"]})
+                run("umount", "-l", self.tree + below)
+                run("rm", "-r", disk + "/shown", disk + "/other")
+
     @unittest.skipUnless(ROOT and BEST != "inotify", "needs fanotify and a mount")
     def test_unmounted_after_it_left(self):
         """A directory moved out and what is mounted in it unmounted, just as the mounts are looked
