@@ -298,10 +298,7 @@ def is_mount_root(fd):
 
 
 def copy_mount(fd):
-    """A descriptor of a copy of the mount that an open directory is in: nobody sees it, and nothing
-    is mounted in it.  open_tree(2), Linux 5.2, which few C libraries have; its number is the same
-    on all machines (but Alpha)."""
-    flags = AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC
+    """copy_tree() of the mount that an open directory is in."""
     top = os.open(b".", O_PATH_DIR, dir_fd=fd)
     try:
         mount_id = mount_id_of(top)
@@ -312,11 +309,19 @@ def copy_mount(fd):
                 break
             os.close(top)
             top = up
-        copy = libc().syscall(ctypes.c_long(428), ctypes.c_long(top), b"", ctypes.c_long(flags))
+        return copy_tree(top)
     finally:
         os.close(top)
+
+
+def copy_tree(fd):
+    """A descriptor of a copy of a mount, with an open directory of it for its root: nobody sees it,
+    and nothing is mounted in it.  open_tree(2), Linux 5.2, which few C libraries have; its number
+    is the same on all machines (but Alpha)."""
+    flags = AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC
+    copy = libc().syscall(ctypes.c_long(428), ctypes.c_long(fd), b"", ctypes.c_long(flags))
     if copy < 0:
-        raise failure(ctypes.get_errno(), "copying a mount, to look below what is mounted in it")
+        raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
     try:
         return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH, which opens no handle
     finally:
@@ -923,7 +928,7 @@ class Directories:
         if key in self.anchors:
             return [self.anchors[key]]
         if not self.mounts.get(key[:8]):
-            return [(key, None, b"")]       # unmounted, though it may be mounted elsewhere
+            return no_way(key)          # unmounted, though it may be mounted elsewhere
         outside = []
         for mounts in (self.mounts_of, self.beside):
             for root in mounts(key):
@@ -931,8 +936,9 @@ class Directories:
                 if links and links[-1][1] is not None and links[-1][1] not in self.outside:
                     return links
                 # On a bind mount of another part of the file system there is no way up at all.
-                outside = max(outside, links, key=len)
-            if outside != [(key, None, b"")]:
+                if links and (len(links) > len(outside) or outside == no_way(key)):
+                    outside = links
+            if outside != no_way(key):
                 break
         if not outside:
             raise Gone
@@ -984,6 +990,21 @@ class Directories:
         finally:
             if temporary:
                 os.close(mount_fd)
+        return self.climb_in(copy, key)
+
+    def climb_to(self, top, key):
+        """walk() from a directory up to another, `top`, where no mount shows either: in a copy of
+        one that has `top` for its root.  [] if it is not below that.  Raises Gone, or OSError."""
+        fd = self.open(top, O_PATH_DIR)
+        try:
+            copy = copy_tree(fd)
+        finally:
+            os.close(fd)
+        links = self.climb_in(copy, key)
+        return [] if links == no_way(key) else links
+
+    def climb_in(self, copy, key):
+        """walk() in a copy of a mount, which is closed.  Raises Gone, or OSError."""
         fd = None
         try:
             fd = open_by_handle(copy, key[8:])
@@ -1082,6 +1103,12 @@ def settle(fd, levels):
     finally:
         if at != fd:
             os.close(at)
+
+
+def no_way(key):
+    """The links of a directory that has no way up: the top of a file system, or of what a mount
+    shows; or that is on no mount."""
+    return [(key, None, b"")]
 
 
 def root_of(mount):
@@ -3625,6 +3652,7 @@ READ_ROOM = 1 << 22                 # characters of long paths in one read(): th
 AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is judged
 HELD_SECONDS = 2.0                  # how long a removed directory may take to tell its name
 HELD_LIMIT = 1 << 16
+MOVED_TRIES = 16                    # directories moved, below which one is looked for
 RACE_SECONDS = 0.001                # by when the event of a removal just made has been queued
 HALF_SECONDS = 1.0                  # how long a RENAME's halves may take to follow it
 CATCH_UP_LIMIT = 10000              # entries looked at in what was moved in with an ignore mark
@@ -3663,6 +3691,7 @@ class Queue:
         self.empty_at = time.time()
         self.drained = False        # whether the last read left nothing behind
         self.before = {}            # key of a directory -> list of (offset, parent key, name)
+        self.moving = collections.deque()   # (offset, key) of each move of one
         self.renames = {}           # halves of RENAMEs, see half_of() -> offset of the last
         self.expected = set()       # those halves that are still to be read
         self.before_room = self.renames_room = OUTSIDE_LIMIT    # see trim()
@@ -3744,6 +3773,8 @@ class Queue:
         link = self.just_before(raw)
         if link is not None:
             self.before.setdefault(raw.target, []).append((offset,) + link)
+            if raw.mask & MOVES:
+                self.moving.append((offset, raw.target))
 
     def pair(self, raw, offset):
         """Note that the halves of a RENAME have one."""
@@ -3802,8 +3833,14 @@ class Queue:
         """Whether a half's RENAME is still to be judged."""
         return self.renames.get(half, 0) > self.position
 
+    def moved(self):
+        """The keys of the directories that are moved by events not judged yet, in their order."""
+        return [key for offset, key in self.moving if offset > self.position]
+
     def trim(self):
         """Let go of what is over, where that is much, or all is."""
+        while self.moving and self.moving[0][0] <= self.position:
+            self.moving.popleft()
         if not self.batches:
             self.before.clear()
         # Behind a slow reader little is over: each is looked through again when twice as long.
@@ -3846,6 +3883,7 @@ class Fanotify:
         self.held = collections.OrderedDict()   # key -> (when, [Raw])
         self.released = {}                  # key -> where the event that released it says it was
         self.gone = collections.OrderedDict()   # key -> where it was to the end: see note_gone()
+        self.told_unshown = False   # see unshown()
         self.followed, self.followed_at = {}, 0.0   # half whose RENAME has been judged -> whether
         #                                     the half is what tells of it
         self.early = set()                  # halves judged before their RENAME
@@ -4075,6 +4113,7 @@ class Fanotify:
         self.filter.caught_up()
         self.moved.clear()
         self.gone.clear()
+        self.told_unshown = False
         if self.now - self.followed_at > HALF_SECONDS:
             self.followed.clear()
             self.early.clear()
@@ -4136,11 +4175,44 @@ class Fanotify:
             return [(key,) + link]
         if links is None:
             raise Held(key)
+        if links == no_way(key):
+            links = self.links_to_moved(key) or links
         # From a directory on that the queue moves, the way up was another one then.
         for count, (each, _, _) in enumerate(links):
             if count and self.queue.where(each) is not None:
                 return links[:count]
         return links
+
+    def links_to_moved(self, key):
+        """Links to one of the directories that the queue moves, from one below it that no mount
+        shows: it may have been in a tree until then.  None if it is below none of them."""
+        outside, tries = self.directories.outside, 0
+        for moved in self.queue.moved():
+            link = self.queue.where(moved) if moved[:8] == key[:8] else None
+            if link is None or link[0] is None or link[0] in outside:
+                continue
+            if tries == MOVED_TRIES:
+                self.unshown("more than %d directories move at once" % tries)
+                break
+            tries += 1
+            try:
+                links = self.directories.climb_to(moved, key)
+            except Gone:
+                continue
+            except OSError as error:
+                self.unshown(error)
+                break
+            if links:
+                return links
+        return None
+
+    def unshown(self, reason):
+        """Say, once until the queue is empty, that something can't be told of where no mount shows
+        it any more."""
+        if not self.told_unshown:
+            self.told_unshown = True
+            self.notice("what happened just before a directory left what a bind mount shows may be "
+                        "missing: %s" % reason)
 
     def shun(self, key):
         """An outside directory has been heard from: have the filter hold back what comes next.
