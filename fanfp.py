@@ -3652,7 +3652,7 @@ READ_ROOM = 1 << 22                 # characters of long paths in one read(): th
 AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is judged
 HELD_SECONDS = 2.0                  # how long a removed directory may take to tell its name
 HELD_LIMIT = 1 << 16
-MOVED_TRIES = 16                    # directories moved, below which one is looked for
+MOVED_LIMIT, MOVED_TRIES = 1000, 16     # directories moved: asked for, and looked below
 RACE_SECONDS = 0.001                # by when the event of a removal just made has been queued
 HALF_SECONDS = 1.0                  # how long a RENAME's halves may take to follow it
 CATCH_UP_LIMIT = 10000              # entries looked at in what was moved in with an ignore mark
@@ -3835,7 +3835,7 @@ class Queue:
 
     def moved(self):
         """The keys of the directories that are moved by events not judged yet, in their order."""
-        return [key for offset, key in self.moving if offset > self.position]
+        return (key for offset, key in self.moving if offset > self.position)
 
     def trim(self):
         """Let go of what is over, where that is much, or all is."""
@@ -4187,13 +4187,13 @@ class Fanotify:
         """Links to one of the directories that the queue moves, from one below it that no mount
         shows: it may have been in a tree until then.  None if it is below none of them."""
         outside, tries = self.directories.outside, 0
-        for moved in self.queue.moved():
+        for count, moved in enumerate(self.queue.moved()):
+            if tries == MOVED_TRIES or count == MOVED_LIMIT:
+                self.unshown("%d directories are moved at once, or more" % (count + 1))
+                break
             link = self.queue.where(moved) if moved[:8] == key[:8] else None
             if link is None or link[0] is None or link[0] in outside:
                 continue
-            if tries == MOVED_TRIES:
-                self.unshown("more than %d directories move at once" % tries)
-                break
             tries += 1
             try:
                 links = self.directories.climb_to(moved, key)
