@@ -4188,12 +4188,12 @@ class Fanotify:
         shows: it may have been in a tree until then.  None if it is below none of them."""
         outside, tries = self.directories.outside, 0
         for count, moved in enumerate(self.queue.moved()):
+            link = self.queue.where(moved) if moved[:8] == key[:8] else None
+            if count < MOVED_LIMIT and (link is None or link[0] is None or link[0] in outside):
+                continue
             if tries == MOVED_TRIES or count == MOVED_LIMIT:
                 self.unshown("%d directories are moved at once, or more" % (count + 1))
                 break
-            link = self.queue.where(moved) if moved[:8] == key[:8] else None
-            if link is None or link[0] is None or link[0] in outside:
-                continue
             tries += 1
             try:
                 links = self.directories.climb_to(moved, key)
