@@ -32,7 +32,7 @@ from array import array
 from bisect import bisect_right
 
 __version__ = "1.0"
-__all__ = ["Watch", "Event", "Error", "EVENTS", "DEFAULT_EVENTS"]
+__all__ = ["Watch", "Event", "Process", "Error", "EVENTS", "DEFAULT_EVENTS"]
 
 
 # =============================================================================================
@@ -464,14 +464,16 @@ def event_mask(names):
     return mask
 
 
-class Event(collections.namedtuple("Event", "path mask pid time old_path")):
+class Event(collections.namedtuple("Event", "path mask pid time old_path moment")):
     """One event, or several of one name that the kernel merged while they waited.
 
     path      str as os.fsdecode gives it, or None for Q_OVERFLOW and for what can't be named
     mask      int, bits of EVENTS and ISDIR
-    pid       int, process id of who did it; None where the kernel does not say (inotify)
+    pid       int, process id of who did it; None where the kernel does not say (inotify), and of
+              a process in another pid namespace, which has no number in this one
     time      float, seconds since the epoch, when it was read
     old_path  str, the path before a RENAME, else None
+    moment    Moment, what it has in common with the events that were read with it
     """
 
     __slots__ = ()
@@ -485,6 +487,105 @@ class Event(collections.namedtuple("Event", "path mask pid time old_path")):
     def is_dir(self):
         """Whether the path is a directory's."""
         return bool(self.mask & ISDIR)
+
+    @property
+    def root(self):
+        """The root that it is of, str as it was given; None where the path is None."""
+        return None if self.path is None else self.moment.root_of(self.path)
+
+    @property
+    def process(self):
+        """The Process that did it, or None where the pid is None."""
+        return None if self.pid is None else self.moment.processes[self.pid]
+
+    def __repr__(self):
+        return "Event(%s)" % ", ".join("%s=%r" % item for item in zip(self._fields, self[:5]))
+
+
+class Moment:
+    """What the events of one read have in common.
+
+    roots      tuple of str, the roots watched then, as they were given
+    processes  Processes, who was there then
+    """
+
+    __slots__ = ("roots", "processes")
+
+    def __init__(self, roots=()):
+        self.roots, self.processes = roots, Processes()
+
+    def root_of(self, path):
+        """The innermost root that a path is of, or None."""
+        found = [root for root in self.roots if below(path, root) is not None]
+        return max(found, key=len) if found else None
+
+
+class Process(collections.namedtuple("Process", "pid ppid comm uid gid exe cmdline cgroup")):
+    """Who did it.  All but `pid` may be None: not known any more, or never.
+
+    pid      int, process id
+    ppid     int, that of its parent
+    comm     str, its name (at most 15 bytes), proc(5)
+    uid, gid int, effective user and group id
+    exe      str, path of its executable
+    cmdline  tuple of str, its arguments
+    cgroup   str, path of its control group
+    """
+
+    __slots__ = ()
+
+
+class Processes:
+    """Processes by pid, each asked for once: a pid is soon used again, or runs another program."""
+
+    def __init__(self):
+        self._names, self._all = {}, {}
+
+    def name(self, pid):
+        """The name of a process, str; "" where it is not known."""
+        name = self._names.get(pid)
+        if name is None:
+            name = self._names[pid] = os.fsdecode(read_file("/proc/%s/comm" % pid)[:-1])
+        return name
+
+    def __getitem__(self, pid):
+        """The Process of a pid."""
+        if pid not in self._all:
+            self._all[pid] = read_process(pid, self.name(pid) or None)
+        return self._all[pid]
+
+
+def read_file(path):
+    """What is in a small file of /proc, as bytes; b"" where it can't be read."""
+    try:
+        # Not open(): its buffers cost three times the rest, and each batch asks anew.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 1 << 16)
+        finally:
+            os.close(fd)
+    except OSError:
+        return b""
+
+
+def read_process(pid, comm):
+    """The Process of a pid as /proc has it now.  proc(5)."""
+    base = "/proc/%d/" % pid
+    status = dict(line.split(b":\t", 1) for line in read_file(base + "status").split(b"\n")
+                  if b":\t" in line)
+    if not status:
+        return Process(pid, None, comm, None, None, None, None, None)
+    try:
+        exe = os.readlink(base + "exe")
+    except OSError:
+        exe = None
+    cgroups = [line.split(b":", 2) for line in read_file(base + "cgroup").splitlines()]
+    cgroup = next((os.fsdecode(path) for _, controllers, path in cgroups
+                   if controllers in (b"", b"name=systemd")), None)
+    arguments = read_file(base + "cmdline").split(b"\0")[:-1]
+    return Process(pid, int(status[b"PPid"]), comm, int(status[b"Uid"].split()[1]),
+                   int(status[b"Gid"].split()[1]), exe,
+                   tuple(map(os.fsdecode, arguments)) or None, cgroup)
 
 
 # --- what read(2) gives on a fanotify descriptor, fanotify(7) ---
@@ -1288,10 +1389,12 @@ def unescape_octal(path):
 
 
 def below(path, top):
-    """What follows `top` in `path`, b"" for itself; None where it is not below it."""
+    """What follows `top` in `path`, both bytes or both str; what is empty for itself; None where
+    it is not below it."""
     if path == top:
-        return b""
-    top = top if top.endswith(b"/") else top + b"/"
+        return path[:0]
+    slash = b"/" if isinstance(top, bytes) else "/"
+    top = top if top.endswith(slash) else top + slash
     return path[len(top):] if path.startswith(top) else None
 
 
@@ -3893,7 +3996,7 @@ class Fanotify:
         self.lossy = False                  # an overflow: absence of an event proves nothing
         self.arrived = False                # directories, with mounts in them, may have come in
         self.binds = False                  # or have left, and be shown by a bind mount
-        self.now = time.time()
+        self.now, self.moment = time.time(), None
         self.out = []
         self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
         self.directories = Directories()
@@ -4041,10 +4144,11 @@ class Fanotify:
         self.queue.look_ahead()
         return self.queue.last_rename > ahead
 
-    def read(self):
+    def read(self, moment):
         """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
         queue = self.queue
         now = self.now = time.time()
+        self.moment = moment
         self.out, self.room = [], READ_ROOM
         out = self.out
         if not queue.batches and not queue.fill():
@@ -4070,8 +4174,8 @@ class Fanotify:
                 if prefix:
                     bits = mask & mask_wanted
                     if bits:
-                        put(make(kind, (prefix + name.decode(encoding, errors), bits, pid, now,
-                                        None)))
+                        put(make(kind, (prefix + name.decode(encoding, errors), bits,
+                                        pid or None, now, None, moment)))
                     continue
                 if quiet_until(key, 0) >= number:
                     dropped += 1
@@ -4298,7 +4402,7 @@ class Fanotify:
         """Put out an event, if it is one that was asked for."""
         mask &= self.mask
         if mask & ~ISDIR:
-            self.out.append(Event(path, mask, pid, self.now, old_path))
+            self.out.append(Event(path, mask, pid or None, self.now, old_path, self.moment))
             if path is not None and len(path) > PREFIX_LIMIT:
                 self.room -= len(path)
 
@@ -4779,7 +4883,7 @@ class Inotify:
         self.arrived = False                # directories, with mounts in them, may have come in
         self.binds = False                  # or have left, and be shown by a bind mount
         self.out, self.room = [], 0
-        self.now = time.time()
+        self.now, self.moment = time.time(), None
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         if self.fd < 0:
             number = ctypes.get_errno()
@@ -5070,14 +5174,15 @@ class Inotify:
         mask &= self.mask
         if mask & ~ISDIR:
             self.room -= len(path or "") + len(old_path or "")
-            self.out.append(Event(path, mask, None, self.now, old_path))
+            self.out.append(Event(path, mask, None, self.now, old_path, self.moment))
 
-    def read(self):
+    def read(self, moment):
         """The events of the trees in one buffer, [] where there is nothing to read.
 
         No more than READ_ROOM characters of paths: the rest stays in `coming`.
         """
         self.out, self.now, self.room = [], time.time(), READ_ROOM
+        self.moment = moment
         if not self.coming:
             self.fill()
         while self.coming:
@@ -5586,7 +5691,7 @@ class Watch:
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
         self._passed = {}                   # number of a mount not watched -> Passed
-        self._window = (0.0, 0)
+        self._window, self._moment = (0.0, 0), Moment()
         self._stopped = self._started = False
         self._within = False                # some are of what is in a tree anyway: see Within
         self._mounts_news = False           # of the mounts, and nothing has been done about it
@@ -5892,7 +5997,8 @@ class Watch:
         """File systems are gone, [(source, root, what to call it or None)]: say so."""
         for source, root, shown in gone:
             if shown is not None:
-                self._events.append(Event(shown, UNMOUNT | ISDIR, None, time.time(), None))
+                self._events.append(Event(shown, UNMOUNT | ISDIR, None, time.time(), None,
+                                          self._moment))
             source.remove(root)
 
     # --- reading ---
@@ -5944,10 +6050,11 @@ class Watch:
             if timeout != 0 and ready:
                 self._gather()
         events, count = [], 0
+        self._moment = Moment(self.roots)
         for source in self._sources:
             if source.fd in ready:
                 before = source.stats["events read"]
-                events += source.read()
+                events += source.read(self._moment)
                 count += source.stats["events read"] - before
         self._note_mounts()
         if self._alarm.fd in ready:
@@ -6189,40 +6296,24 @@ def positive(text):
 
 # --- output: one function from a list of events to text, for each way to print ---
 
-class Commands:
-    """Names of processes, kept for one batch: a pid is soon used again, or runs another program."""
-
-    def __init__(self):
-        self.names = {}
-
-    def __getitem__(self, pid):
-        name = self.names.get(pid)
-        if name is None:
-            try:
-                # Not open(): its buffers cost three times the rest, and each batch asks anew.
-                fd = os.open("/proc/%d/comm" % pid, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    name = os.fsdecode(os.read(fd, 64)[:-1])
-                finally:
-                    os.close(fd)
-            except (OSError, TypeError):
-                name = ""               # gone already, or not known (inotify)
-            self.names[pid] = name
-        return name
+def command_of(event):
+    """The name of the process of an event; "" where it is not known."""
+    return "" if event.pid is None else event.moment.processes.name(event.pid)
 
 
 def text_lines(events):
     """The default: time, command(pid), events, path, for people."""
-    out, commands = [], Commands()
+    out = []
     stamp, now, heads = "", None, {}    # a buffer's events have one time, few processes and masks
-    for path, mask, pid, when, old_path in events:
+    for event in events:
+        path, mask, pid, when, old_path, _ = event
         if when != now:
             now, heads = when, {}
             stamp = time.strftime("%H:%M:%S", time.localtime(when)) + ".%03d" % (when * 1000 % 1000)
         head = heads.get((pid, mask))
         if head is None:
             head = heads[pid, mask] = "%s %s(%s): %s " % (
-                stamp, printable(commands[pid]) or "?", "?" if pid is None else pid,
+                stamp, printable(command_of(event)) or "?", "?" if pid is None else pid,
                 names_text(mask))
         if path is None:
             shown = "-"
@@ -6251,19 +6342,20 @@ def names_text(mask):
 def json_lines(events):
     """--json: an object a line, ASCII only; bytes that are no UTF-8 as lone surrogates."""
     from json.encoder import encode_basestring_ascii as quote
-    out, commands = [], Commands()
+    out = []
     now, around = None, {}              # as in text_lines()
-    for path, mask, pid, when, old_path in events:
+    for event in events:
+        path, mask, pid, when, old_path, _ = event
         if when != now:
             now, around = when, {}
         both = around.get((pid, mask))
         if both is None:
-            names = '", "'.join(event_names(mask))
+            names, command = '", "'.join(event_names(mask)), command_of(event)
             both = around[pid, mask] = (
                 '{"time": %.3f, "events": ["%s"], "path": ' % (when, names),
                 ', "pid": %s, "comm": %s, "is_dir": %s}\n' % (
                     "null" if pid is None else pid,
-                    quote(commands[pid]) if commands[pid] else "null",
+                    quote(command) if command else "null",
                     "true" if mask & ISDIR else "false"))
         shown = "null" if path is None else quote(path)
         if old_path is not None:
@@ -6280,11 +6372,12 @@ def split_path(path):
 
 def csv_lines(events):
     """--csv: inotifywait's three columns, then old path, pid and command."""
-    out, commands = [], Commands()
-    for path, mask, pid, _, old_path in events:
+    out = []
+    for event in events:
+        path, mask, pid, _, old_path, _ = event
         directory, name = split_path(path)
         fields = (directory, names_text(mask), name, old_path or "",
-                  "" if pid is None else str(pid), commands[pid])
+                  "" if pid is None else str(pid), command_of(event))
         out.append(",".join(map(csv_field, fields)) + "\n")
     return "".join(out)
 
@@ -6302,8 +6395,8 @@ def format_lines(pattern, timefmt, newline):
     show = (lambda text: text) if raw else printable
     end = "" if raw or not newline else "\n"
 
-    def value(kind, argument, event, commands):
-        path, mask, pid, when, old_path = event
+    def value(kind, argument, event):
+        path, mask, pid, when, old_path, _ = event
         if kind == "w":
             return show(split_path(path)[0])
         if kind == "f":
@@ -6318,15 +6411,14 @@ def format_lines(pattern, timefmt, newline):
             return time.strftime(timefmt, time.localtime(when))
         if kind == "p":
             return "" if pid is None else str(pid)
-        return show(commands[pid])
+        return show(command_of(event))
 
     constant = {"0": "\0", "n": "\n", "%": "%"}
 
     def lines(events):
-        commands = Commands()
         return "".join("".join(
             piece if isinstance(piece, str) else constant.get(piece[0])
-            or value(piece[0], piece[-1], event, commands) for piece in pieces) + end
+            or value(piece[0], piece[-1], event) for piece in pieces) + end
             for event in events)
     return lines
 
