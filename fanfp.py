@@ -5723,7 +5723,8 @@ class Watch:
         self._poll = select.epoll()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._extra_fds = [self._wake_read, self._wake_write]
-        self._poll.register(self._wake_read, select.EPOLLIN)
+        self._wakers, self._woken = set(), False
+        self.wake_on(self._wake_read)
         self._alarm = Alarm()
         self._extra_fds.append(self._alarm.fd)
         self._poll.register(self._alarm.fd, select.EPOLLIN)
@@ -6004,7 +6005,8 @@ class Watch:
     # --- reading ---
 
     def read(self, timeout=None):
-        """A list of events; [] after `timeout` seconds (None: for ever) or at the end.
+        """A list of events; [] after `timeout` seconds (None: for ever), at the end, or when woken
+        by wake() or a descriptor of wake_on().
 
         With a timeout of 0 it never waits: for use when select or asyncio says that fileno()
         is readable.
@@ -6016,7 +6018,7 @@ class Watch:
             events = self._collect(deadline, timeout)
             if timeout is not None:
                 self._set_alarm()
-            if events:
+            if events or self._woken:
                 return events
             if deadline is not None and time.monotonic() >= deadline:
                 break
@@ -6034,21 +6036,20 @@ class Watch:
 
     def _collect(self, deadline, timeout):
         """Wait for the sources, then read those that have something."""
-        backlog = [source for source in self._sources if source.backlog]
-        if backlog:
-            ready = [source.fd for source in backlog]
-        else:
-            due = [source.fd for source in self._sources if source.due() is not None]
-            waits = [source.due() for source in self._sources if source.fd in due]
-            if deadline is not None:
-                waits.append(max(0.0, deadline - time.monotonic()))
-            if self._mounts_due:
-                waits.append(0)
-            ready = [fd for fd, _ in self._poll.poll(min(waits) if waits else -1)]
-            if not ready or self._alarm.fd in ready:
-                ready += due
-            if timeout != 0 and ready:
-                self._gather()
+        backlog = [source.fd for source in self._sources if source.backlog]
+        due = [] if backlog else [source for source in self._sources if source.due() is not None]
+        waits = [source.due() for source in due]
+        if deadline is not None:
+            waits.append(max(0.0, deadline - time.monotonic()))
+        if backlog or self._mounts_due:
+            waits.append(0)
+        ready = [fd for fd, _ in self._poll.poll(min(waits) if waits else -1)]
+        self._woken = not self._wakers.isdisjoint(ready)
+        if not ready or self._alarm.fd in ready:
+            ready += [source.fd for source in due]
+        if timeout != 0 and ready and not (backlog or self._woken):
+            self._gather()
+        ready += backlog
         events, count = [], 0
         self._moment = Moment(self.roots)
         for source in self._sources:
@@ -6064,7 +6065,6 @@ class Watch:
                 os.read(self._wake_read, 4096)
             except BlockingIOError:
                 pass
-            self._woken = True
         if self._events:
             events += self._events
             self._events.clear()
@@ -6165,11 +6165,29 @@ class Watch:
         self.wake()
 
     def wake(self):
-        """Make a read() that waits return what it has, maybe nothing."""
+        """Make the read() that waits, or the next, return what it has, maybe nothing.  From any
+        thread or signal handler."""
         try:
             os.write(self._wake_write, b"w")
         except (BlockingIOError, OSError):
             pass
+
+    def wake_on(self, fd, events=select.EPOLLIN):
+        """Have read() return, as by wake(), whenever a descriptor is ready: that given to
+        signal.set_wakeup_fd(), say.  Whoever registers it reads it, and closes it later than this.
+
+        `events` is as for select.epoll.register(); 0 stands for EPOLLERR and EPOLLHUP alone: the
+        reader of a pipe has gone.  Raises OSError where it can't be waited for: a regular file.
+        """
+        self._poll.register(fd, events)
+        self._wakers.add(fd)
+
+    @property
+    def pending(self):
+        """Whether something has happened that read() is still to tell of, or to look at."""
+        return bool(self._events or self._mounts_due) or any(
+            source.backlog or source.due() is not None or readable(source.fd)
+            for source in self._sources)
 
     def close(self):
         """Let go of everything.  No descriptor is left."""

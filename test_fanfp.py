@@ -1566,6 +1566,69 @@ class Library(Base):
             self.assertEqual(list(watch), [])
             timer.join()
 
+    def test_wake(self):
+        """wake() ends the read() that waits, or else the next, once; the watch goes on."""
+        import threading
+        with fanfp.Watch(self.tree, events="CREATE") as watch:
+            threading.Timer(0.05, watch.wake).start()
+            self.assertEqual(watch.read(), [])
+            watch.wake()
+            watch.wake()
+            self.assertEqual(watch.read(), [])
+            self.assertEqual(watch.read(0.01), [])
+            self.make("a")
+            self.assertEqual([event.path for event in watch.read()], [self.tree + "/a"])
+
+    def test_wake_under_load(self):
+        """A tree in which something happens all the time keeps no wake() from being heard: of what
+        is excluded nothing is told, and read() goes on."""
+        worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
+        self.addCleanup(worker.wait)
+        self.addCleanup(worker.kill)
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            with self.subTest(name), fanfp.Watch(self.tree, filter=name, exclude="/",
+                                                 notice=lambda _: None) as watch:
+                for _ in range(10):
+                    watch.wake()
+                    self.assertEqual(watch.read(), [])
+
+    def test_wake_on(self):
+        """A read() ends by a signal that came just before it: its handler has run by then, and
+        only what was given to set_wakeup_fd() is there to wake it.  So it does by the end of a
+        pipe's reader, and not by the end of what it waits for."""
+        fds = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        out = os.pipe2(os.O_CLOEXEC)
+        for fd in fds + out[1:]:
+            self.addCleanup(os.close, fd)
+        handler = signal.signal(signal.SIGUSR1, lambda *_: None)
+        self.addCleanup(signal.signal, signal.SIGUSR1, handler)
+        self.addCleanup(signal.set_wakeup_fd, signal.set_wakeup_fd(fds[1]))
+        with fanfp.Watch(self.tree) as watch:
+            watch.wake_on(fds[0])
+            watch.wake_on(out[1], 0)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            self.assertEqual(watch.read(), [])
+            self.assertEqual(os.read(fds[0], 10), bytes([signal.SIGUSR1]))
+            self.assertEqual(watch.read(0.01), [])
+            os.close(out[0])
+            self.assertEqual(watch.read(), [])
+            with open(self.out + "/f", "w") as file, self.assertRaises(OSError):
+                watch.wake_on(file.fileno())
+
+    def test_pending(self):
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            with self.subTest(name), fanfp.Watch(self.tree, filter=name) as watch:
+                self.make("p" + name)
+                self.assertTrue(watch.pending)
+                until = time.monotonic() + PATIENCE
+                while watch.pending:            # others wake it as well
+                    self.assertLess(time.monotonic(), until)
+                    watch.read(0)
+
     def test_errors_are_oserrors(self):
         with self.assertRaises(OSError) as caught:
             fanfp.Watch(self.tree + "/none")
