@@ -203,7 +203,7 @@ def fanotify_mark(group, flags, mask, directory, path, shown=""):
                 errno.ENOSPC: "see /proc/sys/fs/fanotify/max_user_marks",
                 errno.EOPNOTSUPP: "this file system has no file handles; use --filter inotify",
                 errno.ENODEV: "this file system has no identifier; use --filter inotify",
-                errno.EXDEV: "a subvolume can't be marked; use --filter inotify"}
+                errno.EXDEV: "a part of a file system can't be marked; use --filter inotify"}
         raise failure(number, "marking", shown or os.fsdecode(path or b""), hint.get(number, ""))
 
 
@@ -221,6 +221,66 @@ def name_to_handle(directory, path=b"", shown="a directory"):
                       shown, "use --filter inotify")
     raw = buffer.raw
     return raw[:HANDLE_HEADER.size + HANDLE_HEADER.unpack_from(raw)[0]], mount.value
+
+
+# What is in the handle of a directory of btrfs, struct btrfs_fid: inode number, number of the
+# subvolume, generation.  All subvolumes hang from the top of the file system, which is one.
+BTRFS_FID, BTRFS_FID_TYPE = struct.Struct("=QQI"), 0x4d
+BTRFS_ROOT, BTRFS_TOP_SUBVOLUME = 256, 5    # inode number of a subvolume's root; number of the top
+BTRFS_TOP = HANDLE_HEADER.pack(BTRFS_FID.size, BTRFS_FID_TYPE) + BTRFS_FID.pack(
+    BTRFS_ROOT, BTRFS_TOP_SUBVOLUME, 0)
+
+
+def key_of(at, handle, shown=None):
+    """The key of a directory, given as filesystem_id() takes it and by its handle: what names it in
+    the events of a file-system mark."""
+    return mark_id(filesystem_id(at, shown), handle) + handle
+
+
+def mark_id(fsid, handle):
+    """The id that the events of a file-system mark bear, of what has an id and a handle.
+
+    The same, but on btrfs: each subvolume has its own there, which is that of the file system with
+    the number of the subvolume in it by exclusive or (btrfs_statfs()), and events bear the top's.
+    """
+    _, number = btrfs_place(handle)
+    number ^= BTRFS_TOP_SUBVOLUME
+    high, low = struct.unpack("=II", fsid)
+    return struct.pack("=II", high ^ number >> 32, low ^ number & 0xFFFFFFFF)
+
+
+def btrfs_place(handle):
+    """(inode number, subvolume) of a directory on btrfs; elsewhere those of the top of one."""
+    size, kind = HANDLE_HEADER.unpack_from(handle)
+    if (size, kind) != (BTRFS_FID.size, BTRFS_FID_TYPE):
+        handle = BTRFS_TOP
+    return BTRFS_FID.unpack_from(handle, HANDLE_HEADER.size)[:2]
+
+
+def mark_filesystem(group, mask, root):
+    """Mark the file system of a root, by descriptor, since its path may lead elsewhere.
+
+    From a subvolume of btrfs the kernel does not let it be marked; from the top it does, and the
+    top is opened by its handle, whichever subvolume is mounted.
+    """
+    flags, top = FAN_MARK_ADD | FAN_MARK_FILESYSTEM, None
+    try:
+        fd, temporary = root.open_mount()
+    except Gone:
+        raise failure(errno.ENOENT, "marking", root.display)
+    try:
+        if btrfs_place(root.key[8:])[1] == BTRFS_TOP_SUBVOLUME:
+            return fanotify_mark(group, flags, mask, fd, b".", root.display)
+        top = open_by_handle(fd, BTRFS_TOP)
+        if filesystem_id(top, root.display) != root.key[:8]:
+            raise Error(errno.EXDEV, "marking %s: the top of its file system has another "
+                        "identifier; use --filter inotify" % printable(root.display))
+        return fanotify_mark(group, flags, mask, top, b".", root.display)
+    finally:
+        if temporary:
+            os.close(fd)
+        if top is not None:
+            os.close(top)
 
 
 def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
@@ -753,7 +813,7 @@ class Root:
             fd = self.fd if pinned else os.open(path, O_READ_DIR)
             try:
                 handle, self.mount_id = name_to_handle(fd, shown=display)
-                self.key = filesystem_id(fd, display) + handle
+                self.key = key_of(fd, handle, display)
             finally:
                 if not pinned:
                     os.close(fd)
@@ -807,7 +867,7 @@ class Root:
         again.  True where that can't be told."""
         try:                    # nothing is opened, which would be in the way of an umount
             handle, before = name_to_handle(AT_FDCWD, path)
-            key = filesystem_id(path) + handle
+            key = key_of(path, handle)
             _, after = name_to_handle(AT_FDCWD, path)
         except OSError:
             return True
@@ -3455,6 +3515,9 @@ ASKABLE = (ACCESS | MODIFY | ATTRIB | CLOSE_WRITE | CLOSE_NOWRITE | OPEN | OPEN_
            | MOVED_TO | CREATE | DELETE | RENAME)
 
 
+ALL = 1 << 62                       # more buffers than are ever read
+
+
 class UserFilter:
     """No filter: every event of the file system comes, and user space drops what is outside."""
 
@@ -3477,9 +3540,10 @@ class UserFilter:
     def outside(self, key, number):
         """A directory outside the trees has been heard from, and `number` buffers read till now.
 
-        Returns the number of the last buffer in which its events are nothing new.
+        Returns the number of the last buffer in which its events are nothing new; ALL, if none of
+        them is held back.
         """
-        return 1 << 62
+        return ALL
 
     def moved_in(self):
         """What was outside is in the tree now.  Hold back nothing of it any more."""
@@ -3517,6 +3581,8 @@ class MarksFilter(UserFilter):
                     raise Error(errno.EINVAL, "setting an ignore mark on %s: this kernel has none "
                                 "that ignores by directory (Linux 6.0 has); use --filter user"
                                 % printable(root.display))
+                if error.errno == errno.EXDEV:
+                    return                      # see outside()
                 raise
 
     def outside(self, key, number):
@@ -3534,7 +3600,11 @@ class MarksFilter(UserFilter):
             fanotify_mark(self.group.fd, FAN_MARK_ADD | self.IGNORE, mask, fd, b".")
             self.group.stats["ignore marks set"] += 1
         except OSError as error:
-            # ENOENT: removed meanwhile.  Anything else costs events that are dropped here.
+            # A subvolume of btrfs has an id of its own, which no mark may have beside that of the
+            # file system.  ENOENT: removed meanwhile.  Anything else costs events that are dropped
+            # here.
+            if error.errno == errno.EXDEV:
+                return ALL
             if error.errno != errno.ENOENT:
                 self.group.notice("%s; events outside the tree will cost more" % error)
         finally:
@@ -3676,12 +3746,12 @@ class FastpathFilter(UserFilter):
                         "use --filter marks" % (printable(root.display), len(states)))
         fd, temporary = root.open_mount()
         try:
+            fanotify_mark(self.group.fd, FAN_MARK_ADD, OPEN | CLOSE_NOWRITE | ISDIR, fd, b".",
+                          root.display)         # which a subvolume does not have
             self.globals["slots"] = max(self.globals["slots"], slot + 1)
             self.globals["roots"] += 1
             states[slot] = self.WANTED          # from here on nothing is judged to be outside
             self._tag(fd, slot + 1)
-            fanotify_mark(self.group.fd, FAN_MARK_ADD, OPEN | CLOSE_NOWRITE | ISDIR, fd, b".",
-                          root.display)
             hold = self._hold(fd)
         finally:
             if temporary:
@@ -4041,8 +4111,7 @@ class Fanotify:
         fsid = root.key[:8]
         if fsid not in self.marked:
             # Anchored first: its events may come as soon as it is marked.
-            fanotify_mark(self.fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, self.asked | ISDIR,
-                          AT_FDCWD, root.path, root.display)
+            mark_filesystem(self.fd, self.asked | ISDIR, root)
             self.marked[fsid] = root
         elif parent is not None:
             self.moved_in()                 # a bind mount shows what was outside until now
@@ -4076,7 +4145,7 @@ class Fanotify:
         """What was outside is in a tree now.  Returns the directories held back until now."""
         self.arrived = True
         self.filter.moved_in()
-        quiet = list(self.quiet) if self.halves else []
+        quiet = [key for key, number in self.quiet.items() if number != ALL]
         self.quiet.clear()
         return quiet
 
@@ -4087,7 +4156,7 @@ class Fanotify:
         except OSError:
             return None
         try:
-            key = filesystem_id(fd, os.fsdecode(path)) + name_to_handle(fd)[0]
+            key = key_of(fd, name_to_handle(fd)[0], os.fsdecode(path))
         except OSError:
             return None
         finally:
@@ -4599,6 +4668,7 @@ class Fanotify:
             self.leavers.append((self.queue.end, target))
         if mask & DELETE and not mask & (CREATE | MOVED_TO):
             directories.delete(target)      # else merged, and what it held comes only now
+            self.drop_subvolume(target)
 
     # --- roots ---
 
@@ -4674,6 +4744,17 @@ class Fanotify:
             self.judge(each)
         self.rejudging = before
         del self.released[raw.target]
+
+    def drop_subvolume(self, target):
+        """A subvolume may have been deleted, with all that is in it: of its directories no other
+        event comes that could name them."""
+        inode, subvolume = btrfs_place(target[8:])
+        if inode != BTRFS_ROOT or subvolume == BTRFS_TOP_SUBVOLUME:
+            return
+        for key in list(self.held):
+            if key[:8] == target[:8] and btrfs_place(key[8:])[1] == subvolume:
+                for raw in self.held.pop(key)[1]:
+                    self.report(None, raw[0], raw[1])
 
     def expire(self):
         """Give up on held events: the removal of a directory in a tree would have been heard."""

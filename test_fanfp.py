@@ -3388,6 +3388,165 @@ def marked_inodes(pid):
     return found
 
 
+class Btrfs(Base):
+    """A file system of subvolumes, each with a device number and an identifier of its own."""
+
+    where = DIRECTORIES[0]
+
+    def setUp(self):
+        super().setUp()
+        self.disk = self.top + "/disk"
+        with open(self.disk, "wb") as file:
+            file.truncate(256 << 20)
+        for command in (["mkfs.btrfs", "-q", self.disk], ["btrfs", "--version"]):
+            try:
+                run(*command, stderr=subprocess.DEVNULL)
+            except (OSError, subprocess.CalledProcessError):
+                self.skipTest("needs " + command[0])
+        self.whole = self.top + "/whole"
+        os.mkdir(self.whole)
+        self.mount("-o", "loop", self.disk, self.whole)
+        for name in ("/@", "/@home", "/@/nested"):
+            self.subvolume("create", self.whole + name)
+        os.makedirs(self.whole + "/@/d")
+        os.makedirs(self.whole + "/@/nested/n")
+
+    @staticmethod
+    def subvolume(*arguments):
+        run("btrfs", "subvolume", *arguments)
+
+    def mount_subvolume(self, name, place):
+        """Mount a subvolume of the disk."""
+        device = next(mount.device for mount in fanfp.read_mounts()
+                      if os.fsdecode(mount.path) == self.whole)
+        with open("/proc/self/mountinfo") as file:
+            device = next(line.split(" - ")[1].split()[1] for line in file
+                          if line.split()[2] == device)
+        return self.mount("-o", "subvol=" + name, device, place)
+
+    def each_filter(self):
+        for name in FILTERS:
+            if name != "inotify" and available(name, self.whole + "/@") is None:
+                with self.subTest(name):
+                    yield name
+
+    def until_seen(self, program, place):
+        """Make files in a directory of the tree until one is reported."""
+        for probe in range(1000):
+            path = "%s/seen%d" % (place, probe)
+            write(path)
+            found = self.reported(program)
+            if path in found:
+                return
+        self.fail("%s is not watched" % place)
+
+    def assert_found(self, found, expected):
+        self.assertEqual(found, {path if isinstance(path, tuple) else self.tree + path:
+                                 set(names.split()) for path, names in expected.items()})
+
+    def test_auto_takes_fanotify(self):
+        """Where a subvolume is what is mounted, which is how several distributions lay it out."""
+        if not ROOT or available("user", self.where):
+            self.skipTest("needs fanotify")
+        self.mount_subvolume("@", self.tree)
+        with fanfp.Watch(self.tree, self.tree + "/d", self.whole) as watch:
+            self.assertNotIn("inotify", watch.filter)
+
+    def test_mounted_subvolume(self):
+        """Events of a mounted subvolume and of those in it, by whichever mount, and no others."""
+        self.mount_subvolume("@", self.tree)
+        for name in self.each_filter():
+            program = self.program("--filter", name, self.tree)
+            for path in ("/f", "/d/f", "/nested/f", "/nested/n/f"):
+                write(self.tree + path)
+                write(self.whole + "/@home/outside")
+                write(self.whole + "/outside")
+            write(self.whole + "/@/d/g")
+            self.assert_found(self.reported(program), {
+                "/f": CREATED, "/d/f": CREATED, "/nested/f": CREATED, "/nested/n/f": CREATED,
+                "/d/g": CREATED})
+            program.stop()
+            for path in ("/f", "/d/f", "/nested/f", "/nested/n/f", "/d/g"):
+                os.remove(self.tree + path)
+
+    def test_mounted_top(self):
+        """A root below the top, with subvolumes in it, and one of their directories."""
+        for name in self.each_filter():
+            program = self.program("--filter", name, self.whole + "/@", self.whole + "/@home")
+            for path in ("/@/f", "/@/nested/n/f", "/@home/f", "/outside"):
+                write(self.whole + path)
+            found = self.reported(program, real=self.whole + "/@")
+            self.assertEqual(found, {self.whole + path: set(CREATED.split())
+                                     for path in ("/@/f", "/@/nested/n/f", "/@home/f")})
+            program.stop()
+            program = self.program("--filter", name, self.whole + "/@/nested/n")
+            for path in ("/@/g", "/@/nested/g", "/@/nested/n/g", "/@home/g"):
+                write(self.whole + path)
+            self.assertEqual(self.reported(program, real=self.whole + "/@/nested/n"),
+                             {self.whole + "/@/nested/n/g": set(CREATED.split())})
+            program.stop()
+            for path in glob.glob(self.whole + "/**/[fg]", recursive=True):
+                os.remove(path)
+
+    def test_made_later(self):
+        """Subvolumes and snapshots made, renamed and deleted while the tree is watched."""
+        self.mount_subvolume("@", self.tree)
+        for name in self.each_filter():
+            program = self.program("--filter", name, self.tree)
+            self.subvolume("create", self.tree + "/made")
+            self.until_seen(program, self.tree + "/made")
+            self.subvolume("snapshot", self.tree + "/nested", self.tree + "/made/snap")
+            self.until_seen(program, self.tree + "/made/snap/n")
+            os.rename(self.tree + "/made", self.tree + "/moved")
+            write(self.tree + "/moved/snap/n/f")
+            self.subvolume("snapshot", self.whole + "/@home", self.whole + "/outside")
+            write(self.whole + "/outside/f")
+            found = self.reported(program)
+            self.assert_found(found, {
+                (self.tree + "/made", self.tree + "/moved"): "RENAME",
+                "/moved/snap/n/f": CREATED})
+            self.subvolume("delete", self.tree + "/moved/snap", self.tree + "/moved",
+                           self.whole + "/outside")
+            self.assert_found(self.reported(program), {
+                "/moved/snap": "DELETE", "/moved": "DELETE"})
+            program.stop()
+
+    def test_mounted_inside(self):
+        """Subvolumes of the tree's own file system, mounted in the tree before and later."""
+        self.mount_subvolume("@", self.tree)
+        for place in ("early", "late"):
+            os.makedirs(self.tree + "/" + place)
+        self.mount_subvolume("@home", self.tree + "/early")
+        for number, name in enumerate(self.each_filter()):
+            program = self.program("--filter", name, self.tree)
+            path = "/f%d" % number
+            write(self.whole + "/@home" + path)
+            write(self.whole + path)
+            self.assert_found(self.reported(program), {"/early" + path: CREATED})
+            self.subvolume("create", self.whole + "/other")
+            self.mount_subvolume("other", self.tree + "/late")
+            self.until_seen(program, self.tree + "/late")
+            run("umount", self.tree + "/late")
+            self.subvolume("delete", self.whole + "/other")
+            program.stop()
+
+    def test_deleted_with_what_is_in_it(self):
+        """A subvolume is deleted before what happened in it is read, and nothing names it."""
+        self.mount_subvolume("@", self.tree)
+        for name in self.each_filter():
+            self.subvolume("create", self.tree + "/made")
+            os.makedirs(self.tree + "/made/a/b")
+            program = self.program("--filter", name, self.tree)
+            program.process.send_signal(signal.SIGSTOP)
+            write(self.tree + "/made/a/b/f")
+            self.subvolume("delete", self.tree + "/made")
+            program.process.send_signal(signal.SIGCONT)
+            found = self.reported(program)
+            path = self.tree + "/made/a/b/f" if name == "inotify" else None
+            self.assertEqual(found, {path: set(CREATED.split()), self.tree + "/made": {"DELETE"}})
+            program.stop()
+
+
 class Faults(Base):
     """What happens to a program in its life."""
 
