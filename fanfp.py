@@ -5756,8 +5756,10 @@ class Watch:
     events   names (see EVENTS; also "ALL", "CLOSE", "MOVE"), any case
     filter   "auto", or by name: "fastpath", "marks", "user" (fanotify), "inotify"
     object   a BPF object for the "fastpath" filter, instead of the one beside this file
-    include  regular expression (str or compiled): only paths in which it is found
-    exclude  regular expression: no paths in which it is found
+    include  regular expression, str or bytes (see searches()) or compiled, or a list of these:
+             only paths in which one is found
+    exclude  the same: no paths in which one is found.  Of a RENAME from or to such a path the
+             other half is told, MOVED_TO or MOVED_FROM
     latency  float, seconds to let events gather (and the kernel merge them) under load
     mounts   bool, whether file systems mounted inside the trees are watched too
     notice   function(str), told what was lost or can't be watched; default: standard error
@@ -5791,7 +5793,8 @@ class Watch:
         self._mask = event_mask(events)
         self._wanted_filter, self.object, self._latency = filter, object, latency
         self._inner_mounts, self._notice = mounts, notice
-        self._include, self._exclude = compiled(include), compiled(exclude)
+        self._include = searches(include, "include")
+        self._exclude = searches(exclude, "exclude")
         try:
             self._start(roots)
         except BaseException:
@@ -6149,8 +6152,8 @@ class Watch:
         if self._events:
             events += self._events
             self._events.clear()
-        if self._include is not None or self._exclude is not None:
-            events = [event for event in events if self._passes(event)]
+        if self._include or self._exclude:
+            events = list(filter(None, map(self._filtered, events)))
         # What is dropped counts too: gathering it costs nobody time, and not gathering made the
         # outside events that no mark holds back (ATTRIB) several times dearer.
         self._window = (self._window[0], self._window[1] + count)
@@ -6171,14 +6174,26 @@ class Watch:
         if now - begun >= self._latency:
             self._window = (now, 0)
 
-    def _passes(self, event):
-        """Whether include and exclude let an event through; either path of a RENAME may."""
-        paths = [path for path in (event.path, event.old_path) if path is not None]
-        if not paths:
-            return True
-        if self._include is not None and not any(map(self._include.search, paths)):
-            return False
-        return self._exclude is None or not all(map(self._exclude.search, paths))
+    def _filtered(self, event):
+        """What include and exclude leave of an event, None for nothing.
+
+        They are a border, as that of the tree is: of a RENAME across it one half is left,
+        whether the halves were asked for or not.
+        """
+        path, old_path = event.path, event.old_path
+        now = path is None or self._is_wanted(path)
+        was = now if old_path is None else self._is_wanted(old_path)
+        if was and now:
+            return event
+        if not was and not now:
+            return None
+        mask = event.mask & ~RENAME | (MOVED_TO if now else MOVED_FROM)
+        return event._replace(path=path if now else old_path, old_path=None, mask=mask)
+
+    def _is_wanted(self, path):
+        """Whether include and exclude let a path through."""
+        return (not self._include or any(search(path) for search in self._include)) \
+            and not any(search(path) for search in self._exclude)
 
     @property
     def ended(self):
@@ -6296,16 +6311,98 @@ STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks 
               "reads")
 
 
-def compiled(pattern):
-    """A compiled regular expression of a str (or one compiled already), or None."""
-    if pattern is None or hasattr(pattern, "search"):
-        return pattern
+# POSIX's classes of characters, to be put into a set.  As in the C locale, and in inotifywait.
+POSIX_CLASSES = {
+    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": r" \t", "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9", "graph": "!-~", "lower": "a-z", "print": " -~", "punct": r"!-/:-@\[-`{-~",
+    "space": r" \t\n\r\f\v", "upper": "A-Z", "xdigit": "0-9A-Fa-f"}
+WORD_ENDS = {r"\<": r"\b(?=\w)", r"\>": r"\b(?<=\w)"}      # GNU's
+
+
+def searches(patterns, name):
+    """The searches for regular expressions, functions of a path (str): a list, [] for None.
+
+    `patterns`: a str or bytes (which looks at the bytes of the path), a compiled one, or an
+    iterable of these.  They are Python's; of POSIX's and GNU's, [[:digit:]] and \\< \\> are
+    known too, and a dot is any character.  A compiled one is used as it is.  `name`: for errors.
+    """
+    if patterns is None:
+        return []
+    if isinstance(patterns, (str, bytes)) or hasattr(patterns, "search"):
+        patterns = [patterns]
+    try:
+        return [search_for(each, name) for each in patterns]
+    except TypeError:
+        raise TypeError("%s: not a regular expression (str, bytes or compiled) or a list of them: "
+                        "%r" % (name, patterns))
+
+
+def search_for(pattern, name):
+    """The search for one regular expression: a function of a path (str)."""
+    if not hasattr(pattern, "search"):
+        pattern = compiled(pattern, name)
+    if isinstance(pattern.pattern, bytes):
+        return lambda path: pattern.search(os.fsencode(path))
+    return pattern.search
+
+
+def compiled(pattern, name, caseless=False):
+    """A regular expression, str or bytes, compiled."""
     import re
     try:
-        return re.compile(pattern)
-    except re.error as reason:
-        raise Error(errno.EINVAL, "reading the regular expression %s: %s"
-                    % (printable(pattern), reason))
+        if isinstance(pattern, bytes):
+            text = from_posix(pattern.decode("latin-1")).encode("latin-1")
+        else:
+            text = from_posix(pattern)
+        return re.compile(text, re.DOTALL | (re.IGNORECASE if caseless else 0))
+    except (re.error, ValueError, OverflowError, RecursionError) as reason:
+        given, hint = os.fsdecode(pattern), ""
+        if given[:1] in ("*", "?"):
+            hint = "; is that a glob? as a regular expression: " + from_glob(given)
+        text = "reading %s %s: not a regular expression: %s%s" % (name, given, reason, hint)
+        # A backslash alone is right here, and an escape says the same in a regular expression.
+        raise Error(errno.EINVAL, printable(text).replace("\\\\", "\\"))
+
+
+def from_posix(pattern):
+    """A regular expression with what is POSIX's or GNU's written as Python has it; ValueError
+    for what can't be."""
+    import re
+
+    def in_set(match):
+        kind, word = match.groups()
+        if kind is None:
+            # Escaped already; or Python would warn of sets in sets, which it has not yet.
+            return match.group() if match.group()[0] == "\\" else "\\" + match.group()
+        if kind != ":" or word not in POSIX_CLASSES:
+            raise ValueError("there is no %s; there are %s" % (
+                match.group(), " ".join("[:%s:]" % each for each in POSIX_CLASSES)))
+        return POSIX_CLASSES[word]
+
+    def piece(match):
+        text, start = match.group(), match.group(1)
+        if start is None:
+            return WORD_ENDS.get(text, text)
+        if re.match(r"\[\^?:\w+:\]$", text):
+            raise ValueError("a class of characters is written in a set: [%s]" % text)
+        return start + re.sub(r"\\.|\[([:.=])([^]]*?)\1\]|[\[&~|]", in_set, text[len(start):-1],
+                              flags=re.DOTALL) + "]"
+
+    # What is escaped, or a set.
+    return re.sub(r"\\.|(\[\^?\]?)(?:\[([:.=])[^]]*?\2\]|\\.|[^]\\])*\]", piece, pattern,
+                  flags=re.DOTALL)
+
+
+def from_glob(glob):
+    """A regular expression for a glob that begins with * or ?, as a hint."""
+    pieces = {"*": "[^/]*", "?": "[^/]"}
+    pieces.update({char: "\\" + char for char in ".^$+()[]{}|\\"})
+    if "{" in glob and "}" in glob:
+        pieces.update({"{": "(", ",": "|", "}": ")"})
+    inner = glob.strip("*")
+    return ("" if glob[0] == "*" else "/") \
+        + "".join(pieces.get(char, char) for char in inner) \
+        + ("" if glob[-1] == "*" else "$")
 
 
 # =============================================================================================
@@ -6649,21 +6746,18 @@ def choose_output(options):
     return text_lines
 
 
-def choose_pattern(plain, caseless, name):
-    """One regular expression of those given with --include and --includei, or None."""
-    patterns = ["(?:%s)" % each for each in plain or ()]
-    patterns += ["(?i:%s)" % each for each in caseless or ()]
-    for each in (plain or []) + (caseless or []):
-        compiled(each)                          # so that an error names the one given
-    return "|".join(patterns) or None
+def choose_patterns(plain, caseless, name):
+    """The regular expressions given with --include and --includei, compiled, each by itself."""
+    return [compiled(each, name) for each in plain or ()] \
+        + [compiled(each, name + "i", True) for each in caseless or ()]
 
 
 def run(options):
     """Watch and print until told to stop; the exit status."""
     import signal
     lines = choose_output(options)
-    include = choose_pattern(options.include, options.includei, "--include")
-    exclude = choose_pattern(options.exclude, options.excludei, "--exclude")
+    include = choose_patterns(options.include, options.includei, "--include")
+    exclude = choose_patterns(options.exclude, options.excludei, "--exclude")
     events = ",".join(options.event) if options.event else DEFAULT_EVENTS
     output = Output(options.outfile, options.quiet < 2)
     raise_descriptor_limit()

@@ -20,6 +20,7 @@ import io
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -131,6 +132,16 @@ class Program:
             if event["path"] == path:
                 return events
             events.append(event)
+
+    def until_moved(self, path):
+        """The events before the MOVED_FROM of a path, as dicts, but for others of that path."""
+        events = []
+        while True:
+            event = json.loads(self.line().decode("ascii"))
+            if event["path"] != path:
+                events.append(event)
+            elif "MOVED_FROM" in event["events"]:
+                return events
 
     def rest(self):
         """The events up to the end of the program, as dicts."""
@@ -563,6 +574,26 @@ class Scenarios:
             os.rename(self.out + "/4", self.out + "/1")
             self.expect(self.reported(program), {
                 ("b/1", "a/1"): "RENAME", "a/2": "MOVED_TO", "b/3": "MOVED_FROM"})
+
+    def test_renames_and_patterns(self):
+        """--include and --exclude are a border: of a RENAME across it one half is told."""
+        for name in ("a.conf", "b.conf", "c.tmp", "d.tmp"):
+            write(self.tree + "/" + name)
+        for asked in (), ("-e", "rename"):
+            with self.subTest(asked):
+                program = self.watch("--exclude", r"\.tmp$", "--include", ".", self.tree, *asked)
+                for old, new in (("a.conf", "a.tmp"), ("c.tmp", "c.conf"), ("b.conf", "e.conf"),
+                                 ("d.tmp", "e.tmp")):
+                    os.rename(self.tree + "/" + old, self.tree + "/" + new)
+                write(self.tree + "/end")
+                os.rename(self.tree + "/end", self.tree + "/z.tmp")
+                found = gather(program.until_moved(self.tree + "/end"))
+                self.expect(found, {"a.conf": "MOVED_FROM", "c.conf": "MOVED_TO",
+                                    ("b.conf", "e.conf"): "RENAME"})
+                program.stop()
+                for old, new in (("a.tmp", "a.conf"), ("c.conf", "c.tmp"), ("e.conf", "b.conf"),
+                                 ("e.tmp", "d.tmp")):
+                    os.rename(self.tree + "/" + old, self.tree + "/" + new)
 
     def test_save_by_rename(self):
         """What editors do: write a new file, rename it over the old."""
@@ -1155,8 +1186,8 @@ BEST = next((name for name in fanfp.FILTER_NAMES[1:] if not available(name, DIRE
             "inotify")
 
 
-class CommandLine(Base):
-    """Options, output, errors and exit statuses, with the best filter of this host."""
+class Command(Base):
+    """Running the command line, with the best filter of this host."""
 
     where = DIRECTORIES[0]
 
@@ -1183,6 +1214,10 @@ class CommandLine(Base):
         self.assertIn(text, errors)
         self.assertEqual(errors.count("\n"), 1, errors)
         self.assertNotIn("Traceback", errors)
+
+
+class CommandLine(Command):
+    """Options, output, errors and exit statuses."""
 
     def test_wrong_options(self):
         for words in (["--no\nsuch"], ["--filter", "none"], ["--latency", "soon"], ["-t"],
@@ -1429,6 +1464,71 @@ def drop_root():
     prctl = ctypes.CDLL(None).prctl
     for number in range(64):
         prctl(24, number, 0, 0, 0)              # PR_CAPBSET_DROP: exec gives none of these back
+
+
+class Patterns(Command):
+    """--include and --exclude, and the library's include and exclude."""
+
+    def found(self, names, *options):
+        """Which of some names fanfp reports when directories of these names are made."""
+        top = tempfile.mkdtemp(dir=self.tree)
+        if "--exclude" not in options:
+            options += ("--include", "/sentinel$")
+        program = self.program(top, *options)
+        for name in list(names) + ["sentinel"]:
+            os.mkdir(os.path.join(top, name))
+        found = {os.path.basename(event["path"]) for event in program.until(top + "/sentinel")}
+        program.stop()
+        return found
+
+    def test_apart(self):
+        """Flags at the start, names of groups and their numbers are each pattern's own."""
+        found = self.found(["a.C", "b.c", "xx", "xy", "yy-", "c.d", "D.D"],
+                           "--include", r"(?i)\.c$", "--include", r"/(?P<n>x)(?P=n)$",
+                           "--include", r"/(?P<n>y)\1", "--includei", r"\.D")
+        self.assertEqual(found, {"a.C", "b.c", "xx", "yy-", "c.d", "D.D"})
+        found = self.found(["Xx", "aa", "ab"], "--exclude", r"(?i)/(x)\1", "--exclude", r"/(a)\1")
+        self.assertEqual(found, {"ab"})
+
+    def test_posix(self):
+        """What people bring from inotifywait's patterns, or grep's."""
+        names = ["a1", "ab", "-_", "foo.c", "afoo.c", "\u00e9", "n\nl"]
+        for pattern, expected in ((r"/[[:alpha:]][[:digit:]]$", {"a1"}),
+                                  (r"/[^[:alnum:]_]", {"-_", "\u00e9"}),
+                                  (r"\<foo\>", {"foo.c"}), (r"/n.l", {"n\nl"}),
+                                  (r"/[]_[:punct:]]+$", {"-_"})):
+            with self.subTest(pattern):
+                self.assertEqual(self.found(names, "--include", pattern), expected)
+
+    def test_refused(self):
+        for pattern, words in (("*.o", r"is that a glob? as a regular expression: \.o$"),
+                               ("*.{c,h}", r": \.(c|h)$"), ("[:digit:]", "[[:digit:]]"),
+                               ("[[:digits:]]", "there is no [:digits:]; there are [:alnum:]"),
+                               ("[[.a.]]", "there is no [.a.]"), ("[", "unterminated")):
+            for option in ("--include", "--excludei"):
+                with self.subTest(pattern):
+                    self.assert_fails("reading %s %s: not a regular expression: "
+                                      % (option, pattern), option, pattern, self.tree)
+                    self.assert_fails(words, option, pattern, self.tree)
+
+    def test_library(self):
+        """A str, bytes, a compiled one of either, or several of them."""
+        names = ["a.c", "b.h", "\udcff", "d"]
+        for include, expected in ((r"\.c$", {"a.c"}), (b"\xff", {"\udcff"}),
+                                  (re.compile(r"\.H", re.I), {"b.h"}),
+                                  (re.compile(b"/d$"), {"d"}), ([], set(names)),
+                                  ([r"\.c$", b"\xff", re.compile(b"d$")], {"a.c", "\udcff", "d"})):
+            with self.subTest(include):
+                with fanfp.Watch(self.tree, include=include, events="CREATE") as watch:
+                    run("mkdir", *(os.path.join(self.tree, name) for name in names))
+                    found = {os.path.basename(event.path) for event in watch.read(PATIENCE)}
+                    while not found >= expected:
+                        found |= {os.path.basename(event.path) for event in watch.read(PATIENCE)}
+                self.assertEqual(found, expected)
+                run("rmdir", *(os.path.join(self.tree, name) for name in names))
+        for wrong in (3, [3], [None]):
+            with self.assertRaisesRegex(TypeError, "exclude: not a regular expression"):
+                fanfp.Watch(self.tree, exclude=wrong)
 
 
 # =============================================================================================
