@@ -419,6 +419,7 @@ def filesystem_id(at, shown=None):
 # Capabilities, <linux/capability.h> and capabilities(7), as bits.
 CAP_DAC_OVERRIDE = 1 << 1
 CAP_DAC_READ_SEARCH = 1 << 2
+CAP_SYS_PTRACE = 1 << 19
 CAP_SYS_ADMIN = 1 << 21
 CAP_LAST = 63                           # as many as the sets have bits for
 
@@ -554,8 +555,19 @@ class Event(collections.namedtuple("Event", "path mask pid time old_path moment"
         return None if self.path is None else self.moment.root_of(self.path)
 
     @property
+    def comm(self):
+        """The name of the process that did it, str (at most 15 bytes), or None."""
+        return None if self.pid is None else self.moment.processes.name(self.pid) or None
+
+    @property
+    def uid(self):
+        """The effective user id of the process that did it, int, or None."""
+        return None if self.pid is None else self.moment.processes.uid(self.pid)
+
+    @property
     def process(self):
-        """The Process that did it, or None where the pid is None."""
+        """The Process that did it, or None where the pid is None: more than `comm` and `uid`
+        takes several more reads."""
         return None if self.pid is None else self.moment.processes[self.pid]
 
     def __repr__(self):
@@ -594,12 +606,22 @@ class Process(collections.namedtuple("Process", "pid ppid comm uid gid exe cmdli
 
     __slots__ = ()
 
+    @property
+    def user(self):
+        """The name of its user, or the number as str where /etc/passwd has no name for it."""
+        return user_name(self.uid)
+
+    @property
+    def unit(self):
+        """The systemd unit or the container that it is of, str, or None: see unit_of()."""
+        return unit_of(self.cgroup)
+
 
 class Processes:
     """Processes by pid, each asked for once: a pid is soon used again, or runs another program."""
 
     def __init__(self):
-        self._names, self._all = {}, {}
+        self._names, self._statuses, self._all = {}, {}, {}
 
     def name(self, pid):
         """The name of a process, str; "" where it is not known."""
@@ -608,10 +630,22 @@ class Processes:
             name = self._names[pid] = os.fsdecode(read_file("/proc/%s/comm" % pid)[:-1])
         return name
 
+    def uid(self, pid):
+        """The effective user id of a process, int, or None: one read, where all takes five."""
+        status = self._status(pid)
+        return effective(status, b"Uid") if status else None
+
+    def _status(self, pid):
+        status = self._statuses.get(pid)
+        if status is None:
+            status = self._statuses[pid] = read_status(pid)
+        return status
+
     def __getitem__(self, pid):
         """The Process of a pid."""
         if pid not in self._all:
-            self._all[pid] = read_process(pid, self.name(pid) or None)
+            name = self.name(pid) or None
+            self._all[pid] = read_process(pid, name, self._status(pid))
         return self._all[pid]
 
 
@@ -628,11 +662,20 @@ def read_file(path):
         return b""
 
 
-def read_process(pid, comm):
+def read_status(pid):
+    """The fields of /proc/PID/status by name, bytes; {} where there is no such process."""
+    return dict(line.split(b":\t", 1) for line in read_file("/proc/%d/status" % pid).split(b"\n")
+                if b":\t" in line)
+
+
+def effective(status, field):
+    """The effective one of the four ids in a field of a status."""
+    return int(status[field].split()[1])
+
+
+def read_process(pid, comm, status):
     """The Process of a pid as /proc has it now.  proc(5)."""
     base = "/proc/%d/" % pid
-    status = dict(line.split(b":\t", 1) for line in read_file(base + "status").split(b"\n")
-                  if b":\t" in line)
     if not status:
         return Process(pid, None, comm, None, None, None, None, None)
     try:
@@ -643,9 +686,76 @@ def read_process(pid, comm):
     cgroup = next((os.fsdecode(path) for _, controllers, path in cgroups
                    if controllers in (b"", b"name=systemd")), None)
     arguments = read_file(base + "cmdline").split(b"\0")[:-1]
-    return Process(pid, int(status[b"PPid"]), comm, int(status[b"Uid"].split()[1]),
-                   int(status[b"Gid"].split()[1]), exe,
+    return Process(pid, int(status[b"PPid"]), comm, effective(status, b"Uid"),
+                   effective(status, b"Gid"), exe,
                    tuple(map(os.fsdecode, arguments)) or None, cgroup)
+
+
+UNIT_KINDS = (".service", ".scope", ".socket", ".mount", ".swap")
+CONTAINER_ID = 64           # digits
+
+
+def unit_of(cgroup):
+    """What a control group's path says of who runs it, str: the outermost container in it, else
+    the systemd unit, else None.
+
+    Of a user's own service manager (user@1000.service) it is the unit below.
+    """
+    parent, unit = "", None
+    for part in (cgroup or "").split("/"):
+        container = part if parent == "lxc" else container_in(part)
+        if container:
+            return container
+        parent = part
+        if part.endswith(UNIT_KINDS) and (
+                unit is None or unit.startswith("user@") and part != "init.scope"):
+            unit = part
+    return unit
+
+
+def container_in(part):
+    """The container of one name in a control group's path, or "": LXC's name, or of an id as
+    Docker, Podman, containerd and CRI-O have it, the 12 digits that they show."""
+    payload = "lxc.payload."
+    if part.startswith(payload):
+        return part[len(payload):]
+    # docker-ID.scope, cri-containerd-ID.scope, ID, POD.slice:cri-containerd:ID.  What monitors a
+    # container is outside: libpod-conmon-ID.scope.
+    name = part[:-len(".scope")] if part.endswith(".scope") else part
+    before, number = name[:-CONTAINER_ID], name[-CONTAINER_ID:]
+    is_id = len(number) == CONTAINER_ID and not number.strip("0123456789abcdef")
+    return number[:12] if is_id and before[-1:] in ("", "-", ":") and "conmon" not in before \
+        else ""
+
+
+_users = {}
+
+
+def users():
+    """({name: user id}, {user id: name}) of /etc/passwd, read once.  passwd(5).
+
+    By hand: the C library's look-up may ask the network, and wait.
+    """
+    if not _users:
+        numbers, names = {}, {}
+        try:
+            with open("/etc/passwd", "rb") as file:
+                lines = file.read().split(b"\n")
+        except OSError:
+            lines = []
+        for line in lines:
+            fields = line.split(b":")
+            if len(fields) > 2 and fields[0] and fields[2].isdigit():
+                name, number = os.fsdecode(fields[0]), int(fields[2])
+                numbers.setdefault(name, number)
+                names.setdefault(number, name)
+        _users["by name"], _users["by number"] = numbers, names
+    return _users["by name"], _users["by number"]
+
+
+def user_name(uid):
+    """The name of a user id, or the number as str where it has none; None for None."""
+    return None if uid is None else users()[1].get(uid) or str(uid)
 
 
 # --- what read(2) gives on a fanotify descriptor, fanotify(7) ---
@@ -5612,6 +5722,7 @@ KERNEL_KINDS = frozenset("""
     autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts efivarfs fusectl mqueue nsfs
     proc pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs""".split())
 
+COMM_LENGTH = 15    # bytes of a process's name that the kernel keeps
 BURST = 16          # events within `latency` seconds before reading waits for more to gather
 
 
@@ -5760,6 +5871,12 @@ class Watch:
              only paths in which one is found
     exclude  the same: no paths in which one is found.  Of a RENAME from or to such a path the
              other half is told, MOVED_TO or MOVED_FROM
+    comm     name of a process, str, or several: only what it did; "!NAME": not what it did.
+             At most 15 bytes count, as in the kernel
+    pid      process id, int (or str, for "!PID"), or several
+    user     name of a user in /etc/passwd, or its number, int or str, or several; also "!NAME".
+             Of the effective user.  What is chosen by two or three of them has to match each;
+             an event of which it is not known who did it matches only the ones with "!"
     latency  float, seconds to let events gather (and the kernel merge them) under load
     mounts   bool, whether file systems mounted inside the trees are watched too
     notice   function(str), told what was lost or can't be watched; default: standard error
@@ -5769,7 +5886,8 @@ class Watch:
     """
 
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
-                 exclude=None, latency=0.005, mounts=True, notice=tell):
+                 exclude=None, comm=(), pid=(), user=(), latency=0.005, mounts=True,
+                 notice=tell):
         self._sources, self._extra_fds = [], []
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
@@ -5795,6 +5913,10 @@ class Watch:
         self._inner_mounts, self._notice = mounts, notice
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
+        self._doers = choose_doers(comm, pid, user)
+        if self._doers and filter == "inotify":
+            raise Error(errno.EINVAL, "choosing by process: inotify does not tell who did it; "
+                                      "leave --filter inotify out")
         try:
             self._start(roots)
         except BaseException:
@@ -5857,6 +5979,9 @@ class Watch:
     def _refuse(self, shown, reasons):
         """Raise the Error that tells why a root can't be watched."""
         error = reasons[-1][1]
+        if self._doers:
+            raise failure(error.errno, "watching", shown, "choosing by process takes fanotify: "
+                          "root, and a file system that has file handles")
         if isinstance(error, Error):
             raise error
         raise failure(error.errno, "watching", shown)
@@ -5865,14 +5990,15 @@ class Watch:
         """The filters to try for a root, in order."""
         if self._wanted_filter != "auto":
             return [self._wanted_filter]
+        last = [] if self._doers else ["inotify"]       # which does not tell who
         if self._fanotify is not None:
-            return [self._fanotify.filter.name, "inotify"]
+            return [self._fanotify.filter.name] + last
         if self.object is not None:
             return ["fastpath"]
         # One stat spares a stock kernel the making of a group for nothing.
         names = [name for name in FILTERS
                  if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
-        return names + ["inotify"]
+        return names + last
 
     def _add_to(self, name, shown, path, only, mounted=None, mount=None):
         """Watch a root with the filter of a name; `mounted`: (parent key, name) of a mount."""
@@ -6049,7 +6175,7 @@ class Watch:
         if fanotify is not None and fanotify.inside(mount.path):
             raise Within
         names = [fanotify.filter.name] if fanotify is not None else []
-        if self._wanted_filter in ("auto", "inotify"):
+        if self._wanted_filter in ("auto", "inotify") and not self._doers:
             names.append("inotify")
         reason = None
         for each in names:
@@ -6154,6 +6280,8 @@ class Watch:
             self._events.clear()
         if self._include or self._exclude:
             events = list(filter(None, map(self._filtered, events)))
+        for is_chosen in self._doers:
+            events = [event for event in events if event.mask & ALWAYS or is_chosen(event)]
         # What is dropped counts too: gathering it costs nobody time, and not gathering made the
         # outside events that no mark holds back (ATTRIB) several times dearer.
         self._window = (self._window[0], self._window[1] + count)
@@ -6311,6 +6439,64 @@ STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks 
               "reads")
 
 
+def choose_doers(comm, pid, user):
+    """What to ask of each event for a Watch's `comm`, `pid` and `user`: functions, the cheapest
+    first, of which each must say yes."""
+    choices = ((pid, read_pid, lambda event: event.pid),
+               (user, read_user, lambda event: event.uid),
+               (comm, read_comm, lambda event: event.comm))
+    return [doer_test(given, read, ask) for given, read, ask in choices
+            if given not in (None, (), [])]
+
+
+def doer_test(given, read, ask):
+    """One function from an event to whether what `ask` says of it is among those given."""
+    wanted, unwanted = set(), set()
+    for each in (given,) if isinstance(given, (str, int)) else given:
+        text = str(each)
+        if text.startswith("!"):
+            unwanted.add(read(text[1:]))
+        else:
+            wanted.add(read(text))
+
+    def is_chosen(event):
+        who = ask(event)
+        return who not in unwanted and (not wanted or who in wanted)
+    return is_chosen
+
+
+def read_pid(text):
+    """The process id of a text."""
+    if not is_number(text) or int(text) == 0:
+        raise Error(errno.EINVAL, "choosing by pid: %s is no process id; give a number above 0, "
+                                  "or ! and a number" % (printable(text) or '""'))
+    return int(text)
+
+
+def read_user(text):
+    """The user id of a name in /etc/passwd or a number."""
+    if is_number(text):
+        return int(text)
+    try:
+        return users()[0][text]
+    except KeyError:
+        raise Error(errno.EINVAL, "choosing by user: there is no user %s in /etc/passwd; give "
+                                  "the number" % (printable(text) or '""'))
+
+
+def read_comm(text):
+    """A process's name as the kernel keeps it, cut to 15 bytes.  proc(5), /proc/PID/comm."""
+    if not text:
+        raise Error(errno.EINVAL, 'choosing by command: "" is no name; give one as ps -o comm '
+                                  "shows it")
+    return os.fsdecode(os.fsencode(text)[:COMM_LENGTH])
+
+
+def is_number(text):
+    """Whether a text is a whole number, in ASCII digits."""
+    return not text.strip("0123456789") and text != ""
+
+
 # POSIX's classes of characters, to be put into a set.  As in the C locale, and in inotifywait.
 POSIX_CLASSES = {
     "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": r" \t", "cntrl": r"\x00-\x1f\x7f",
@@ -6416,11 +6602,15 @@ EPILOG = """\
 events: %s
         ALL, CLOSE, MOVE stand for several
 default: %s
-format: %%w directory, %%f name, %%P path, %%o old path, %%e events, %%T time, %%p pid, %%c command,
+format: %%w directory, %%f name, %%P path, %%o old path, %%e events, %%T time,
         %%0 NUL, %%n newline, %%%% percent.  Names are escaped unless the format has a %%0.
+        Who: %%p pid, %%C command, %%u user, %%U its number, %%G group's number,
+        %%q parent's pid, %%x executable, %%a command line, %%k control group,
+        %%s systemd unit or container.  Empty where it is not known.
 exit status: 0 stopped, or --count reached, or no root left; 1 error; 2 --timeout reached"""
 
 EXIT_ERROR, EXIT_TIMEOUT = 1, 2
+WIDE = 100          # columns from which on a line has room for the user
 
 
 def build_parser():
@@ -6438,8 +6628,12 @@ def build_parser():
     add("-e", "--event", action="append", metavar="EVENT[,EVENT...]", help="what to report")
     add("--json", action="store_true", help="a JSON object a line")
     add("--csv", "-c", action="store_true",
-        help="directory,events,name,old path,pid,command")
+        help="directory,events,name,old path,pid,command,user id, and with --who user,\n"
+             "group id,parent's pid,executable,command line,control group,unit")
     add("--format", metavar="FORMAT", help="a line of your own, see below")
+    add("--who", action="store_true",
+        help="more of who did it: user, parent's pid, systemd unit or container; in --json\n"
+             "and --csv group, executable, command line, control group too")
     add("--timefmt", metavar="FORMAT", default="%Y-%m-%dT%H:%M:%S",
         help="strftime format of %%T in --format")
     add("--no-newline", action="store_true", help="no newline after --format")
@@ -6447,6 +6641,12 @@ def build_parser():
     add("--includei", action="append", metavar="REGEX", help="the same, whatever the case")
     add("--exclude", action="append", metavar="REGEX", help="no paths with a match")
     add("--excludei", action="append", metavar="REGEX", help="the same, whatever the case")
+    add("-C", "--comm", action="append", default=[], metavar="NAME",
+        help="only what processes of this name did; '!NAME': not what they did")
+    add("--pid", action="append", default=[], metavar="PID",
+        help="only what this process did; '!PID': not what it did")
+    add("--user", action="append", default=[], metavar="USER",
+        help="only what this user did, by name or number; '!USER': not what it did")
     add("-t", "--timeout", type=seconds, default=0, metavar="SECONDS",
         help="end with status 2 when there was no event for so long")
     add("--count", type=positive, metavar="N", help="end after N events")
@@ -6492,13 +6692,28 @@ def positive(text):
 
 # --- output: one function from a list of events to text, for each way to print ---
 
-def command_of(event):
-    """The name of the process of an event; "" where it is not known."""
-    return "" if event.pid is None else event.moment.processes.name(event.pid)
+def named(event):
+    """Who did it, for people: "command(pid)"."""
+    return "%s(%s)" % (printable(event.comm or "?"), "?" if event.pid is None else event.pid)
 
 
-def text_lines(events):
-    """The default: time, command(pid), events, path, for people."""
+def with_user(event):
+    """The same, and the user if it is not root."""
+    return named(event) + (" " + printable(user_name(event.uid)) if event.uid else "")
+
+
+def with_all(event):
+    """The same for --who: user, parent's pid, and unit or container if it is of one."""
+    process = event.process
+    if process is None:
+        return named(event)
+    unit = " unit=" + printable(process.unit) if process.unit else ""
+    return "%s %s ppid=%s%s" % (named(event), printable(process.user or "?"),
+                                "?" if process.ppid is None else process.ppid, unit)
+
+
+def text_lines(events, who=named):
+    """The default: time, who, events, path, for people."""
     out = []
     stamp, now, heads = "", None, {}    # a buffer's events have one time, few processes and masks
     for event in events:
@@ -6508,9 +6723,7 @@ def text_lines(events):
             stamp = time.strftime("%H:%M:%S", time.localtime(when)) + ".%03d" % (when * 1000 % 1000)
         head = heads.get((pid, mask))
         if head is None:
-            head = heads[pid, mask] = "%s %s(%s): %s " % (
-                stamp, printable(command_of(event)) or "?", "?" if pid is None else pid,
-                names_text(mask))
+            head = heads[pid, mask] = "%s %s: %s " % (stamp, who(event), names_text(mask))
         if path is None:
             shown = "-"
         elif path.isprintable() and "\\" not in path:
@@ -6535,7 +6748,7 @@ def names_text(mask):
     return text
 
 
-def json_lines(events):
+def json_lines(events, who=False):
     """--json: an object a line, ASCII only; bytes that are no UTF-8 as lone surrogates."""
     from json.encoder import encode_basestring_ascii as quote
     out = []
@@ -6546,12 +6759,14 @@ def json_lines(events):
             now, around = when, {}
         both = around.get((pid, mask))
         if both is None:
-            names, command = '", "'.join(event_names(mask)), command_of(event)
+            names, command, uid = '", "'.join(event_names(mask)), event.comm, event.uid
             both = around[pid, mask] = (
                 '{"time": %.3f, "events": ["%s"], "path": ' % (when, names),
-                ', "pid": %s, "comm": %s, "is_dir": %s}\n' % (
+                ', "pid": %s, "comm": %s, "uid": %s, %s"is_dir": %s}\n' % (
                     "null" if pid is None else pid,
-                    quote(command) if command else "null",
+                    "null" if command is None else quote(command),
+                    "null" if uid is None else uid,
+                    json_of_process(event.process) if who else "",
                     "true" if mask & ISDIR else "false"))
         shown = "null" if path is None else quote(path)
         if old_path is not None:
@@ -6560,28 +6775,53 @@ def json_lines(events):
     return "".join(out)
 
 
+WHO = ("user", "gid", "ppid", "exe", "cmdline", "cgroup", "unit")
+"""What --who adds to "comm" and "uid": attributes of a Process."""
+
+
+def json_of_process(process):
+    """What --who adds to a JSON object, null where it is not known."""
+    import json
+    return "".join('"%s": %s, ' % (name, json.dumps(getattr(process, name, None)))
+                   for name in WHO)
+
+
 def split_path(path):
     """(directory with its slash, name) of a path, as inotifywait's %w and %f."""
     directory, slash, name = (path or "").rpartition("/")
     return directory + slash, name
 
 
-def csv_lines(events):
-    """--csv: inotifywait's three columns, then old path, pid and command."""
+def csv_lines(events, who=False):
+    """--csv: inotifywait's three columns, then old path, pid, command, user id, and with `who`
+    what WHO has."""
     out = []
     for event in events:
         path, mask, pid, _, old_path, _ = event
         directory, name = split_path(path)
         fields = (directory, names_text(mask), name, old_path or "",
-                  "" if pid is None else str(pid), command_of(event))
+                  text_of(pid), text_of(event.comm), text_of(event.uid))
+        if who:
+            fields += tuple(text_of(getattr(event.process, each, None)) for each in WHO)
         out.append(",".join(map(csv_field, fields)) + "\n")
     return "".join(out)
+
+
+def text_of(value):
+    """What is known of a process as a text: "" for None, a command line with spaces, as ps."""
+    return "" if value is None else " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def csv_field(text):
     """A field of RFC 4180, on one line whatever is in it."""
     text = printable(text)
     return '"%s"' % text.replace('"', '""') if any(c in text for c in ',"') else text
+
+
+FORMAT_EVENT = {"p": "pid", "C": "comm", "U": "uid"}
+FORMAT_PROCESS = {"u": "user", "G": "gid", "q": "ppid", "x": "exe", "a": "cmdline",
+                  "k": "cgroup", "s": "unit"}
+"""Letters of --format that tell who, by attribute.  find -printf's %u, %U and %G, ps's %a."""
 
 
 def format_lines(pattern, timefmt, newline):
@@ -6592,7 +6832,7 @@ def format_lines(pattern, timefmt, newline):
     end = "" if raw or not newline else "\n"
 
     def value(kind, argument, event):
-        path, mask, pid, when, old_path, _ = event
+        path, mask, _, when, old_path, _ = event
         if kind == "w":
             return show(split_path(path)[0])
         if kind == "f":
@@ -6605,9 +6845,8 @@ def format_lines(pattern, timefmt, newline):
             return names_text(mask).replace(",", argument)
         if kind == "T":
             return time.strftime(timefmt, time.localtime(when))
-        if kind == "p":
-            return "" if pid is None else str(pid)
-        return show(command_of(event))
+        return show(text_of(getattr(event, FORMAT_EVENT[kind]) if kind in FORMAT_EVENT else
+                            getattr(event.process, FORMAT_PROCESS[kind], None)))
 
     constant = {"0": "\0", "n": "\n", "%": "%"}
 
@@ -6629,7 +6868,8 @@ def parse_format(pattern):
             at += 1
             continue
         letter = pattern[at + 1:at + 2]
-        if letter and letter in "wfPoTpc0n%":
+        if letter and (letter in "wfPoT0n%" or letter in FORMAT_EVENT
+                       or letter in FORMAT_PROCESS):
             pieces.append((letter,))
             at += 2
         elif letter == "e":
@@ -6638,6 +6878,10 @@ def parse_format(pattern):
         elif pattern[at + 2:at + 3] == "e":     # %Xe: events separated by X
             pieces.append(("e", letter))
             at += 3
+        elif letter == "c":
+            raise Error(errno.EINVAL, "reading --format %s: %%c, inotifywait's cookie, is not to "
+                                      "be had; a RENAME has %%o, and the command is %%C"
+                        % printable(pattern))
         else:
             raise Error(errno.EINVAL, "reading --format %s: %%%s is not known; --help lists them"
                         % (printable(pattern), printable(letter)))
@@ -6674,6 +6918,13 @@ class Output:
             except OSError as error:
                 raise failure(error.errno, "writing events to", self.name,
                               "the events since are lost")
+
+    def is_wide(self):
+        """Whether it is a terminal with room for users' names, as it is now."""
+        try:
+            return os.get_terminal_size(self.fd).columns >= WIDE
+        except OSError:
+            return False
 
     def is_path(self):
         """The path of the file written to, if it is one: inotify does not say who wrote."""
@@ -6733,17 +6984,23 @@ class Runner:
             self.advance()
 
 
-def choose_output(options):
-    """The function from events to text that the options ask for."""
+def choose_output(options, is_wide):
+    """The function from events to text that the options ask for; `is_wide`: a function that
+    tells whether lines go to a terminal with room for more."""
     if sum(map(bool, (options.json, options.csv, options.format is not None))) > 1:
         raise Error(errno.EINVAL, "reading options: only one of --json, --csv and --format")
     if options.json:
-        return json_lines
+        return lambda events: json_lines(events, options.who)
     if options.csv:
-        return csv_lines
+        return lambda events: csv_lines(events, options.who)
     if options.format is not None:
+        if options.who:
+            raise Error(errno.EINVAL, "reading options: --who does nothing with --format, whose "
+                                      "letters say what is wanted; see --help")
         return format_lines(options.format, options.timefmt, not options.no_newline)
-    return text_lines
+    if options.who:
+        return lambda events: text_lines(events, with_all)
+    return lambda events: text_lines(events, with_user if is_wide() else named)
 
 
 def choose_patterns(plain, caseless, name):
@@ -6755,14 +7012,15 @@ def choose_patterns(plain, caseless, name):
 def run(options):
     """Watch and print until told to stop; the exit status."""
     import signal
-    lines = choose_output(options)
+    lines = choose_output(options, lambda: output.is_wide())
     include = choose_patterns(options.include, options.includei, "--include")
     exclude = choose_patterns(options.exclude, options.excludei, "--exclude")
     events = ",".join(options.event) if options.event else DEFAULT_EVENTS
     output = Output(options.outfile, options.quiet < 2)
     raise_descriptor_limit()
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
-               exclude=exclude, latency=options.latency, object=options.object,
+               exclude=exclude, comm=options.comm, pid=options.pid, user=options.user,
+               latency=options.latency, object=options.object,
                mounts=not options.one_file_system) as watch:
         def stop(*_):
             if watch.ended:         # asked before: it may be writing to a pipe that nobody reads
@@ -6773,7 +7031,7 @@ def run(options):
         own = output.is_path() if "inotify" in watch.filter else None
         runner = Runner(options.command, watch) if options.command else None
         if runner is None:              # a command gets what fanfp was started with
-            drop_capabilities(watch, not options.one_file_system)
+            drop_capabilities(watch, not options.one_file_system, shows_executable(options))
         if not options.quiet:
             tell("watching %s (filter: %s)" % (" ".join(map(printable, watch.roots)),
                                                watch.filter))
@@ -6826,16 +7084,24 @@ def is_own(event, own):
         and event.mask & (MODIFY | CLOSE_WRITE | OPEN) and os.path.realpath(event.path) == own
 
 
-def drop_capabilities(watch, mounts):
+def shows_executable(options):
+    """Whether executables are asked for."""
+    return options.who or options.format is not None and ("x",) in parse_format(options.format)
+
+
+def drop_capabilities(watch, mounts, executables):
     """Keep only what watching on takes; what that is was found by trying without.
 
     Directories are read, climbed and opened by handle whatever their mode: CAP_DAC_READ_SEARCH.
     A file system that is mounted later is marked: CAP_SYS_ADMIN.  Ignore marks, their flush, the
-    maps of the BPF program and the names of processes take none.
+    maps of the BPF program and the names of processes take none.  /proc/PID/exe of a process that
+    may do more than this one is not to be read without CAP_SYS_PTRACE.
     """
     kept = CAP_DAC_READ_SEARCH
     if watch.filter != "inotify" and mounts:
         kept |= CAP_SYS_ADMIN
+    if executables:
+        kept |= CAP_SYS_PTRACE
     if not capabilities() & CAP_DAC_READ_SEARCH:
         kept |= CAP_DAC_OVERRIDE        # root in a container has this alone, and reads by it
     try:

@@ -1261,7 +1261,7 @@ class CommandLine(Command):
         write(self.tree + "/a")
         if BEST == "inotify":
             self.skipTest("inotify does not say which process")
-        out = self.lines("--format", "%o>%P by %p %c", "--no-newline", "-e", "rename", self.tree,
+        out = self.lines("--format", "%o>%P by %p %C", "--no-newline", "-e", "rename", self.tree,
                          do=lambda: os.rename(self.tree + "/a", self.tree + "/b"))
         with open("/proc/self/comm") as file:
             comm = file.read().strip()
@@ -4000,7 +4000,7 @@ class Security(Base):
         """A process chooses its name too."""
         if BEST == "inotify":
             self.skipTest("inotify does not say which process")
-        for number, options in enumerate(((), ("--csv",), ("--format", "%c"), ("--json",))):
+        for number, options in enumerate(((), ("--csv",), ("--format", "%C"), ("--json",))):
             program = self.program(*options + ("-e", "create", self.tree), json_lines=False)
             worker = subprocess.Popen([sys.executable, "-c", DISGUISED, self.tree + "/%d" % number],
                                       stdin=subprocess.PIPE)
