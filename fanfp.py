@@ -237,6 +237,11 @@ def key_of(at, handle, shown=None):
     return mark_id(filesystem_id(at, shown), handle) + handle
 
 
+def open_key(fd):
+    """The key of an open directory."""
+    return key_of(fd, name_to_handle(fd)[0])
+
+
 def mark_id(fsid, handle):
     """The id that the events of a file-system mark bear, of what has an id and a handle.
 
@@ -265,7 +270,7 @@ def mark_filesystem(group, mask, root):
     """
     flags, top = FAN_MARK_ADD | FAN_MARK_FILESYSTEM, None
     try:
-        fd, temporary = root.open_mount()
+        fd = root.open_mount()
     except Gone:
         raise failure(errno.ENOENT, "marking", root.display)
     try:
@@ -277,8 +282,7 @@ def mark_filesystem(group, mask, root):
                         "identifier; use --filter inotify" % printable(root.display))
         return fanotify_mark(group, flags, mask, top, b".", root.display)
     finally:
-        if temporary:
-            os.close(fd)
+        root.close_mount(fd)
         if top is not None:
             os.close(top)
 
@@ -383,7 +387,8 @@ def copy_tree(fd):
     if copy < 0:
         raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
     try:
-        return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH, which opens no handle
+        with OwnRead(open_key(fd)):
+            return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH: opens no handle
     finally:
         os.close(copy)
 
@@ -776,6 +781,7 @@ INFO_NEW_DFID_NAME = 12
 
 DIRENT = MOVED_FROM | MOVED_TO | CREATE | DELETE | RENAME
 MOVES = MOVED_FROM | MOVED_TO | RENAME
+LISTING = OPEN | ACCESS | CLOSE_NOWRITE     # what reading a directory makes
 # Events that need more than a directory and a name; decode() gives these all their records.
 INTRICATE = ISDIR | MOVES | DELETE_SELF | MOVE_SELF | Q_OVERFLOW
 
@@ -906,6 +912,28 @@ class Covered(Exception):
     """Something is mounted over a directory."""
 
 
+class OwnRead:
+    """While fanfp itself opens, reads or closes the directory of a key (`with`).
+
+    A group that tells of its own process's events tells of all but those.
+    """
+
+    groups = {}             # id of a group that is to know -> {key: until when}
+
+    def __init__(self, key):
+        self.key = key
+
+    def note(self, until):
+        for noted in list(self.groups.values()):
+            noted[self.key] = until
+
+    def __enter__(self):
+        self.note(float("inf"))
+
+    def __exit__(self, *_):
+        self.note(time.time())
+
+
 class Root:
     """A directory given to watch, or the root of a mount inside one.
 
@@ -918,21 +946,22 @@ class Root:
 
     def __init__(self, display, path, only=None, pinned=True):
         self.display, self.path, self.only, self.is_part = display, path, only, False
-        self.fd = os.open(path, O_READ_DIR) if pinned else None
+        self.fd = None
+        at = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = self.fd if pinned else os.open(path, O_READ_DIR)
-            try:
-                handle, self.mount_id = name_to_handle(fd, shown=display)
-                self.key = key_of(fd, handle, display)
-            finally:
-                if not pinned:
-                    os.close(fd)
+            handle, self.mount_id = name_to_handle(at, shown=display)
+            self.key = key_of(at, handle, display)
+            if pinned:
+                with OwnRead(self.key):
+                    self.fd = os.open(b".", O_READ_DIR, dir_fd=at)
             self.parent_key = self.name = None
             self.renamed = False            # since the queue was last empty
             self.find_parent()
         except BaseException:
             self.close()
             raise
+        finally:
+            os.close(at)
 
     def find_parent(self):
         """Learn in which directory the root is an entry, for its own renames and removal.
@@ -953,24 +982,31 @@ class Root:
         self.name = os.path.basename(self.path)
 
     def open_mount(self):
-        """(descriptor for open_by_handle, whether to close it); OSError when unmounted."""
+        """A descriptor for open_by_handle, for close_mount(); OSError when unmounted."""
         if self.fd is not None:
-            return self.fd, False
+            return self.fd
         try:
-            return self.open_path(), True
+            return self.open_path()
         except (Gone, OSError):
             # Its path is another one once a directory above it has been renamed.
             self.path = next((mount.path for mount in read_mounts() if mount.id == self.mount_id),
                              self.path)
-            return self.open_path(), True
+            return self.open_path()
 
     def open_path(self):
-        fd = os.open(self.path, O_READ_DIR)
+        with OwnRead(self.key):
+            fd = os.open(self.path, O_READ_DIR)
         # Not what a bind mount of the same file system has left bare, nor another such mount.
         if name_to_handle(fd) != (self.key[8:], self.mount_id):
             os.close(fd)
             raise Gone
         return fd
+
+    def close_mount(self, fd):
+        """Let go of what open_mount() gave."""
+        if fd != self.fd:
+            with OwnRead(self.key):
+                os.close(fd)
 
     def remains(self, path):
         """Whether a mount with the same id, at a path, is not another: the kernel gives an id
@@ -990,7 +1026,8 @@ class Root:
 
     def close(self):
         if self.fd is not None:
-            os.close(self.fd)
+            with OwnRead(self.key):
+                os.close(self.fd)
             self.fd = None
 
 
@@ -1255,12 +1292,11 @@ class Directories:
     def climb_below_cover(self, root, key):
         """walk() from a directory over which something is mounted: in a copy of the mount, in
         which nothing is.  Raises Gone, or OSError."""
-        mount_fd, temporary = root.open_mount()
+        mount_fd = root.open_mount()
         try:
             copy = copy_mount(mount_fd)
         finally:
-            if temporary:
-                os.close(mount_fd)
+            root.close_mount(mount_fd)
         return self.climb_in(copy, key)
 
     def climb_to(self, top, key):
@@ -1283,7 +1319,8 @@ class Directories:
         except OSError as error:
             raise Gone if error.errno == errno.ESTALE else error
         finally:
-            os.close(copy)
+            with OwnRead(open_key(copy)):
+                os.close(copy)
             if fd is not None:
                 os.close(fd)
 
@@ -1394,7 +1431,7 @@ def root_of(mount):
 def open_in(root, handle, flags=O_PATH_DIR):
     """A descriptor of a directory on the mount of a root.  Raises Gone."""
     try:
-        mount_fd, temporary = root.open_mount()
+        mount_fd = root.open_mount()
     except OSError:
         raise Gone
     try:
@@ -1404,8 +1441,7 @@ def open_in(root, handle, flags=O_PATH_DIR):
             raise Gone
         raise
     finally:
-        if temporary:
-            os.close(mount_fd)
+        root.close_mount(mount_fd)
 
 
 def path_of(fd):
@@ -1438,7 +1474,7 @@ def names_by_search(fd, count):
     try:
         for _ in range(count):
             number = os.fstat(at).st_ino
-            up = os.open(b"..", O_READ_DIR, dir_fd=at)
+            up = os.open(b"..", O_PATH_DIR, dir_fd=at)
             os.close(at)
             at = up
             names.append(name_of(number, at))
@@ -1447,9 +1483,19 @@ def names_by_search(fd, count):
     return names
 
 
+def names_in(directory):
+    """The names, as bytes, in an open directory."""
+    with OwnRead(open_key(directory)):
+        fd = os.open(b".", O_READ_DIR, dir_fd=directory)
+        try:
+            return list(map(os.fsencode, os.listdir(fd)))
+        finally:
+            os.close(fd)
+
+
 def name_of(number, directory):
     """The name, as bytes, of the directory with an inode number in one that is open; or Gone."""
-    for name in map(os.fsencode, os.listdir(directory)):
+    for name in names_in(directory):
         try:
             if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino == number:
                 return name
@@ -3805,6 +3851,8 @@ class FastpathFilter(UserFilter):
             self.globals = self.loaded.globals
             # An object of the first kind has one root and keeps its answers by inode.
             self.full = "slot_state" in self.globals
+            if "own_too" in self.globals:
+                self.globals["own_too"] = self.group.own
             if "asked" in self.globals:
                 asked = self.group.mask & ASKABLE
                 if asked & MOVES:
@@ -3854,7 +3902,7 @@ class FastpathFilter(UserFilter):
         if slot is None:
             raise Error(errno.ENOSPC, "watching %s: the BPF object has room for %d roots; "
                         "use --filter marks" % (printable(root.display), len(states)))
-        fd, temporary = root.open_mount()
+        fd = root.open_mount()
         try:
             fanotify_mark(self.group.fd, FAN_MARK_ADD, OPEN | CLOSE_NOWRITE | ISDIR, fd, b".",
                           root.display)         # which a subvolume does not have
@@ -3862,20 +3910,20 @@ class FastpathFilter(UserFilter):
             self.globals["roots"] += 1
             states[slot] = self.WANTED          # from here on nothing is judged to be outside
             self._tag(fd, slot + 1)
-            hold = self._hold(fd)
+            hold = self._hold(root, fd)
         finally:
-            if temporary:
-                os.close(fd)
+            root.close_mount(fd)
         self.slots[root], self.holds[root] = slot, hold
         if states[slot] != self.PINNED:
             self.removed(root)
             raise Error(errno.EIO, "pinning %s: the kernel's filter did not take it; "
                         "use --filter marks" % printable(root.display))
 
-    def _hold(self, fd):
-        """A new ordinary descriptor of an open directory, numbered above the group's."""
+    def _hold(self, root, fd):
+        """A new ordinary descriptor of a root, open as `fd`, numbered above the group's."""
         import fcntl
-        low = os.open(b".", O_READ_DIR, dir_fd=fd)
+        with OwnRead(root.key):
+            low = os.open(b".", O_READ_DIR, dir_fd=fd)
         try:
             return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.group.fd + 1)
         finally:
@@ -3890,7 +3938,7 @@ class FastpathFilter(UserFilter):
         if "inode_storage_map" in self.loaded.maps:
             self.loaded.maps["inode_storage_map"].update(root.fd, 0)
         fanotify_mark(self.group.fd, FAN_MARK_ADD, OPEN | ISDIR, root.fd, b".", root.display)
-        self.holds[root] = self._hold(root.fd)
+        self.holds[root] = self._hold(root, root.fd)
 
     def removed(self, root):
         if root in self.whole:
@@ -3901,7 +3949,8 @@ class FastpathFilter(UserFilter):
             self.globals["slot_state"][slot] = self.RELEASED
             self.globals["roots"] -= 1
         if hold is not None:
-            os.close(hold)                      # here the program unpins
+            with OwnRead(root.key):
+                os.close(hold)                  # here the program unpins
 
     def caught_up(self):
         """Tell the program that the moves of directories that it has sent are read.
@@ -4152,10 +4201,11 @@ class Fanotify:
     tells of a moment past and the kernel answers for now; see the top of section 3.
     """
 
-    def __init__(self, mask, filter_name, notice, object_path=None):
-        self.notice = notice
+    def __init__(self, mask, filter_name, notice, object_path=None, own=False):
+        self.notice, self.own = notice, own
         self.mask = mask | ALWAYS | ISDIR
         self.pid = os.getpid()
+        self.own_reads = {}                 # see OwnRead
         self.roots = []                     # given ones; mounts in the tree are in .mounted
         self.mounted = []
         self.files = {}                     # key of a directory -> {name: Root of one file}
@@ -4180,6 +4230,8 @@ class Fanotify:
         self.out = []
         self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
         self.directories = Directories()
+        if own and mask & LISTING:
+            OwnRead.groups[id(self)] = self.own_reads
 
     def make_group(self, halves, object_path, filter_name):
         """The group, what is asked of it, its filter and its queue."""
@@ -4335,7 +4387,7 @@ class Fanotify:
             return out
         batch = queue.batches[0]
         number, start = batch.number, batch.start
-        me, mask_wanted = self.pid, self.mask
+        me, mask_wanted = None if self.own else self.pid, self.mask
         make, kind, put = tuple.__new__, Event, out.append
         prefix_of, quiet_until = self.directories.prefixes.get, self.quiet.get
         intricate, encoding, errors = INTRICATE, _FS_ENCODING, _FS_ERRORS
@@ -4380,7 +4432,8 @@ class Fanotify:
             if len(table) > OUTSIDE_LIMIT:
                 table.clear()
         if not queue.batches and (self.held or self.moved or self.gone or self.followed
-                                  or self.due() or self.filter.lags) and not queue.fill():
+                                  or self.own_reads or self.due() or self.filter.lags) \
+                and not queue.fill():
             self.idle()
         self.out = []
         return out
@@ -4397,6 +4450,9 @@ class Fanotify:
         self.moved.clear()
         self.gone.clear()
         self.told_unshown = False
+        for key, until in list(self.own_reads.items()):
+            if until < self.queue.empty_at:
+                del self.own_reads[key]
         if self.now - self.followed_at > HALF_SECONDS:
             self.followed.clear()
             self.early.clear()
@@ -4534,6 +4590,8 @@ class Fanotify:
         """Report an event if it is of a tree, and keep the table right."""
         if raw[4] in self.held:
             self.release(Raw(*raw))
+        if raw[1] == self.pid and raw[2] in self.own_reads and raw[3] == b".":
+            raw = (raw[0] & ~LISTING,) + raw[1:]
         try:
             self._judge(Raw(*raw))
         except Held as held:
@@ -4901,6 +4959,7 @@ class Fanotify:
             self.filter.removed(root)
             root.close()
         self.roots, self.mounted = [], []
+        OwnRead.groups.pop(id(self), None)
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
@@ -4913,10 +4972,10 @@ def changes_since(directories, key, since, limit):
     Returns (its own bits, [(name, bits)], entries looked at, more than `limit` if there are).
     """
     found, count = [], 0
-    fd = directories.open(key, O_READ_DIR)
+    fd = directories.open(key, O_PATH_DIR)
     try:
         changed = unsure = os.fstat(fd).st_mtime >= since
-        for name in map(os.fsencode, os.listdir(fd)):
+        for name in names_in(fd):
             count += 1
             if count > limit:
                 break
@@ -5879,6 +5938,8 @@ class Watch:
              an event of which it is not known who did it matches only the ones with "!"
     latency  float, seconds to let events gather (and the kernel merge them) under load
     mounts   bool, whether file systems mounted inside the trees are watched too
+    own      bool, whether events of this very process are told of: all but those of what fanfp
+             itself opens and reads.  inotify does not say who did it, and tells of them always
     notice   function(str), told what was lost or can't be watched; default: standard error
 
     Once it is made no event is missed.  Raises Error.  Iteration ends when stop() was called or
@@ -5886,7 +5947,7 @@ class Watch:
     """
 
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
-                 exclude=None, comm=(), pid=(), user=(), latency=0.005, mounts=True,
+                 exclude=None, comm=(), pid=(), user=(), latency=0.005, mounts=True, own=True,
                  notice=tell):
         self._sources, self._extra_fds = [], []
         self._fanotify = self._inotify = self._mounts = None
@@ -5910,7 +5971,7 @@ class Watch:
             events = events.replace(",", " ").split()
         self._mask = event_mask(events)
         self._wanted_filter, self.object, self._latency = filter, object, latency
-        self._inner_mounts, self._notice = mounts, notice
+        self._inner_mounts, self._own, self._notice = mounts, own, notice
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
         self._doers = choose_doers(comm, pid, user)
@@ -6014,7 +6075,7 @@ class Watch:
             if fresh:
                 source = Inotify(self._mask, self._notice, self._mounts.names) \
                     if name == "inotify" else \
-                    Fanotify(self._mask, name, self._notice, self.object)
+                    Fanotify(self._mask, name, self._notice, self.object, self._own)
             elif any(root.key == other.key and root.only == other.only
                      for other in source.roots):
                 root.close()                    # given twice
@@ -7021,7 +7082,7 @@ def run(options):
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
                exclude=exclude, comm=options.comm, pid=options.pid, user=options.user,
                latency=options.latency, object=options.object,
-               mounts=not options.one_file_system) as watch:
+               mounts=not options.one_file_system, own=False) as watch:
         def stop(*_):
             if watch.ended:         # asked before: it may be writing to a pipe that nobody reads
                 raise KeyboardInterrupt

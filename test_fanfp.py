@@ -2130,6 +2130,91 @@ class Library(Base):
                 paths = [event.path for event in watch.read(PATIENCE)]
 
 
+class Own(Base):
+    """Events of the process that watches: its own, and none of what fanfp itself does."""
+
+    where = DIRECTORIES[0]
+
+    def setUp(self):
+        super().setUp()
+        self.filters = [name for name in FILTERS if available(name, self.where) is None]
+
+    def told(self, watch):
+        """What is told up to a sentinel: a list of events."""
+        self.sentinels += 1
+        path = self.tree + "/sentinel-%d" % self.sentinels
+        run("touch", path)
+        events, until = [], time.monotonic() + PATIENCE
+        while not any(event.path == path for event in events):
+            self.assertLess(time.monotonic(), until, "no sentinel: %s" % events)
+            events += watch.read(0.01)
+        return [event for event in events if event.path != path]
+
+    def test_own_events(self):
+        for name in self.filters:
+            top = os.path.join(self.tree, name)
+            os.mkdir(top)
+            os.mkdir(top + "/d")
+            with fanfp.Watch(self.tree, filter=name, events="ALL") as watch:
+                write(top + "/d/f")
+                os.rename(top + "/d/f", top + "/g")
+                os.listdir(top + "/d")
+                events = self.told(watch)
+            found = {}
+            for event in events:
+                found.setdefault(event.path, set()).update(event.events)
+                self.assertEqual(event.pid, None if name == "inotify" else os.getpid())
+            self.assertLessEqual({"CREATE", "OPEN", "MODIFY", "CLOSE_WRITE"},
+                                 found[top + "/d/f"])
+            self.assertIn("RENAME", found[top + "/g"])
+            self.assertLessEqual({"OPEN", "ACCESS", "CLOSE_NOWRITE"}, found[top + "/d"])
+
+    def test_none_of_its_own(self):
+        for name in self.filters:
+            with fanfp.Watch(self.tree, filter=name, events="ALL", own=False) as watch:
+                write(self.tree + "/f")
+                found = [event.path for event in self.told(watch)]
+            self.assertEqual(self.tree + "/f" in found, name == "inotify")
+
+    @unittest.skipUnless(ROOT, "needs root")
+    def test_what_fanfp_does(self):
+        """It opens roots and mounts, lists what was moved in, looks for names in a deep tree, and
+        says nothing of that: all that is told is of others."""
+        for name in self.filters:
+            if name == "inotify":
+                continue                    # does not say who; its scan: see class Inotify
+            os.makedirs(self.tree + "/m")
+            os.makedirs(self.tree + "/nested")
+            os.makedirs(self.out + "/d")
+            # Deeper than a path in /proc can tell.
+            deep = "import os\nfor _ in range(20): os.makedirs('d' * 250, exist_ok=True); " \
+                "os.chdir('d' * 250)\n%s"
+            run(sys.executable, "-c", deep % "", cwd=self.tree)
+            mounted = ["mount", "-t", "tmpfs", "tmpfs", self.tree + "/m"]
+            with fanfp.Watch(self.tree, self.tree + "/nested", filter=name, events="ALL",
+                             notice=lambda _: None) as watch:
+                run("touch", self.out + "/d/f")
+                events = self.told(watch)
+                run("sh", "-c", "mv out/d tree/d; touch tree/d/g", cwd=self.top)
+                run(*mounted)
+                self.addCleanup(subprocess.call, ["umount", "-l", self.tree + "/m"],
+                                stderr=subprocess.DEVNULL)
+                events += self.told(watch)
+                events += self.told(watch)
+                run("sh", "-c", "mkdir tree/m/e; echo > tree/m/e/f", cwd=self.top)
+                run(sys.executable, "-c", deep % "open('f', 'w')", cwd=self.tree)
+                events += self.told(watch)
+                with fanfp.Watch(self.tree, filter=name):
+                    pass                    # nor of what another does in this process
+                events += self.told(watch)
+                run("umount", self.tree + "/m")
+                events += self.told(watch)
+            self.assertEqual([event for event in events if event.pid == os.getpid()], [])
+            self.assertTrue(any(event.path == self.tree + "/m/e/f" for event in events))
+            run("rm", "-rf", self.tree)
+            os.mkdir(self.tree)
+
+
 # =============================================================================================
 # Decoding
 # =============================================================================================

@@ -204,7 +204,8 @@ __u32 slots;			/* slots in use: all below this number */
 __u32 slot_state[ROOTS];
 __u32 asked;			/* events wanted of what is no directory, 0 for all */
 __u32 asked_dir;		/* events wanted of directories, 0 for all */
-__u32 watcher;			/* whose events are dropped: the process that attached */
+__u32 watcher;			/* the process that attached */
+__u32 own_too;			/* whether its own events are sent, not dropped */
 
 /*
  * Counts the moves of directories and the changes of roots; with user space's own count
@@ -627,8 +628,10 @@ int bpf_fp_handler(__u64 *ctx)
 
 	if (bpf_get_current_pid_tgid() >> 32 == watcher) {
 		knock(event, mask);
-		count(&own);
-		return SKIP;
+		if (!own_too) {
+			count(&own);
+			return SKIP;
+		}
 	}
 	if (!is_asked(mask)) {
 		count(&unasked);
