@@ -19,17 +19,26 @@ One file, Python 3.6 or later, standard library only.  From top to bottom:
     8. The command line
 """
 
-import collections
-import ctypes
-import errno
-import os
-import select
-import stat
-import struct
 import sys
-import time
-from array import array
-from bisect import bisect_right
+
+INSTALL = ("install the rest of Python's standard library (Debian, Ubuntu: apt-get install "
+           "python3; OpenWrt: opkg install python3; built from source: again, with libffi-dev)")
+try:
+    import collections
+    import ctypes
+    import errno
+    import os
+    import select
+    import stat
+    import struct
+    import time
+    from array import array
+    from bisect import bisect_right
+except ImportError as why:
+    message = "fanfp: starting: this Python lacks what it needs: %s; %s" % (why, INSTALL)
+    if __name__ == "__main__":
+        sys.exit(message)
+    raise ImportError(message)
 
 __version__ = "1.0"
 __all__ = ["Watch", "Event", "Process", "Error", "EVENTS", "DEFAULT_EVENTS"]
@@ -121,6 +130,16 @@ def failure(number, doing, on="", hint=""):
     return Error(number, text + ("; " + hint if hint else ""))
 
 
+def module(name, doing):
+    """A module of the standard library that only some of fanfp needs, and some Pythons lack."""
+    try:
+        __import__(name)
+    except ImportError as why:
+        raise Error(errno.ENOSYS, "%s: this Python lacks what it needs: %s; %s"
+                    % (doing, why, INSTALL))
+    return sys.modules[name]
+
+
 PROTOTYPES = {
     "fanotify_init": (ctypes.c_uint, ctypes.c_uint),
     "fanotify_mark": (ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int,
@@ -130,18 +149,20 @@ PROTOTYPES = {
     "open_by_handle_at": (ctypes.c_int, ctypes.c_char_p, ctypes.c_int),
     "timerfd_create": (ctypes.c_int, ctypes.c_int),
     "timerfd_settime": (ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p),
+    "fcntl": (ctypes.c_int, ctypes.c_int),
+    "ioctl": (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p),
     "capget": (ctypes.c_char_p, ctypes.c_char_p),
     "capset": (ctypes.c_char_p, ctypes.c_char_p),
     "prctl": (ctypes.c_int,) + 4 * (ctypes.c_ulong,),
     "inotify_init1": (ctypes.c_int,),
     "inotify_add_watch": (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32),
     "inotify_rm_watch": (ctypes.c_int, ctypes.c_int),
-    "statx": (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p),
-    "statfs": (ctypes.c_char_p, ctypes.c_void_p),
     "statfs64": (ctypes.c_char_p, ctypes.c_void_p),
-    "fstatfs": (ctypes.c_int, ctypes.c_void_p),
     "fstatfs64": (ctypes.c_int, ctypes.c_void_p),
 }
+# What does the same where a C library has no function of a name: musl has 64 bits for numbers of
+# blocks on all machines, glibc on those of 32 bits only in the functions that say so.
+OTHER_NAMES = {"statfs64": "statfs", "fstatfs64": "fstatfs"}
 _functions = {}
 
 
@@ -160,14 +181,81 @@ def call(name, *arguments):
     """Call a C library function; return its result, or -1 with ctypes.get_errno() set."""
     function = _functions.get(name)
     if function is None:
-        try:
-            function = getattr(libc(), name)
-        except AttributeError:
+        function = getattr(libc(), name, None) or getattr(libc(), OTHER_NAMES.get(name, ""), None)
+        if function is None:
             raise Error(errno.ENOSYS, "calling %s: this C library has no such function; "
                                       "use another Python build or --filter inotify" % name)
         function.argtypes = PROTOTYPES[name]
         _functions[name] = function
     return function(*arguments)
+
+
+# What differs from machine to machine, as <asm/unistd.h>, <asm/statfs.h> and <asm/ioctls.h> say:
+#   base       what is added to the numbers of all system calls
+#   bpf        the number of bpf(2)
+#   statx      the number of statx(2)
+#   fsid       where f_fsid is in struct statfs64
+#   fionread   FIONREAD
+Abi = collections.namedtuple("Abi", "base bpf statx fsid fionread")
+
+FIONREAD, FIONREAD_BSD = 0x541B, 0x4004667F
+# By the ABI of this process, as its ELF header tells it: a 32-bit program may run on a 64-bit
+# kernel.  e_machine and bits, and "n32" for that ABI of MIPS.
+ABIS = {
+    (3, 32): Abi(0, 357, 383, 48, FIONREAD),                     # x86
+    (62, 64): Abi(0, 321, 332, 56, FIONREAD),                    # x86-64
+    (62, 32): Abi(0x40000000, 321, 332, 56, FIONREAD),           # x86-64, x32
+    (40, 32): Abi(0, 386, 397, 48, FIONREAD),                    # ARM
+    (20, 32): Abi(0, 361, 383, 48, FIONREAD_BSD),                  # PowerPC
+    (21, 64): Abi(0, 361, 383, 56, FIONREAD_BSD),
+    (22, 32): Abi(0, 351, 379, 48, FIONREAD),                    # S/390: f_type has 32 bits
+    (22, 64): Abi(0, 351, 379, 48, FIONREAD),
+    (8, 32): Abi(4000, 355, 366, 56, 0x467F),                   # MIPS, o32: a word more in statfs
+    (8, "n32"): Abi(6000, 319, 330, 56, 0x467F),
+    (8, 64): Abi(5000, 315, 326, 64, 0x467F),
+    (2, 32): Abi(0, 349, 360, 48, FIONREAD_BSD),                   # SPARC
+    (18, 32): Abi(0, 349, 360, 48, FIONREAD_BSD),
+    (43, 64): Abi(0, 349, 360, 56, FIONREAD_BSD),
+    (0x9026, 64): Abi(110, 405, 412, 48, FIONREAD_BSD),            # Alpha
+    (15, 32): Abi(0, 341, 349, 48, FIONREAD),                    # PA-RISC
+    (4, 32): Abi(0, 354, 379, 48, FIONREAD),                     # m68k
+    (42, 32): Abi(0, 375, 383, 48, 0x8004667F),                 # SuperH
+    (94, 32): Abi(0, 340, 351, 48, 0x8004667F),                 # Xtensa
+    (189, 32): Abi(0, 387, 398, 48, FIONREAD),                   # MicroBlaze
+}
+GENERIC_ABIS = {                        # all others: <asm-generic/unistd.h>
+    32: Abi(0, 280, 291, 48, FIONREAD), 64: Abi(0, 280, 291, 56, FIONREAD),
+}
+# Numbers since Linux 5.1 are the same on all machines, but for the base.
+NEW_CALLS = {"timerfd_settime64": 411, "open_tree": 428}
+EM_MIPS, EF_MIPS_ABI2 = 8, 0x20
+_abi = []
+
+
+def abi():
+    """The Abi of this process."""
+    if not _abi:
+        try:
+            with open("/proc/self/exe", "rb") as file:
+                header = file.read(52)
+        except OSError as error:
+            raise failure(error.errno, "reading what machine Python is for from", "/proc/self/exe",
+                          "is /proc mounted?  mount -t proc proc /proc")
+        bits = 32 * header[4]                                   # EI_CLASS
+        machine, = struct.unpack_from("=H", header, 18)
+        key = machine, bits
+        if key == (EM_MIPS, 32) and struct.unpack_from("=I", header, 36)[0] & EF_MIPS_ABI2:
+            key = machine, "n32"
+        _abi.append(ABIS.get(key) or GENERIC_ABIS[bits])
+    return _abi[0]
+
+
+def system_call(name, *arguments):
+    """Make a system call that not every C library has a function for, by its number; return its
+    result, or -1 with ctypes.get_errno() set."""
+    number = NEW_CALLS.get(name) or getattr(abi(), name)
+    return libc().syscall(ctypes.c_long(abi().base + number), *(
+        ctypes.c_long(each) if isinstance(each, int) else each for each in arguments))
 
 
 def forbidden(capability, otherwise):
@@ -309,17 +397,14 @@ def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
 
 
 def birth_time(directory, name):
-    """When an entry of an open directory was made, in seconds; now, where nobody knows.
+    """When an entry of an open directory was made, in seconds; 0 where nobody knows.
 
-    statx(2), which os.stat() does not use; not every C library or file system has it.
+    statx(2), which os.stat() does not use; not every file system keeps it.
     """
     buffer = ctypes.create_string_buffer(256)
-    try:
-        failed = call("statx", directory, name, AT_SYMLINK_NOFOLLOW, STATX_BTIME, buffer)
-    except Error:
-        failed = True
+    failed = system_call("statx", directory, name, AT_SYMLINK_NOFOLLOW, STATX_BTIME, buffer)
     if failed or not struct.unpack_from("=I", buffer)[0] & STATX_BTIME:
-        return time.time()
+        return 0
     whole, part = struct.unpack_from("=qI", buffer, 80)     # struct statx: stx_btime
     return whole + part / 1e9
 
@@ -338,9 +423,10 @@ def visible_path(fd):
 
 def queued(fd):
     """The bytes that wait in an inotify instance: FIONREAD, inotify(7)."""
-    import fcntl
-    import termios
-    return struct.unpack("=i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
+    count = ctypes.c_int()
+    if call("ioctl", fd, abi().fionread, ctypes.byref(count)) < 0:
+        raise failure(ctypes.get_errno(), "asking how much waits in an inotify instance")
+    return count.value
 
 
 def readable(fd):
@@ -353,12 +439,14 @@ def readable(fd):
 def is_mount_root(fd):
     """Whether an open directory is the root of its mount.  statx(2), Linux 5.8."""
     buffer = ctypes.create_string_buffer(256)
-    try:
-        failed = call("statx", fd, b"", AT_EMPTY_PATH, 0, buffer)
-    except Error:
-        failed = True
+    failed = system_call("statx", fd, b"", AT_EMPTY_PATH, 0, buffer)
     attributes, _, known = struct.unpack_from("=Q40sQ", buffer, 8)      # stx_attributes, its mask
-    return bool(failed or not known & STATX_ATTR_MOUNT_ROOT or attributes & STATX_ATTR_MOUNT_ROOT)
+    if failed or not known & STATX_ATTR_MOUNT_ROOT:
+        raise failure(ctypes.get_errno() if failed else errno.ENOSYS,
+                      "asking whether a directory is the root of its mount", "",
+                      "this takes statx(2) of Linux 5.8, and a seccomp filter (a container's?) may "
+                      "forbid it; use --filter inotify")
+    return bool(attributes & STATX_ATTR_MOUNT_ROOT)
 
 
 def copy_mount(fd):
@@ -366,10 +454,12 @@ def copy_mount(fd):
     top = os.open(b".", O_PATH_DIR, dir_fd=fd)
     try:
         mount_id = mount_id_of(top)
-        while not is_mount_root(top):
+        while True:
             up = os.open(b"..", O_PATH_DIR, dir_fd=top)
-            if mount_id_of(up) != mount_id:
-                os.close(up)            # that is what covers a directory above: another mount
+            # The top has another mount above it, or itself where a namespace or this process's
+            # root ends.  A directory over which something is mounted looks like another, too.
+            if mount_id_of(up) != mount_id or inode_of(up) == inode_of(top):
+                os.close(up)
                 break
             os.close(top)
             top = up
@@ -380,10 +470,8 @@ def copy_mount(fd):
 
 def copy_tree(fd):
     """A descriptor of a copy of a mount, with an open directory of it for its root: nobody sees it,
-    and nothing is mounted in it.  open_tree(2), Linux 5.2, which few C libraries have; its number
-    is the same on all machines (but Alpha)."""
-    flags = AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC
-    copy = libc().syscall(ctypes.c_long(428), ctypes.c_long(fd), b"", ctypes.c_long(flags))
+    and nothing is mounted in it.  open_tree(2), Linux 5.2."""
+    copy = system_call("open_tree", fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
     if copy < 0:
         raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
     try:
@@ -408,17 +496,10 @@ def filesystem_id(at, shown=None):
     Of a path, which may lead to another one any moment, or of an open descriptor.
     """
     buffer = ctypes.create_string_buffer(256)
-    machine, wide = os.uname().machine, sys.maxsize > 2 ** 32
-    name = ("fstatfs" if isinstance(at, int) else "statfs") + ("" if wide else "64")
-    if call(name, at, buffer) < 0:
+    if call("fstatfs64" if isinstance(at, int) else "statfs64", at, buffer) < 0:
         raise failure(ctypes.get_errno(), "asking for the file system of",
                       os.fsdecode(at) if shown is None else shown)
-    # f_fsid comes after f_type, f_bsize and five counts.  The first two are words, but 32 bits
-    # on s390; the counts are 64 bits; MIPS has one word more.
-    offset = 48 if machine.startswith("s390") or not wide else 56
-    if machine.startswith("mips") and wide:
-        offset = 64
-    return buffer.raw[offset:offset + 8]
+    return buffer.raw[abi().fsid:abi().fsid + 8]
 
 
 # Capabilities, <linux/capability.h> and capabilities(7), as bits.
@@ -1563,12 +1644,9 @@ def mount_id_at(directory, name):
     Mostly without opening it, which would be in the way of an umount: statx(2), Linux 5.8.
     """
     buffer = ctypes.create_string_buffer(256)
-    try:
-        if call("statx", directory, name, AT_SYMLINK_NOFOLLOW, STATX_MNT_ID, buffer) == 0 \
-                and struct.unpack_from("=I", buffer)[0] & STATX_MNT_ID:
-            return struct.unpack_from("=Q", buffer, 144)[0]         # stx_mnt_id
-    except Error:
-        pass                            # this C library has no statx()
+    if system_call("statx", directory, name, AT_SYMLINK_NOFOLLOW, STATX_MNT_ID, buffer) == 0 \
+            and struct.unpack_from("=I", buffer)[0] & STATX_MNT_ID:
+        return struct.unpack_from("=Q", buffer, 144)[0]         # stx_mnt_id
     fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         return mount_id_of(fd)
@@ -3154,26 +3232,14 @@ PER_CPU_MAPS = (5, 6, 10, 21)           # hash, array, LRU hash, cgroup storage
 # Maps that take no BTF: perf event, stack trace, cgroup arrays, and those of devices and sockets.
 MAPS_WITHOUT_BTF = (4, 7, 8, 12, 13, 14, 15, 16, 17, 18, 25)
 
-# The number of bpf(2) by os.uname().machine; the machines that share the generic table in one line.
-BPF_NUMBERS = {
-    "x86_64": 321, "i386": 357, "i686": 357, "arm": 386, "armv6l": 386, "armv7l": 386,
-    "ppc64le": 361, "ppc64": 361, "ppc": 361, "s390x": 351, "sparc64": 349, "alpha": 515,
-    "mips": 4355, "mips64": 5315,
-    "aarch64": 280, "riscv64": 280, "riscv32": 280, "loongarch64": 280, "armv8l": 386,
-}
 LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
 
 
 def bpf(command, attributes, doing, on=""):
     """One bpf(2) call with the bytes of a union bpf_attr.  Returns its result, or raises Error."""
-    number = BPF_NUMBERS.get(os.uname().machine)
-    if number is None or sys.maxsize < 1 << 32 and os.uname().machine == "x86_64":
-        raise failure(errno.ENOSYS, doing, on,
-                      "the number of bpf(2) on %s is not known" % os.uname().machine)
     attributes = ctypes.create_string_buffer(attributes, len(attributes))
     for _ in range(5):                  # the verifier gives up when a signal comes: EAGAIN
-        result = libc().syscall(ctypes.c_long(number), ctypes.c_long(command), attributes,
-                                ctypes.c_long(len(attributes)))
+        result = system_call("bpf", command, attributes, len(attributes))
         if result >= 0:
             return result
         if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
@@ -3200,7 +3266,7 @@ def _with_memory(call):
     except Error as why:
         if why.errno != errno.EPERM or _kernel_release() >= (5, 11):
             raise
-    import resource
+    resource = module("resource", "load BPF: raising the limit of locked memory")
     had = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
@@ -3549,7 +3615,7 @@ def _load_data(loaded, obj, section, prefix, constants):
         bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freeze BPF map", section.name)
         loaded.globals.add(bytes(memory), section.variables)
         return
-    import mmap
+    mmap = module("mmap", "load BPF: reading and writing its variables")
     page = mmap.PAGESIZE
     memory = mmap.mmap(made.fd, (section.size + page - 1) // page * page)
     loaded._memory.append(memory)
@@ -3819,7 +3885,7 @@ class FastpathFilter(UserFilter):
 
     def _require_kernel(self):
         """FAN_IOC_DEL_FP does nothing where no program is attached, and tells if there could be."""
-        import fcntl
+        fcntl = module("fcntl", "asking the kernel for the fanotify fastpath")
         try:
             fcntl.ioctl(self.group.fd, FAN_IOC_DEL_FP, bytes(64))
         except OSError as error:
@@ -4758,8 +4824,9 @@ class Fanotify:
         """Tell what may have happened in a directory that had an ignore mark when it came in.
 
         What was made or written later than `since`, when it came, is reported as if heard.  MODIFY
-        of the directory says that there may be more: what was removed, which can't be named, and
-        what happened within one tick of the clock.  Returns the number of entries looked at.
+        of the directory says that there may be more: what was removed, which can't be named, what
+        was made where the file system keeps no time of that, and what happened within one tick
+        of the clock.  Returns the number of entries looked at.
         """
         try:
             self.find(key)
@@ -5006,7 +5073,9 @@ def exists(name, directory):
 
 
 def check_handles(root):
-    """Raise Error unless handles of the file system of a root can be opened."""
+    """Raise Error unless handles of the file system of a root can be opened, and the tops of
+    mounts be told from what else is on the way up."""
+    is_mount_root(root.fd)
     try:
         os.close(open_by_handle(root.fd, root.key[8:]))
     except OSError as error:
@@ -5851,6 +5920,7 @@ class Alarm:
     """
 
     SETTING = struct.Struct("@4l")      # struct itimerspec: interval and first, sec and nsec
+    SETTING64 = struct.Struct("=4q")    # the kernel's own, whatever C libraries make of it
 
     def __init__(self):
         self.fd = call("timerfd_create", time.CLOCK_MONOTONIC, os.O_CLOEXEC | os.O_NONBLOCK)
@@ -5859,9 +5929,12 @@ class Alarm:
 
     def set(self, seconds):
         """Ring once after some seconds; 0: at once."""
-        nanoseconds = max(1, int(seconds * 1e9))
-        call("timerfd_settime", self.fd, 0, self.SETTING.pack(
-            0, 0, nanoseconds // 10 ** 9, nanoseconds % 10 ** 9), None)
+        setting = (0, 0) + divmod(max(1, int(seconds * 1e9)), 10 ** 9)
+        # Programs of 32 bits may have times of 64.  Their kernels have a call that takes no other;
+        # before Linux 5.1 they have none, and no C library has such times in this function.
+        if sys.maxsize > 1 << 32 or system_call(
+                "timerfd_settime64", self.fd, 0, self.SETTING64.pack(*setting), None) < 0:
+            call("timerfd_settime", self.fd, 0, self.SETTING.pack(*setting), None)
 
     def stop(self):
         """It has rung, and rings no more."""
@@ -6595,7 +6668,7 @@ def search_for(pattern, name):
 
 def compiled(pattern, name, caseless=False):
     """A regular expression, str or bytes, compiled."""
-    import re
+    re = module("re", "reading " + name)
     try:
         if isinstance(pattern, bytes):
             text = from_posix(pattern.decode("latin-1")).encode("latin-1")
@@ -6672,11 +6745,12 @@ exit status: 0 stopped, or --count reached, or no root left; 1 error; 2 --timeou
 
 EXIT_ERROR, EXIT_TIMEOUT = 1, 2
 WIDE = 100          # columns from which on a line has room for the user
+F_GETFL = 3                             # <fcntl.h>; not every Python has its module
 
 
 def build_parser():
     """The command line's grammar: inotifywait's words where it has them."""
-    import argparse
+    argparse = module("argparse", "reading options")
     # With a width of its own: argparse would import shutil to ask the terminal's, for each option
     # added, and shutil all that compresses.  A tenth of the time until ready.
     parser = argparse.ArgumentParser(
@@ -6953,10 +7027,9 @@ class Output:
     """Where lines go: a descriptor, written to the last byte.  `used`: whether any will."""
 
     def __init__(self, path, used=True):
-        import fcntl
         self.name = path or "standard output"
         self.fd = 1
-        if not path and used and fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        if not path and used and call("fcntl", 1, F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise failure(errno.EBADF, "writing events to", self.name,
                           "it is closed; name an --outfile")
         if path:
@@ -6999,10 +7072,9 @@ class Runner:
     """--exec: a command for each event, one at a time, while reading goes on."""
 
     def __init__(self, command, watch):
-        import shlex
         import signal
-        import subprocess
-        self.subprocess = subprocess
+        shlex = module("shlex", "reading --exec")
+        self.subprocess = module("subprocess", "reading --exec")
         try:
             self.words = shlex.split(command)
         except ValueError as reason:
@@ -7051,6 +7123,7 @@ def choose_output(options, is_wide):
     if sum(map(bool, (options.json, options.csv, options.format is not None))) > 1:
         raise Error(errno.EINVAL, "reading options: only one of --json, --csv and --format")
     if options.json:
+        module("json.encoder", "reading options: --json")
         return lambda events: json_lines(events, options.who)
     if options.csv:
         return lambda events: csv_lines(events, options.who)
@@ -7178,12 +7251,23 @@ def fill_standard_descriptors():
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, flags)
+            open_null(flags)
+
+
+def open_null(flags):
+    """A descriptor of /dev/null; where there is none, one as good as closed, but with a number."""
+    try:
+        return os.open(os.devnull, flags)
+    except OSError:
+        return os.open("/", O_PATH)
 
 
 def raise_descriptor_limit():
     """Allow as many descriptors as the system lets us: many roots and deep scans need them."""
-    import resource
+    try:
+        import resource
+    except ImportError:
+        return                          # this Python can't; see module()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard and hard != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
