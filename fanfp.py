@@ -6576,18 +6576,20 @@ STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks 
 def choose_doers(comm, pid, user):
     """What to ask of each event for a Watch's `comm`, `pid` and `user`: functions, the cheapest
     first, of which each must say yes."""
-    choices = ((pid, read_pid, lambda event: event.pid),
-               (user, read_user, lambda event: event.uid),
-               (comm, read_comm, lambda event: event.comm))
-    return [doer_test(given, read, ask) for given, read, ask in choices
+    choices = (("pid", pid, read_pid, lambda event: event.pid),
+               ("user", user, read_user, lambda event: event.uid),
+               ("comm", comm, read_comm, lambda event: event.comm))
+    return [doer_test(name, given, read, ask) for name, given, read, ask in choices
             if given not in (None, (), [])]
 
 
-def doer_test(given, read, ask):
+def doer_test(name, given, read, ask):
     """One function from an event to whether what `ask` says of it is among those given."""
+    given = tuple(given) if isinstance(given, (tuple, list, set, frozenset)) else (given,)
+    if not all(isinstance(each, (str, int)) for each in given):
+        raise TypeError("%s: not a str or int, or a list of them: %r" % (name, given))
     wanted, unwanted = set(), set()
-    for each in (given,) if isinstance(given, (str, int)) else given:
-        text = str(each)
+    for text in map(str, given):
         if text.startswith("!"):
             unwanted.add(read(text[1:]))
         else:

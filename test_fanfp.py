@@ -12,6 +12,7 @@ default: the temporary directory).  FANFP_TEST_FILES says how many files are man
 """
 
 import asyncio
+import csv
 import ctypes
 import errno
 import fcntl
@@ -28,6 +29,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 import unittest.mock
@@ -1529,6 +1531,328 @@ class Patterns(Command):
         for wrong in (3, [3], [None]):
             with self.assertRaisesRegex(TypeError, "exclude: not a regular expression"):
                 fanfp.Watch(self.tree, exclude=wrong)
+
+
+# A process of a name and a user of its own, that makes a directory for each line it is given.  It
+# changes its user as servers do, without execve(2): its /proc/PID belongs to root then.
+DOER = """
+import os, sys
+with open("/proc/self/comm", "wb") as file:
+    file.write(os.fsencode(sys.argv[1]))
+os.setgroups([])
+os.setgid(int(sys.argv[2]) and int(sys.argv[2]) + 1)
+os.setuid(int(sys.argv[2]))
+for line in sys.stdin:
+    os.mkdir(line[:-1])
+    print(os.getpid(), flush=True)
+"""
+
+
+class Doer:
+    """A running DOER: it is there for as long as it is asked for."""
+
+    def __init__(self, test, name, user, *wrapper):
+        self.process = subprocess.Popen(
+            wrapper + (sys.executable, "-c", DOER, name, str(user)), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, universal_newlines=True)
+        for each in (self.process.stdout.close, self.process.wait, self.process.stdin.close):
+            test.addCleanup(each)
+        self.pid = self.process.pid
+
+    def make(self, path):
+        """Have it make a directory; its pid, as it knows it."""
+        self.process.stdin.write(path + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@unittest.skipUnless(ROOT and BEST != "inotify", "needs root, and a filter that tells who")
+class Who(Command):
+    """Who did it: what is told of a process that is there, and choosing by it."""
+
+    USER = 12345            # has no name
+    NAMED = next((each for each in sorted(fanfp.users()[1]) if each), None)
+
+    def setUp(self):
+        super().setUp()
+        os.chmod(self.top, 0o755)
+        os.chmod(self.tree, 0o777)
+
+    def told(self, doer, *options):
+        """What --json says of a directory that a Doer makes: a dict."""
+        program = self.program("--count", "1", *options + (self.tree,))
+        doer.make(self.tree + "/d")
+        event, = program.rest()
+        os.rmdir(self.tree + "/d")
+        return event
+
+    def test_json(self):
+        """comm and uid always, the rest with --who."""
+        doer = Doer(self, "a,b", self.USER)
+        event = self.told(doer)
+        self.assertEqual((event["pid"], event["comm"], event["uid"]), (doer.pid, "a,b", self.USER))
+        self.assertFalse(set(fanfp.WHO) & set(event))
+        event = self.told(doer, "--who")
+        self.assertEqual((event["pid"], event["comm"], event["uid"]), (doer.pid, "a,b", self.USER))
+        with open("/proc/%d/cgroup" % doer.pid) as file:
+            self.assertIn(":%s\n" % event["cgroup"], file.read())
+        wanted = {"user": str(self.USER), "gid": self.USER + 1, "ppid": os.getpid(),
+                  "cmdline": [sys.executable, "-c", DOER, "a,b", str(self.USER)],
+                  "unit": fanfp.unit_of(event["cgroup"])}
+        if fanfp.capabilities() & fanfp.CAP_SYS_PTRACE:
+            wanted["exe"] = os.path.realpath(sys.executable)
+        self.assertEqual({name: event[name] for name in wanted}, wanted)
+
+    def test_named_user(self):
+        """User names are those of /etc/passwd."""
+        if self.NAMED is None:
+            self.skipTest("needs a second user in /etc/passwd")
+        event = self.told(Doer(self, "x", self.NAMED), "--who")
+        with open("/etc/passwd") as file:
+            self.assertIn("\n%s:" % event["user"], file.read())
+        self.assertEqual((event["uid"], event["user"]),
+                         (self.NAMED, fanfp.users()[1][self.NAMED]))
+
+    def test_unknown_is_null(self):
+        """What is not known of a process that has ended is null, or true, and nothing else."""
+        program = self.program("--who", "--count", "1", "-e", "create", self.tree)
+        program.process.send_signal(signal.SIGSTOP)
+        worker = subprocess.Popen(["mkdir", self.tree + "/d"])
+        worker.wait()
+        program.process.send_signal(signal.SIGCONT)
+        event, = program.rest()
+        self.assertEqual(event["pid"], worker.pid)
+        for name, known in (("comm", "mkdir"), ("uid", 0), ("user", "root"), ("gid", 0),
+                            ("exe", None), ("cmdline", None)):
+            self.assertIn(event[name], (None, known), name)
+
+    def test_csv_and_format(self):
+        doer = Doer(self, "a,b", self.USER)
+        parent, pid, user = str(os.getpid()), str(doer.pid), str(self.USER)
+        group = str(self.USER + 1)
+        exe, line = os.path.realpath(sys.executable), " ".join((sys.executable, "-c"))
+        out = self.lines("--csv", "--who", self.tree, do=lambda: doer.make(self.tree + "/1"))
+        row, = csv.reader(io.StringIO(out.decode()))
+        self.assertEqual(row[:10], [self.tree + "/", "CREATE,ISDIR", "1", "", pid, "a,b", user,
+                                    user, group, parent])
+        self.assertEqual(len(row), 14)
+        self.assertTrue(row[11].startswith(line), row)
+        out = self.lines("--format", "%p|%C|%u|%U|%G|%q|%x|%a|%k|%s|%f", self.tree,
+                         do=lambda: doer.make(self.tree + "/2")).decode()
+        fields = out.split("|")
+        self.assertEqual(fields[:6], [pid, "a,b", user, user, group, parent])
+        self.assertIn(fields[6], (exe, ""))
+        self.assertTrue(fields[7].startswith(line), out)
+        self.assertEqual(fields[8:], [row[12], row[13], "2\n"])
+
+    def test_pid_namespace(self):
+        """The pid is that of fanfp's own namespace, whatever it is to the process itself."""
+        try:
+            run("unshare", "-pf", "true", stderr=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("unshare -pf does not work here")
+        doer = Doer(self, "inner", self.USER, "unshare", "-pf")
+        program = self.program("--who", "--count", "1", self.tree)
+        self.assertEqual(doer.make(self.tree + "/d"), 1)
+        event, = program.rest()
+        self.assertEqual((event["comm"], event["uid"], event["ppid"]),
+                         ("inner", self.USER, doer.pid))
+        with open("/proc/%d/status" % event["pid"]) as file:
+            self.assertRegex(file.read(), r"\nNSpid:.*\t1\n")
+
+    def test_control_group(self):
+        """A unit, and a container, as a service manager and a container engine make them."""
+        doer = Doer(self, "x", 0)
+        number = "%064x" % random.getrandbits(256)
+        for name, unit in (("fanfp-%d.service" % os.getpid(),) * 2,
+                           ("docker-%s.scope" % number, number[:12])):
+            self.enter(name, doer.pid)
+            event = self.told(doer, "--who")
+            self.assertEqual((os.path.basename(event["cgroup"]), event["unit"]), (name, unit))
+
+    def enter(self, name, pid):
+        """Put a process into a new control group, where systemd would."""
+        made = False
+        for mount in fanfp.read_mounts():
+            path = os.path.join(os.fsdecode(mount.path), name)
+            if mount.kind not in ("cgroup", "cgroup2") or (
+                    mount.kind == "cgroup" and os.path.basename(mount.path) != b"systemd"):
+                continue
+            try:
+                os.mkdir(path)
+                self.addCleanup(self.leave, path, pid)
+                with open(path + "/cgroup.procs", "w") as file:
+                    file.write(str(pid))
+            except OSError:
+                continue
+            made = True
+        if not made:
+            self.skipTest("control groups can't be made here")
+
+    @staticmethod
+    def leave(path, pid):
+        try:
+            with open(os.path.dirname(path) + "/cgroup.procs", "w") as file:
+                file.write(str(pid))
+        except OSError:
+            pass
+        os.rmdir(path)
+
+    def test_units(self):
+        number = 8 * "0123abcd"
+        for path, unit in (
+                (None, None), ("/", None), ("/user.slice", None), ("/init.scope", "init.scope"),
+                ("/system.slice/cron.service", "cron.service"),
+                ("/system.slice/system-getty.slice/getty@tty1.service", "getty@tty1.service"),
+                ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope"),
+                ("/user.slice/user-1000.slice/user@1000.service/app.slice/x.service", "x.service"),
+                ("/user.slice/user-1000.slice/user@1000.service/init.scope", "user@1000.service"),
+                ("/machine.slice/systemd-nspawn@deb.service/payload/system.slice/x.service",
+                 "systemd-nspawn@deb.service"),
+                ("/docker/" + number, number[:12]),
+                ("/../../system.slice/docker-%s.scope" % number, number[:12]),
+                ("/system.slice/docker-%s.scope/system.slice/x.service" % number, number[:12]),
+                ("/kubepods.slice/kubepods-podx.slice/cri-containerd-%s.scope" % number,
+                 number[:12]),
+                ("/kubepods/besteffort/pod12/" + number, number[:12]),
+                ("/system.slice/containerd.service/kubepods-podx.slice:cri-containerd:" + number,
+                 number[:12]),
+                ("/machine.slice/libpod-%s.scope/container" % number, number[:12]),
+                ("/machine.slice/libpod-conmon-%s.scope" % number,
+                 "libpod-conmon-%s.scope" % number),
+                ("/lxc.payload.web/system.slice/x.service", "web"), ("/lxc/101/ns", "101"),
+                ("/lxc.monitor.web", None), ("/process/" + number[1:], None),
+                ("/" + number.replace("a", "g"), None)):
+            self.assertEqual(fanfp.unit_of(path), unit, path)
+
+    def test_terminal(self):
+        """A wide terminal shows users but root; a narrow one, or a pipe, does not; --who does."""
+        doers = Doer(self, "one", self.USER), Doer(self, "two", 0)
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        shown = "%d" % self.USER
+        for number, (columns, user) in enumerate(((80, ""), (140, " " + shown), (99, ""))):
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            if not number:              # the size is looked at as it is now, not at the start
+                process = subprocess.Popen(
+                    MODULE + [self.tree, "-e", "create"], stdout=slave, stderr=subprocess.PIPE,
+                    stdin=subprocess.DEVNULL, env=cached_environment())
+                self.addCleanup(process.communicate)
+                self.addCleanup(process.kill)
+                self.assertIn(b"watching", process.stderr.readline())
+            for doer, name in zip(doers, ("one", "two")):
+                doer.make("%s/%s%d" % (self.tree, name, number))
+                line = self.from_terminal(master)
+                self.assertRegex(line, r"^[\d:.]{12} %s\(%d\)%s: CREATE,ISDIR %s/%s%d\r\n$" % (
+                    name, doer.pid, user if name == "one" else "", self.tree, name, number))
+        os.close(slave)
+        for options, end in (((), ""), (("--who",), r" %s ppid=%d( unit=\S+)?"
+                                                    % (shown, os.getpid()))):
+            line = self.lines(*options + (self.tree,), do=lambda: doers[0].make(self.tree + "/d"))
+            self.assertRegex(line.decode(), r" one\(%d\)%s: CREATE" % (doers[0].pid, end))
+            os.rmdir(self.tree + "/d")
+
+    def from_terminal(self, master):
+        line = b""
+        while not line.endswith(b"\n"):
+            self.assertTrue(select.select([master], [], [], PATIENCE)[0], line)
+            line += os.read(master, 1)
+        return line.decode()
+
+    def test_choosing(self):
+        """By name, pid and user, one or several, these and not those; a Watch for each."""
+        long = "a-name-of-more-than-15"
+        doers = Doer(self, "one", self.USER), Doer(self, "two", self.USER + 1), Doer(self, long, 0)
+        one, two, three = (each.pid for each in doers)
+        table = (({}, "123"), ({"comm": "one"}, "1"), ({"comm": ["one", long]}, "13"),
+                 ({"comm": "!one"}, "23"), ({"comm": ("!one", "!two")}, "3"),
+                 ({"comm": "a-name-of-more-"}, "3"), ({"comm": "on"}, ""),
+                 ({"comm": ["two", "!two"]}, ""), ({"pid": one}, "1"), ({"pid": [one, two]}, "12"),
+                 ({"pid": "!%d" % one}, "23"), ({"pid": {str(three)}}, "3"),
+                 ({"user": self.USER}, "1"), ({"user": str(self.USER)}, "1"),
+                 ({"user": "root"}, "3"), ({"user": 0}, "3"), ({"user": "!root"}, "12"),
+                 ({"user": ["!0", "!%d" % self.USER]}, "2"),
+                 ({"comm": "one", "user": "root"}, ""), ({"comm": "!one", "user": "!root"}, "2"),
+                 ({"comm": "one", "pid": one, "user": self.USER, "exclude": "/2"}, "1"),
+                 ({"comm": "one", "exclude": "/1"}, ""))
+        watches = []
+        for choice, _ in table:
+            watches.append(fanfp.Watch(self.tree, events="CREATE", **choice))
+            self.addCleanup(watches[-1].close)
+        for number, doer in enumerate(doers):
+            doer.make("%s/%d" % (self.tree, number + 1))
+        for (choice, expected), watch in zip(table, watches):
+            found = []
+            while watch.stats()["events read"] < 3:
+                found += watch.read(0)
+            self.assertEqual("".join(os.path.basename(event.path) for event in found), expected,
+                             choice)
+            self.assertEqual(watch.stats()["reported"], len(expected))
+
+    def test_choosing_on_the_command_line(self):
+        one, two = Doer(self, "one", self.USER), Doer(self, "two", 0)
+        for number, options in enumerate((
+                ("--comm", "two"), ("-C", "x", "-C", "two"), ("--comm", "!one"), ("--user", "root"),
+                ("--pid", str(two.pid)), ("--pid", "!%d" % one.pid, "--user", "!%d" % self.USER))):
+            def do():
+                one.make(self.tree + "/one%d" % number)
+                two.make(self.tree + "/two%d" % number)
+            out = self.lines("--format", "%C %f", *options + (self.tree,), do=do)
+            self.assertEqual(out.decode(), "two two%d\n" % number, options)
+
+    def test_what_nobody_did(self):
+        """What comes whether or not it was asked for comes whoever was asked for."""
+        os.mkdir(self.tree + "/m")
+        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m")
+        with fanfp.Watch(self.tree, comm="nobody", notice=lambda _: None) as watch:
+            os.mkdir(self.tree + "/m/d")
+            run("umount", self.tree + "/m")
+            event, = watch.read(PATIENCE)
+        self.assertEqual((event.path, event.events), (self.tree + "/m", ("UNMOUNT",)))
+
+    def test_no_look_up_for_what_is_dropped(self):
+        """Not even of the name, where the path or the pid says no."""
+        doer = Doer(self, "one", self.USER)
+        asked = []
+        real = fanfp.read_file
+
+        def read_file(path):
+            asked.append(path)
+            return real(path)
+        with unittest.mock.patch.object(fanfp, "read_file", read_file):
+            for choice, expected in (
+                    ({"pid": os.getpid(), "user": 0, "comm": "one"}, set()),
+                    ({"comm": "one", "exclude": "d$"}, set()),
+                    ({"comm": "two"}, {"/proc/%d/comm" % doer.pid})):
+                with fanfp.Watch(self.tree, events="CREATE", **choice) as watch:
+                    doer.make(self.tree + "/d")
+                    while not watch.stats()["events read"]:
+                        self.assertEqual(watch.read(0), [])
+                self.assertLessEqual({path for path in asked if str(doer.pid) in path}, expected)
+                os.rmdir(self.tree + "/d")
+
+    def test_refused(self):
+        for words, error in (
+                (("--pid", "0"), "choosing by pid: 0 is no process id"),
+                (("--pid", "!x"), "choosing by pid: x is no process id"),
+                (("--pid", "1_0"), "is no process id"), (("--comm", ""), "is no name"),
+                (("--user", "no\nsuch"), "choosing by user: there is no user no\\nsuch in /etc/p"),
+                (("--user", "!"), "there is no user \"\" in /etc/passwd; give the number"),
+                (("--comm", "x", "--filter", "inotify"), "inotify does not tell who did it"),
+                (("-p", "1"), "unrecognized arguments: -p"),
+                (("--format", "%c"), "and the command is %C"),
+                (("--format", "%f", "--who"), "--who does nothing with --format")):
+            with self.subTest(words):
+                self.assert_fails(error, self.tree, *words)
+        for name in ("comm", "pid", "user"):
+            with self.assertRaisesRegex(TypeError, "^%s: not a str or int" % name):
+                fanfp.Watch(self.tree, **{name: [b"x"]})
+
+    def test_auto_takes_no_inotify(self):
+        """Where only inotify is to be had, choosing is refused, not silently empty."""
+        self.assert_fails("choosing by process takes fanotify", "--comm", "x", self.tree,
+                          preexec_fn=drop_root)
+        self.program(self.tree, preexec_fn=drop_root)
 
 
 # =============================================================================================
@@ -4339,6 +4663,13 @@ class Capabilities(Base):
                 self.assert_keeps(program, fanfp.CAP_DAC_READ_SEARCH)
                 self.check(program)
                 self.assertEqual(program.stop(), (0, program.errors.decode()))
+
+    def test_executables(self):
+        """CAP_SYS_PTRACE too where /proc/PID/exe is asked for."""
+        for options in (("--who",), ("--format", "%x")):
+            program = self.program("--filter", "inotify", *options + (self.tree,),
+                                   json_lines=False)
+            self.assert_keeps(program, fanfp.CAP_DAC_READ_SEARCH | fanfp.CAP_SYS_PTRACE)
 
     def test_exec(self):
         """A command gets what fanfp was started with."""
