@@ -125,8 +125,16 @@ class Error(OSError):
 
 
 def failure(number, doing, on="", hint=""):
-    """The Error for errno `number` met while `doing` something `on` a thing; `hint`: what to do."""
+    """The Error for errno `number` met while `doing` something `on` a thing.
+
+    `hint`: what to do, or {errno: what to do}.
+    """
     text = doing + (" " + printable(on) if on else "") + ": " + os.strerror(number)
+    if isinstance(hint, dict):
+        hint = hint.get(number)
+    elif number in LIMITS:
+        hint = None                     # it is none of what else may go wrong there
+    hint = hint or what_to_do(number)
     return Error(number, text + ("; " + hint if hint else ""))
 
 
@@ -138,6 +146,26 @@ def module(name, doing):
         raise Error(errno.ENOSYS, "%s: this Python lacks what it needs: %s; %s"
                     % (doing, why, INSTALL))
     return sys.modules[name]
+
+
+LIMITS = {errno.EMFILE: "see ulimit -n", errno.ENFILE: "see /proc/sys/fs/file-max"}
+
+
+def what_to_do(number):
+    """What helps with an errno wherever it is met; "" where that depends."""
+    if number == errno.EACCES:
+        if capabilities() & (CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH):
+            return "not even root may: its file system or a security module forbids it"
+        return "run as root, or have its owner let you (chmod)"
+    return LIMITS.get(number, "")
+
+
+def worded(error):
+    """An OSError as the line to show: an Error has its words, Python's own get them here."""
+    if isinstance(error, Error) or error.errno is None:
+        return str(error)
+    on = error.filename if isinstance(error.filename, (str, bytes)) else ""
+    return str(failure(error.errno, "opening" if on else "asking the kernel", os.fsdecode(on)))
 
 
 PROTOTYPES = {
@@ -279,7 +307,7 @@ def fanotify_init(flags):
                 errno.ENOSYS: "this kernel has no fanotify; use --filter inotify",
                 errno.EMFILE: "too many groups or descriptors; see "
                               "/proc/sys/fs/fanotify/max_user_groups and ulimit -n"}
-        raise failure(number, "making a fanotify group", "", hint.get(number, ""))
+        raise failure(number, "making a fanotify group", "", hint)
     return fd
 
 
@@ -292,7 +320,7 @@ def fanotify_mark(group, flags, mask, directory, path, shown=""):
                 errno.EOPNOTSUPP: "this file system has no file handles; use --filter inotify",
                 errno.ENODEV: "this file system has no identifier; use --filter inotify",
                 errno.EXDEV: "a part of a file system can't be marked; use --filter inotify"}
-        raise failure(number, "marking", shown or os.fsdecode(path or b""), hint.get(number, ""))
+        raise failure(number, "marking", shown or os.fsdecode(path or b""), hint)
 
 
 HANDLE_HEADER = struct.Struct("=Ii")     # struct file_handle: handle_bytes, handle_type
@@ -545,8 +573,8 @@ def keep_capabilities(kept):
 def printable(text):
     """`text` with what could move a terminal or end a line written as an escape (\\n, \\x1b).
 
-    Backslashes are doubled, so that the result says exactly which name it is.  Bytes that are
-    no UTF-8 come as \\xNN.
+    Backslashes are doubled, so that the result says exactly which name it is.  \\x80 and above are
+    bytes that are no UTF-8, \\u0080 and above characters.
     """
     if text.isprintable() and "\\" not in text:
         return text
@@ -560,7 +588,7 @@ def _escape(char):
     if 0xDC80 <= code <= 0xDCFF:
         return "\\x%02x" % (code - 0xDC00)
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}.get(char) or (
-        "\\x%02x" % code if code < 0x100 else
+        "\\x%02x" % code if code < 0x80 else
         "\\u%04x" % code if code < 0x10000 else "\\U%08x" % code)
 
 
@@ -608,6 +636,9 @@ def event_mask(names):
                 raise Error(errno.EINVAL, "choosing events: there is no event %s; there are %s"
                             % (printable(name), " ".join(list(EVENTS) + list(GROUPS))))
             mask |= EVENTS[each]
+    if not mask:
+        raise Error(errno.EINVAL, "choosing events: none is named; name some, or none at all for "
+                    "the default")
     return mask
 
 
@@ -3828,7 +3859,7 @@ class MarksFilter(UserFilter):
             if error.errno == errno.EXDEV:
                 return ALL
             if error.errno != errno.ENOENT:
-                self.group.notice("%s; events outside the tree will cost more" % error)
+                self.group.notice("%s; events outside the tree will cost more" % worded(error))
         finally:
             os.close(fd)
         # Events from before the mark may be in the next buffer, later ones only come if memory
@@ -3873,14 +3904,16 @@ class FastpathFilter(UserFilter):
         self.loaded = None
         self.slots, self.holds, self.whole = {}, {}, {}     # by Root
         self.left, self.left_at = 0, 0.0        # as counted by the program, and when first seen
-        self._require_kernel()
-        path = path or os.path.join(os.path.dirname(os.path.abspath(__file__)), OBJECT_NAME)
+        hint = "name one that can be read, or leave --object out"
+        if path is None:
+            path = os.path.join(os.path.dirname(os.path.abspath(__file__)), OBJECT_NAME)
+            hint = "it belongs beside fanfp.py; or name one with --object"
         try:
             with open(path, "rb") as file:
                 data = file.read()
         except OSError as error:
-            raise failure(error.errno, "reading the BPF object", path,
-                          "it belongs beside fanfp.py; or name one with --object")
+            raise failure(error.errno, "reading the BPF object", path, hint)
+        self._require_kernel()
         self._load(read_object(data, path))
 
     def _require_kernel(self):
@@ -4605,7 +4638,7 @@ class Fanotify:
             except Gone:
                 continue
             except OSError as error:
-                self.unshown(error)
+                self.unshown(worded(error))
                 break
             if links:
                 return links
@@ -4665,7 +4698,7 @@ class Fanotify:
         except Gone:
             pass                        # its file system has been unmounted meanwhile
         except OSError as error:
-            self.notice("%s; its event is reported without a path" % error)
+            self.notice("%s; its event is reported without a path" % worded(error))
             self.report(None, raw[0], raw[1])
 
     def _judge(self, raw):
@@ -5205,10 +5238,9 @@ class Inotify:
         self.now, self.moment = time.time(), None
         self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         if self.fd < 0:
-            number = ctypes.get_errno()
-            raise failure(number, "making an inotify instance", "",
-                          "see /proc/sys/fs/inotify/max_user_instances"
-                          if number == errno.EMFILE else "")
+            raise failure(ctypes.get_errno(), "making an inotify instance", "",
+                          {errno.EMFILE: "see /proc/sys/fs/inotify/max_user_instances and "
+                                         "ulimit -n"})
 
     # --- watches ---
 
@@ -5861,6 +5893,12 @@ def tell(message):
         sys.stderr.flush()
 
 
+def no_root(error, shown):
+    """The Error for a root that can't be looked at."""
+    hint = "name a directory or a file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
+    return failure(error.errno, "watching", shown, hint)
+
+
 class MountList:
     """Tells when the list of mounts has changed.  proc(5), /proc/PID/mountinfo.
 
@@ -6085,8 +6123,7 @@ class Watch:
         try:
             is_dir = stat.S_ISDIR(os.stat(path).st_mode)
         except OSError as error:
-            raise failure(error.errno, "watching", display, "name a directory or a file"
-                          if error.errno == errno.ENOENT else "")
+            raise no_root(error, display)
         shown = display.rstrip("/") or "/"
         only = None
         if not is_dir:
@@ -6107,7 +6144,7 @@ class Watch:
         for name, error in reasons:
             # EPERM and EINVAL (an older kernel) are what `auto` is for; the rest is news.
             if name == "fastpath" or error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
-                self._notice("%s: %s" % (name, error))
+                self._notice("%s: %s" % (name, worded(error)))
                 break
 
     def _refuse(self, shown, reasons):
@@ -6118,7 +6155,10 @@ class Watch:
                           "root, and a file system that has file handles")
         if isinstance(error, Error):
             raise error
-        raise failure(error.errno, "watching", shown)
+        hint = ""
+        if error.errno == errno.EACCES and not os.path.isdir(shown):
+            hint = "the directory it is in can't be read; run as root, or watch where you may read"
+        raise failure(error.errno, "watching", shown, hint)
 
     def _candidates(self):
         """The filters to try for a root, in order."""
@@ -6327,7 +6367,7 @@ class Watch:
                              % (printable(shown), mount.kind))
             return root and Found(source, root, at)
         self._notice("not watched: %s, %s mounted inside: %s"
-                     % (printable(shown), mount.kind, reason))
+                     % (printable(shown), mount.kind, worded(reason)))
         return None
 
     def _inside(self, path):
@@ -6732,22 +6772,37 @@ def from_glob(glob):
 # =============================================================================================
 
 DESCRIPTION = """\
-Watch directory trees and print an event a line: every event under them, none from outside."""
+Watch directory trees and print an event a line: every event under them, none
+from outside."""
 
 EPILOG = """\
-events: %s
+%s
+%s
         ALL, CLOSE, MOVE stand for several
-default: %s
 format: %%w directory, %%f name, %%P path, %%o old path, %%e events, %%T time,
-        %%0 NUL, %%n newline, %%%% percent.  Names are escaped unless the format has a %%0.
+        %%0 NUL, %%n newline, %%%% percent.  Names are escaped, but with a %%0.
         Who: %%p pid, %%C command, %%u user, %%U its number, %%G group's number,
         %%q parent's pid, %%x executable, %%a command line, %%k control group,
         %%s systemd unit or container.  Empty where it is not known.
-exit status: 0 stopped, or --count reached, or no root left; 1 error; 2 --timeout reached"""
+exit status: 0 stopped, or --count reached, or no root left; 1 error;
+        2 --timeout reached"""
+
+HELP_WIDTH = 80
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 
 EXIT_ERROR, EXIT_TIMEOUT = 1, 2
 WIDE = 100          # columns from which on a line has room for the user
 F_GETFL = 3                             # <fcntl.h>; not every Python has its module
+
+
+def folded(text, indent=8):
+    """A text in lines of HELP_WIDTH, those after the first indented."""
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + 1 + len(word) > HELP_WIDTH:
+            lines.append(" " * (indent - 1))
+        lines[-1] += (" " if lines[-1] else "") + word
+    return "\n".join(lines)
 
 
 def build_parser():
@@ -6757,22 +6812,24 @@ def build_parser():
     # added, and shutil all that compresses.  A tenth of the time until ready.
     parser = argparse.ArgumentParser(
         prog="fanfp", description=DESCRIPTION,
-        formatter_class=lambda prog: argparse.RawTextHelpFormatter(prog, width=96),
-        epilog=(EPILOG % (" ".join(EVENTS), " ".join(DEFAULT_EVENTS))))
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=HELP_WIDTH),
+        epilog=(EPILOG % (folded("default: " + " ".join(DEFAULT_EVENTS)),
+                          folded("events: " + " ".join(EVENTS)))))
     parser.error = refuse
+    parser.print_help = lambda: say(parser.format_help())
     add = parser.add_argument
     add("roots", nargs="*", metavar="ROOT", help="a directory or a file")
     add("-e", "--event", action="append", metavar="EVENT[,EVENT...]", help="what to report")
     add("--json", action="store_true", help="a JSON object a line")
     add("--csv", "-c", action="store_true",
-        help="directory,events,name,old path,pid,command,user id, and with --who user,\n"
+        help="directory,events,name,old path,pid,command,user id, and with --who user, "
              "group id,parent's pid,executable,command line,control group,unit")
     add("--format", metavar="FORMAT", help="a line of your own, see below")
     add("--who", action="store_true",
-        help="more of who did it: user, parent's pid, systemd unit or container; in --json\n"
-             "and --csv group, executable, command line, control group too")
-    add("--timefmt", metavar="FORMAT", default="%Y-%m-%dT%H:%M:%S",
-        help="strftime format of %%T in --format")
+        help="more of who did it: user, parent's pid, systemd unit or "
+             "container; in --json and --csv group, executable, command "
+             "line, control group too")
+    add("--timefmt", metavar="FORMAT", help="strftime format of %%T in --format")
     add("--no-newline", action="store_true", help="no newline after --format")
     add("--include", action="append", metavar="REGEX", help="only paths with a match")
     add("--includei", action="append", metavar="REGEX", help="the same, whatever the case")
@@ -6789,20 +6846,21 @@ def build_parser():
     add("--count", type=positive, metavar="N", help="end after N events")
     add("-q", "--quiet", action="count", default=0,
         help="say only what went wrong; twice: print no events")
-    add("-o", "--outfile", metavar="FILE", help="append to a file, not to standard output")
+    add("-o", "--outfile", metavar="FILE", help="append to a file; -: standard output")
     add("-m", "--monitor", action="store_true", help="accepted: it always goes on")
     add("-r", "--recursive", action="store_true", help="accepted: it always is")
     add("--filter", choices=FILTER_NAMES, default="auto", help="how to keep outside events away")
-    add("--object", metavar="FILE", help="a BPF object for --filter fastpath, not fan_fp.bpf.o")
+    add("--object", metavar="FILE", help="a BPF object for --filter fastpath")
     add("--latency", type=seconds, default=0.005, metavar="SECONDS",
         help="let events gather for so long under load (0.005)")
     add("--one-file-system", action="store_true", help="don't watch what is mounted inside")
     add("--exec", dest="command", metavar="COMMAND",
-        help="run a command for each event, one at a time, without a shell: {} is the path;\n"
-             "FANFP_PATH, _OLD_PATH, _EVENTS, _PID, _IS_DIR are in its environment")
+        help="run a command for each event, one at a time, without "
+             "a shell: {} is the path; FANFP_PATH, _OLD_PATH, "
+             "_EVENTS, _PID, _IS_DIR are in its environment")
     add("--stats", action="store_true", help="counters, at the end, on standard error")
     add("--probe", action="store_true", help="say what this host has, and end")
-    add("--version", action="version", version="fanfp " + __version__)
+    add("--version", action="store_true", help="say which this is, and end")
     return parser
 
 
@@ -7026,15 +7084,19 @@ def parse_format(pattern):
 
 
 class Output:
-    """Where lines go: a descriptor, written to the last byte.  `used`: whether any will."""
+    """Where text goes: a descriptor, written to the last byte.  `used`: whether any will.
+    `doing`, `lost`: for errors."""
 
-    def __init__(self, path, used=True):
-        self.name = path or "standard output"
+    def __init__(self, path, used=True, doing="writing events to",
+                 lost="the events since are lost"):
+        path = None if path == "-" else path
+        self.name, self.doing, self.lost = path or "standard output", doing, lost
         self.fd = 1
-        if not path and used and call("fcntl", 1, F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            raise failure(errno.EBADF, "writing events to", self.name,
-                          "it is closed; name an --outfile")
-        if path:
+        if path is None and used \
+                and call("fcntl", 1, F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise failure(errno.EBADF, doing, self.name, "it is closed; have it open, or name "
+                          "an --outfile")
+        if path is not None:
             try:
                 self.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
                                   0o644)
@@ -7052,8 +7114,8 @@ class Output:
             except BlockingIOError:
                 select.select([], [self.fd], [])
             except OSError as error:
-                raise failure(error.errno, "writing events to", self.name,
-                              "the events since are lost")
+                raise failure(error.errno, self.doing, self.name,
+                              self.lost + "; free some space, or write elsewhere")
 
     def is_wide(self):
         """Whether it is a terminal with room for users' names, as it is now."""
@@ -7068,6 +7130,12 @@ class Output:
             return os.fsdecode(fd_path(self.fd))
         except OSError:
             return None
+
+
+def say(text):
+    """Write a text of fanfp's own, not events, to standard output.  Returns 0."""
+    Output(None, doing="writing to", lost="it is not whole").write(text)
+    return 0
 
 
 class Runner:
@@ -7119,21 +7187,39 @@ class Runner:
             self.advance()
 
 
+def refuse_idle(options):
+    """An option that would do nothing is a mistake: raise the Error that says what it needs."""
+    pieces = parse_format(options.format or "")
+    prints = options.outfile or options.json or options.csv or options.who \
+        or options.format is not None
+    for useless, what in (
+            (options.timefmt is not None and ("T",) not in pieces,
+             "--timefmt does nothing without a %T in --format"),
+            (options.no_newline and options.format is None,
+             "--no-newline does nothing without --format"),
+            (options.object is not None and options.filter not in ("auto", "fastpath"),
+             "--object does nothing with --filter " + options.filter),
+            (options.who and options.format is not None,
+             "--who does nothing with --format, whose letters say what is wanted"),
+            (options.quiet > 1 and prints,
+             "-qq prints no events, so --json, --csv, --format, --who and -o do nothing"),
+            (sum(map(bool, (options.json, options.csv, options.format is not None))) > 1,
+             "only one of --json, --csv and --format")):
+        if useless:
+            refuse(what)
+
+
 def choose_output(options, is_wide):
     """The function from events to text that the options ask for; `is_wide`: a function that
     tells whether lines go to a terminal with room for more."""
-    if sum(map(bool, (options.json, options.csv, options.format is not None))) > 1:
-        raise Error(errno.EINVAL, "reading options: only one of --json, --csv and --format")
     if options.json:
         module("json.encoder", "reading options: --json")
         return lambda events: json_lines(events, options.who)
     if options.csv:
         return lambda events: csv_lines(events, options.who)
     if options.format is not None:
-        if options.who:
-            raise Error(errno.EINVAL, "reading options: --who does nothing with --format, whose "
-                                      "letters say what is wanted; see --help")
-        return format_lines(options.format, options.timefmt, not options.no_newline)
+        return format_lines(options.format, TIME_FORMAT if options.timefmt is None
+                            else options.timefmt, not options.no_newline)
     if options.who:
         return lambda events: text_lines(events, with_all)
     return lambda events: text_lines(events, with_user if is_wide() else named)
@@ -7148,6 +7234,7 @@ def choose_patterns(plain, caseless, name):
 def run(options):
     """Watch and print until told to stop; the exit status."""
     import signal
+    refuse_idle(options)
     lines = choose_output(options, lambda: output.is_wide())
     include = choose_patterns(options.include, options.includei, "--include")
     exclude = choose_patterns(options.exclude, options.excludei, "--exclude")
@@ -7288,13 +7375,20 @@ def probe(roots):
             ("fanotify", attempt(lambda: os.close(fanotify_init(FAN_REPORT_FID)))),
             ("FAN_RENAME, target handles", attempt(lambda: os.close(fanotify_init(
                 FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME | FAN_REPORT_TARGET_FID))))]
+    wrong = []
     for root in roots:
+        try:
+            os.stat(root)
+        except OSError as error:
+            wrong.append(no_root(error, root))
+            continue
         rows.append(("root", printable(root)))
         rows += probe_root(root)
     width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        print("%-*s  %s" % (width, name, text))
-    return 0
+    say("".join("%-*s  %s\n" % (width, name, text) for name, text in rows))
+    for error in wrong:
+        tell(str(error))
+    return EXIT_ERROR if wrong else 0
 
 
 def probe_root(root):
@@ -7306,7 +7400,7 @@ def probe_root(root):
                 if mount.device == "%d:%d" % (os.major(device), os.minor(device))]
         rows.append(("  file system", kind[0] if kind else "unknown"))
     except OSError as error:
-        return [("  error", str(error))]
+        return [("  error", worded(error))]
     chosen = None
     for name in FILTER_NAMES[1:]:
         try:
@@ -7314,7 +7408,7 @@ def probe_root(root):
             watch = Watch(root, filter=name, mounts=False, notice=lambda _: None) \
                 if name != "inotify" else None
         except Error as error:
-            rows.append(("  filter " + name, "no: %s" % error))
+            rows.append(("  filter " + name, "no: %s" % worded(error)))
             continue
         if watch is not None:
             watch.close()
@@ -7333,7 +7427,7 @@ def attempt(action):
     try:
         action()
     except OSError as error:
-        return "no: %s" % error
+        return "no: %s" % worded(error)
     return "yes"
 
 
@@ -7343,7 +7437,12 @@ def main(arguments=None):
         fill_standard_descriptors()
         parser = build_parser()
         options = parser.parse_args(arguments)
+        if options.version:
+            return say("fanfp %s\n" % __version__)
         if options.probe:
+            if any(value != parser.get_default(name) for name, value in vars(options).items()
+                   if name not in ("probe", "roots")):
+                refuse("--probe takes roots and no other options")
             return probe(options.roots)
         if not options.roots:
             raise Error(errno.EINVAL, "watching: no root given; name a directory, or see --help")
@@ -7353,7 +7452,7 @@ def main(arguments=None):
     except BrokenPipeError:
         return 0
     except OSError as error:
-        tell(str(error))
+        tell(worded(error))
         return EXIT_ERROR
     except MemoryError:
         tell("watching: out of memory; see ulimit -v, or the limit of the control group")

@@ -1468,6 +1468,126 @@ def drop_root():
         prctl(24, number, 0, 0, 0)              # PR_CAPBSET_DROP: exec gives none of these back
 
 
+class Words(Command):
+    """What is said, of mistakes and of what can't be had: what was done, and what to do."""
+
+    def test_help_fits(self):
+        """A terminal of 80 columns, whatever COLUMNS says."""
+        out = self.finish("--help")[1].decode()
+        self.assertEqual([line for line in out.splitlines() if len(line) > 80], [])
+        self.assertGreater(len(out.splitlines()), 20)
+
+    def test_answers_to_a_full_disk(self):
+        for words in (["--help"], ["--version"], ["--probe", self.tree]):
+            with self.subTest(words), open("/dev/full", "wb") as full:
+                result = subprocess.run([sys.executable, PROGRAM] + words, stdout=full,
+                                        stderr=subprocess.PIPE)
+                self.assertEqual((result.returncode, result.stderr.decode()), (
+                    1, "fanfp: writing to standard output: No space left on device; it is not "
+                    "whole; free some space, or write elsewhere\n"))
+
+    def test_run_as_it_is(self):
+        """The file has its run bit, and README's first command works as it is typed."""
+        self.assertTrue(os.stat(PROGRAM).st_mode & 0o100)
+        if not os.path.exists(HERE + "/README.md"):
+            self.skipTest("no README here")
+        with open(HERE + "/README.md") as file:
+            command = next(line for line in file if "fanfp.py" in line).strip()
+        directory = self.tree + "/new"
+        command = command.replace("sudo ", "").replace("/tmp/dir", directory)
+        program = self.program("-c", "exec 2>&1; " + command + " -t 0.1", command=["sh"], cwd=HERE,
+                               ready=False, json_lines=False)
+        self.assertIn(b"fanfp: watching %s (filter: " % os.fsencode(directory), program.line())
+        self.assertEqual(program.process.wait(PATIENCE), 2)
+
+    def test_outfile_of_standard_output(self):
+        self.assertEqual(self.lines("-o", "-", "--format", "%f", self.tree,
+                                    do=lambda: os.mkdir(self.tree + "/x")), b"x\n")
+
+    def test_options_without_effect(self):
+        for words, text in (
+                (["--timefmt", "%Y"], "--timefmt does nothing without a %T in --format"),
+                (["--timefmt", "%Y", "--format", "%f"], "--timefmt does nothing without a %T"),
+                (["--no-newline"], "--no-newline does nothing without --format"),
+                (["--object", "x.o", "--filter", "marks"],
+                 "--object does nothing with --filter marks"),
+                (["-qq", "--json"], "-qq prints no events"),
+                (["-qq", "-o", self.out + "/log"], "-qq prints no events"),
+                (["--probe", "--json"], "--probe takes roots and no other options"),
+                (["-e", ","], "choosing events: none is named")):
+            with self.subTest(words):
+                self.assert_fails(text, self.tree, *words)
+        self.assertEqual(os.listdir(self.out), [])
+
+    def test_missing_files(self):
+        self.assert_fails("reading the BPF object %s/no.o: No such file or directory; name one "
+                          "that can be read, or leave --object out" % self.out,
+                          "--object", self.out + "/no.o", self.tree) if ROOT else None
+        status, out, errors = self.finish("--probe", self.out + "/none", self.tree)
+        self.assertEqual((status, errors), (
+            1, "fanfp: watching %s/none: No such file or directory; name a directory or a file\n"
+            % self.out))
+        self.assertIn("auto takes ", out.decode())
+
+    @unittest.skipUnless(ROOT, "needs root, to give it up")
+    def test_permission(self):
+        os.mkdir(self.tree + "/closed")
+        os.mkdir(self.tree + "/unread")
+        for name in ("/closed/f", "/unread/f"):
+            write(self.tree + name)
+        os.chmod(self.tree + "/closed", 0)
+        os.chmod(self.tree + "/unread", 0o300)
+        for name, text in (
+                ("/closed", "run as root, or have its owner let you (chmod)"),
+                ("/closed/f", "run as root, or have its owner let you (chmod)"),
+                ("/unread", "run as root, or have its owner let you (chmod)"),
+                ("/unread/f", "the directory it is in can't be read; run as root, or watch where "
+                              "you may read")):
+            with self.subTest(name):
+                self.assert_fails("watching %s%s: Permission denied; %s"
+                                  % (self.tree, name, text), self.tree + name, preexec_fn=drop_root)
+
+    def test_few_descriptors(self):
+        for limit in range(7, 20):
+            result = subprocess.run(
+                ["sh", "-c", "ulimit -n %d && exec \"$@\"" % limit, "sh", sys.executable, PROGRAM,
+                 "-t", "0.01", self.tree], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            errors = result.stderr.decode()
+            self.assertIn(result.returncode, (1, 2), errors)
+            if result.returncode == 1:
+                self.assertRegex(errors, "^fanfp: [^\n]*; see ulimit -n\n$")
+
+    def test_errors_of_the_system(self):
+        """An OSError that Python made is told in words."""
+        for doing, text in (
+                (lambda: os.open(self.out + "/a\n", os.O_RDONLY),
+                 "opening %s/a\\n: No such file or directory" % self.out),
+                (lambda: os.listdir(os.fsencode(self.out) + b"/b"),
+                 "opening %s/b: No such file or directory" % self.out),
+                (lambda: os.fstat(12345), "asking the kernel: Bad file descriptor")):
+            with self.assertRaises(OSError) as caught:
+                doing()
+            self.assertEqual(fanfp.worded(caught.exception), text)
+
+    @unittest.skipUnless(ROOT and shutil.which("unshare"), "needs root and unshare")
+    def test_process_of_another_namespace(self):
+        """Its number is not known: null, "" or a question mark, and not 0."""
+        if BEST == "inotify":
+            self.skipTest("inotify does not say which process")
+        command = ["unshare", "-p", "-f", "--mount-proc"]
+        try:
+            run(*(command + ["true"]), stderr=subprocess.DEVNULL)
+        except subprocess.CalledProcessError:
+            self.skipTest("unshare -p does not work here")
+        for words, text in ((["--json"], '"pid": null, "comm": null'), ([], " ?(?): CREATE"),
+                            (["--format", "%p,%c;"], ",;"), (["--csv"], ',"CREATE,ISDIR",x,,,')):
+            with self.subTest(words):
+                line = self.lines(self.tree, *words, do=lambda: os.mkdir(self.tree + "/x"),
+                                  command=command + MODULE).decode()
+                self.assertIn(text, line)
+                os.rmdir(self.tree + "/x")
+
+
 class Patterns(Command):
     """--include and --exclude, and the library's include and exclude."""
 
@@ -2640,6 +2760,10 @@ class Decoding(unittest.TestCase):
         self.assertEqual(fanfp.printable("plain é"), "plain é")
         self.assertEqual(fanfp.printable("a\nb\t\x1b\\\udcff\u202e"),
                          "a\\nb\\t\\x1b\\\\\\xff\\u202e")
+        self.assertEqual(fanfp.printable("\udc88\x88"), "\\x88\\u0088")
+        characters = list(map(chr, range(1, 0x3100))) + list(map(chr, range(0xDC80, 0xDD00))) \
+            + ["\\x88", "\\u0088", "\\n", "\\\\", "\U000e0001"]
+        self.assertEqual(len({fanfp.printable(each) for each in characters}), len(characters))
 
     def test_mount_paths(self):
         self.assertEqual(fanfp.unescape_octal(b"/a\\040b\\134c"), b"/a b\\c")
