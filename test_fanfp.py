@@ -1580,7 +1580,7 @@ class Words(Command):
         except subprocess.CalledProcessError:
             self.skipTest("unshare -p does not work here")
         for words, text in ((["--json"], '"pid": null, "comm": null'), ([], " ?(?): CREATE"),
-                            (["--format", "%p,%c;"], ",;"), (["--csv"], ',"CREATE,ISDIR",x,,,')):
+                            (["--format", "%p,%C;"], ",;"), (["--csv"], ',"CREATE,ISDIR",x,,,')):
             with self.subTest(words):
                 line = self.lines(self.tree, *words, do=lambda: os.mkdir(self.tree + "/x"),
                                   command=command + MODULE).decode()
@@ -4219,7 +4219,8 @@ class Faults(Base):
         status, errors = program.stop()
         self.assertEqual(status, 1)
         self.assertEqual(errors, "fanfp: writing events to %s/log: No space left on device; "
-                                 "the events since are lost\n" % self.out)
+                                 "the events since are lost; free some space, or write elsewhere\n"
+                         % self.out)
         with open(self.out + "/log") as file:
             lines = file.read().split("\n")[:-1]
         self.assertTrue(all(json.loads(line)["path"] == self.tree + "/x" for line in lines))
