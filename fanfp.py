@@ -6898,13 +6898,13 @@ def with_user(event):
 
 
 def with_all(event):
-    """The same for --who: user, parent's pid, and unit or container if it is of one."""
-    process = event.process
-    if process is None:
-        return named(event)
-    unit = " unit=" + printable(process.unit) if process.unit else ""
-    return "%s %s ppid=%s%s" % (named(event), printable(process.user or "?"),
-                                "?" if process.ppid is None else process.ppid, unit)
+    """The same for --who: what is known of user, parent's pid, and unit or container."""
+    text, process = named(event), event.process
+    for form, value in () if process is None else (
+            (" %s", process.user), (" ppid=%s", process.ppid), (" unit=%s", process.unit)):
+        if value is not None:
+            text += form % printable(str(value))
+    return text
 
 
 def text_lines(events, who=named):
