@@ -112,13 +112,13 @@ O_READ_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 class Error(OSError):
     """Anything a person can meet: what was being done, on what, why not, and what to do.
 
-    An OSError: `errno` is the number, str() the one line to show.  `detail` has further
-    lines where there are any (a verifier's log), else "".
+    An OSError: `errno` is the number, str() the one line to show, `reason` that without what to
+    do.  `detail` has further lines where there are any (a verifier's log), else "".
     """
 
-    def __init__(self, number, message, detail=""):
-        super().__init__(number, message)
-        self.detail = detail
+    def __init__(self, number, message, detail="", hint=""):
+        super().__init__(number, message + ("; " + hint if hint else ""))
+        self.reason, self.detail = message, detail
 
     def __str__(self):
         return self.strerror
@@ -134,8 +134,7 @@ def failure(number, doing, on="", hint=""):
         hint = hint.get(number)
     elif number in LIMITS:
         hint = None                     # it is none of what else may go wrong there
-    hint = hint or what_to_do(number)
-    return Error(number, text + ("; " + hint if hint else ""))
+    return Error(number, text, hint=hint or what_to_do(number))
 
 
 def module(name, doing):
@@ -160,12 +159,19 @@ def what_to_do(number):
     return LIMITS.get(number, "")
 
 
-def worded(error):
-    """An OSError as the line to show: an Error has its words, Python's own get them here."""
-    if isinstance(error, Error) or error.errno is None:
-        return str(error)
+def in_words(error):
+    """An OSError as an Error: Python's own gets its words here."""
+    if isinstance(error, Error):
+        return error
+    if error.errno is None:
+        return Error(errno.EIO, str(error))
     on = error.filename if isinstance(error.filename, (str, bytes)) else ""
-    return str(failure(error.errno, "opening" if on else "asking the kernel", os.fsdecode(on)))
+    return failure(error.errno, "opening" if on else "asking the kernel", os.fsdecode(on))
+
+
+def worded(error):
+    """An OSError as the line to show."""
+    return str(in_words(error))
 
 
 PROTOTYPES = {
@@ -378,29 +384,24 @@ def btrfs_place(handle):
     return BTRFS_FID.unpack_from(handle, HANDLE_HEADER.size)[:2]
 
 
-def mark_filesystem(group, mask, root):
-    """Mark the file system of a root, by descriptor, since its path may lead elsewhere.
+def mark_filesystem(group, mask, root, fd):
+    """Mark the file system of a root, open as `fd`: its path may be one of another namespace, or
+    lead elsewhere.
 
     From a subvolume of btrfs the kernel does not let it be marked; from the top it does, and the
     top is opened by its handle, whichever subvolume is mounted.
     """
-    flags, top = FAN_MARK_ADD | FAN_MARK_FILESYSTEM, None
+    flags = FAN_MARK_ADD | FAN_MARK_FILESYSTEM
+    if btrfs_place(root.key[8:])[1] == BTRFS_TOP_SUBVOLUME:
+        return fanotify_mark(group, flags, mask, fd, b".", root.display)
+    top = open_by_handle(fd, BTRFS_TOP)
     try:
-        fd = root.open_mount()
-    except Gone:
-        raise failure(errno.ENOENT, "marking", root.display)
-    try:
-        if btrfs_place(root.key[8:])[1] == BTRFS_TOP_SUBVOLUME:
-            return fanotify_mark(group, flags, mask, fd, b".", root.display)
-        top = open_by_handle(fd, BTRFS_TOP)
         if filesystem_id(top, root.display) != root.key[:8]:
             raise Error(errno.EXDEV, "marking %s: the top of its file system has another "
                         "identifier; use --filter inotify" % printable(root.display))
         return fanotify_mark(group, flags, mask, top, b".", root.display)
     finally:
-        root.close_mount(fd)
-        if top is not None:
-            os.close(top)
+        os.close(top)
 
 
 def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
@@ -1054,11 +1055,12 @@ class Root:
              would; so a mount inside the tree has none and is opened when needed
     only     bytes, the name of the one file to watch in it, or None: the whole tree
     is_part  whether it is a mount of a part of a file system
+    is_listed  whether its mount has been in the list of mounts
     """
 
     def __init__(self, display, path, only=None, pinned=True):
         self.display, self.path, self.only, self.is_part = display, path, only, False
-        self.fd = None
+        self.is_listed, self.fd = False, None
         at = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             handle, self.mount_id = name_to_handle(at, shown=display)
@@ -1194,11 +1196,18 @@ class Directories:
     def add(self, root, parent=None, name=None):
         """Anchor a root: shown as itself or, for a mount in the tree, below its parent."""
         if root.only is None:
-            display = root.display if root.display.endswith("/") else root.display + "/"
-            self.anchors[root.key] = (root.key, parent, display if parent is None else name)
+            self.anchors[root.key] = (root.key, parent, with_slash(root.display)
+                                      if parent is None else name)
         self.mounts.setdefault(root.key[:8], []).append(root)
         self.fringe.add(root.parent_key)
         self.forget()
+
+    def rename(self, root):
+        """A root that is shown as itself has another name from now on."""
+        display = with_slash(root.display)
+        self.anchors[root.key] = (root.key, None, display)
+        self.nodes[root.key].name = display
+        self.prefixes.clear()
 
     def remove(self, root):
         """Forget a root and what is known below it."""
@@ -1618,7 +1627,7 @@ def name_of(number, directory):
 
 # --- mounts ---
 
-Mount = collections.namedtuple("Mount", "id device root path kind")
+Mount = collections.namedtuple("Mount", "id parent device root path kind options")
 
 
 def read_mounts():
@@ -1638,10 +1647,27 @@ def read_mounts():
         fields = line.split(b" ")
         number = int(fields[0])
         mounts.pop(number, None)
-        mounts[number] = Mount(number, os.fsdecode(fields[2]), unescape_octal(fields[3]),
-                               unescape_octal(fields[4]),
-                               os.fsdecode(fields[fields.index(b"-") + 1]))
+        kind_at = fields.index(b"-") + 1
+        mounts[number] = Mount(number, int(fields[1]), os.fsdecode(fields[2]),
+                               unescape_octal(fields[3]), unescape_octal(fields[4]),
+                               os.fsdecode(fields[kind_at]), unescape_octal(fields[kind_at + 2]))
     return list(mounts.values())
+
+
+class Place(collections.namedtuple("Place", "source key name")):
+    """Where a mount is in a tree: an entry of a directory of a source.
+
+    source  what has the directory, and says how the entry is called now: entry(key, name)
+    key     of the directory, for that source alone; another knows nothing of it
+    name    bytes
+    """
+
+    __slots__ = ()
+
+    def shown(self, otherwise=None):
+        """What to call it now; None: its directory has left the tree; `otherwise` while that can't
+        be told."""
+        return self.source.entry(self.key, self.name, otherwise)
 
 
 def whole_device(root):
@@ -1685,8 +1711,8 @@ def mount_id_at(directory, name):
         os.close(fd)
 
 
-def place_of(mount):
-    """(device and inode number of the directory in which a mount is, its name there).
+def spot_of(mount):
+    """What tells where a mount is: (device and inode number of the directory, its name there).
 
     None if its path does not lead to it: another is mounted over it, or above it, or a directory
     above it has another name by now.
@@ -1711,6 +1737,11 @@ def unescape_octal(path):
         return path
     first, *rest = path.split(b"\\")
     return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
+
+
+def with_slash(path):
+    """A str with a slash at its end."""
+    return path if path.endswith("/") else path + "/"
 
 
 def below(path, top):
@@ -3781,8 +3812,9 @@ class UserFilter:
     def __init__(self, group, path=None):
         self.group = group
 
-    def prepare(self, root):
-        """Called before the file system of a root is marked; raises Error where it can't work."""
+    def prepare(self, root, fd):
+        """Called before the file system of a root, open as `fd`, is marked; raises Error where it
+        can't work."""
 
     def added(self, root):
         """The file system of a root or mount is marked."""
@@ -3822,18 +3854,18 @@ class MarksFilter(UserFilter):
     halves = True
     IGNORE = FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY | FAN_MARK_EVICTABLE
 
-    def prepare(self, root):
+    def prepare(self, root, fd):
         # Tried on the root itself, and taken away, before the first event can be missed.
         for flags in (FAN_MARK_ADD, FAN_MARK_REMOVE):
             try:
                 fanotify_mark(self.group.fd, flags | (self.IGNORE if flags == FAN_MARK_ADD
                                                       else FAN_MARK_IGNORE),
-                              OPEN_EXEC | EVENT_ON_CHILD, root.fd, b".", root.display)
+                              OPEN_EXEC | EVENT_ON_CHILD, fd, b".", root.display)
             except Error as error:
                 if error.errno == errno.EINVAL:
                     raise Error(errno.EINVAL, "setting an ignore mark on %s: this kernel has none "
-                                "that ignores by directory (Linux 6.0 has); use --filter user"
-                                % printable(root.display))
+                                "that ignores by directory (Linux 6.0 has)"
+                                % printable(root.display), hint="use --filter user")
                 if error.errno == errno.EXDEV:
                     return                      # see outside()
                 raise
@@ -4364,21 +4396,26 @@ class Fanotify:
 
     # --- roots and mounts ---
 
-    def add(self, root, parent=None, name=None):
-        """Watch a root.  For a mount inside a tree, `parent` and `name` say where it is."""
-        if root.fd is not None:
-            self.filter.prepare(root)
-            check_handles(root)
-        fsid = root.key[:8]
-        if fsid not in self.marked:
-            # Anchored first: its events may come as soon as it is marked.
-            mark_filesystem(self.fd, self.asked | ISDIR, root)
-            self.marked[fsid] = root
-        elif parent is not None:
+    def add(self, root, place=None):
+        """Watch a root.  For a mount inside a tree, the Place where it is."""
+        try:
+            fd = root.open_mount()
+        except Gone:
+            raise failure(errno.ENOENT, "watching", root.display)
+        try:
+            self.filter.prepare(root, fd)
+            check_handles(root, fd)
+            self.mark(root, fd)
+        finally:
+            root.close_mount(fd)
+        if place is not None:
             self.moved_in()                 # a bind mount shows what was outside until now
         if root.only is not None:
             self.files.setdefault(root.key, {})[root.only] = root
-        self.directories.add(root, parent, name)
+        if place is not None and place.source is self:
+            self.directories.add(root, place.key, place.name)
+        else:
+            self.directories.add(root)
         if root.parent_key is None and (root.is_part or root.fd is not None
                                         and whole_device(root) is None):
             self.refringe(root)             # a bind mount
@@ -4388,6 +4425,30 @@ class Fanotify:
         except BaseException:
             self.remove(root)
             raise
+
+    def mark(self, root, fd):
+        """Mark the file system of a root, open as `fd`, if it is not."""
+        fsid = root.key[:8]
+        if fsid not in self.marked:
+            mark_filesystem(self.fd, self.asked | ISDIR, root, fd)
+            self.marked[fsid] = root
+
+    def show_as(self, root, display):
+        """A mount in another source's tree is called otherwise from now on."""
+        root.display = display
+        self.directories.rename(root)
+
+    def entry(self, key, name, otherwise):
+        """What to call an entry of a directory now; None: that has left the trees; `otherwise`
+        where it can't be told."""
+        try:
+            prefix = self.resolve(key)
+        except (Held, Gone, OSError):
+            return otherwise
+        return prefix and prefix + os.fsdecode(name)
+
+    def uncovered(self, key, name):
+        """A mount in one of the directories is gone.  What it covered is heard all the same."""
 
     def remove(self, root):
         """Watch a root or mount no longer."""
@@ -4411,7 +4472,7 @@ class Fanotify:
         return quiet
 
     def inside(self, path):
-        """(display prefix, key) of the directory at a path if it is in a tree now, else None."""
+        """The key of the directory at a path if it is in a tree now, else None."""
         try:
             fd = os.open(path, O_PATH_DIR)
         except OSError:
@@ -4425,10 +4486,9 @@ class Fanotify:
         if key[:8] not in self.marked:
             return None
         try:
-            prefix = self.resolve(key)
+            return key if self.resolve(key) is not None else None
         except (Held, Gone, OSError):
             return None
-        return prefix and (prefix, key)
 
     def is_shared(self, root):
         """Whether a mount is one of a part of a file system, on which another root is, too."""
@@ -5105,12 +5165,12 @@ def exists(name, directory):
     return True
 
 
-def check_handles(root):
-    """Raise Error unless handles of the file system of a root can be opened, and the tops of
-    mounts be told from what else is on the way up."""
-    is_mount_root(root.fd)
+def check_handles(root, fd):
+    """Raise Error unless handles of the file system of a root, open as `fd`, can be opened, and
+    the tops of mounts be told from what else is on the way up."""
+    is_mount_root(fd)
     try:
-        os.close(open_by_handle(root.fd, root.key[8:]))
+        os.close(open_by_handle(fd, root.key[8:]))
     except OSError as error:
         raise failure(error.errno, "opening a directory by its handle", root.display,
                       forbidden(CAP_DAC_READ_SEARCH, "needs CAP_DAC_READ_SEARCH")
@@ -5177,14 +5237,17 @@ class InotifyRoot:
     """
 
     def __init__(self, display, path, only=None, pinned=True):
-        self.display, self.path, self.only = display, path, only
+        self.path, self.only, self.is_listed = path, only, False
+        self.show_as(display)
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if pinned else None
-        self.prefix = display if display.endswith("/") else display + "/"
         self.watched = self.parent_wd = self.name = self.key = None
         fd = self.open()
         self.key = inode_of(fd)
         self.mount_id = mount_id_of(fd)
         os.close(fd)
+
+    def show_as(self, display):
+        self.display, self.prefix = display, with_slash(display)
 
     def open(self):
         """An ordinary descriptor of the directory."""
@@ -5261,11 +5324,10 @@ class Inotify:
             hint = "not permitted to read it"
         raise failure(number, "watching", shown, hint)
 
-    def add(self, root, parent=None, name=None):
+    def add(self, root, place=None):
         """Watch a root and, unless it is one file's directory, all below it.
 
-        For a mount inside a tree: `name` is where it is in the directory `parent`, a Watched, or
-        None where that is not watched.
+        For a mount inside a tree: the Place where it is.
         """
         (self.mounted if root.fd is None else self.roots).append(root)
         try:
@@ -5273,9 +5335,20 @@ class Inotify:
         except BaseException:
             self.remove(root)
             raise
-        if parent is not None and root.watched.parent is None:
-            root.watched.parent, root.watched.name = parent, name
+        if place is not None and place.source is self and root.watched.parent is None:
+            root.watched.parent, root.watched.name = place.key, place.name
             self.prefixes.clear()
+
+    def show_as(self, root, display):
+        """A mount in another source's tree is called otherwise from now on."""
+        root.show_as(display)
+        self.prefixes.clear()
+
+    def entry(self, key, name, _):
+        """What to call an entry of a directory, a Watched; None: that has left the trees."""
+        if self.by_wd.get(key.wd) is not key:
+            return None
+        return self.prefix(key) + os.fsdecode(name)
 
     def start(self, root):
         """Set the watches of a root."""
@@ -5776,20 +5849,20 @@ class Inotify:
             self.start(root)
 
     def inside(self, path):
-        """(display prefix, its Watched or None) of the directory at a path if it is in a tree.
+        """The Watched of the directory at a path, or None: it is in no tree, or is not watched.
 
         Raises Early while what is to come may tell of it.
         """
-        for root in self.roots:
-            top = visible_path(root.fd) if root.only is None else None
-            rest = below(path, top) if top is not None else None
-            if rest is not None:
-                watched = self.located(path)
-                if watched is not None and not self.is_at(watched, path):
-                    watched = None              # the table is behind, and names lead elsewhere
-                if watched is None and readable(self.fd):
-                    raise Early
-                return root.prefix + (os.fsdecode(rest) + "/" if rest else ""), watched
+        top, names = self.top_of(path)
+        if top is None:
+            return None
+        watched = top.watched
+        for name in names:
+            watched = watched and watched.children.get(name)
+        if watched is not None and self.is_at(watched, path):
+            return watched
+        if readable(self.fd):               # else the table may be behind
+            raise Early
         return None
 
     @staticmethod
@@ -5801,19 +5874,15 @@ class Inotify:
             return False
         return (watched.inode or watched.root.key) == (status.st_dev, status.st_ino)
 
-    def located(self, path):
-        """The Watched of the directory at a path, None if it is not known."""
+    def top_of(self, path):
+        """(the innermost root above a path or None, the names that lead from it to the path)."""
         tops = [(root.path, root) for root in self.mounted]
         tops += [(visible_path(root.fd), root) for root in self.roots if root.only is None]
         for top, root in sorted(tops, key=lambda item: len(item[0] or b""), reverse=True):
             rest = below(path, top) if top is not None else None
-            if rest is None:
-                continue
-            watched = root.watched
-            for name in rest.split(b"/") if rest else ():
-                watched = watched and watched.children.get(name)
-            return watched
-        return None
+            if rest is not None:
+                return root, rest.split(b"/") if rest else []
+        return None, []
 
     def shown(self, root):
         """What to call a root now."""
@@ -5875,6 +5944,10 @@ def decode_inotify(buffer):
 # =============================================================================================
 
 FILTER_NAMES = ("auto",) + tuple(FILTERS) + ("inotify",)
+
+# What a filter has less than the one before it.
+LESSER = {"marks": "", "user": ", which reads every event of the file system",
+          "inotify": ", which does not tell who"}
 
 # File systems of the kernel's own making: nothing in them is created, written or removed in
 # the sense of events, and most have no marks.
@@ -5998,22 +6071,32 @@ class Early(Hidden):
 MOUNT_TRIES = 5             # to find the mounts while directories above them are renamed
 
 
-class Found(collections.namedtuple("Found", "source root place")):
-    """A mount that is watched: by which source, as which Root, and its place_of(), which stays the
-    same when directories above are renamed."""
+class Found(collections.namedtuple("Found", "source root place spot")):
+    """A mount that is watched: by which source, as which Root, its Place in the tree, and its
+    spot_of(), which stays the same when directories above are renamed."""
 
     __slots__ = ()
+
+    @property
+    def is_foreign(self):
+        """Whether it is in a tree of another source than its own, which does not follow that."""
+        return self.place.source is not self.source
+
+    def shown(self):
+        """What to call it now; None: it has left the tree."""
+        return self.place.shown(self.root.display) if self.is_foreign \
+            else self.source.shown(self.root)
 
     def is_at(self, mount, hidden=True):
         """Whether a mount of the list, of the same number, is this one.  Where it is hidden, that
         is `hidden` if it has the same name, which no rename above changes."""
-        place = place_of(mount)
-        if place is None:
-            return hidden and os.path.basename(mount.path) == self.place[-1]
-        return place == self.place and self.root.remains(mount.path)
+        spot = spot_of(mount)
+        if spot is None:
+            return hidden and os.path.basename(mount.path) == self.spot[-1]
+        return spot == self.spot and self.root.remains(mount.path)
 
 
-class Passed(collections.namedtuple("Passed", "key name place device root")):
+class Passed(collections.namedtuple("Passed", "place spot device root")):
     """A mount in a tree that is not watched: where it is, and what tells it from another that has
     got its number."""
 
@@ -6022,7 +6105,23 @@ class Passed(collections.namedtuple("Passed", "key name place device root")):
     def is_at(self, mount):
         """Whether what the list has of its number, or None, is this one; True if hidden now."""
         return mount is not None and (mount.device, mount.root) == (self.device, self.root) \
-            and place_of(mount) in (None, self.place)
+            and spot_of(mount) in (None, self.spot)
+
+
+class Unwatched:
+    """Stands in for a source where none watches the directory that a mount is in, in a Place: what
+    is below `above`, something that can be shown(), is called by the path that it has now."""
+
+    def __init__(self, above):
+        self.above = above
+
+    def entry(self, key, name, otherwise):
+        """`key`: str, the way from what is above to the directory."""
+        shown = self.above.shown(otherwise)
+        return shown and with_slash(shown) + key + os.fsdecode(name)
+
+    def uncovered(self, key, name):
+        """What a mount covered is not watched either."""
 
 
 class Watch:
@@ -6063,6 +6162,8 @@ class Watch:
         self._sources, self._extra_fds = [], []
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
+        self._foreign = []                  # those of them that are in another source's tree
+        self._told = set()                  # see _tell_once()
         self._passed = {}                   # number of a mount not watched -> Passed
         self._window, self._moment = (0.0, 0), Moment()
         self._stopped = self._started = False
@@ -6136,20 +6237,21 @@ class Watch:
                 break
             except OSError as error:
                 reasons.append((name, error))
-                if self._wanted_filter == "auto" and error.errno == errno.EMFILE:
-                    return self._refuse(shown, reasons)     # of no use with less either
         else:
-            self._refuse(shown, reasons)
-            return
-        for name, error in reasons:
-            # EPERM and EINVAL (an older kernel) are what `auto` is for; the rest is news.
-            if name == "fastpath" or error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
-                self._notice("%s: %s" % (name, worded(error)))
-                break
+            self._refuse(shown, reasons[-1][1])
+        if reasons:
+            better, error = reasons[0]
+            self._tell_once("%s can't be used: %s; so it is %s%s"
+                            % (better, in_words(error).reason, name, LESSER[name]))
 
-    def _refuse(self, shown, reasons):
+    def _tell_once(self, message):
+        """Give a notice that was not given before."""
+        if message not in self._told:
+            self._told.add(message)
+            self._notice(message)
+
+    def _refuse(self, shown, error):
         """Raise the Error that tells why a root can't be watched."""
-        error = reasons[-1][1]
         if self._doers:
             raise failure(error.errno, "watching", shown, "choosing by process takes fanotify: "
                           "root, and a file system that has file handles")
@@ -6174,10 +6276,10 @@ class Watch:
                  if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
         return names + last
 
-    def _add_to(self, name, shown, path, only, mounted=None, mount=None):
-        """Watch a root with the filter of a name; `mounted`: (parent key, name) of a mount."""
+    def _add_to(self, name, shown, path, only, place=None, mount=None):
+        """Watch a root with the filter of a name; of a mount in a tree, the Place and the Mount."""
         make = InotifyRoot if name == "inotify" else Root
-        root = make(shown, path, only, mounted is None)
+        root = make(shown, path, only, place is None)
         try:
             if mount is not None:
                 if root.mount_id != mount.id:
@@ -6194,7 +6296,7 @@ class Watch:
                 root.close()                    # given twice
                 return None
             try:
-                source.add(root, *(mounted or ()))
+                source.add(root, place)
             except BaseException:
                 if fresh:
                     source.close()
@@ -6257,12 +6359,26 @@ class Watch:
         those that are gone.  Returns whether the list is out of date."""
         self._let_go(current)
         hidden = self._take_in(current) if self._inner_mounts else set()
+        self._foreign = [found for found in self._known_mounts.values()
+                         if found is not None and found.is_foreign]
         if self._fanotify is not None:
             self._fanotify.directories.others.clear()
         for source in self._sources:
             source.binds = self._within or any(map(source.is_shared, source.mounted))
         # Covered; or else a directory above has been renamed.
         return bool(hidden) and not hidden <= self._mounts.read().keys()
+
+    def _follow_foreign(self):
+        """Have the mounts in another source's tree called as that source calls their places now;
+        let go of those that left the tree: they are found again when they come back."""
+        for found in list(self._foreign):
+            shown = found.shown()
+            if shown is None:
+                self._foreign.remove(found)
+                found.source.remove(found.root)
+                self._mounts_news = True
+            elif shown != found.root.display:
+                found.source.show_as(found.root, shown)
 
     def _let_go(self, current):
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
@@ -6271,7 +6387,7 @@ class Watch:
         by_id = {mount.id: mount for mount in current.values()}
         # What one is called may depend on another, so none goes before all are asked.  (One that is
         # not in `mounted` has left the tree.)
-        watched = [(identity, found, found.source.shown(found.root))
+        watched = [(identity, found, found.shown())
                    for identity, found in known.items()
                    if found is not None and found.root in found.source.mounted]
         gone = []
@@ -6289,22 +6405,29 @@ class Watch:
                     self._known_mounts[mount.id, mount.device, mount.path] = found
             else:
                 gone.append((found.source, found.root, shown))
+                if found.is_foreign:
+                    found.place.source.uncovered(found.place.key, found.place.name)
         for identity, found in known.items():
             if found is None and identity in current:
                 self._known_mounts[identity] = None
         for number, passed in list(self._passed.items()):
             if not passed.is_at(by_id.get(number)):
                 del self._passed[number]
-                if isinstance(passed.key, Watched):     # only inotify has to be told
-                    self._inotify.uncovered(passed.key, passed.name)
-        gone += [(source, root, source.shown(root)) for source in self._sources
-                 for root in source.roots if root.mount_id not in by_id]
+                passed.place.source.uncovered(passed.place.key, passed.place.name)
+        # A root may be on a mount that is in no list: in a chroot, in another namespace, or
+        # unmounted before.  Only what was in one can be unmounted.
+        for source in self._sources:
+            for root in source.roots:
+                if root.mount_id in by_id:
+                    root.is_listed = True
+                elif root.is_listed:
+                    gone.append((source, root, source.shown(root)))
         self._unmounted(gone[::-1])         # what was mounted last goes first
 
     def _take_in(self, current):
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
-        skipped, hidden, self._within = [], set(), False
+        skipped, lesser, hidden, self._within = [], [], set(), False
         tops = [(visible_path(root.fd), root.mount_id) for source in self._sources
                 for root in source.roots if root.only is None]
         for identity, mount in current.items():
@@ -6314,7 +6437,7 @@ class Watch:
             if any(path is not None and mount.id != mount_id
                    and below(mount.path, path) is not None for path, mount_id in tops):
                 try:
-                    found = self._mount_found(mount, skipped)
+                    found = self._mount_found(mount, current, skipped, lesser)
                 except Hidden as reason:    # until the list of mounts changes again
                     self._mounts_news = self._mounts_news or isinstance(reason, Early)
                     hidden.add(identity)
@@ -6325,58 +6448,65 @@ class Watch:
             self._known_mounts[identity] = found
         if skipped:
             self._notice("not watched, file systems of the kernel's own: %s" % " ".join(skipped))
+        if lesser:
+            self._notice("watched with inotify, which does not tell who: %s" % " ".join(lesser))
         return hidden
 
-    def _mount_found(self, mount, skipped):
+    def _mount_found(self, mount, current, skipped, lesser):
         """Watch a mount that is below a root's path: its Found, or None if it can't be.
 
         Raises Hidden, before all else: what covers it may be watched already; or Within.
         """
-        at = place_of(mount)
+        at = spot_of(mount)
         if at is None:
             raise Hidden
-        parent, name = os.path.split(mount.path)
-        place = self._inside(parent)
-        if place is None:
-            raise Hidden                # the table is behind: see `arrived`
-        prefix, key = place
-        self._passed[mount.id] = Passed(key, name, at, mount.device, mount.root)
-        shown = prefix + os.fsdecode(name)
+        place = self._place(mount, current)
+        shown = place.shown()
+        if shown is None:
+            raise Hidden                # the table is behind
+        self._passed[mount.id] = Passed(place, at, mount.device, mount.root)
         if mount.kind in KERNEL_KINDS:
             skipped.append(printable(shown))
             return None
-        fanotify = self._fanotify
-        if fanotify is not None and fanotify.inside(mount.path):
+        if self._fanotify is not None and self._fanotify.inside(mount.path) is not None:
             raise Within
-        names = [fanotify.filter.name] if fanotify is not None else []
-        if self._wanted_filter in ("auto", "inotify") and not self._doers:
-            names.append("inotify")
-        reason = None
-        for each in names:
+        reasons = []
+        for each in self._candidates():
             try:
-                root = self._add_to(each, shown, mount.path, None, (key, name), mount)
+                root = self._add_to(each, shown, mount.path, None, place, mount)
             except OSError as error:
-                if place_of(mount) is None:
+                if spot_of(mount) is None:
                     raise Hidden            # a directory above it is being renamed
-                reason = reason or error
+                reasons.append((each, error))
                 continue
             source = self._fanotify if each != "inotify" else self._inotify
             del self._passed[mount.id]
+            if each == "inotify" and reasons:
+                lesser.append("%s (%s)" % (printable(shown), mount.kind))
             if root is not None and self._started:
                 self._notice("%s, %s mounted inside, is watched from now on"
                              % (printable(shown), mount.kind))
-            return root and Found(source, root, at)
+            return root and Found(source, root, place, at)
         self._notice("not watched: %s, %s mounted inside: %s"
-                     % (printable(shown), mount.kind, worded(reason)))
+                     % (printable(shown), mount.kind, worded(reasons[0][1])))
         return None
 
-    def _inside(self, path):
-        """(display prefix, key or None) of a directory if it is in a tree of any source."""
-        for source in self._sources:
-            place = source.inside(path)
-            if place:
-                return place
-        return None
+    def _place(self, mount, current):
+        """The Place of a mount, of those in the list `current`.  Raises Hidden."""
+        directory, name = os.path.split(mount.path)
+        # inotify last: only a handle tells at once that a directory is not one of its own.
+        for source in sorted(self._sources, key=lambda each: each is self._inotify):
+            key = source.inside(directory)
+            if key is not None:
+                return Place(source, key, name)
+        # It may be in what is in a tree and not watched.
+        above = next((each for each in current.values() if each.id == mount.parent), None)
+        if above is not None and above.id in self._passed:
+            rest = below(directory, above.path)
+            if rest is not None:
+                return Place(Unwatched(self._passed[above.id].place),
+                             os.fsdecode(rest and rest + b"/"), name)
+        raise Hidden                    # or the table is behind: see `arrived`
 
     def _unmounted(self, gone):
         """File systems are gone, [(source, root, what to call it or None)]: say so."""
@@ -6433,14 +6563,9 @@ class Watch:
             ready += [source.fd for source in due]
         if timeout != 0 and ready and not (backlog or self._woken):
             self._gather()
-        ready += backlog
-        events, count = [], 0
-        self._moment = Moment(self.roots)
-        for source in self._sources:
-            if source.fd in ready:
-                before = source.stats["events read"]
-                events += source.read(self._moment)
-                count += source.stats["events read"] - before
+        read_before = self._events_read
+        events = self._read_sources(ready + backlog)
+        count = self._events_read - read_before
         self._note_mounts()
         if self._alarm.fd in ready:
             self._alarm.stop()
@@ -6462,6 +6587,30 @@ class Watch:
         for source in self._sources:
             source.stats["reported"] += len(events)
             break
+        return events
+
+    @property
+    def _events_read(self):
+        return sum(source.stats["events read"] for source in self._sources)
+
+    def _read_sources(self, ready):
+        """The events of the sources whose descriptors are ready.
+
+        A mount in a tree of another source is called as the directory there is.  So that one goes
+        first, as far as its queue goes: a rename there is read before what was done after it here.
+        """
+        events, self._moment = [], Moment(self.roots)
+        leading = {found.place.source for found in self._foreign}
+        for source in sorted(self._sources, key=lambda each: each not in leading):
+            if source in leading:
+                ahead = source.ahead()
+                while source.judged() < ahead and (source.backlog or readable(source.fd)):
+                    events += source.read(self._moment)
+                self._follow_foreign()
+            if source.fd in ready:
+                events += source.read(self._moment)
+        if leading:
+            self._follow_foreign()
         return events
 
     def _gather(self):
