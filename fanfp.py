@@ -897,6 +897,8 @@ MOVES = MOVED_FROM | MOVED_TO | RENAME
 LISTING = OPEN | ACCESS | CLOSE_NOWRITE     # what reading a directory makes
 # Events that need more than a directory and a name; decode() gives these all their records.
 INTRICATE = ISDIR | MOVES | DELETE_SELF | MOVE_SELF | Q_OVERFLOW
+# What is done by way of an open file: of a device node that is no change of the tree.
+THROUGH = ACCESS | MODIFY | CLOSE_WRITE | CLOSE_NOWRITE | OPEN | OPEN_EXEC
 
 Raw = collections.namedtuple("Raw", "mask pid key name target old_key old_name end")
 """A decoded event.  A key is the bytes of a file-system id and a file handle.
@@ -1011,6 +1013,8 @@ _FS_ERRORS = "surrogateescape"
 
 TABLE_LIMIT = 1 << 17                   # directories remembered; some 40 MB when full
 OUTSIDE_LIMIT = 1 << 15                 # of those outside; most are not heard from again
+DEVICE_KINDS = ("devtmpfs", "devpts")   # file systems of device nodes
+DEVICE_LIMIT = 1 << 12                  # entries remembered of a directory with device nodes
 PREFIX_LIMIT = 4096                     # longer paths are composed anew each time
 RECENT = 2.0                            # seconds after which a change has long been queued
 CLIMB_TRIES = 8                         # of a way up that is changed at the same time
@@ -1056,7 +1060,10 @@ class Root:
     only     bytes, the name of the one file to watch in it, or None: the whole tree
     is_part  whether it is a mount of a part of a file system
     is_listed  whether its mount has been in the list of mounts
+    kind     str, the kind of file system of a mount inside, else None
     """
+
+    kind = None
 
     def __init__(self, display, path, only=None, pinned=True):
         self.display, self.path, self.only, self.is_part = display, path, only, False
@@ -1180,12 +1187,14 @@ class Directories:
     of None: it is in no tree.
     """
 
-    def __init__(self):
+    def __init__(self, devices=False):
+        """`devices`: whether events of device nodes are told like those of files."""
         self.nodes = {}         # key -> Node
         self.prefixes = {}      # key -> "path/" to put before a name: a cache of what nodes say
         self.outside = set()    # keys of directories known to be in no tree
         self.anchors = {}       # key -> link of a mount in a tree, or (key, None, what to show)
         self.mounts = {}        # file-system id -> roots on it, one for each mount
+        self.devices = None if devices else {}      # see is_device()
         self.fringe = set()     # keys of the directories that have a root as an entry, and ids
         #                         of file systems in which any may
         self.others = {}        # file-system id -> Roots that are none, but mounts of the same:
@@ -1222,6 +1231,8 @@ class Directories:
         self.outside.clear()
         self.nodes.clear()
         self.others.clear()
+        if self.devices:
+            self.devices.clear()
         for key, parent, display in self.anchors.values():
             if parent is None:
                 self.nodes[key] = Node(None, display)
@@ -1236,6 +1247,8 @@ class Directories:
             self.prefixes.clear()
         if len(self.outside) > OUTSIDE_LIMIT:
             self.outside.clear()
+        if self.devices and len(self.devices) > DEVICE_LIMIT:
+            self.devices.clear()
         if len(self.nodes) > TABLE_LIMIT * (2 if pending else 1):
             self.forget()
 
@@ -1251,9 +1264,48 @@ class Directories:
         if names:
             names.reverse()
             prefix += "/".join(names) + "/"
-        if len(prefix) <= PREFIX_LIMIT:
+        if len(prefix) <= PREFIX_LIMIT and (self.devices is None or not (
+                key in self.devices or self.holds_devices(key, prefix))):
             self.prefixes[key] = prefix
         return prefix
+
+    # --- device nodes ---
+    # What a process does with a terminal or /dev/null is no change of a tree, and there is much
+    # of it.  An event does not say what kind of file it is of, and to ask for each would cost more
+    # than all else; so it is asked for where device nodes are at home, and elsewhere while little
+    # happens.  A directory in which one was found is from then on such a home.
+
+    def holds_devices(self, key, prefix):
+        """Whether a directory is one in which device nodes are at home."""
+        return prefix.endswith("/dev/") or any(root.kind in DEVICE_KINDS
+                                               for root in self.mounts.get(key[:8], ()))
+
+    def is_device(self, key, name, prefix, changed):
+        """Whether an entry of a directory is a character or block device; `changed`: it may be
+        another than when it was asked of before."""
+        names = self.devices.get(key)
+        if names is not None and name in names and not changed:
+            return names[name]
+        if names is None and not self.holds_devices(key, prefix) and not any(
+                root.fd is not None for root in self.mounts.get(key[:8], ())):
+            return False                # to open a mount inside would be in the way of its umount
+        try:
+            fd = self.open(key, O_PATH_DIR)
+            try:
+                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            finally:
+                os.close(fd)
+        except (Gone, OSError):
+            return bool(names) and names.get(name, False)      # as long as it was there
+        found = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+        if found and names is None:
+            self.prefixes.pop(key, None)
+            names = self.devices[key] = {}
+        if names is not None:
+            if len(names) > DEVICE_LIMIT:
+                names.clear()
+            names[name] = found
+        return found
 
     def known(self, key):
         """Whether it is known where a directory is, in a tree or in none."""
@@ -4111,6 +4163,7 @@ FILTERS = {"fastpath": FastpathFilter, "marks": MarksFilter, "user": UserFilter}
 
 READ_SIZE = 1 << 16                 # below malloc's mmap threshold: a fresh mapping costs more
 EVENT_ROOM = 1 << 12                # more than any event takes: two names, three handles
+CALM = 1 << 10                          # bytes of events in one buffer, below which little happens
 READ_ROOM = 1 << 22                 # characters of long paths in one read(): they have no limit
 AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is judged
 HELD_SECONDS = 2.0                  # how long a removed directory may take to tell its name
@@ -4332,7 +4385,7 @@ class Fanotify:
     tells of a moment past and the kernel answers for now; see the top of section 3.
     """
 
-    def __init__(self, mask, filter_name, notice, object_path=None, own=False):
+    def __init__(self, mask, filter_name, notice, object_path=None, own=False, devices=False):
         self.notice, self.own = notice, own
         self.mask = mask | ALWAYS | ISDIR
         self.pid = os.getpid()
@@ -4360,7 +4413,7 @@ class Fanotify:
         self.now, self.moment = time.time(), None
         self.out = []
         self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
-        self.directories = Directories()
+        self.directories = Directories(devices)
         if own and mask & LISTING:
             OwnRead.groups[id(self)] = self.own_reads
 
@@ -4549,6 +4602,8 @@ class Fanotify:
         me, mask_wanted = None if self.own else self.pid, self.mask
         make, kind, put = tuple.__new__, Event, out.append
         prefix_of, quiet_until = self.directories.prefixes.get, self.quiet.get
+        if self.directories.devices is not None and len(batch.buffer) - batch.at < CALM:
+            prefix_of = {}.get          # each is looked at: see is_device()
         intricate, encoding, errors = INTRICATE, _FS_ENCODING, _FS_ERRORS
         count = dropped = 0
         # One pass, plain and long, since all events go through it.  A call for each event would
@@ -4792,7 +4847,17 @@ class Fanotify:
         if file_root is not None and mask & DELETE and not exists(name, file_root.fd):
             self.report(path, (mask & ~DELETE) | DELETE_SELF, raw.pid)
             return self.remove(file_root)
+        if file_root is None and not mask & ISDIR and self.of_device(raw, path):
+            mask &= ~THROUGH
         return self.report(path, mask, raw.pid)
+
+    def of_device(self, raw, path):
+        """Whether an event in a tree is of a device node, which is to make a difference."""
+        devices = self.directories.devices
+        if devices is None or not (raw.mask & (THROUGH | CREATE | MOVED_TO) or raw.key in devices):
+            return False
+        return self.directories.is_device(raw.key, raw.name, path[:path.rfind("/") + 1],
+                                          raw.mask & DIRENT)
 
     def report(self, path, mask, pid, old_path=None):
         """Put out an event, if it is one that was asked for."""
@@ -4812,6 +4877,9 @@ class Fanotify:
         if self.halves and not self.queue.scanned and not self.rejudging:
             self.queue.pair(raw, self.queue.position)
         was, now = self.both_sides(raw)
+        for key, name in ((raw.old_key, raw.old_name), (raw.key, raw.name)):
+            if self.directories.devices and key in self.directories.devices:
+                self.directories.devices[key].pop(name, None)
         left = self.expect_halves(raw, (was is None) != (now is None)) if self.halves else 0
         if was is None and now is None:
             return
@@ -6148,6 +6216,8 @@ class Watch:
              an event of which it is not known who did it matches only the ones with "!"
     latency  float, seconds to let events gather (and the kernel merge them) under load
     mounts   bool, whether file systems mounted inside the trees are watched too
+    devices  bool, whether it is told who opens, reads and writes character and block devices.
+             Without it that they are made, renamed, removed is told, and ATTRIB
     own      bool, whether events of this very process are told of: all but those of what fanfp
              itself opens and reads.  inotify does not say who did it, and tells of them always
     notice   function(str), told what was lost or can't be watched; default: standard error
@@ -6157,8 +6227,8 @@ class Watch:
     """
 
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
-                 exclude=None, comm=(), pid=(), user=(), latency=0.005, mounts=True, own=True,
-                 notice=tell):
+                 exclude=None, comm=(), pid=(), user=(), latency=0.005, mounts=True, devices=False,
+                 own=True, notice=tell):
         self._sources, self._extra_fds = [], []
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
@@ -6184,6 +6254,7 @@ class Watch:
         self._mask = event_mask(events)
         self._wanted_filter, self.object, self._latency = filter, object, latency
         self._inner_mounts, self._own, self._notice = mounts, own, notice
+        self._devices = devices
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
         self._doers = choose_doers(comm, pid, user)
@@ -6284,13 +6355,14 @@ class Watch:
             if mount is not None:
                 if root.mount_id != mount.id:
                     raise Hidden
-                root.is_part = mount.root != b"/"
+                root.is_part, root.kind = mount.root != b"/", mount.kind
             source = self._inotify if name == "inotify" else self._fanotify
             fresh = source is None
             if fresh:
                 source = Inotify(self._mask, self._notice, self._mounts.names) \
                     if name == "inotify" else \
-                    Fanotify(self._mask, name, self._notice, self.object, self._own)
+                    Fanotify(self._mask, name, self._notice, self.object, self._own,
+                             self._devices)
             elif any(root.key == other.key and root.only == other.only
                      for other in source.roots):
                 root.close()                    # given twice
@@ -7003,6 +7075,8 @@ def build_parser():
     add("--latency", type=seconds, default=0.005, metavar="SECONDS",
         help="let events gather for so long under load (0.005)")
     add("--one-file-system", action="store_true", help="don't watch what is mounted inside")
+    add("--devices", action="store_true",
+        help="tell who opens, reads and writes device nodes such as /dev/null, too")
     add("--exec", dest="command", metavar="COMMAND",
         help="run a command for each event, one at a time, without "
              "a shell: {} is the path; FANFP_PATH, _OLD_PATH, "
@@ -7393,7 +7467,8 @@ def run(options):
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
                exclude=exclude, comm=options.comm, pid=options.pid, user=options.user,
                latency=options.latency, object=options.object,
-               mounts=not options.one_file_system, own=False) as watch:
+               mounts=not options.one_file_system, devices=options.devices,
+               own=False) as watch:
         def stop(*_):
             if watch.ended:         # asked before: it may be writing to a pipe that nobody reads
                 raise KeyboardInterrupt
