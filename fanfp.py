@@ -5301,8 +5301,10 @@ class InotifyRoot:
 
     The descriptor of a given root keeps it known through renames, and alive when removed, so
     that its own DELETE_SELF never comes: its removal is heard from its parent's watch.  A mount
-    inside the tree is opened when needed, so as not to pin it.
+    inside the tree is opened when needed, so as not to pin it.  `kind`: as a Root's.
     """
+
+    kind = None
 
     def __init__(self, display, path, only=None, pinned=True):
         self.path, self.only, self.is_listed = path, only, False
@@ -5347,8 +5349,9 @@ class InotifyRoot:
 class Inotify:
     """An inotify instance that follows trees; the same methods as Fanotify."""
 
-    def __init__(self, mask, notice, mount_names):
-        """`mount_names`: function() -> the names, without directories, of all mounts."""
+    def __init__(self, mask, notice, mount_names, devices=False):
+        """`mount_names`: function() -> the names, without directories, of all mounts.
+        `devices`: whether events of device nodes are told like those of files."""
         self.notice, self.mount_names = notice, mount_names
         self.mask = mask | ALWAYS | ISDIR
         self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
@@ -5363,6 +5366,8 @@ class Inotify:
         self.unopened = []                  # directories to open that had moved on, and how
         #                                     often more to try
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
+        self.devices = None if devices else {}      # wd -> {name: whether it is a device node},
+        #                                     of directories that have some; see section 3
         self.arrived = False                # directories, with mounts in them, may have come in
         self.binds = False                  # or have left, and be shown by a bind mount
         self.out, self.room = [], 0
@@ -5519,6 +5524,8 @@ class Inotify:
             if self.by_wd.get(watched.wd) is watched:
                 del self.by_wd[watched.wd]
                 self.prefixes.pop(watched.wd, None)
+                if self.devices:
+                    self.devices.pop(watched.wd, None)
                 if self.displaced:
                     self.displaced = {place: each for place, each in self.displaced.items()
                                       if each is not watched}
@@ -5785,10 +5792,39 @@ class Inotify:
             child = self.take(watched, name) if mask & ISDIR else None
             if child is not None and child.root is None:
                 self.forget(child, True)
+        if self.devices is not None and not mask & ISDIR and mask & (THROUGH | CREATE | MOVED_TO) \
+                and self.is_device(watched, name, mask & DIRENT):
+            mask &= ~THROUGH
         self.report(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
             self.appeared(watched, name, bool(mask & CREATE))
         return None
+
+    def is_device(self, watched, name, changed):
+        """Whether an entry of a directory is a device node; see Directories.is_device()."""
+        names = self.devices.get(watched.wd)
+        if names is not None and name in names and not changed:
+            return names[name]
+        root = way_up(watched)[0]
+        if names is None and root.kind not in DEVICE_KINDS \
+                and not self.prefix(watched).endswith("/dev/") \
+                and (root.fd is None or len(self.coming) > CALM // INOTIFY_EVENT.size):
+            return False
+        try:
+            fd = self.open_directory(watched, O_PATH_DIR)
+            try:
+                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            finally:
+                os.close(fd)
+        except OSError:
+            return bool(names) and names.get(name, False)
+        found = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+        if found or names is not None:
+            names = self.devices.setdefault(watched.wd, {})
+            if len(names) > DEVICE_LIMIT:
+                names.clear()
+            names[name] = found
+        return found
 
     def renamed(self, old_parent, old_name, old_path, parent, name, mask):
         """A rename within the trees."""
@@ -5799,6 +5835,9 @@ class Inotify:
             self.report(old_path, mask)
             self.report(path, MOVED_TO | (mask & ISDIR))
         parent.found.discard(name)
+        for directory, entry in ((old_parent, old_name), (parent, name)):
+            if self.devices and directory.wd in self.devices:
+                self.devices[directory.wd].pop(entry, None)
         if not mask & ISDIR:
             return None
         child = self.take(old_parent, old_name)
@@ -6359,7 +6398,7 @@ class Watch:
             source = self._inotify if name == "inotify" else self._fanotify
             fresh = source is None
             if fresh:
-                source = Inotify(self._mask, self._notice, self._mounts.names) \
+                source = Inotify(self._mask, self._notice, self._mounts.names, self._devices) \
                     if name == "inotify" else \
                     Fanotify(self._mask, name, self._notice, self.object, self._own,
                              self._devices)
