@@ -6538,7 +6538,7 @@ class Watch:
     def _take_in(self, current):
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
-        skipped, lesser, hidden, self._within = [], [], set(), False
+        lesser, hidden, self._within = [], set(), False
         tops = [(visible_path(root.fd), root.mount_id) for source in self._sources
                 for root in source.roots if root.only is None]
         for identity, mount in current.items():
@@ -6548,7 +6548,7 @@ class Watch:
             if any(path is not None and mount.id != mount_id
                    and below(mount.path, path) is not None for path, mount_id in tops):
                 try:
-                    found = self._mount_found(mount, current, skipped, lesser)
+                    found = self._mount_found(mount, current, lesser)
                 except Hidden as reason:    # until the list of mounts changes again
                     self._mounts_news = self._mounts_news or isinstance(reason, Early)
                     hidden.add(identity)
@@ -6557,13 +6557,11 @@ class Watch:
                     self._within = True
                     continue
             self._known_mounts[identity] = found
-        if skipped:
-            self._notice("not watched, file systems of the kernel's own: %s" % " ".join(skipped))
         if lesser:
             self._notice("watched with inotify, which does not tell who: %s" % " ".join(lesser))
         return hidden
 
-    def _mount_found(self, mount, current, skipped, lesser):
+    def _mount_found(self, mount, current, lesser):
         """Watch a mount that is below a root's path: its Found, or None if it can't be.
 
         Raises Hidden, before all else: what covers it may be watched already; or Within.
@@ -6577,8 +6575,7 @@ class Watch:
             raise Hidden                # the table is behind
         self._passed[mount.id] = Passed(place, at, mount.device, mount.root)
         if mount.kind in KERNEL_KINDS:
-            skipped.append(printable(shown))
-            return None
+            return None                 # as everybody expects: nothing is said
         if self._fanotify is not None and self._fanotify.inside(mount.path) is not None:
             raise Within
         reasons = []

@@ -25,6 +25,7 @@ import re
 import select
 import shutil
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -1106,6 +1107,68 @@ class Scenarios:
         self.assertLessEqual({"CREATE", "MODIFY"}, logged[self.tree + "/f"])
 
     # --- many ---
+
+    def make_nodes(self, *names):
+        """Device nodes, each another /dev/null."""
+        for name in names:
+            path = os.path.join(self.tree, name)
+            try:
+                os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+                write(path)
+            except PermissionError:
+                self.skipTest("no device nodes can be made, or opened, here")
+
+    def test_device_nodes(self):
+        """Of a device node no opening, reading, writing is told; of what has its name later it is.
+        Each step waits for what is told of it."""
+        os.mkdir(self.tree + "/dev")
+        os.mkdir(self.tree + "/other")
+        self.make_nodes("dev/null", "other/node")
+        program = self.watch("-e", "create,delete,rename,modify,close_write,attrib", self.tree)
+        opened = "MODIFY CLOSE_WRITE"
+        for name in ("dev/null", "other/node"):
+            write(os.path.join(self.tree, name))
+        self.expect(self.reported(program), {})
+        self.make_nodes("dev/zero", "made")
+        self.expect(self.reported(program), {"dev/zero": "CREATE", "made": "CREATE"})
+        os.chmod(self.tree + "/dev/zero", 0o644)
+        write(self.tree + "/dev/file")
+        self.expect(self.reported(program), {"dev/zero": "ATTRIB", "dev/file": "CREATE " + opened})
+        for name in ("dev/null", "other/node", "made"):
+            os.rename(os.path.join(self.tree, name), os.path.join(self.tree, name + "-old"))
+            write(os.path.join(self.tree, name))
+            write(os.path.join(self.tree, name + "-old"))
+            self.expect(self.reported(program), {
+                (name, name + "-old"): "RENAME", name: "CREATE " + opened})
+        os.remove(self.tree + "/dev/zero")
+        write(self.tree + "/dev/zero")
+        self.assertEqual(self.reported(program)[self.tree + "/dev/zero"] - {"ATTRIB"},
+                         set(("CREATE DELETE " + opened).split()))
+
+    def test_device_nodes_under_load(self):
+        """In a directory called dev they are known whatever else happens."""
+        os.mkdir(self.tree + "/dev")
+        self.make_nodes("dev/null", "dev/tty")
+        program = self.watch()
+        program.process.send_signal(signal.SIGSTOP)
+        expected = {}
+        for number in range(300):
+            for name in ("dev/null", "dev/tty", "dev/file%d" % number):
+                write(os.path.join(self.tree, name))
+            expected["dev/file%d" % number] = CREATED
+        program.process.send_signal(signal.SIGCONT)
+        self.expect(self.reported(program), expected)
+
+    def test_device_nodes_asked_for(self):
+        os.mkdir(self.tree + "/dev")
+        self.make_nodes("dev/null")
+        program = self.watch("--devices", "-e", "close_write", self.tree)
+        write(self.tree + "/dev/null")
+        self.expect(self.reported(program), {"dev/null": "CLOSE_WRITE"})
+        program.stop()
+        program = self.watch("-e", "close_write", self.tree + "/dev/null")
+        write(self.tree + "/dev/null")
+        self.assertEqual(json.loads(program.line().decode())["path"], self.tree + "/dev/null")
 
     def test_many_inside(self):
         """Files made and removed as fast as one process can: none missing, but what inotify says
