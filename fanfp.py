@@ -1809,9 +1809,11 @@ def below(path, top):
 # =============================================================================================
 # 4. BPF objects
 # =============================================================================================
-# Three rooms, each usable without the next:
+# Four rooms, each usable without the next:
 #
 #   read_object(data, name)      the ELF file that clang made, as plain data (Object)
+#   part_of(object, programs)    some of its programs and what they refer to, an Object too: one
+#                                file holds what different kernels can take
 #   relocate(object, kernel)     instructions that fit the kernel described by its BTF (Image);
 #                                a pure function, no system call
 #   load(object, kernel)         system calls: maps, programs, struct_ops (Loaded)
@@ -2603,8 +2605,46 @@ def _hide_externs(elf, btf, datasec, data):
             struct.pack_into("=II", data, start_of + 8, integer, 1)
 
 
+# --- reading an object: some of its programs ---
+
+def part_of(obj, programs):
+    """The Object of these programs alone, by their names, with all that they refer to: functions,
+    maps, data sections, externs, and a struct_ops with all of its programs.
+
+    What the kernel lacks for the others does not matter then.
+    """
+    wanted = set(programs)
+    struct_ops = {name: ops for name, ops in obj.struct_ops.items()
+                  if not wanted.isdisjoint(ops.functions.values())}
+    for ops in struct_ops.values():
+        wanted.update(ops.functions.values())
+    functions = {key: function for key, function in obj.functions.items()
+                 if function.is_program and function.name in wanted}
+    missing = wanted.difference(function.name for function in functions.values())
+    if missing:
+        raise Error(errno.ENOENT, "read BPF object %s: it has no program %s"
+                    % (obj.name, printable(min(missing))))
+    waiting = list(functions.values())
+    used = {"map": set(), "data": set(), "extern": set()}
+    while waiting:
+        function = waiting.pop()
+        for relocation in function.relocations:
+            if relocation.kind in used:
+                used[relocation.kind].add(relocation.target)
+        for _, key in _callees(obj, function):
+            if key not in functions:
+                functions[key] = obj.functions[key]
+                waiting.append(obj.functions[key])
+
+    def among(items, names):
+        return {name: item for name, item in items.items() if name in names}
+    return obj._replace(functions=functions, struct_ops=struct_ops,
+                        maps=among(obj.maps, used["map"]), data=among(obj.data, used["data"]),
+                        externs=among(obj.externs, used["extern"]))
+
+
 # --- relocating: CO-RE ---
-#
+
 # clang compiles an access to a field of a kernel's type against the type as the source declares it,
 # and leaves a CO-RE relocation: a root type, a path of indexes into it, and what is wanted of what
 # lies there.  The path is followed by name through the kernel's type of the same name.
@@ -3337,7 +3377,8 @@ def _kernel_symbol(obj, kernel, function, relocation, extern):
 (BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM,
  BPF_MAP_GET_NEXT_KEY, BPF_PROG_LOAD) = range(6)
 BPF_PROG_RUN, BPF_OBJ_GET_INFO_BY_FD, BPF_BTF_LOAD, BPF_MAP_FREEZE = 10, 15, 18, 22
-BPF_LINK_CREATE, BPF_STRUCT_OPS_ATTACH = 28, 44
+BPF_RAW_TRACEPOINT_OPEN, BPF_LINK_CREATE, BPF_STRUCT_OPS_ATTACH = 17, 28, 44
+RAW_TRACEPOINTS = ("raw_tp", "raw_tracepoint", "raw_tp.w", "raw_tracepoint.w")
 BPF_F_RDONLY_PROG, BPF_F_MMAPABLE, BPF_F_LINK = 1 << 7, 1 << 10, 1 << 13
 
 MAP_ARRAY, MAP_PERF_EVENT_ARRAY, MAP_STRUCT_OPS, MAP_RINGBUF, MAP_USER_RINGBUF = 2, 4, 26, 27, 31
@@ -3345,6 +3386,8 @@ MAPS_IN_MAPS = (12, 13)
 PER_CPU_MAPS = (5, 6, 10, 21)           # hash, array, LRU hash, cgroup storage
 # Maps that take no BTF: perf event, stack trace, cgroup arrays, and those of devices and sockets.
 MAPS_WITHOUT_BTF = (4, 7, 8, 12, 13, 14, 15, 16, 17, 18, 25)
+# And those that must have it: storage of sockets, inodes, tasks, cgroups.
+STORAGE_MAPS = (24, 28, 29, 32)
 
 LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
 
@@ -3518,7 +3561,7 @@ def _create_map(spec, btf_fd, prefix=""):
             size *= 2
         entries = size
     key_type, value_type = spec.key_type, spec.value_type
-    if spec.type in MAPS_WITHOUT_BTF or not (key_type or value_type):
+    if spec.type in MAPS_WITHOUT_BTF or not (key_type or value_type) or btf_fd < 0:
         btf_fd = key_type = value_type = 0
     flags = spec.flags | (1 << 2 if spec.numa else 0)
     attributes = struct.pack(
@@ -3608,13 +3651,14 @@ class Loaded:
     maps      {name: Map}, those of data sections and of struct_ops included
     programs  {name: descriptor}
     globals   the global variables, see Globals
-    links     {name of struct_ops: descriptor}, after attach()
+    links     {name of struct_ops or program: descriptor}, after attach()
     """
 
     def __init__(self, name, btf):
         self.name = name
         self.maps = {}
         self.programs = {}
+        self.tracepoints = {}           # {name of a program: raw tracepoint it is for}
         self.links = {}
         self.globals = Globals(btf)
         self._btf = btf
@@ -3637,12 +3681,16 @@ class Loaded:
         return made
 
     def attach(self, *names):
-        """Register struct_ops, all of them or those named, until close().
+        """Register struct_ops and run programs at their raw tracepoints, all of them or those
+        named, until close().
 
-        EEXIST: the kernel has one of the same name.
+        EEXIST: the kernel has a struct_ops of the same name.
         """
-        for name in names or [name for name, found in self.maps.items()
-                              if found.type == MAP_STRUCT_OPS]:
+        for name in names or list(self.tracepoints) + [
+                name for name, found in self.maps.items() if found.type == MAP_STRUCT_OPS]:
+            if name in self.tracepoints:
+                self.links[name] = self._open_tracepoint(name)
+                continue
             attributes = struct.pack("=IIIIQQQ", self.maps[name].fd, 0, BPF_STRUCT_OPS_ATTACH,
                                      0, 0, 0, 0)
             try:
@@ -3653,8 +3701,16 @@ class Loaded:
                                   "another with its name is registered")
                 raise
 
+    def _open_tracepoint(self, program):
+        point = self.tracepoints[program]
+        at, buffer = _address(point.encode() + b"\0")
+        link = bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", at, self.programs[program]),
+                   "run a program at tracepoint", point)
+        del buffer
+        return link
+
     def detach(self, *names):
-        """Take struct_ops out again, all of them or those named."""
+        """Take out again what was attached, all of it or that named."""
         for name in names or list(self.links):
             os.close(self.links.pop(name))
 
@@ -3693,12 +3749,23 @@ def load(obj, kernel=None, ops_names=None, constants=None):
             _load_data(loaded, obj, section, prefix, constants or {})
         for program in image.programs:
             loaded.programs[program.name] = _load_program(loaded, obj, program)
+            kind, _, point = program.section.partition("/")
+            if kind in RAW_TRACEPOINTS:
+                loaded.tracepoints[program.name] = point
         for ops in image.struct_ops:
             _load_struct_ops(loaded, ops)
     except BaseException:
         loaded.close()
         raise
     return loaded
+
+
+def needs_types(obj):
+    """Must the kernel be told the types of this object?"""
+    return bool(obj.struct_ops or obj.externs
+                or any(spec.type in STORAGE_MAPS for spec in obj.maps.values())
+                or any(relocation.kind == "function" for function in obj.functions.values()
+                       for relocation in function.relocations))
 
 
 def _load_btf(loaded, obj):
@@ -3710,6 +3777,8 @@ def _load_btf(loaded, obj):
     except Error as why:
         if why.errno == errno.EPERM:
             raise
+        if not needs_types(obj):
+            return                      # an older kernel, which doesn't know all kinds of types
         log = _log_of(lambda log_at, size: bpf(
             BPF_BTF_LOAD, struct.pack("=QQIIII", at, log_at, len(obj.btf_load), size, 1, 0),
             "load the types of BPF object", obj.name))
@@ -3778,6 +3847,8 @@ def _load_program(loaded, obj, program):
     funcs_at, funcs_buffer = _address(program.func_info)
     lines_at, lines_buffer = _address(program.line_info)
     funcs, lines = len(program.func_info) // 8, len(program.line_info) // 16
+    if loaded._btf_fd < 0:
+        funcs = lines = 0
     what = "%s of %s" % (program.name, obj.name)
 
     def attempt(log_at=0, size=0):
@@ -4018,11 +4089,12 @@ class FastpathFilter(UserFilter):
             raise Error(errno.ENOEXEC, "reading the BPF object %s: it has %d struct_ops of type "
                         "fanotify_fastpath_ops, not one" % (printable(obj.name), len(ops)))
         kernel = kernel_btf()
+        part = part_of(obj, ops[0].functions.values())
         for attempt in range(20):
             # Another pid namespace may have the same pid, and the name belongs to the system.
             FastpathFilter._instances += 1
             name = "fanfp_%d_%d" % (os.getpid(), FastpathFilter._instances)
-            self.loaded = load(obj, kernel, {ops[0].name: name})
+            self.loaded = load(part, kernel, {ops[0].name: name})
             try:
                 self.loaded.attach(ops[0].name)
                 break

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * fan_fp: which fanotify events belong to the watched trees, decided in the kernel.
+ * fan_fp: which fanotify events belong to the watched trees, decided in the kernel; and at the
+ * end of this file, who did it: the names of processes that have ended.
+ *
+ * The two are groups of programs that have nothing in common, maps included.  Each is loaded by
+ * itself, and what a kernel lacks for one is nothing to the other: the struct_ops programs need
+ * a kernel with the fastpath, the raw tracepoint programs Linux 4.17.
  *
  * Built at the top of the checkout, with libbpf's headers (libbpf-dev) at hand:
  *
@@ -676,3 +681,86 @@ struct fanotify_fastpath_ops bpf_fanotify_fastpath_ops = {
 	.fp_free = (void *)bpf_fp_free,
 	.name = "fan_fp",
 };
+
+/* ---- processes that have ended ---- */
+
+/*
+ * For kernels from 4.17 on: no BTF, no types of the kernel, no globals (they are maps that those
+ * kernels have not), and comparisons of 64 bits only (those of 32 came with 5.1).
+ *
+ * A process is noted when its first thread exits.  That is before its files are closed, so before
+ * the last events that it makes, and before its pid can be another's: who finds the pid free, or
+ * with another, finds the note.  Pids are those of the initial namespace.
+ *
+ * The table is an array in which a pid has the entry of its low bits, and the last to end wins.
+ * User space maps it.  An entry is 64 bytes written without a lock, so `check` tells one that was
+ * written half, or by two at once.
+ */
+#define ENDED_ENTRIES	32768	/* 2 MB, and as many pids as there are by default */
+
+struct ended {
+	__u64 pid;
+	__u64 when;		/* bpf_ktime_get_ns() */
+	__u64 before;		/* `when` of the note that was here until then */
+	__u64 uid_gid;		/* the real ones, gid in the upper half */
+	__u64 cgroup;		/* id in the cgroup2 hierarchy, 0: not known */
+	__u64 comm[2];
+	__u64 check;		/* of all above, see check_of() */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, ENDED_ENTRIES);
+	__type(key, __u32);
+	__type(value, struct ended);
+} ended SEC(".maps");
+
+static __always_inline __u64 check_of(const struct ended *note)
+{
+	const __u64 *word = (const void *)note;
+	__u64 check = 1;
+
+#pragma unroll
+	for (int index = 0; index < 7; index++)
+		check = (check ^ word[index]) * 0x9e3779b97f4a7c15ULL;
+	return check;
+}
+
+static __always_inline int note_end(__u64 cgroup)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	__u64 pid = id >> 32;
+	struct ended note = {}, *entry;
+	__u32 key;
+
+	if (pid != (id & 0xffffffff))
+		return 0;
+	key = pid & (ENDED_ENTRIES - 1);
+	entry = bpf_map_lookup_elem(&ended, &key);
+	if (!entry)
+		return 0;
+	note.pid = pid;
+	note.when = bpf_ktime_get_ns();
+	note.before = entry->when;
+	note.uid_gid = bpf_get_current_uid_gid();
+	note.cgroup = cgroup;
+	bpf_get_current_comm(note.comm, sizeof(note.comm));
+	note.check = check_of(&note);
+	*entry = note;
+	return 0;
+}
+
+/* One of the two is loaded, the second where the kernel has no control groups or is 4.17. */
+
+SEC("raw_tp/sched_process_exit")
+int note_ended(void *ctx)
+{
+	return note_end(bpf_get_current_cgroup_id());
+}
+
+SEC("raw_tp/sched_process_exit")
+int note_ended_no_cgroup(void *ctx)
+{
+	return note_end(0);
+}
