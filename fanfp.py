@@ -679,7 +679,7 @@ class Event(collections.namedtuple("Event", "path mask pid time old_path moment"
 
     @property
     def uid(self):
-        """The effective user id of the process that did it, int, or None."""
+        """The real user id of the process that did it, int, or None."""
         return None if self.pid is None else self.moment.processes.uid(self.pid)
 
     @property
@@ -701,179 +701,13 @@ class Moment:
 
     __slots__ = ("roots", "processes")
 
-    def __init__(self, roots=()):
-        self.roots, self.processes = roots, Processes()
+    def __init__(self, roots, processes):
+        self.roots, self.processes = roots, processes
 
     def root_of(self, path):
         """The innermost root that a path is of, or None."""
         found = [root for root in self.roots if below(path, root) is not None]
         return max(found, key=len) if found else None
-
-
-class Process(collections.namedtuple("Process", "pid ppid comm uid gid exe cmdline cgroup")):
-    """Who did it.  All but `pid` may be None: not known any more, or never.
-
-    pid      int, process id
-    ppid     int, that of its parent
-    comm     str, its name (at most 15 bytes), proc(5)
-    uid, gid int, effective user and group id
-    exe      str, path of its executable
-    cmdline  tuple of str, its arguments
-    cgroup   str, path of its control group
-    """
-
-    __slots__ = ()
-
-    @property
-    def user(self):
-        """The name of its user, or the number as str where /etc/passwd has no name for it."""
-        return user_name(self.uid)
-
-    @property
-    def unit(self):
-        """The systemd unit or the container that it is of, str, or None: see unit_of()."""
-        return unit_of(self.cgroup)
-
-
-class Processes:
-    """Processes by pid, each asked for once: a pid is soon used again, or runs another program."""
-
-    def __init__(self):
-        self._names, self._statuses, self._all = {}, {}, {}
-
-    def name(self, pid):
-        """The name of a process, str; "" where it is not known."""
-        name = self._names.get(pid)
-        if name is None:
-            name = self._names[pid] = os.fsdecode(read_file("/proc/%s/comm" % pid)[:-1])
-        return name
-
-    def uid(self, pid):
-        """The effective user id of a process, int, or None: one read, where all takes five."""
-        status = self._status(pid)
-        return effective(status, b"Uid") if status else None
-
-    def _status(self, pid):
-        status = self._statuses.get(pid)
-        if status is None:
-            status = self._statuses[pid] = read_status(pid)
-        return status
-
-    def __getitem__(self, pid):
-        """The Process of a pid."""
-        if pid not in self._all:
-            name = self.name(pid) or None
-            self._all[pid] = read_process(pid, name, self._status(pid))
-        return self._all[pid]
-
-
-def read_file(path):
-    """What is in a small file of /proc, as bytes; b"" where it can't be read."""
-    try:
-        # Not open(): its buffers cost three times the rest, and each batch asks anew.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.read(fd, 1 << 16)
-        finally:
-            os.close(fd)
-    except OSError:
-        return b""
-
-
-def read_status(pid):
-    """The fields of /proc/PID/status by name, bytes; {} where there is no such process."""
-    return dict(line.split(b":\t", 1) for line in read_file("/proc/%d/status" % pid).split(b"\n")
-                if b":\t" in line)
-
-
-def effective(status, field):
-    """The effective one of the four ids in a field of a status."""
-    return int(status[field].split()[1])
-
-
-def read_process(pid, comm, status):
-    """The Process of a pid as /proc has it now.  proc(5)."""
-    base = "/proc/%d/" % pid
-    if not status:
-        return Process(pid, None, comm, None, None, None, None, None)
-    try:
-        exe = os.readlink(base + "exe")
-    except OSError:
-        exe = None
-    cgroups = [line.split(b":", 2) for line in read_file(base + "cgroup").splitlines()]
-    cgroup = next((os.fsdecode(path) for _, controllers, path in cgroups
-                   if controllers in (b"", b"name=systemd")), None)
-    arguments = read_file(base + "cmdline").split(b"\0")[:-1]
-    return Process(pid, int(status[b"PPid"]), comm, effective(status, b"Uid"),
-                   effective(status, b"Gid"), exe,
-                   tuple(map(os.fsdecode, arguments)) or None, cgroup)
-
-
-UNIT_KINDS = (".service", ".scope", ".socket", ".mount", ".swap")
-CONTAINER_ID = 64           # digits
-
-
-def unit_of(cgroup):
-    """What a control group's path says of who runs it, str: the outermost container in it, else
-    the systemd unit, else None.
-
-    Of a user's own service manager (user@1000.service) it is the unit below.
-    """
-    parent, unit = "", None
-    for part in (cgroup or "").split("/"):
-        container = part if parent == "lxc" else container_in(part)
-        if container:
-            return container
-        parent = part
-        if part.endswith(UNIT_KINDS) and (
-                unit is None or unit.startswith("user@") and part != "init.scope"):
-            unit = part
-    return unit
-
-
-def container_in(part):
-    """The container of one name in a control group's path, or "": LXC's name, or of an id as
-    Docker, Podman, containerd and CRI-O have it, the 12 digits that they show."""
-    payload = "lxc.payload."
-    if part.startswith(payload):
-        return part[len(payload):]
-    # docker-ID.scope, cri-containerd-ID.scope, ID, POD.slice:cri-containerd:ID.  What monitors a
-    # container is outside: libpod-conmon-ID.scope.
-    name = part[:-len(".scope")] if part.endswith(".scope") else part
-    before, number = name[:-CONTAINER_ID], name[-CONTAINER_ID:]
-    is_id = len(number) == CONTAINER_ID and not number.strip("0123456789abcdef")
-    return number[:12] if is_id and before[-1:] in ("", "-", ":") and "conmon" not in before \
-        else ""
-
-
-_users = {}
-
-
-def users():
-    """({name: user id}, {user id: name}) of /etc/passwd, read once.  passwd(5).
-
-    By hand: the C library's look-up may ask the network, and wait.
-    """
-    if not _users:
-        numbers, names = {}, {}
-        try:
-            with open("/etc/passwd", "rb") as file:
-                lines = file.read().split(b"\n")
-        except OSError:
-            lines = []
-        for line in lines:
-            fields = line.split(b":")
-            if len(fields) > 2 and fields[0] and fields[2].isdigit():
-                name, number = os.fsdecode(fields[0]), int(fields[2])
-                numbers.setdefault(name, number)
-                names.setdefault(number, name)
-        _users["by name"], _users["by number"] = numbers, names
-    return _users["by name"], _users["by number"]
-
-
-def user_name(uid):
-    """The name of a user id, or the number as str where it has none; None for None."""
-    return None if uid is None else users()[1].get(uid) or str(uid)
 
 
 # --- what read(2) gives on a fanotify descriptor, fanotify(7) ---
@@ -1000,7 +834,7 @@ _FS_ERRORS = "surrogateescape"
 # directory is, answers for now.  What reconciles the two, for one directory at a time:
 #
 #   - What moves or removes a directory after the event being judged is still in the queue, and
-#     says where it was until then (class Queue, in section 5).
+#     says where it was until then (class Queue, in section 6).
 #   - Of a directory that nothing in the queue moves or removes, the answer for now is the answer
 #     for then.
 #
@@ -2236,6 +2070,23 @@ def read_object(data, name):
     return Object(name, _read_license(elf), btf, _btf_to_load(elf, btf, datasecs, symbols),
                   functions, maps, data_sections,
                   _read_struct_ops(elf, btf, datasecs, symbols, functions), externs)
+
+
+OBJECT_NAME = "fan_fp.bpf.o"
+
+
+def read_object_file(path=None):
+    """The Object in a file; without a path, in the one that comes with this module."""
+    hint = "name one that can be read, or leave --object out"
+    if path is None:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), OBJECT_NAME)
+        hint = "it belongs beside fanfp.py"
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise failure(error.errno, "reading the BPF object", path, hint)
+    return read_object(data, path)
 
 
 def _refuse(elf):
@@ -3680,6 +3531,15 @@ class Loaded:
         self.maps[made.name] = made
         return made
 
+    def memory(self, array):
+        """The values of an array map that can be mapped, shared with the kernel until close(): an
+        mmap.mmap in which each takes its size rounded up to eight."""
+        mmap = module("mmap", "load BPF: reading and writing its variables")
+        size = (array.value_size + 7 & ~7) * array.max_entries
+        memory = mmap.mmap(array.fd, (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE)
+        self._memory.append(memory)
+        return memory
+
     def attach(self, *names):
         """Register struct_ops and run programs at their raw tracepoints, all of them or those
         named, until close().
@@ -3798,10 +3658,7 @@ def _load_data(loaded, obj, section, prefix, constants):
         bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freeze BPF map", section.name)
         loaded.globals.add(bytes(memory), section.variables)
         return
-    mmap = module("mmap", "load BPF: reading and writing its variables")
-    page = mmap.PAGESIZE
-    memory = mmap.mmap(made.fd, (section.size + page - 1) // page * page)
-    loaded._memory.append(memory)
+    memory = loaded.memory(made)
     memory[:len(section.data)] = section.data
     _set_constants(loaded._btf, memory, section, constants)
     loaded.globals.add(memory, section.variables)
@@ -3909,7 +3766,494 @@ def _with_log(why, log, program):
 
 
 # =============================================================================================
-# 5. Filters: which events reach user space
+# 5. Who did it
+# =============================================================================================
+# An event says the id of a process and nothing else, and is read a moment later: by then the
+# process may have ended, and its id may be another's.  What is known: the event happened after
+# `since`, when the queue was last seen empty; an id has one holder at a time; and of each process
+# that ends a BPF program notes id, name, user, control group and when (Ended).  So it was
+#
+#   - who has the id now, if it began before `since`, or if nobody who had the id ended since;
+#   - who was the last to end with it, if nobody has it now and nobody else ended with it since.
+#
+# All else can't be told apart, and is None.  Where there is no BPF, /proc and Recent have to do.
+# A name is the last that the process had: a shell that runs a program in its own place is that.
+
+BOOT_CLOCK = 7                  # CLOCK_BOOTTIME, as of start times; Python 3.6 has no name for it
+EXIT_SECONDS = 1.0              # from a process's note to its last event, as its files are closed
+FORK_SECONDS = 2e-6             # less than an id takes to be given, on any machine
+FIRST_ID = 300                  # once all ids were given, they go on from here: RESERVED_PIDS
+RECENT_LIMIT = 4096
+TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")     # start times are cut down to it
+FIRST_NAMESPACES = (("pid", 0xEFFFFFFC), ("time", 0xEFFFFFFA))      # PROC_PID_INIT_INO and so on
+
+
+def boot_time():
+    """Seconds since the host started, its sleep included."""
+    return time.clock_gettime(BOOT_CLOCK)
+
+
+class Process(collections.namedtuple("Process", "pid ppid comm uid gid exe cmdline cgroup")):
+    """Who did it.  All but `pid` may be None: not known any more, or never.
+
+    pid      int, process id
+    ppid     int, that of its parent
+    comm     str, its name (at most 15 bytes), proc(5)
+    uid, gid int, real user and group id: of who runs it, also where it may do more
+    exe      str, path of its executable
+    cmdline  tuple of str, its arguments
+    cgroup   str, path of its control group
+
+    Of one that has ended, comm, uid, gid and cgroup are known at most.
+    """
+
+    __slots__ = ()
+
+    @property
+    def user(self):
+        """The name of its user, or the number as str where /etc/passwd has no name for it."""
+        return user_name(self.uid)
+
+    @property
+    def unit(self):
+        """The systemd unit or the container that it is of, str, or None: see unit_of()."""
+        return unit_of(self.cgroup)
+
+
+class Processes:
+    """The processes of a moment, by pid; each is asked for once, when it is wanted.
+
+    since   boot_time() before the events whose processes are asked for
+    """
+
+    __slots__ = ("since", "_who", "_names", "_uids", "_all")
+
+    def __init__(self, who, since):
+        self._who, self.since = who, since
+        self._names, self._uids, self._all = {}, {}, {}
+
+    def name(self, pid):
+        """The name of a process, str; "" where it is not known."""
+        name = self._names.get(pid)
+        if name is None:
+            name = ""
+            if self._who.ended is not None:
+                name = os.fsdecode(read_file("/proc/%d/comm" % pid)[:-1])
+            if not name or not self._who.undisturbed(pid, self.since):
+                name = self[pid].comm or ""
+            self._names[pid] = name
+        return name
+
+    def uid(self, pid):
+        """The real user id of a process, int, or None: one read, where all takes five."""
+        uid = self._uids.get(pid)
+        if uid is None:
+            if self._who.ended is not None:
+                uid = real_id(read_status(read_file("/proc/%d/status" % pid)), b"Uid")
+            if uid is None or not self._who.undisturbed(pid, self.since):
+                uid = self[pid].uid
+            self._uids[pid] = uid
+        return uid
+
+    def __getitem__(self, pid):
+        """The Process of a pid."""
+        process = self._all.get(pid)
+        if process is None:
+            process = self._all[pid] = self._who.find(pid, self.since)
+        return process
+
+
+class Who:
+    """Tells who did it, for all moments of a Watch.
+
+    ended   Ended, or None
+    """
+
+    def __init__(self):
+        self.ended, self._reason = None, ""
+        self._recent = Recent()
+        self._cgroups = None
+        self._proc = proc_is_ours()
+
+    def attach(self):
+        """From now on have the ends of processes noted, if that is to be had."""
+        if self.ended is not None:
+            return
+        try:
+            require_first_namespaces()
+            self.ended = Ended()
+        except OSError as why:
+            self._reason = str(why)
+
+    def close(self):
+        if self.ended is not None:
+            self.ended.close()
+            self.ended = None
+
+    def means(self):
+        """How the names of processes that have ended are known, in words."""
+        if self.ended is None:
+            return "by /proc, of those heard of before they ended: " + self._reason
+        return "by BPF" if self.ended.memory is not None else "by BPF, while bpf(2) is permitted"
+
+    def undisturbed(self, pid, since):
+        """Whether nobody else can have had, since then, the id of who has it now."""
+        if self.ended is None:
+            return boot_time() - since < self._recent.round
+        return self.ended.since(pid, since) == (None, True)
+
+    def find(self, pid, since):
+        """The Process that had this id at some time after `since`; None for what can't be told."""
+        if self.ended is None:
+            self._recent.look()
+        found = read_process(pid) if self._proc else None
+        if self.ended is None:
+            return self._without_notes(pid, since, found)
+        if found is not None:
+            process, begun, exited = found
+            if begun < since or self.undisturbed(pid, since):
+                return process
+        note, alone = self.ended.last(pid, since)
+        if note is None or not alone:
+            return Process(pid, *[None] * 7)
+        uid, gid = note.uid_gid & 0xffffffff, note.uid_gid >> 32
+        ended = Process(pid, None, note.comm, uid, gid, None, None, self.cgroup(note.cgroup))
+        if found is None:
+            return ended
+        if exited or note.when > begun:
+            return process              # the note is its own
+        # One of the two: what both say.
+        return process._replace(**{field: None for field in Process._fields
+                                   if getattr(process, field) != getattr(ended, field)})
+
+    def _without_notes(self, pid, since, found):
+        if found is None:
+            return self._recent.get(pid) or Process(pid, *[None] * 7)
+        process, begun, _ = found
+        if begun < since or self.undisturbed(pid, since):
+            self._recent.put(process)
+            return process
+        return Process(pid, *[None] * 7)
+
+    def cgroup(self, number):
+        """The path of a control group by its id, if it is still there; else None."""
+        if self._cgroups is None:
+            self._cgroups = Cgroups()
+        return self._cgroups.path(number)
+
+
+class Ended:
+    """The processes that have ended, as a BPF program notes them: see the end of
+    bpf/fan_fp.bpf.c.  Its table takes 2 MB of the kernel's memory.  Raises Error where that is
+    not to be had."""
+
+    NOTE = struct.Struct("=QQQQQ16sQ")          # struct ended
+    WORDS = struct.Struct("=8Q")
+    Note = collections.namedtuple("Note", "pid when before uid_gid cgroup comm")
+
+    def __init__(self):
+        obj = read_object_file()
+        why = None
+        # In this order: Linux 5.5; 4.18; without control groups; 4.17.
+        for program, shared in (("note_ended", True), ("note_ended", False),
+                                ("note_ended_no_cgroup", True), ("note_ended_no_cgroup", False)):
+            try:
+                self._load(part_of(obj, [program]), shared)
+                return
+            except Error as error:
+                why = why or error
+                if error.errno != errno.EINVAL:
+                    break
+        raise why
+
+    def _load(self, obj, shared):
+        self.memory = None
+        if not shared:
+            obj = obj._replace(maps={name: spec._replace(flags=spec.flags & ~BPF_F_MMAPABLE)
+                                     for name, spec in obj.maps.items()})
+        self.loaded = load(obj)
+        try:
+            self.table = self.loaded.maps["ended"]
+            if shared:
+                self.memory = self.loaded.memory(self.table)
+            self.loaded.attach()
+        except BaseException:
+            self.loaded.close()
+            raise
+
+    def _read(self, pid):
+        """What is noted in the place of a pid: Note, None where there is nothing yet.
+
+        Raises Error EIO if it is being written all the time, or what bpf(2) says.
+        """
+        at = pid % self.table.max_entries
+        size = self.NOTE.size
+        for _ in range(3):
+            raw = self.memory[at * size:(at + 1) * size] if self.memory is not None \
+                else self.table.lookup(at)
+            words = self.WORDS.unpack(raw)
+            if not any(words):
+                return None
+            check = 1
+            for word in words[:-1]:
+                check = (check ^ word) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+            if check == words[-1]:
+                break
+        else:
+            raise failure(errno.EIO, "reading who has ended")
+        number, when, before, uid_gid, cgroup, comm, _ = self.NOTE.unpack(raw)
+        slept = boot_time() - time.monotonic()      # more than it was then: on the safe side
+        return self.Note(number, when / 1e9 + slept, before and before / 1e9 + slept, uid_gid,
+                         cgroup, os.fsdecode(comm.split(b"\0")[0]))
+
+    def last(self, pid, since):
+        """(Note of the last process that ended with this pid or None, whether no other with it
+        can have ended since then)."""
+        since -= EXIT_SECONDS
+        try:
+            note = self._read(pid)
+        except Error:
+            return None, False
+        if note is None:
+            return None, True
+        return note if note.pid == pid else None, note.before < since
+
+    def since(self, pid, since):
+        """The same, without a Note of before then."""
+        note, alone = self.last(pid, since)
+        return (None if note is None or note.when < since - EXIT_SECONDS else note), alone
+
+    def close(self):
+        self.loaded.close()
+
+
+class Recent:
+    """The processes known last, where no notes are made of those that end.
+
+    Ids are given in turn, so one that was a process's is its own until as many were given as lie
+    between: what was given last is in ns_last_pid, proc(5).
+    """
+
+    def __init__(self):
+        self._known = {}                # pid -> (Process, ids given until then, the last of them)
+        self._space = max(int(read_file("/proc/sys/kernel/pid_max") or 0) - FIRST_ID, 0)
+        self.round = self._space * FORK_SECONDS     # in less, ids don't come round
+        self._given = self._last = self._at = 0
+
+    def look(self):
+        """Note how many ids have been given, before /proc is asked who has one."""
+        now = boot_time()
+        last = int(read_file("/proc/sys/kernel/ns_last_pid") or 0)
+        if not last or now - self._at >= self.round or len(self._known) > RECENT_LIMIT:
+            self._known.clear()
+        else:
+            self._given += (last - self._last) % self._space
+        self._last, self._at = last, now
+
+    def put(self, process):
+        if self._last:
+            self._known[process.pid] = process, self._given, self._last
+
+    def get(self, pid):
+        """The Process that still has this id, or was the last to have it; None: not known."""
+        process, given, last = self._known.get(pid, (None, 0, 0))
+        if process is None or self._given - given > (pid - last - 1) % self._space:
+            return None
+        return process
+
+
+class Cgroups:
+    """The paths of the control groups of the cgroup2 hierarchy, by id.  None: it is gone, or this
+    hierarchy is not what tells the units (systemd's own of version 1 does)."""
+
+    def __init__(self):
+        self._paths, self._top, self._kind = {}, None, 0
+        lines = read_file("/proc/self/cgroup").splitlines()
+        self._named = any(line.split(b":")[1:2] == [b"name=systemd"] for line in lines)
+        for mount in read_mounts():
+            if mount.kind == "cgroup2" and mount.root == b"/":
+                self._top = mount.path
+                break
+
+    def path(self, number):
+        if not number or self._top is None:
+            return None
+        if number not in self._paths:
+            if len(self._paths) > RECENT_LIMIT:
+                self._paths.clear()
+            self._paths[number] = self._find(number)
+        path = self._paths[number]
+        return None if path == "/" and self._named else path
+
+    def _find(self, number):
+        try:
+            top = os.open(self._top, O_READ_DIR)
+            try:
+                kind = HANDLE_HEADER.unpack_from(name_to_handle(top)[0])[1]
+                fd = open_by_handle(top, HANDLE_HEADER.pack(8, kind) + struct.pack("=Q", number))
+                try:
+                    below_top = below(fd_path(fd), fd_path(top))
+                finally:
+                    os.close(fd)
+            finally:
+                os.close(top)
+        except OSError:
+            return None
+        return None if below_top is None else "/" + os.fsdecode(below_top)
+
+
+def require_first_namespaces():
+    """The kernel notes ids and times as they are in the first namespaces."""
+    for kind, number in FIRST_NAMESPACES:
+        try:
+            found = os.stat("/proc/self/ns/" + kind).st_ino
+        except OSError as error:
+            if kind == "pid":
+                raise failure(error.errno, "noting who has ended", "/proc/self/ns/pid")
+            continue                    # Linux before 5.6
+        if found != number:
+            raise failure(errno.ENOTSUP, "noting who has ended", "",
+                          "this is a %s namespace of its own" % kind)
+
+
+def proc_is_ours():
+    """Whether the ids in /proc are those of this pid namespace: one that is inside has more."""
+    for line in read_file("/proc/self/status").split(b"\n"):
+        if line.startswith(b"NSpid:"):
+            return line.split()[1:] == [b"%d" % os.getpid()]
+    return False
+
+
+def read_file(name, directory=None):
+    """What is in a small file of /proc, as bytes; b"" where it can't be read."""
+    try:
+        # Not open(): its buffers cost three times the rest, and each batch asks anew.
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            return os.read(fd, 1 << 16)
+        finally:
+            os.close(fd)
+    except OSError:
+        return b""
+
+
+def read_status(text):
+    """The fields of a /proc/PID/status by name, bytes."""
+    return dict(line.split(b":\t", 1) for line in text.split(b"\n") if b":\t" in line)
+
+
+def real_id(status, field):
+    """The real one of the four ids in a field of a status; None where there is none."""
+    return int(status[field].split()[0]) if field in status else None
+
+
+def read_process(pid):
+    """(Process, boot_time() by which it had begun, whether it is a zombie) as /proc has it now, or
+    None: there is none.  proc(5).  All of it is of one process, as the directory is."""
+    try:
+        directory = os.open("/proc/%d" % pid, O_PATH_DIR)
+    except OSError:
+        return None
+    try:
+        status = read_status(read_file("status", directory))
+        times = read_file("stat", directory).rpartition(b") ")[2].split()
+        comm = os.fsdecode(read_file("comm", directory)[:-1])
+        if not status or len(times) < 20 or not comm:
+            return None
+        try:
+            exe = os.readlink("exe", dir_fd=directory)
+        except OSError:
+            exe = None
+        arguments = read_file("cmdline", directory).split(b"\0")[:-1]
+        cgroup = cgroup_of(read_file("cgroup", directory))
+    finally:
+        os.close(directory)
+    process = Process(pid, int(status[b"PPid"]), comm, real_id(status, b"Uid"),
+                      real_id(status, b"Gid"), exe, tuple(map(os.fsdecode, arguments)) or None,
+                      cgroup)
+    return process, (int(times[19]) + 1) * TICK_SECONDS, times[0] in (b"Z", b"X")
+
+
+def cgroup_of(text):
+    """The path in /proc/PID/cgroup that tells the unit: of cgroup2, or of systemd's own hierarchy
+    where that has all in its top.  None: there is neither."""
+    paths = {line.split(b":")[1]: line.split(b":", 2)[2] for line in text.splitlines()
+             if line.count(b":") >= 2}
+    path = paths.get(b"")
+    if path in (None, b"/"):
+        path = paths.get(b"name=systemd", path)
+    return None if path is None else os.fsdecode(path)
+
+
+UNIT_KINDS = (".service", ".scope", ".socket", ".mount", ".swap")
+CONTAINER_ID = 64           # digits
+
+
+def unit_of(cgroup):
+    """What a control group's path says of who runs it, str: the outermost container in it, else
+    the systemd unit, else None.
+
+    Of a user's own service manager (user@1000.service) it is the unit below.
+    """
+    parent, unit = "", None
+    for part in (cgroup or "").split("/"):
+        container = part if parent == "lxc" else container_in(part)
+        if container:
+            return container
+        parent = part
+        if part.endswith(UNIT_KINDS) and (
+                unit is None or unit.startswith("user@") and part != "init.scope"):
+            unit = part
+    return unit
+
+
+def container_in(part):
+    """The container of one name in a control group's path, or "": LXC's name, or of an id as
+    Docker, Podman, containerd and CRI-O have it, the 12 digits that they show."""
+    payload = "lxc.payload."
+    if part.startswith(payload):
+        return part[len(payload):]
+    # docker-ID.scope, cri-containerd-ID.scope, ID, POD.slice:cri-containerd:ID.  What monitors a
+    # container is outside: libpod-conmon-ID.scope.
+    name = part[:-len(".scope")] if part.endswith(".scope") else part
+    before, number = name[:-CONTAINER_ID], name[-CONTAINER_ID:]
+    is_id = len(number) == CONTAINER_ID and not number.strip("0123456789abcdef")
+    return number[:12] if is_id and before[-1:] in ("", "-", ":") and "conmon" not in before \
+        else ""
+
+
+_users = {}
+
+
+def users():
+    """({name: user id}, {user id: name}) of /etc/passwd, read once.  passwd(5).
+
+    By hand: the C library's look-up may ask the network, and wait.
+    """
+    if not _users:
+        numbers, names = {}, {}
+        try:
+            with open("/etc/passwd", "rb") as file:
+                lines = file.read().split(b"\n")
+        except OSError:
+            lines = []
+        for line in lines:
+            fields = line.split(b":")
+            if len(fields) > 2 and fields[0] and fields[2].isdigit():
+                name, number = os.fsdecode(fields[0]), int(fields[2])
+                numbers.setdefault(name, number)
+                names.setdefault(number, name)
+        _users["by name"], _users["by number"] = numbers, names
+    return _users["by name"], _users["by number"]
+
+
+def user_name(uid):
+    """The name of a user id, or the number as str where it has none; None for None."""
+    return None if uid is None else users()[1].get(uid) or str(uid)
+
+
+# =============================================================================================
+# 6. Filters: which events reach user space
 # =============================================================================================
 # A filter keeps events from outside the tree from reaching user space.  It may let too much
 # through, since each event is judged here all the same; it may never hold back one of the tree.
@@ -4028,7 +4372,6 @@ class MarksFilter(UserFilter):
 
 
 # The kernel interface of the fanotify fastpath.
-OBJECT_NAME = "fan_fp.bpf.o"
 FAN_IOC_ADD_FP = 0x40544600                     # _IOW('F', 0, struct fanotify_fastpath_args)
 FAN_IOC_DEL_FP = 0x40404601                     # _IOW('F', 1, char[64])
 FASTPATH_ARGS = struct.Struct("=64sIIQI")       # name, version, flags, init_args, their size
@@ -4059,17 +4402,9 @@ class FastpathFilter(UserFilter):
         self.loaded = None
         self.slots, self.holds, self.whole = {}, {}, {}     # by Root
         self.left, self.left_at = 0, 0.0        # as counted by the program, and when first seen
-        hint = "name one that can be read, or leave --object out"
-        if path is None:
-            path = os.path.join(os.path.dirname(os.path.abspath(__file__)), OBJECT_NAME)
-            hint = "it belongs beside fanfp.py; or name one with --object"
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise failure(error.errno, "reading the BPF object", path, hint)
+        obj = read_object_file(path)
         self._require_kernel()
-        self._load(read_object(data, path))
+        self._load(obj)
 
     def _require_kernel(self):
         """FAN_IOC_DEL_FP does nothing where no program is attached, and tells if there could be."""
@@ -4254,12 +4589,13 @@ class Held(Exception):
 class Batch:
     """A buffer read from the group and not judged to its end."""
 
-    __slots__ = ("buffer", "start", "number", "since", "scanned", "at")
+    __slots__ = ("buffer", "start", "number", "since", "quiet", "scanned", "at")
 
-    def __init__(self, buffer, start, number, since):
+    def __init__(self, buffer, start, number, since, quiet):
         self.buffer, self.start, self.number = buffer, start, number
         self.at = 0                 # where to go on judging
         self.since = since          # when the kernel's queue was last seen empty before it
+        self.quiet = quiet          # the same, boot_time()
         self.scanned = False
 
 
@@ -4276,7 +4612,7 @@ class Queue:
         self.fd, self.stats = fd, stats
         self.batches = collections.deque()
         self.position = self.end = self.number = 0
-        self.empty_at = time.time()
+        self.empty_at, self.quiet_at = time.time(), boot_time()
         self.drained = False        # whether the last read left nothing behind
         self.before = {}            # key of a directory -> list of (offset, parent key, name)
         self.moving = collections.deque()   # (offset, key) of each move of one
@@ -4288,11 +4624,11 @@ class Queue:
 
     def fill(self):
         """Read one buffer from the kernel; whether there was anything."""
-        now = time.time()
+        now = time.time(), boot_time()
         try:
             buffer = os.read(self.fd, READ_SIZE)
         except BlockingIOError:
-            self.empty_at, self.drained = now, True
+            (self.empty_at, self.quiet_at), self.drained = now, True
             return False
         except OSError as error:
             raise failure(error.errno, "reading events from the fanotify group")
@@ -4301,13 +4637,13 @@ class Queue:
         # The kernel stops short of a full buffer only where the queue has come to its end.
         self.drained = len(buffer) <= READ_SIZE - EVENT_ROOM
         if self.drained:
-            self.empty_at = now
+            self.empty_at, self.quiet_at = now
         return True
 
     def add(self, buffer):
         """Put a buffer of events behind those that are to be judged."""
         self.number += 1
-        self.batches.append(Batch(buffer, self.end, self.number, self.empty_at))
+        self.batches.append(Batch(buffer, self.end, self.number, self.empty_at, self.quiet_at))
         self.end += len(buffer)
 
     @property
@@ -4469,7 +4805,7 @@ class Fanotify:
         self.stats = collections.Counter()
         self.quiet = {}                     # key of an outside directory heard from -> number of
         #                                     the last batch in which that is nothing new
-        self.held = collections.OrderedDict()   # key -> (when, [Raw])
+        self.held = collections.OrderedDict()   # key -> (when, since(), [Raw])
         self.released = {}                  # key -> where the event that released it says it was
         self.gone = collections.OrderedDict()   # key -> where it was to the end: see note_gone()
         self.told_unshown = False   # see unshown()
@@ -4658,6 +4994,12 @@ class Fanotify:
         """Whether a directory was moved, or may have been, since ahead() was that."""
         self.queue.look_ahead()
         return self.queue.last_rename > ahead
+
+    def since(self):
+        """boot_time() before all that the next read() gives."""
+        queue = self.queue
+        since = queue.batches[0].quiet if queue.batches else queue.quiet_at
+        return min(since, next(iter(self.held.values()))[1]) if self.held else since
 
     def read(self, moment):
         """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
@@ -5198,13 +5540,14 @@ class Fanotify:
 
     def hold(self, key, raw):
         """Keep an event until the removal of a directory is read, which will name it."""
-        self.held.setdefault(key, (self.now, []))[1].append(raw)
+        since = self.moment.processes.since
+        self.held.setdefault(key, (self.now, since, []))[2].append(raw)
         if len(self.held) > HELD_LIMIT:
-            self.drop(self.held.popitem(last=False)[1][1])
+            self.drop(self.held.popitem(last=False)[1][2])
 
     def release(self, raw):
         """The removal (or move) of a directory has been read: judge what waited for its name."""
-        waiting = self.held.pop(raw.target)[1]
+        waiting = self.held.pop(raw.target)[2]
         self.released[raw.target] = (raw.old_key, raw.old_name) if raw.mask & RENAME else (
             raw.key, raw.name)
         before, self.rejudging = self.rejudging, True
@@ -5227,7 +5570,7 @@ class Fanotify:
     def expire(self):
         """Give up on held events: the removal of a directory in a tree would have been heard."""
         while self.held:
-            key, (when, waiting) = next(iter(self.held.items()))
+            key, (when, _, waiting) = next(iter(self.held.items()))
             if self.now - when < HELD_SECONDS:
                 break
             del self.held[key]
@@ -5319,7 +5662,7 @@ def check_handles(root, fd):
 
 
 # =============================================================================================
-# 6. inotify, for where fanotify cannot be had
+# 7. inotify, for where fanotify cannot be had
 # =============================================================================================
 # One watch for each directory.  What nature does not give: the process that did it, and events
 # between the making of a directory and the setting of its watch.  So a just-made directory is
@@ -6119,7 +6462,7 @@ def decode_inotify(buffer):
 
 
 # =============================================================================================
-# 7. Watch: the public interface
+# 8. Watch: the public interface
 # =============================================================================================
 
 FILTER_NAMES = ("auto",) + tuple(FILTERS) + ("inotify",)
@@ -6323,7 +6666,7 @@ class Watch:
              At most 15 bytes count, as in the kernel
     pid      process id, int (or str, for "!PID"), or several
     user     name of a user in /etc/passwd, or its number, int or str, or several; also "!NAME".
-             Of the effective user.  What is chosen by two or three of them has to match each;
+             Of the real user.  What is chosen by two or three of them has to match each;
              an event of which it is not known who did it matches only the ones with "!"
     latency  float, seconds to let events gather (and the kernel merge them) under load
     mounts   bool, whether file systems mounted inside the trees are watched too
@@ -6346,7 +6689,8 @@ class Watch:
         self._foreign = []                  # those of them that are in another source's tree
         self._told = set()                  # see _tell_once()
         self._passed = {}                   # number of a mount not watched -> Passed
-        self._window, self._moment = (0.0, 0), Moment()
+        self._window, self._who = (0.0, 0), Who()
+        self._moment = Moment((), Processes(self._who, 0.0))
         self._stopped = self._started = False
         self._within = False                # some are of what is in a tree anyway: see Within
         self._mounts_news = False           # of the mounts, and nothing has been done about it
@@ -6395,6 +6739,8 @@ class Watch:
         self._poll.register(self._mounts.fileno(), select.EPOLLPRI)
         for root in roots:
             self._add_root(os.fsdecode(root))
+        if self._fanotify is None:
+            self._who.close()
         for _ in range(MOUNT_TRIES):
             if not self._follow_mounts(self._mounts.read()):
                 break
@@ -6474,6 +6820,8 @@ class Watch:
                     if name == "inotify" else \
                     Fanotify(self._mask, name, self._notice, self.object, self._own,
                              self._devices)
+                if name != "inotify":
+                    self._who.attach()
             elif any(root.key == other.key and root.only == other.only
                      for other in source.roots):
                 root.close()                    # given twice
@@ -6779,7 +7127,8 @@ class Watch:
         A mount in a tree of another source is called as the directory there is.  So that one goes
         first, as far as its queue goes: a rename there is read before what was done after it here.
         """
-        events, self._moment = [], Moment(self.roots)
+        since = self._fanotify.since() if self._fanotify is not None else 0.0
+        events, self._moment = [], Moment(self.roots, Processes(self._who, since))
         leading = {found.place.source for found in self._foreign}
         for source in sorted(self._sources, key=lambda each: each not in leading):
             if source in leading:
@@ -6918,6 +7267,7 @@ class Watch:
 
     def close(self):
         """Let go of everything.  No descriptor is left."""
+        self._who.close()
         for source in self._sources:
             source.close()
         self._sources = []
@@ -7097,7 +7447,7 @@ def from_glob(glob):
 
 
 # =============================================================================================
-# 8. The command line
+# 9. The command line
 # =============================================================================================
 
 DESCRIPTION = """\
@@ -7706,7 +8056,8 @@ def probe(roots):
             ("fastpath", yes_no(os.path.isdir(FASTPATH_SYSFS))),
             ("fanotify", attempt(lambda: os.close(fanotify_init(FAN_REPORT_FID)))),
             ("FAN_RENAME, target handles", attempt(lambda: os.close(fanotify_init(
-                FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME | FAN_REPORT_TARGET_FID))))]
+                FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME | FAN_REPORT_TARGET_FID)))),
+            ("names of ended processes", names_of_the_ended())]
     wrong = []
     for root in roots:
         try:
@@ -7721,6 +8072,16 @@ def probe(roots):
     for error in wrong:
         tell(str(error))
     return EXIT_ERROR if wrong else 0
+
+
+def names_of_the_ended():
+    """How the names of processes that have ended come to be known here."""
+    who = Who()
+    who.attach()
+    try:
+        return who.means()
+    finally:
+        who.close()
 
 
 def probe_root(root):

@@ -3382,6 +3382,81 @@ class LoadTest(BpfTest):
         self.assertIn("no_such_function", str(caught.exception))
 
 
+class PartTest(BpfTest):
+    """Some programs of an object, and what they refer to."""
+
+    def part(self, *names):
+        part = fanfp.part_of(OBJECTS.read("parts"), names)
+        functions = {function.name for function in part.functions.values()}
+        return part, functions, set(part.maps), set(part.data), set(part.externs)
+
+    def test_what_programs_refer_to(self):
+        part, functions, maps, data, externs = self.part("first")
+        self.assertEqual(functions, {"first", "twice", "thrice"})
+        self.assertEqual(maps, {"hash", "array"})
+        self.assertEqual(data, {".bss", ".data", ".rodata"})
+        self.assertEqual(externs, set())
+        self.assertFalse(fanfp.needs_kernel(part))
+        self.assertFalse(fanfp.needs_types(part))
+
+    def test_functions_whose_address_is_taken(self):
+        part, functions, maps, data, _ = self.part("second")
+        self.assertEqual(functions, {"second", "each", "twice"})
+        self.assertEqual(maps, {"jumps"})
+        self.assertIn(".data.own", data)
+        self.assertTrue(fanfp.needs_types(part))
+
+    def test_several(self):
+        part, functions, maps, _, externs = self.part("third", "fourth")
+        self.assertEqual(functions, {"third", "thrice", "twice", "fourth"})
+        self.assertEqual(maps, {"ring", "percpu"})
+        self.assertIn("bpf_rcu_read_lock", externs)
+        self.assertTrue(fanfp.needs_kernel(part))
+
+    def test_all_is_what_it_was(self):
+        obj = OBJECTS.read("parts")
+        whole = fanfp.part_of(obj, ["first", "second", "third", "fourth", "fifth", "unwanted"])
+        self.assertEqual(whole.functions, obj.functions)
+        self.assertEqual(set(obj.maps) - set(whole.maps), {"of_task"})     # nobody's
+
+    def test_a_struct_ops_is_whole(self):
+        obj = OBJECTS.read("ops")
+        ops = next(ops for ops in obj.struct_ops.values() if ops.functions)
+        name = next(iter(ops.functions.values()))
+        part = fanfp.part_of(obj, [name])
+        self.assertIn(ops.name, part.struct_ops)
+        self.assertLessEqual(set(ops.functions.values()),
+                             {function.name for function in part.functions.values()})
+
+    def test_what_is_not_there(self):
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.part_of(OBJECTS.read("parts"), ["first", "nothing"])
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("nothing", str(caught.exception))
+
+    def test_what_the_kernel_lacks_elsewhere_does_not_matter(self):
+        """As struct_ops of a kind that this kernel has not."""
+        data = OBJECTS.data("parts", "clang-19").replace(b"task_newtask\0", b"no_such_task\0")
+        obj = fanfp.read_object(data, "parts.o")
+        with self.assertRaises(fanfp.Error):
+            fanfp.load(obj, kernel())
+        with fanfp.load(fanfp.part_of(obj, ["first"])) as loaded:
+            self.assertEqual(list(loaded.programs), ["first"])
+            self.assertNotIn("ring", loaded.maps)
+
+    def test_types_that_the_kernel_does_not_know(self):
+        """The part that needs none of them is loaded without; the other is refused."""
+        obj = OBJECTS.read("parts")
+        obj = obj._replace(btf_load=obj.btf_load[:8] + b"\xff" + obj.btf_load[9:])
+        with fanfp.load(fanfp.part_of(obj, ["first"])) as loaded:
+            loaded.maps["hash"].update(1, 2)
+            self.assertEqual(loaded.maps["hash"].lookup(1), struct.pack("=Q", 2))
+            self.assertEqual(loaded.globals["negative"], -5)
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(fanfp.part_of(obj, ["second"]))
+        self.assertIn("load the types", str(caught.exception))
+
+
 def run_syscall_program(fd):
     """What a program of type syscall returns."""
     request = ctypes.create_string_buffer(80)
@@ -3508,6 +3583,12 @@ INFO_DFID_NAME, INFO_OLD_DFID_NAME, INFO_NEW_DFID_NAME = 2, 10, 12
 MS_BIND = 4096
 
 
+def filter_part(obj):
+    """The struct_ops of an object, and nothing else of it."""
+    return fanfp.part_of(obj, [name for ops in obj.struct_ops.values()
+                               for name in ops.functions.values()])
+
+
 class Group:
     """A fanotify group with a filter object attached, and nothing else of fanfp."""
 
@@ -3519,7 +3600,7 @@ class Group:
         self.mask = mask | FAN_ONDIR | FAN_EVENT_ON_CHILD
         self.holds = {}
         with open(path, "rb") as file:
-            obj = fanfp.read_object(file.read(), os.path.basename(path))
+            obj = filter_part(fanfp.read_object(file.read(), os.path.basename(path)))
         self.loaded = fanfp.load(obj, kernel(), dict.fromkeys(obj.struct_ops, self.name))
         self.globals = self.loaded.globals
         self.loaded.attach()
@@ -3936,7 +4017,7 @@ class FastpathTest(BpfTest):
     def test_a_name_that_is_taken(self):
         group = self.group()
         with open(os.path.join(HERE, "fan_fp.bpf.o"), "rb") as file:
-            obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
+            obj = filter_part(fanfp.read_object(file.read(), "fan_fp.bpf.o"))
         with fanfp.load(obj, kernel(), dict.fromkeys(obj.struct_ops, group.name)) as other:
             with self.assertRaises(fanfp.Error) as caught:
                 other.attach()
@@ -3949,7 +4030,7 @@ class FastpathTest(BpfTest):
         handle, theirs = libbpf.load(path, ("bpf_fp_handler", "bpf_fp_init", "bpf_fp_free"))
         try:
             with open(path, "rb") as file:
-                obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
+                obj = filter_part(fanfp.read_object(file.read(), "fan_fp.bpf.o"))
             with fanfp.load(obj, kernel()) as loaded:
                 self.assertEqual(sorted(loaded.programs), sorted(theirs))
                 for program, fd in loaded.programs.items():
@@ -3992,6 +4073,38 @@ class FilterObjectTest(unittest.TestCase):
         names = {obj.btf.type(number).name for number in range(len(obj.btf))}
         for name in ("root_ino", "initialized", "cache_hit"):
             self.assertIn(name, names)
+
+    def test_its_groups_share_nothing(self):
+        """Neither is loaded with anything of the other's."""
+        obj = fanfp.read_object_file()
+        groups = [filter_part(obj)] + [fanfp.part_of(obj, [name])
+                                       for name in ("note_ended", "note_ended_no_cgroup")]
+        self.assertEqual(groups[0].struct_ops, obj.struct_ops)
+        for ended in groups[1:]:
+            self.assertEqual(list(ended.maps), ["ended"])
+            for part in ("functions", "data", "maps", "externs"):
+                self.assertEqual(set(getattr(groups[0], part)) & set(getattr(ended, part)), set())
+        programs = {function.name for group in groups for function in group.functions.values()
+                    if function.is_program}
+        self.assertEqual(programs, {function.name for function in obj.functions.values()
+                                    if function.is_program})
+
+    def test_what_notes_processes_fits_old_kernels(self):
+        """Linux 4.17 knows no globals, no types of a program, and no comparison of 32 bits; it
+        has not the helper for control groups either."""
+        obj = fanfp.read_object_file()
+        for name, helpers in (("note_ended", {1, 5, 14, 15, 16, 80}),
+                              ("note_ended_no_cgroup", {1, 5, 14, 15, 16})):
+            part = fanfp.part_of(obj, [name])
+            self.assertFalse(fanfp.needs_kernel(part))
+            self.assertFalse(fanfp.needs_types(part))
+            self.assertEqual((part.data, part.externs), ({}, {}))
+            program, = fanfp.relocate(part, None).programs
+            insns = [fanfp.INSN.unpack_from(program.insns, at)
+                     for at in range(0, len(program.insns), 8)]
+            self.assertNotIn(6, {insn[0] & 7 for insn in insns})            # BPF_JMP32
+            self.assertFalse([insn for insn in insns if insn[0] & 0xe7 == 0xc3])    # atomics
+            self.assertEqual({insn[3] for insn in insns if insn[0] == fanfp.BPF_CALL}, helpers)
 
     def test_a_kernel_without_the_fastpath_says_so(self):
         needs_bpf()
