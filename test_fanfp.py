@@ -5002,6 +5002,280 @@ class Capabilities(Base):
 
 # =============================================================================================
 
+# Runs a program as if Python lacked some modules of its standard library.
+WITHOUT = """
+import sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+del sys.argv[:2]
+with open(sys.argv[0]) as file:
+    program = compile(file.read(), sys.argv[0], "exec")
+exec(program, {"__name__": "__main__", "__file__": sys.argv[0]})
+"""
+LACKS = "fcntl,json,mmap,resource,shlex,subprocess,termios"
+
+
+class Pythons(Base):
+    """Pythons with less than all of their library, C libraries with fewer functions, and hosts
+    with less than Python expects."""
+
+    where = DIRECTORIES[0]
+
+    def without(self, names):
+        """The start of a command: fanfp, in a Python without some modules."""
+        return [sys.executable, "-I", "-S", "-c", WITHOUT, names, PROGRAM]
+
+    def run_without(self, names, *arguments):
+        return subprocess.run(self.without(names) + list(arguments), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+
+    def assert_lacks(self, result, name, doing):
+        """One line says what a Python lacks for what, and what to do."""
+        errors = result.stderr.decode()
+        self.assertEqual((result.returncode, result.stdout), (1, b""), errors)
+        self.assertEqual(errors.count("\n"), 1, errors)
+        for text in ("fanfp: %s: this Python lacks what it needs: " % doing, name, "; install "):
+            self.assertIn(text, errors)
+
+    def filters(self):
+        return [name for name in FILTERS if available(name, self.where) is None]
+
+    def assert_watches(self, command, name, **options):
+        """What is done in the tree is told, what is done beside it is not."""
+        shutil.rmtree(self.tree)
+        os.mkdir(self.tree)
+        program = self.program("--filter", name, "--format", "%e %w%f", self.tree,
+                               command=command, json_lines=False, **options)
+        os.mkdir(self.tree + "/d")
+        write(self.out + "/x")
+        os.rename(self.tree + "/d", self.tree + "/e")
+        write(self.tree + "/sentinel")
+        lines = []
+        while not lines or not lines[-1].endswith("/sentinel\n"):
+            lines.append(program.line().decode())
+        self.assertEqual(lines[:2], ["CREATE,ISDIR %s/d\n" % self.tree,
+                                     "RENAME,ISDIR %s/e\n" % self.tree])
+        self.assertEqual([each for each in lines[2:] if "sentinel" not in each], [])
+        status, errors = program.stop()
+        self.assertEqual(errors.count("\n"), 1, errors)
+        return program
+
+    def test_without_what_all_of_it_needs(self):
+        for name in ("ctypes", "_ctypes", "select", "array", "struct"):
+            with self.subTest(name):
+                self.assert_lacks(self.run_without(name, self.tree), name, "starting")
+
+    def test_import_without_what_all_of_it_needs(self):
+        """A program that imports it gets an ImportError, and lives on."""
+        code = ("import sys; sys.modules['ctypes'] = None; sys.path.insert(0, %r)\n"
+                "try: import fanfp\n"
+                "except ImportError as why: print(why)" % HERE)
+        out = subprocess.check_output([sys.executable, "-I", "-c", code]).decode()
+        self.assertIn("this Python lacks what it needs: ", out)
+        self.assertEqual(out.count("\n"), 1)
+
+    def test_without_what_some_of_it_needs(self):
+        for name in self.filters():
+            # The kernel's filter is reached through fcntl and mmap.
+            lacks = LACKS if name != "fastpath" else "json,resource,shlex,subprocess,termios"
+            with self.subTest(name):
+                self.assert_watches(self.without(lacks), name)
+        for name, doing, arguments in (("json", "reading options: --json", ["--json"]),
+                                       ("shlex", "reading --exec", ["--exec", "true"]),
+                                       ("subprocess", "reading --exec", ["--exec", "true"]),
+                                       ("re", "reading options", []),
+                                       ("argparse", "reading options", [])):
+            with self.subTest(name):
+                self.assert_lacks(self.run_without(name, *arguments + [self.tree]), name, doing)
+
+    def test_auto_without_what_the_best_filter_needs(self):
+        result = self.run_without("fcntl,mmap", "-t", "0.01", self.tree)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn(b"fanfp: watching ", result.stderr)
+
+    def test_python3_minimal(self):
+        """Debian's smallest Python, from the files of its package: it has no ctypes."""
+        python = os.path.realpath("/usr/bin/python3")
+        name = os.path.basename(python)
+        try:
+            files = subprocess.check_output(["dpkg", "-L", "lib%s-minimal" % name],
+                                            stderr=subprocess.DEVNULL).decode().splitlines()
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("this is not Debian, or it has no python3-minimal")
+        library = "/usr/lib/%s/" % name
+        for path in files:
+            if path.startswith(library) and os.path.isfile(path):
+                copy = self.out + "/lib/%s/%s" % (name, path[len(library):])
+                os.makedirs(os.path.dirname(copy), exist_ok=True)
+                shutil.copy(path, copy)
+        result = subprocess.run([python, PROGRAM, self.tree], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+                                env=dict(os.environ, PYTHONHOME=self.out))
+        self.assert_lacks(result, "ctypes", "starting")
+
+    # --- C libraries ---
+
+    def test_numbers(self):
+        """What the table says of this machine is what the kernel and the C library do."""
+        buffer = ctypes.create_string_buffer(256)
+        directory = os.open(self.tree, os.O_RDONLY)
+        self.addCleanup(os.close, directory)
+        self.assertEqual(fanfp.system_call("statx", directory, b"", fanfp.AT_EMPTY_PATH, 0xFFF,
+                                           buffer), 0)
+        self.assertEqual(struct.unpack_from("=Q", buffer, 32)[0], os.stat(self.tree).st_ino)
+        if ROOT:
+            os.close(fanfp.copy_tree(directory))
+        fd = fanfp.call("inotify_init1", os.O_NONBLOCK)
+        self.addCleanup(os.close, fd)
+        self.assertEqual(fanfp.queued(fd), 0)
+        fanfp.call("inotify_add_watch", fd, os.fsencode(self.tree), fanfp.CREATE)
+        write(self.tree + "/x")
+        self.assertEqual(fanfp.queued(fd), len(os.read(fd, 4096)))
+
+    def test_abi_of_a_program(self):
+        """The table of this process is found by its own file, whatever the kernel is for."""
+        with open(sys.executable, "rb") as file:
+            self.assertEqual(file.read(5)[4], struct.calcsize("P") // 4)
+        bits = 8 * struct.calcsize("P")
+        known = {"x86_64": (3, 62), "i686": (3, 62), "aarch64": (40, 183)}
+        if MACHINE[0] not in known:
+            self.skipTest("the number of this machine is not known here")
+        machine = known[MACHINE[0]][bits == 64]
+        self.assertIs(fanfp.abi(), fanfp.ABIS.get((machine, bits), fanfp.GENERIC_ABIS[bits]))
+
+    def test_c_library_without_statfs64(self):
+        """musl has but one, with numbers of 64 bits on all machines."""
+        if sys.maxsize < 1 << 32 and os.confstr("CS_GNU_LIBC_VERSION"):
+            self.skipTest("statfs() of this C library is another")
+        expected = [fanfp.filesystem_id(os.fsencode(self.tree))]
+
+        class Library:
+            def __getattr__(_, name):
+                if name.endswith("64"):
+                    raise AttributeError(name)
+                return getattr(real, name)
+        real = fanfp.libc()
+        with unittest.mock.patch.dict(fanfp._functions, {"": Library()}, clear=True):
+            directory = os.open(self.tree, os.O_RDONLY)
+            self.addCleanup(os.close, directory)
+            expected.append(fanfp.filesystem_id(directory))
+            expected.append(fanfp.filesystem_id(os.fsencode(self.tree)))
+        self.assertEqual(len(set(expected)), 1)
+
+    def test_alarm(self):
+        """It rings once, after the time that was asked for."""
+        alarm = fanfp.Alarm()
+        self.addCleanup(os.close, alarm.fd)
+        started = time.monotonic()
+        alarm.set(0.3)
+        self.assertTrue(select.select([alarm.fd], [], [], PATIENCE)[0])
+        self.assertGreater(time.monotonic() - started, 0.25)
+        alarm.stop()
+        self.assertEqual(select.select([alarm.fd], [], [], 0)[0], [])
+
+    # --- file systems ---
+
+    def small_inodes(self):
+        """A file system that does not keep when a file was made, and of times only seconds."""
+        disk = self.top + "/disk"
+        with open(disk, "wb") as file:
+            file.truncate(16 << 20)
+        try:
+            run("mkfs.ext4", "-q", "-I", "128", disk, stderr=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("mkfs.ext4 does not work here")
+        place = self.top + "/place"
+        os.mkdir(place)
+        self.mount("-o", "loop", disk, place)
+        self.tree, self.out = place + "/tree", place + "/out"
+        os.mkdir(self.tree)
+        os.mkdir(self.out)
+        if available("marks", self.tree) is not None:
+            self.skipTest("no ignore marks here")
+
+    def moved_in_and_changed(self, wait):
+        """What is reported of a directory that was marked, moved in and changed before fanfp can
+        know of it."""
+        os.makedirs(self.out + "/d/e")
+        for name in ("/d/e/old", "/d/e/written", "/d/e/gone"):
+            write(self.out + name)
+        program = self.program("--filter", "marks", self.tree)
+        write(self.out + "/d/e/old")
+        write(self.out + "/d/x")
+        self.assertEqual(self.reported(program), {})
+        wait()
+        program.process.send_signal(signal.SIGSTOP)
+        os.rename(self.out + "/d", self.tree + "/d")
+        wait()
+        write(self.tree + "/d/e/new")
+        os.mkdir(self.tree + "/d/e/made")
+        write(self.tree + "/d/e/written")
+        program.process.send_signal(signal.SIGCONT)
+        return self.reported(program)
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_no_time_of_birth(self):
+        """Where nobody knows when a file was made, none is said to have been: its directory says
+        that there may be more than what was written."""
+        self.small_inodes()
+        top = self.tree + "/d"
+        self.assertEqual(fanfp.birth_time(fanfp.AT_FDCWD, os.fsencode(self.tree)), 0)
+        found = self.moved_in_and_changed(lambda: Scenarios.pass_a_tick(self))
+        self.assertEqual(found, {top: {"MOVED_TO"}, top + "/e": {"MODIFY"},
+                                 top + "/e/new": {"MODIFY", "CLOSE_WRITE"},
+                                 top + "/e/written": {"MODIFY", "CLOSE_WRITE"}})
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_times_of_whole_seconds(self):
+        """What is written in the second of the move may be from before: the directory tells."""
+        self.small_inodes()
+        top = self.tree + "/d"
+        found = self.moved_in_and_changed(lambda: None)
+        self.assertEqual(found[top] | {"MODIFY"}, {"MOVED_TO", "MODIFY"})
+        self.assertEqual(found.get(top + "/e"), {"MODIFY"})
+        self.assertNotIn(top + "/e/old", found)
+
+    # --- hosts ---
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_no_dev_null(self):
+        """Without /dev/null, whatever of 0, 1 and 2 is open."""
+        private = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /dev && exec \"$@\"", "-"]
+        if subprocess.call(private + ["test", "!", "-e", "/dev/null"]) != 0:
+            self.skipTest("unshare -m does not work here")
+        self.assert_watches(private + MODULE, self.filters()[0])
+        for closed in ((0,), (0, 2), (0, 1, 2)):
+            with self.subTest(closed=closed):
+                log = self.out + "/log%d" % len(closed)
+                shell = "exec " + " ".join("%d>&-" % fd for fd in closed) + "; exec \"$@\""
+                program = self.program(
+                    "-o", log, "--format", "%e %w%f", "--count", "1", "--exec",
+                    "touch %s/ran" % self.out, self.tree, ready=2 not in closed, json_lines=False,
+                    command=private + ["sh", "-c", shell, "-"] + MODULE)
+                deadline = time.monotonic() + PATIENCE      # without 2 it does not say it is ready
+                while program.process.poll() is None and time.monotonic() < deadline:
+                    write(self.tree + "/x")
+                    time.sleep(0.01)
+                self.assertEqual(program.process.returncode, 0, program.process.stderr.read())
+                with open(log) as file:
+                    self.assertRegex(file.read(), "^[A-Z_,]+ %s/x\n$" % self.tree)
+                os.remove(self.out + "/ran")
+
+    @unittest.skipUnless(ROOT, "needs root, for chroot")
+    def test_copy_of_a_mount_in_a_chroot(self):
+        """The way up to the top of a mount ends at the root of the process."""
+        os.makedirs(self.out + "/a/b")
+        os.mkdir(self.out + "/proc")
+        self.mount("-t", "proc", "proc", self.out + "/proc")
+        code = ("import sys; sys.path.insert(0, %r)\n"
+                "import fanfp, os\n"
+                "os.chroot(%r)\n"
+                "print(sorted(os.listdir(fanfp.copy_mount(os.open('/a/b', os.O_RDONLY)))))"
+                % (HERE, self.out))
+        out = subprocess.check_output([sys.executable, "-c", code], timeout=PATIENCE)
+        self.assertEqual(out, b"['a', 'proc']\n")
+
+
 class Result(unittest.TextTestResult):
     """Counts what passed, for the closing line."""
 
