@@ -6782,15 +6782,20 @@ class Watch:
 
     def _refuse(self, shown, error):
         """Raise the Error that tells why a root can't be watched."""
-        if self._doers:
-            raise failure(error.errno, "watching", shown, "choosing by process takes fanotify: "
-                          "root, and a file system that has file handles")
+        error = self._without_inotify(error)
         if isinstance(error, Error):
             raise error
         hint = ""
         if error.errno == errno.EACCES and not os.path.isdir(shown):
             hint = "the directory it is in can't be read; run as root, or watch where you may read"
         raise failure(error.errno, "watching", shown, hint)
+
+    def _without_inotify(self, error):
+        """An error of fanotify, which does not advise inotify where that is no choice."""
+        if not self._doers or self._wanted_filter != "auto":
+            return error
+        return Error(error.errno, in_words(error).reason, hint="choosing by process takes "
+                     "fanotify: root, and a file system that has file handles")
 
     def _candidates(self):
         """The filters to try for a root, in order."""
@@ -7018,7 +7023,8 @@ class Watch:
                              % (printable(shown), mount.kind))
             return root and Found(source, root, place, at)
         self._notice("not watched: %s, %s mounted inside: %s"
-                     % (printable(shown), mount.kind, worded(reasons[0][1])))
+                     % (printable(shown), mount.kind,
+                        worded(self._without_inotify(reasons[0][1]))))
         return None
 
     def _place(self, mount, current):

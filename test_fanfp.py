@@ -2036,6 +2036,16 @@ class Who(Command):
         self.assert_fails("choosing by process takes fanotify", "--comm", "x", self.tree,
                           preexec_fn=drop_root)
         self.program(self.tree, preexec_fn=drop_root)
+        for name in ("lower", "upper", "work"):
+            os.mkdir(os.path.join(self.out, name))
+        self.mount("-t", "overlay", "overlay", "-o",
+                   "lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work".format(self.out),
+                   self.tree)
+        if available(BEST, self.tree) is None:
+            self.skipTest("this overlay has file handles")
+        self.assert_fails("choosing by process takes fanotify", "--comm", "x", self.tree)
+        program = self.program("--comm", "x", self.top)
+        self.assertIn("not watched: %s, overlay mounted inside: " % self.tree, program.stop()[1])
 
 
 # =============================================================================================
