@@ -3862,6 +3862,10 @@ class Processes:
             process = self._all[pid] = self._who.find(pid, self.since)
         return process
 
+    def read(self, pids):
+        """Read these in full now, while they are there."""
+        self._all.update((pid, self[pid]) for pid in pids)
+
 
 class Who:
     """Tells who did it, for all moments of a Watch.
@@ -6670,6 +6674,8 @@ class Watch:
     user     name of a user in /etc/passwd, or its number, int or str, or several; also "!NAME".
              Of the real user.  What is chosen by two or three of them has to match each;
              an event of which it is not known who did it matches only the ones with "!"
+    process  bool, whether who did it is read in full with each event.  Without it event.process
+             is read when it is asked for: of what has ended by then, comm, uid, gid, cgroup alone
     latency  float, seconds to let events gather (and the kernel merge them) under load
     mounts   bool, whether file systems mounted inside the trees are watched too
     devices  bool, whether it is told who opens, reads and writes character and block devices.
@@ -6683,8 +6689,8 @@ class Watch:
     """
 
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
-                 exclude=None, comm=(), pid=(), user=(), latency=0.005, mounts=True, devices=False,
-                 own=True, notice=tell):
+                 exclude=None, comm=(), pid=(), user=(), process=False, latency=0.005,
+                 mounts=True, devices=False, own=True, notice=tell):
         self._sources, self._extra_fds = [], []
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
@@ -6714,7 +6720,7 @@ class Watch:
         self._devices = devices
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
-        self._doers = choose_doers(comm, pid, user)
+        self._doers, self._in_full = choose_doers(comm, pid, user), process
         if self._doers and filter == "inotify":
             raise Error(errno.EINVAL, "choosing by process: inotify does not tell who did it; "
                                       "leave --filter inotify out")
@@ -7117,6 +7123,8 @@ class Watch:
             events = list(filter(None, map(self._filtered, events)))
         for is_chosen in self._doers:
             events = [event for event in events if event.mask & ALWAYS or is_chosen(event)]
+        if self._in_full:
+            self._moment.processes.read({event.pid for event in events} - {None})
         # What is dropped counts too: gathering it costs nobody time, and not gathering made the
         # outside events that no mark holds back (ATTRIB) several times dearer.
         self._window = (self._window[0], self._window[1] + count)

@@ -23,6 +23,7 @@ import os
 import random
 import re
 import select
+import shlex
 import shutil
 import signal
 import stat
@@ -225,6 +226,69 @@ class Base(unittest.TestCase):
         self.addCleanup(lambda: subprocess.call(["umount", "-l", target],
                                                 stderr=subprocess.DEVNULL))
         return target
+
+
+# x86-64: open argv[1] to write, write a byte, and exit with it open.
+WRITER = bytes.fromhex("488b7c2410 be41020000 baa4010000 b802000000 0f05 89c7 4889e6 ba01000000"
+                       "b801000000 0f05 31ff b83c000000 0f05")
+# x86-64: fork so often, one child after the other, which exits at once.
+FORKER = bytes.fromhex("bb%s b839000000 0f05 85c0 7417 bfffffffff 31f6 31d2 4531d2 b83d000000 0f05"
+                       "ffcb 75de 31ff b83c000000 0f05" % struct.pack("<I", 100000).hex())
+
+
+def static_program(path, code):
+    """Make a static program of these instructions: an ELF file with one segment."""
+    base = 0x400000
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, base + 120, 64, 0, 0,
+                         64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, 120 + len(code), 120 + len(code), 4096)
+    with open(path, "wb") as file:
+        file.write(header + segment + code)
+    os.chmod(path, 0o755)
+
+
+def needs_notes():
+    """Skip where no BPF program notes who ends."""
+    who = fanfp.Who()
+    who.attach()
+    means = who.means()
+    who.close()
+    if not means.startswith("by BPF"):
+        raise unittest.SkipTest("names of ended processes: " + means)
+
+
+def write_by_many(test, prefix, count=200):
+    """Have `count` processes of each kind write a file each in test.tree, the kinds side by side
+    and one process after the other: {name of the file: name of the process}."""
+    write(test.out + "/a")
+    commands = {"sh": "sh -c 'echo > %s'",
+                "cp": "bash -c 'cp a %s'" if shutil.which("bash") else "sh -c 'exec cp a %s'"}
+    if os.uname().machine == "x86_64":
+        static_program(test.out + "/static", WRITER)
+        commands["static"] = "./static %s"
+    loops, wanted = [], {}
+    for comm, command in commands.items():
+        line = command.replace("'", '"') % ("%s/%s-%s-$i" % (test.tree, prefix, comm))
+        loops.append(subprocess.Popen(
+            ["sh", "-c", "i=0; while [ $i -lt %d ]; do %s; i=$((i+1)); done" % (count, line)],
+            cwd=test.out))
+        wanted.update(("%s-%s-%d" % (prefix, comm, number), comm) for number in range(count))
+    for loop in loops:
+        test.assertEqual(loop.wait(), 0)
+    return wanted
+
+
+class Stopped:
+    """A fanfp that does nothing until go_on()."""
+
+    def __init__(self, program):
+        self.process = program.process
+        self.process.send_signal(signal.SIGSTOP)
+        # It may be at work when the signal is sent.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
 
 
 # =============================================================================================
@@ -1086,6 +1150,29 @@ class Scenarios:
         os.chmod(self.tree + "/f", 0o600)
         found = self.reported(program)[self.tree + "/f"]
         self.assertEqual(found, {"OPEN", "ACCESS", "CLOSE_NOWRITE", "ATTRIB"})
+
+    def test_names_of_the_ended(self):
+        """Of many short processes, as fast as can be, each has its name; so it is when they have
+        all ended long before they are read."""
+        if self.filter == "inotify":
+            self.skipTest("inotify does not tell who did it")
+        needs_notes()
+        program = self.watch("-e", "create,modify,close_write", self.tree)
+        for number, pause in enumerate((0, 2)):
+            stopped = Stopped(program) if pause else None
+            begun = time.monotonic()
+            wanted = write_by_many(self, str(number))
+            if stopped:
+                time.sleep(max(0, begun + pause - time.monotonic()))
+                stopped.go_on()
+            self.sentinels += 1
+            write(self.tree + "/sentinel-%d" % self.sentinels)
+            events = program.until(self.tree + "/sentinel-%d" % self.sentinels)
+            told = {}
+            for event in events:
+                told.setdefault(os.path.basename(event["path"]), set()).add(
+                    (event["comm"], event["uid"]))
+            self.assertEqual(told, {name: {(comm, 0)} for name, comm in wanted.items()})
 
     def test_own_output(self):
         """What fanfp writes into the tree does not feed itself."""
@@ -2051,6 +2138,310 @@ class Who(Command):
 # =============================================================================================
 # The library
 # =============================================================================================
+
+BPF_PROG_GET_NEXT_ID = 11
+
+
+@unittest.skipUnless(ROOT and BEST != "inotify", "needs root, and a filter that tells who")
+class EndedProcesses(Base):
+    """Who did it, of processes that have ended, and of those that got their ids."""
+
+    USER = 12345
+
+    def setUp(self):
+        super().setUp()
+        os.chmod(self.top, 0o755)
+        os.chmod(self.tree, 0o777)
+
+    def run_as(self, name, script, *arguments, user=0):
+        """Run a shell script to its end under a name of its own; its pid."""
+        path = self.out + "/" + name
+        if not os.path.exists(path):
+            shutil.copy(os.path.realpath(shutil.which("sh")), path)
+
+        def become():
+            os.setgroups([])
+            os.setgid(user and user + 1)
+            os.setuid(user)
+        worker = subprocess.Popen([path, "-c", script, name] + list(arguments), cwd=self.tree,
+                                  preexec_fn=become)
+        self.assertEqual(worker.wait(), 0)
+        return worker.pid
+
+    def run_with_id(self, pid, path, *arguments):
+        """Start a program with this pid.  clone3(2), set_tid."""
+        number = ctypes.c_int(pid)
+        attributes = ctypes.create_string_buffer(struct.pack(
+            "=10Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(number), 1))
+        child = fanfp.libc().syscall(ctypes.c_long(435), attributes, ctypes.c_long(80))
+        if child == 0:
+            try:
+                os.execv(path, (path,) + arguments)
+            finally:
+                os._exit(127)
+        if child < 0:
+            self.skipTest("clone3: %s" % os.strerror(ctypes.get_errno()))
+        self.addCleanup(os.waitpid, child, 0)
+        self.addCleanup(os.kill, child, signal.SIGKILL)
+        return child
+
+    def events(self, program):
+        """{name of the file: event} up to now, each with one."""
+        self.sentinels += 1
+        name = self.tree + "/sentinel-%d" % self.sentinels
+        write(name)
+        return {os.path.basename(event["path"]): event for event in program.until(name)}
+
+    def watch(self, *options):
+        return self.program("--who", "-e", "create", *options + (self.tree,))
+
+    def test_user_and_name(self):
+        needs_notes()
+        program = self.watch()
+        stopped = Stopped(program)
+        pid = self.run_as("worker", "echo > f", user=self.USER)
+        stopped.go_on()
+        event = self.events(program)["f"]
+        self.assertEqual([event[name] for name in ("pid", "comm", "uid", "gid", "ppid", "exe",
+                                                   "cmdline")],
+                         [pid, "worker", self.USER, self.USER + 1, None, None, None])
+
+    def test_control_group(self):
+        """Known by its id, for as long as it is there."""
+        needs_notes()
+        top = next((os.fsdecode(mount.path) for mount in fanfp.read_mounts()
+                    if mount.kind == "cgroup2" and mount.root == b"/"), None)
+        if top is None:
+            self.skipTest("no cgroup2 is mounted")
+        name = "fanfp-%d.service" % os.getpid()
+        try:
+            os.mkdir(os.path.join(top, name))
+        except OSError as why:
+            self.skipTest("control groups can't be made here: %s" % why)
+        self.addCleanup(lambda: os.path.exists(os.path.join(top, name))
+                        and os.rmdir(os.path.join(top, name)))
+        program = self.watch()
+        script = "echo $$ > %s/%s/cgroup.procs; echo > $1" % (top, name)
+        stopped = Stopped(program)
+        self.run_as("worker", script, "f")
+        stopped.go_on()
+        event = self.events(program)["f"]
+        self.assertEqual((event["cgroup"], event["unit"]), ("/" + name, name))
+        program = self.watch()
+        stopped = Stopped(program)
+        self.run_as("worker", script, "g")
+        os.rmdir(os.path.join(top, name))
+        stopped.go_on()
+        event = self.events(program)["g"]
+        self.assertEqual((event["comm"], event["cgroup"], event["unit"]), ("worker", None, None))
+
+    def test_pid_namespace(self):
+        """The numbers of a process in a namespace inside don't matter."""
+        needs_notes()
+        try:
+            run("unshare", "-pf", "true", stderr=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("unshare -pf does not work here")
+        program = self.watch()
+        stopped = Stopped(program)
+        static = shutil.copy(os.path.realpath(shutil.which("sh")), self.out + "/inner")
+        run("unshare", "-pf", static, "-c", "echo > $0", self.tree + "/f")
+        stopped.go_on()
+        self.assertEqual(self.events(program)["f"]["comm"], "inner")
+
+    def test_watching_in_a_pid_namespace(self):
+        """There ids are others than those that are noted: /proc tells, of those who live."""
+        try:
+            run("unshare", "-pf", "--mount-proc", "true", stderr=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("unshare -pf --mount-proc does not work here")
+        script = ("set -e; exec 3>&1; (exec %s --json --who -e create --count 3 tree) & "
+                  "while ! grep -q watching ready; do sleep 0.1; done; "
+                  "sh -c 'echo > tree/living; read line < fifo'& "
+                  "while [ ! -e tree/living ]; do sleep 0.1; done; sleep 0.5; "
+                  "sh -c 'echo > tree/ended'; "
+                  "echo > fifo; echo > tree/last; wait" % " ".join(map(shlex.quote, MODULE)))
+        os.mkfifo(self.top + "/fifo")
+        with open(self.top + "/ready", "wb") as ready:
+            out = subprocess.run(["unshare", "-pf", "--mount-proc", "sh", "-c", script],
+                                 cwd=self.top, stdout=subprocess.PIPE, stderr=ready, check=True,
+                                 env=dict(cached_environment(), PYTHONPATH=HERE),
+                                 timeout=PATIENCE).stdout
+        told = {os.path.basename(event["path"]): event
+                for event in map(json.loads, out.decode().splitlines())}
+        self.assertEqual(told["living"]["comm"], "sh")
+        self.assertLess(told["living"]["pid"], 100)
+        self.assertIn(told["ended"]["comm"], ("sh", None))
+
+    def test_proc_of_another_pid_namespace(self):
+        """In /proc there are other processes by these numbers: nobody is named by them."""
+        try:
+            run("unshare", "-pf", "true", stderr=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("unshare -pf does not work here")
+        code = ("import fanfp, os; watch = fanfp.Watch('tree', events='CREATE')\n"
+                "pid = os.fork()\n"
+                "if not pid: os.mkdir('tree/d'); os._exit(0)\n"
+                "event = watch.read(60)[0]; assert event.pid == pid, event\n"
+                "print(tuple(event.process)[1:], event.comm, event.uid)")
+        out = subprocess.check_output(["unshare", "-pf", sys.executable, "-c", code], cwd=self.top,
+                                      env=dict(cached_environment(), PYTHONPATH=HERE))
+        self.assertEqual(out.decode().strip(), "%r None None" % ((None,) * 7,))
+
+    def test_first_thread_ends_before_the_others(self):
+        needs_notes()
+        code = ("import ctypes, os, threading, time\n"
+                "def last():\n"
+                "    time.sleep(0.3); open('f', 'w').close(); os._exit(0)\n"
+                "threading.Thread(target=last).start()\n"
+                "ctypes.CDLL(None).pthread_exit(None)\n")
+        program = self.watch()
+        worker = subprocess.Popen([sys.executable, "-c", code], cwd=self.tree)
+        with open("/proc/%d/comm" % worker.pid) as file:
+            name = file.read()[:-1]
+        stopped = Stopped(program)
+        worker.wait()
+        stopped.go_on()
+        event = self.events(program)["f"]
+        self.assertEqual((event["pid"], event["comm"]), (worker.pid, name))
+
+    def test_another_has_the_id_now(self):
+        """Who has it now is not taken for who had it, nor the other way round; once the id has
+        been one's own for a while it is certain."""
+        needs_notes()
+        program = self.watch()
+        stopped = Stopped(program)
+        pid = self.run_as("first", "echo > 1")
+        sleeper = shutil.copy(os.path.realpath(shutil.which("sh")), self.out + "/second")
+        os.mkfifo(self.out + "/fifo")
+        self.run_with_id(pid, sleeper, "-c", "cd $0; echo > 2; read line < $1; echo > 3;"
+                         "read line < $1", self.tree, self.out + "/fifo")
+        while not os.path.exists(self.tree + "/2"):
+            time.sleep(0.01)
+        stopped.go_on()
+        events = self.events(program)
+        self.assertEqual((events["1"]["pid"], events["1"]["comm"]), (pid, None))
+        self.assertEqual((events["2"]["pid"], events["2"]["comm"]), (pid, None))
+        self.assertEqual(events["1"]["uid"], 0)         # of both
+        time.sleep(2 * fanfp.EXIT_SECONDS)
+        self.events(program)
+        with open(self.out + "/fifo", "w") as file:
+            file.write("go on\n")
+        while not os.path.exists(self.tree + "/3"):
+            time.sleep(0.01)
+        self.assertEqual(self.events(program)["3"]["comm"], "second")
+
+    def test_several_with_one_id_have_ended(self):
+        needs_notes()
+        program = self.watch()
+        stopped = Stopped(program)
+        pid = self.run_as("first", "echo > 1")
+        second = shutil.copy(os.path.realpath(shutil.which("sh")), self.out + "/second")
+        child = self.run_with_id(pid, second, "-c", "echo > $0", self.tree + "/2")
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        stopped.go_on()
+        events = self.events(program)
+        self.assertEqual((events["1"]["pid"], events["1"]["comm"]), (pid, None))
+        self.assertEqual((events["2"]["pid"], events["2"]["comm"]), (pid, None))
+
+    @unittest.skipUnless(os.environ.get("FANFP_TEST_PID_MAX") and os.uname().machine == "x86_64",
+                         "lowers kernel.pid_max: for a machine of its own")
+    def test_ids_come_round(self):
+        """Of 100,000 later processes with the same few ids none is taken for who did it."""
+        needs_notes()
+        with open("/proc/sys/kernel/pid_max") as file:
+            had = file.read()
+
+        def limit(number):
+            with open("/proc/sys/kernel/pid_max", "w") as file:
+                file.write(number)
+        self.addCleanup(limit, had)
+        program = self.watch()
+        stopped = Stopped(program)
+        wanted = write_by_many(self, "before", 20)
+        static_program(self.out + "/forker", FORKER)
+        limit("1000")
+        run(self.out + "/forker")
+        limit(had)
+        wanted.update(write_by_many(self, "after", 20))
+        stopped.go_on()
+        events = self.events(program)
+        self.assertEqual(set(events), set(wanted))
+        for name, comm in wanted.items():
+            self.assertIn(events[name]["comm"], (comm, None), name)
+        time.sleep(2 * fanfp.EXIT_SECONDS)
+        self.events(program)
+        wanted = write_by_many(self, "then", 20)
+        events = self.events(program)
+        self.assertEqual({name: event["comm"] for name, event in events.items()}, wanted)
+
+    def test_without_notes(self):
+        """/proc tells, and a name is kept for as long as the id can't be another's."""
+        with unittest.mock.patch.object(fanfp, "Ended", side_effect=fanfp.failure(1, "noting")), \
+                unittest.mock.patch.object(fanfp, "FORK_SECONDS", 1.0), \
+                fanfp.Watch(self.tree, events="CREATE") as watch:
+            worker = Doer(self, "kept", 0)
+            worker.make(self.tree + "/1")
+            event, = watch.read(PATIENCE)
+            self.assertEqual((event.pid, event.comm), (worker.pid, "kept"))
+            worker.make(self.tree + "/2")
+            worker.process.stdin.close()
+            worker.process.wait()
+            event, = watch.read(PATIENCE)
+            self.assertEqual((event.pid, event.comm, event.uid), (worker.pid, "kept", 0))
+            # As after so many forks.
+            watch._who._recent._given += watch._who._recent._space
+            self.assertIsNone(watch._who.find(worker.pid, fanfp.boot_time()).comm)
+
+    def test_in_full(self):
+        """With `process` all of it is read with the events."""
+        with fanfp.Watch(self.tree, events="CREATE", process=True) as watch:
+            worker = Doer(self, "whole", 0)
+            worker.make(self.tree + "/1")
+            event, = watch.read(PATIENCE)
+            worker.process.stdin.close()
+            worker.process.wait()
+            self.assertEqual(event.process.ppid, os.getpid())
+            self.assertEqual(event.process.cmdline[0], sys.executable)
+
+    def test_damaged_notes(self):
+        """A note that is half written tells nothing."""
+        needs_notes()
+        ended = fanfp.Ended()
+        self.addCleanup(ended.close)
+        pid = os.getpid()
+        now = fanfp.boot_time()
+        self.assertEqual(ended.last(pid, now), (None, True))
+        ended.table.update(pid % ended.table.max_entries,
+                           ended.NOTE.pack(pid, 1, 0, 0, 1, b"another", 12345))
+        self.assertEqual(ended.last(pid, now), (None, False))
+
+    def test_nothing_is_left(self):
+        """No program is left at the tracepoint, after a kill either."""
+        needs_notes()
+
+        def loaded():
+            found, number = set(), 0
+            while True:
+                asked = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 12)
+                if fanfp.system_call("bpf", BPF_PROG_GET_NEXT_ID, asked, len(asked)) < 0:
+                    return found
+                number = struct.unpack_from("=II", asked.raw)[1]
+                found.add(number)
+        program = self.watch()
+        mine = set()
+        for path in glob.glob("/proc/%d/fdinfo/*" % program.process.pid):
+            with open(path) as file:
+                mine.update(map(int, re.findall(r"^prog_id:\s*(\d+)", file.read(), re.M)))
+        self.assertTrue(mine)
+        self.assertLessEqual(mine, loaded())
+        program.process.kill()
+        program.process.wait()
+        begun = time.monotonic()
+        while mine & loaded():
+            self.assertLess(time.monotonic(), begun + PATIENCE)
+            time.sleep(0.05)
+
 
 class Library(Base):
     """class Watch in this process.  Its own events are not reported, so others make them."""
