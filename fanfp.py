@@ -848,7 +848,7 @@ _FS_ERRORS = "surrogateescape"
 TABLE_LIMIT = 1 << 17                   # directories remembered; some 40 MB when full
 OUTSIDE_LIMIT = 1 << 15                 # of those outside; most are not heard from again
 DEVICE_KINDS = ("devtmpfs", "devpts")   # file systems of device nodes
-DEVICE_LIMIT = 1 << 12                  # entries remembered of a directory with device nodes
+DEVICE_LIMIT = 1 << 12                  # entries of which it is remembered whether they are one
 PREFIX_LIMIT = 4096                     # longer paths are composed anew each time
 RECENT = 2.0                            # seconds after which a change has long been queued
 CLIMB_TRIES = 8                         # of a way up that is changed at the same time
@@ -1014,6 +1014,52 @@ class Node:
         return node is other
 
 
+class Devices:
+    """Which entries of directories are device nodes.
+
+    What a process does with a terminal or /dev/null is no change of a tree, and there is much of
+    it.  An event does not say what kind of file it is of, and to ask for each would cost more than
+    all else; so it is asked for where device nodes are at home, and elsewhere while little
+    happens.  A directory in which one was found is from then on such a home.
+
+    A directory is whatever a source knows it by.
+    """
+
+    def __init__(self):
+        self.homes = set()      # directories of which all events are to pass here
+        self.kinds = {}         # (directory, name) -> whether it is one, when it was asked
+
+    def forget(self):
+        self.homes.clear()
+        self.kinds.clear()
+
+    def renamed(self, *entries):
+        """Entries, (directory, name), are others than before."""
+        for entry in entries if self.kinds else ():
+            self.kinds.pop(entry, None)
+
+    def is_device(self, directory, name, changed, look):
+        """Whether an entry is a character or block device.  `changed`: it may be another than when
+        it was asked before.  `look`: makes a descriptor of the directory, if it is to be asked."""
+        entry = directory, name
+        if not changed and entry in self.kinds:
+            return self.kinds[entry]
+        try:
+            fd = look()
+            try:
+                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            finally:
+                os.close(fd)
+        except (Gone, OSError):
+            return self.kinds.get(entry, False)         # as long as it was there
+        if len(self.kinds) > DEVICE_LIMIT:
+            self.forget()
+        found = self.kinds[entry] = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+        if found:
+            self.homes.add(directory)
+        return found
+
+
 class Directories:
     """The table.  Invariant: it says where directories were when the event judged last happened.
 
@@ -1028,7 +1074,7 @@ class Directories:
         self.outside = set()    # keys of directories known to be in no tree
         self.anchors = {}       # key -> link of a mount in a tree, or (key, None, what to show)
         self.mounts = {}        # file-system id -> roots on it, one for each mount
-        self.devices = None if devices else {}      # see is_device()
+        self.devices = None if devices else Devices()
         self.fringe = set()     # keys of the directories that have a root as an entry, and ids
         #                         of file systems in which any may
         self.others = {}        # file-system id -> Roots that are none, but mounts of the same:
@@ -1065,8 +1111,8 @@ class Directories:
         self.outside.clear()
         self.nodes.clear()
         self.others.clear()
-        if self.devices:
-            self.devices.clear()
+        if self.devices is not None:
+            self.devices.forget()
         for key, parent, display in self.anchors.values():
             if parent is None:
                 self.nodes[key] = Node(None, display)
@@ -1081,8 +1127,6 @@ class Directories:
             self.prefixes.clear()
         if len(self.outside) > OUTSIDE_LIMIT:
             self.outside.clear()
-        if self.devices and len(self.devices) > DEVICE_LIMIT:
-            self.devices.clear()
         if len(self.nodes) > TABLE_LIMIT * (2 if pending else 1):
             self.forget()
 
@@ -1098,47 +1142,27 @@ class Directories:
         if names:
             names.reverse()
             prefix += "/".join(names) + "/"
-        if len(prefix) <= PREFIX_LIMIT and (self.devices is None or not (
-                key in self.devices or self.holds_devices(key, prefix))):
+        if len(prefix) <= PREFIX_LIMIT and (self.devices is None or not
+                                            self.holds_devices(key, prefix)):
             self.prefixes[key] = prefix
         return prefix
 
-    # --- device nodes ---
-    # What a process does with a terminal or /dev/null is no change of a tree, and there is much
-    # of it.  An event does not say what kind of file it is of, and to ask for each would cost more
-    # than all else; so it is asked for where device nodes are at home, and elsewhere while little
-    # happens.  A directory in which one was found is from then on such a home.
-
     def holds_devices(self, key, prefix):
         """Whether a directory is one in which device nodes are at home."""
-        return prefix.endswith("/dev/") or any(root.kind in DEVICE_KINDS
-                                               for root in self.mounts.get(key[:8], ()))
+        return key in self.devices.homes or prefix.endswith("/dev/") \
+            or any(root.kind in DEVICE_KINDS for root in self.mounts.get(key[:8], ()))
 
     def is_device(self, key, name, prefix, changed):
-        """Whether an entry of a directory is a character or block device; `changed`: it may be
-        another than when it was asked of before."""
-        names = self.devices.get(key)
-        if names is not None and name in names and not changed:
-            return names[name]
-        if names is None and not self.holds_devices(key, prefix) and not any(
-                root.fd is not None for root in self.mounts.get(key[:8], ())):
-            return False                # to open a mount inside would be in the way of its umount
-        try:
-            fd = self.open(key, O_PATH_DIR)
-            try:
-                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
-            finally:
-                os.close(fd)
-        except (Gone, OSError):
-            return bool(names) and names.get(name, False)      # as long as it was there
-        found = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-        if found and names is None:
+        """Devices.is_device() of an entry of a directory in a tree."""
+        def look():
+            # To open a mount inside would be in the way of its umount.
+            if not self.holds_devices(key, prefix) and not any(
+                    root.fd is not None for root in self.mounts.get(key[:8], ())):
+                raise Gone
+            return self.open(key, O_PATH_DIR)
+        found = self.devices.is_device(key, name, changed, look)
+        if found:
             self.prefixes.pop(key, None)
-            names = self.devices[key] = {}
-        if names is not None:
-            if len(names) > DEVICE_LIMIT:
-                names.clear()
-            names[name] = found
         return found
 
     def known(self, key):
@@ -5272,7 +5296,7 @@ class Fanotify:
     def of_device(self, raw, path):
         """Whether an event in a tree is of a device node, which is to make a difference."""
         devices = self.directories.devices
-        if devices is None or not (raw.mask & (THROUGH | CREATE | MOVED_TO) or raw.key in devices):
+        if devices is None or not raw.mask & (THROUGH | CREATE | MOVED_TO):
             return False
         return self.directories.is_device(raw.key, raw.name, path[:path.rfind("/") + 1],
                                           raw.mask & DIRENT)
@@ -5295,9 +5319,8 @@ class Fanotify:
         if self.halves and not self.queue.scanned and not self.rejudging:
             self.queue.pair(raw, self.queue.position)
         was, now = self.both_sides(raw)
-        for key, name in ((raw.old_key, raw.old_name), (raw.key, raw.name)):
-            if self.directories.devices and key in self.directories.devices:
-                self.directories.devices[key].pop(name, None)
+        if self.directories.devices is not None:
+            self.directories.devices.renamed((raw.old_key, raw.old_name), (raw.key, raw.name))
         left = self.expect_halves(raw, (was is None) != (now is None)) if self.halves else 0
         if was is None and now is None:
             return
@@ -5787,8 +5810,7 @@ class Inotify:
         self.unopened = []                  # directories to open that had moved on, and how
         #                                     often more to try
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
-        self.devices = None if devices else {}      # wd -> {name: whether it is a device node},
-        #                                     of directories that have some; see section 3
+        self.devices = None if devices else Devices()
         self.arrived = False                # directories, with mounts in them, may have come in
         self.binds = False                  # or have left, and be shown by a bind mount
         self.out, self.room = [], 0
@@ -5945,8 +5967,8 @@ class Inotify:
             if self.by_wd.get(watched.wd) is watched:
                 del self.by_wd[watched.wd]
                 self.prefixes.pop(watched.wd, None)
-                if self.devices:
-                    self.devices.pop(watched.wd, None)
+                if self.devices is not None:
+                    self.devices.homes.discard(watched.wd)
                 if self.displaced:
                     self.displaced = {place: each for place, each in self.displaced.items()
                                       if each is not watched}
@@ -6222,30 +6244,15 @@ class Inotify:
         return None
 
     def is_device(self, watched, name, changed):
-        """Whether an entry of a directory is a device node; see Directories.is_device()."""
-        names = self.devices.get(watched.wd)
-        if names is not None and name in names and not changed:
-            return names[name]
-        root = way_up(watched)[0]
-        if names is None and root.kind not in DEVICE_KINDS \
-                and not self.prefix(watched).endswith("/dev/") \
-                and (root.fd is None or len(self.coming) > CALM // INOTIFY_EVENT.size):
-            return False
-        try:
-            fd = self.open_directory(watched, O_PATH_DIR)
-            try:
-                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
-            finally:
-                os.close(fd)
-        except OSError:
-            return bool(names) and names.get(name, False)
-        found = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-        if found or names is not None:
-            names = self.devices.setdefault(watched.wd, {})
-            if len(names) > DEVICE_LIMIT:
-                names.clear()
-            names[name] = found
-        return found
+        """Devices.is_device() of an entry of a watched directory."""
+        def look():
+            root = way_up(watched)[0]
+            if watched.wd in self.devices.homes or root.kind in DEVICE_KINDS \
+                    or self.prefix(watched).endswith("/dev/") \
+                    or root.fd is not None and len(self.coming) < CALM // INOTIFY_EVENT.size:
+                return self.open_directory(watched, O_PATH_DIR)
+            raise Gone
+        return self.devices.is_device(watched.wd, name, changed, look)
 
     def renamed(self, old_parent, old_name, old_path, parent, name, mask):
         """A rename within the trees."""
@@ -6256,9 +6263,8 @@ class Inotify:
             self.report(old_path, mask)
             self.report(path, MOVED_TO | (mask & ISDIR))
         parent.found.discard(name)
-        for directory, entry in ((old_parent, old_name), (parent, name)):
-            if self.devices and directory.wd in self.devices:
-                self.devices[directory.wd].pop(entry, None)
+        if self.devices is not None:
+            self.devices.renamed((old_parent.wd, old_name), (parent.wd, name))
         if not mask & ISDIR:
             return None
         child = self.take(old_parent, old_name)

@@ -1205,9 +1205,11 @@ class Scenarios:
             except PermissionError:
                 self.skipTest("no device nodes can be made, or opened, here")
 
+    @unittest.skipUnless(ROOT, "needs root, to make device nodes")
     def test_device_nodes(self):
         """Of a device node no opening, reading, writing is told; of what has its name later it is.
         Each step waits for what is told of it."""
+        self.mount("-t", "tmpfs", "tmpfs", self.tree)       # where little happens
         os.mkdir(self.tree + "/dev")
         os.mkdir(self.tree + "/other")
         self.make_nodes("dev/null", "other/node")
@@ -1232,6 +1234,7 @@ class Scenarios:
         self.assertEqual(self.reported(program)[self.tree + "/dev/zero"] - {"ATTRIB"},
                          set(("CREATE DELETE " + opened).split()))
 
+    @unittest.skipUnless(ROOT, "needs root, to make device nodes")
     def test_device_nodes_under_load(self):
         """In a directory called dev they are known whatever else happens."""
         os.mkdir(self.tree + "/dev")
@@ -1246,6 +1249,7 @@ class Scenarios:
         program.process.send_signal(signal.SIGCONT)
         self.expect(self.reported(program), expected)
 
+    @unittest.skipUnless(ROOT, "needs root, to make device nodes")
     def test_device_nodes_asked_for(self):
         os.mkdir(self.tree + "/dev")
         self.make_nodes("dev/null")
