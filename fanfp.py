@@ -32,6 +32,8 @@ try:
     import stat
     import struct
     import time
+    import weakref
+    from _thread import RLock
     from array import array
     from bisect import bisect_right
 except ImportError as why:
@@ -384,14 +386,14 @@ def btrfs_place(handle):
     return BTRFS_FID.unpack_from(handle, HANDLE_HEADER.size)[:2]
 
 
-def mark_filesystem(group, mask, root, fd):
+def mark_filesystem(group, mask, root, fd, flag=FAN_MARK_ADD):
     """Mark the file system of a root, open as `fd`: its path may be one of another namespace, or
     lead elsewhere.
 
     From a subvolume of btrfs the kernel does not let it be marked; from the top it does, and the
     top is opened by its handle, whichever subvolume is mounted.
     """
-    flags = FAN_MARK_ADD | FAN_MARK_FILESYSTEM
+    flags = flag | FAN_MARK_FILESYSTEM
     if btrfs_place(root.key[8:])[1] == BTRFS_TOP_SUBVOLUME:
         return fanotify_mark(group, flags, mask, fd, b".", root.display)
     top = open_by_handle(fd, BTRFS_TOP)
@@ -631,7 +633,17 @@ def event_names(mask):
 def event_mask(names):
     """The bits of events given by name, in any case; ALL, CLOSE and MOVE stand for several."""
     mask = 0
+    if isinstance(names, str):
+        names = names.replace(",", " ").split()
+    try:
+        names = list(names)
+    except TypeError:
+        raise TypeError("choosing events: names (str) are wanted, not %r" % (names,))
+    if not names:
+        raise Error(errno.EINVAL, "choosing events: none is named")
     for name in names:
+        if not isinstance(name, str):
+            raise TypeError("choosing events: a name (str) is wanted, not %r" % (name,))
         for each in GROUPS.get(name.upper(), (name.upper(),)):
             if each not in EVENTS:
                 raise Error(errno.EINVAL, "choosing events: there is no event %s; there are %s"
@@ -4589,6 +4601,8 @@ class FastpathFilter(UserFilter):
                 if name in self.globals}
 
     def close(self):
+        for hold in self.holds.values():
+            os.close(hold)
         if self.loaded is not None:
             self.loaded.close()
 
@@ -4897,8 +4911,8 @@ class Fanotify:
             self.mark(root, fd)
         finally:
             root.close_mount(fd)
-        if place is not None:
-            self.moved_in()                 # a bind mount shows what was outside until now
+        if place is not None or self.directories.mounts.get(root.key[:8]):
+            self.moved_in()                 # what is below it was outside until now
         if root.only is not None:
             self.files.setdefault(root.key, {})[root.only] = root
         if place is not None and place.source is self:
@@ -4950,7 +4964,17 @@ class Fanotify:
         self.directories.remove(root)
         if root.fd is None and root.is_part:
             self.moved_in()                 # what it showed may be in a tree by its own path
+        if not self.directories.mounts[root.key[:8]]:
+            self.unmark(root)
         root.close()
+
+    def unmark(self, root):
+        """No root is left on the file system of one: hear no more of it."""
+        if self.marked.pop(root.key[:8], None) is not None and root.fd is not None:
+            try:
+                mark_filesystem(self.fd, self.asked | ISDIR, root, root.fd, FAN_MARK_REMOVE)
+            except OSError:
+                pass                        # an unmounted one has taken its mark along
 
     def moved_in(self):
         """What was outside is in a tree now.  Returns the directories held back until now."""
@@ -5626,9 +5650,12 @@ class Fanotify:
         """Counters of this side and the kernel's."""
         return dict(self.stats, **self.filter.counters())
 
-    def close(self):
+    def close(self, forked=False):
+        """`forked`: in a child that got it by a fork.  What its descriptors lead to is the
+        parent's, and stays as it is."""
         for root in self.roots + self.mounted:
-            self.filter.removed(root)
+            if not forked:
+                self.filter.removed(root)
             root.close()
         self.roots, self.mounted = [], []
         OwnRead.groups.pop(id(self), None)
@@ -5755,10 +5782,16 @@ class InotifyRoot:
         self.show_as(display)
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if pinned else None
         self.watched = self.parent_wd = self.name = self.key = None
-        fd = self.open()
-        self.key = inode_of(fd)
-        self.mount_id = mount_id_of(fd)
-        os.close(fd)
+        try:
+            fd = self.open()
+            try:
+                self.key = inode_of(fd)
+                self.mount_id = mount_id_of(fd)
+            finally:
+                os.close(fd)
+        except BaseException:
+            self.close()
+            raise
 
     def show_as(self, display):
         self.display, self.prefix = display, with_slash(display)
@@ -5916,14 +5949,38 @@ class Inotify:
         for roots in (self.roots, self.mounted):
             if root in roots:
                 roots.remove(root)
-        if root.watched is not None and not any(other.watched is root.watched
-                                                for other in self.roots):
-            self.forget(root.watched, True)
+        watched = root.watched
+        if watched is not None and watched.root is root:
+            files = [other for other in self.roots if other.watched is watched]
+            if files:                       # of the directory only they are watched from now on
+                for child in list(watched.children.values()):
+                    self.forget(child, True)
+                watched.root = files[0]
+            elif not self.give_back(root):
+                self.forget(watched, True)
         if root in self.parents.get(root.parent_wd, ()):
             self.parents[root.parent_wd].remove(root)
-        if root.fd is None and root.watched is not None:
-            self.uncovered(root.watched.parent, root.watched.name)
+        if root.fd is None and watched is not None:
+            self.uncovered(watched.parent, watched.name)
         root.close()
+
+    def give_back(self, root):
+        """Make the directory of a root one of another root's tree, if it is; whether it is."""
+        path = visible_path(root.fd) if root.fd is not None and root.only is None else None
+        try:
+            above = None if path in (None, b"/") else self.inside(os.path.dirname(path))
+        except Early:
+            self.forget(root.watched, True)
+            self.learn_again()
+            return True
+        if above is None or mount_id_at(root.fd, b"..") != root.mount_id:
+            return False
+        watched = root.watched
+        watched.root, watched.parent, watched.name = None, above, os.path.basename(path)
+        watched.inode = root.key
+        self.put(watched)
+        self.prefixes.clear()
+        return True
 
     def uncovered(self, parent, name):
         """A mount is gone: the directory it covered is watched from now on, and what was made
@@ -6011,7 +6068,11 @@ class Inotify:
         `new`: the tree was just made, so that what is found is reported as CREATE.  Opened name
         by name and never through a symbolic link; at most SCAN_DEPTH are open at a time.
         """
-        device, mounts = os.fstat(fd).st_dev, self.mount_names()
+        try:
+            device, mounts = os.fstat(fd).st_dev, self.mount_names()
+        except BaseException:
+            os.close(fd)
+            raise
         later = collections.deque()     # (directory, names in it): to be opened from the root
         stack = [(fd, watched, self.entries(fd, watched, new))]
         while stack or later:
@@ -6431,7 +6492,7 @@ class Inotify:
     def counters(self):
         return self.stats
 
-    def close(self):
+    def close(self, forked=False):
         for root in self.roots + self.mounted:
             root.close()
         if self.fd is not None:
@@ -6589,6 +6650,57 @@ class Alarm:
             pass
 
 
+class Turn:
+    """What one has at a time: another thread waits for it.
+
+    Who interrupts the one who has it, a signal handler, does not get it: what that one is doing is
+    half done.
+    """
+
+    def __init__(self, refusal):
+        self._lock, self._taken, self._refusal = RLock(), False, refusal
+
+    def take(self, patient=True):
+        """Take it, after waiting if `patient`; whether that went well."""
+        if not self._lock.acquire(patient):
+            return False
+        if self._taken:
+            self._lock.release()
+            return False
+        self._taken = True
+        return True
+
+    def leave(self):
+        self._taken = False
+        self._lock.release()
+
+    def __enter__(self):
+        if not self.take():
+            raise Error(errno.EBUSY, self._refusal)
+
+    def __exit__(self, *_):
+        self.leave()
+
+
+class Notices:
+    """What a Watch's `notice` is to be told.  When the Watch is `running`, not before its tables
+    are in order: the function may call the Watch."""
+
+    def __init__(self, notice):
+        self.notice, self.waiting, self.running = notice, collections.deque(), False
+
+    def __call__(self, message):
+        if self.running:
+            self.waiting.append(message)
+        else:
+            self.notice(message)
+
+    def tell(self):
+        """Tell what has waited."""
+        while self.waiting:
+            self.notice(self.waiting.popleft())
+
+
 class Hidden(Exception):
     """A mount is not what its path leads to: another is mounted over it, it has been moved or
     unmounted, or a symbolic link has been put in the place of a directory above it."""
@@ -6690,9 +6802,19 @@ class Watch:
              itself opens and reads.  inotify does not say who did it, and tells of them always
     notice   function(str), told what was lost or can't be watched; default: standard error
 
-    Once it is made no event is missed.  Raises Error.  Iteration ends when stop() was called or
-    when no root is left.  Not for use from several threads, stop() excepted.
+    Once it is made no event is missed.  Iteration ends when stop() or close() was called or when no
+    root is left: all have been removed or unmounted.  Leaving a `for` loses nothing: what it has
+    not come to is what the next one, or read(), begins with.
+
+    Errors: Error, an OSError; TypeError or ValueError for an argument that can't be right.
+
+    Threads: one reads at a time (read(), `for`, `async for`), another gets an Error; all else may
+    be called from any thread meanwhile, also from `notice`.  A signal handler may call stop(),
+    wake() and close().  In a child after fork() a Watch is closed; that of the parent goes on.
     """
+
+    _closed = True                          # until it has been started
+    _process = 0
 
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
                  exclude=None, comm=(), pid=(), user=(), process=False, latency=0.005,
@@ -6709,7 +6831,9 @@ class Watch:
         self._within = False                # some are of what is in a tree anyway: see Within
         self._mounts_news = False           # of the mounts, and nothing has been done about it
         self._mounts_after = None           # ({source: its judged() when to follow them}, list)
-        self._poll = None
+        self._poll = self._alarm = self._waker = self._waiter = None
+        self._rest = collections.deque()    # events read, that the caller has not come to
+        self._emptied = False               # the last root was given up by remove()
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
                         "Linux's" % sys.platform)
@@ -6718,11 +6842,15 @@ class Watch:
                         % (printable(str(filter)), " ".join(FILTER_NAMES)))
         if not roots:
             raise Error(errno.EINVAL, "watching: no root given; name a directory")
-        if isinstance(events, str):
-            events = events.replace(",", " ").split()
+        roots = [name_of_root(root) for root in roots]
+        if object is not None:
+            object = path_name("object", object)
+        if not callable(notice):
+            raise TypeError("notice: a function(str) is wanted, not %r" % (notice,))
+        latency = duration("latency", latency)
         self._mask = event_mask(events)
         self._wanted_filter, self.object, self._latency = filter, object, latency
-        self._inner_mounts, self._own, self._notice = mounts, own, notice
+        self._inner_mounts, self._own, self._notice = mounts, own, Notices(notice)
         self._devices = devices
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
@@ -6730,18 +6858,28 @@ class Watch:
         if self._doers and filter == "inotify":
             raise Error(errno.EINVAL, "choosing by process: inotify does not tell who did it; "
                                       "leave --filter inotify out")
+        self._reading = Turn("reading events: a read() is under way already")
+        self._tables = Turn("from a signal handler, while the watch is at work: only stop(), "
+                            "wake() and close() may be called there")
+        self._waking = RLock()              # while it is written to the waker, or that is closed
+        self._process, self._closed = os.getpid(), False
+        open_watches.add(self)
         try:
             self._start(roots)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError) and not isinstance(error, Error):
+                raise failure(error.errno, "starting to watch", "",
+                              "see ulimit -n" if error.errno == errno.EMFILE else "")
             raise
 
     # --- starting ---
 
     def _start(self, roots):
         self._poll = select.epoll()
-        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._extra_fds = [self._wake_read, self._wake_write]
+        self._wake_read, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._extra_fds = [self._wake_read]
+        self._waker = open(write_end, "wb", buffering=0)
         self._wakers, self._woken = set(), False
         self.wake_on(self._wake_read)
         self._alarm = Alarm()
@@ -6752,30 +6890,33 @@ class Watch:
         self._mounts = MountList()
         self._poll.register(self._mounts.fileno(), select.EPOLLPRI)
         for root in roots:
-            self._add_root(os.fsdecode(root))
+            self._add_root(root)
         if self._fanotify is None:
             self._who.close()
+        self._find_mounts()
+        self._started = self._notice.running = True
+
+    def _find_mounts(self):
+        """Watch what is mounted in the trees now."""
         for _ in range(MOUNT_TRIES):
             if not self._follow_mounts(self._mounts.read()):
                 break
-        self._started = True
 
     def _add_root(self, display):
-        """Find which source can watch a root, and add it there."""
+        """Find which source can watch a root, and add it there; the name it has."""
         path = os.fsencode(display)
         try:
             is_dir = stat.S_ISDIR(os.stat(path).st_mode)
         except OSError as error:
             raise no_root(error, display)
-        shown = display.rstrip("/") or "/"
-        only = None
+        shown, only = shown_name(display), None
         if not is_dir:
             path = os.path.realpath(path)
             path, only = os.path.split(path)
         reasons = []
         for name in self._candidates():
             try:
-                self._add_to(name, shown, path, only)
+                shown = self._add_to(name, shown, path, only).display
                 break
             except OSError as error:
                 reasons.append((name, error))
@@ -6785,6 +6926,7 @@ class Watch:
             better, error = reasons[0]
             self._tell_once("%s can't be used: %s; so it is %s%s"
                             % (better, in_words(error).reason, name, LESSER[name]))
+        return shown
 
     def _tell_once(self, message):
         """Give a notice that was not given before."""
@@ -6841,10 +6983,11 @@ class Watch:
                              self._devices)
                 if name != "inotify":
                     self._who.attach()
-            elif any(root.key == other.key and root.only == other.only
-                     for other in source.roots):
-                root.close()                    # given twice
-                return None
+            else:
+                for other in source.roots:
+                    if (root.key, root.only) == (other.key, other.only):
+                        root.close()            # given twice
+                        return other if place is None else None
             try:
                 source.add(root, place)
             except BaseException:
@@ -7073,23 +7216,42 @@ class Watch:
         With a timeout of 0 it never waits: for use when select or asyncio says that fileno()
         is readable.
         """
-        if self._poll is None:
-            raise Error(errno.EBADF, "reading events: the watch is closed")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.ended:
+        self._check("reading events")
+        deadline = None
+        if timeout is not None:
+            deadline = time.monotonic() + duration("timeout", timeout, float("inf"))
+        if not self._reading.take(patient=False):
+            raise Error(errno.EBUSY, "reading events: a read() is under way already")
+        try:
+            return self._read(deadline, timeout)
+        finally:
+            self._reading.leave()
+            self._settle()
+
+    def _read(self, deadline, timeout):
+        while not (self._rest or self.ended):
             events = self._collect(deadline, timeout)
-            if timeout is not None:
-                self._set_alarm()
-            if events or self._woken:
-                return events
+            self._rest.extend(events)
+            self._notice.tell()
+            if events or self._woken or self._closed:
+                break
             if deadline is not None and time.monotonic() >= deadline:
                 break
-        events, self._events = list(self._events), collections.deque()
+        if self._closed:
+            return []
+        events = list(self._rest) + list(self._events if self.ended else ())
+        self._rest.clear()
+        if self.ended:
+            self._events.clear()
+        elif timeout is not None:
+            self._set_alarm()
         return events
 
     def _set_alarm(self):
         """Have fileno() be readable when there is more to do, though nothing comes."""
-        if self._mounts_due or any(source.backlog for source in self._sources):
+        if self._closed:
+            return
+        if self._rest or self._mounts_due or any(source.backlog for source in self._sources):
             self._alarm.set(0)
             return
         due = [each for each in (source.due() for source in self._sources) if each is not None]
@@ -7098,21 +7260,30 @@ class Watch:
 
     def _collect(self, deadline, timeout):
         """Wait for the sources, then read those that have something."""
-        backlog = [source.fd for source in self._sources if source.backlog]
-        due = [] if backlog else [source for source in self._sources if source.due() is not None]
-        waits = [source.due() for source in due]
+        with self._tables:
+            backlog = [source.fd for source in self._sources if source.backlog]
+            due = [] if backlog else [source for source in self._sources
+                                      if source.due() is not None]
+            waits = [source.due() for source in due]
+            if backlog or self._mounts_due:
+                waits.append(0)
         if deadline is not None:
-            waits.append(max(0.0, deadline - time.monotonic()))
-        if backlog or self._mounts_due:
-            waits.append(0)
+            waits.append(min(LONGEST_WAIT, max(0.0, deadline - time.monotonic())))
+        # While it waits, other threads may add and remove roots.
         ready = [fd for fd, _ in self._poll.poll(min(waits) if waits else -1)]
         self._woken = not self._wakers.isdisjoint(ready)
         if not ready or self._alarm.fd in ready:
             ready += [source.fd for source in due]
         if timeout != 0 and ready and not (backlog or self._woken):
             self._gather()
+        ready += backlog
+        with self._tables:
+            return self._read_ready(ready)
+
+    def _read_ready(self, ready):
+        """The events that are to be told, where some descriptors are ready."""
         read_before = self._events_read
-        events = self._read_sources(ready + backlog)
+        events = self._read_sources(ready)
         count = self._events_read - read_before
         self._note_mounts()
         if self._alarm.fd in ready:
@@ -7122,18 +7293,21 @@ class Watch:
                 os.read(self._wake_read, 4096)
             except BlockingIOError:
                 pass
-        if self._events:
-            events += self._events
-            self._events.clear()
+        # What is dropped counts too: gathering it costs nobody time, and not gathering made the
+        # outside events that no mark holds back (ATTRIB) several times dearer.
+        self._window = (self._window[0], self._window[1] + count)
+        return self._chosen(events)
+
+    def _chosen(self, events):
+        """Those of the events, and of those made here, that are asked for."""
+        events = events + list(self._events)
+        self._events.clear()
         if self._include or self._exclude:
             events = list(filter(None, map(self._filtered, events)))
         for is_chosen in self._doers:
             events = [event for event in events if event.mask & ALWAYS or is_chosen(event)]
         if self._in_full:
             self._moment.processes.read({event.pid for event in events} - {None})
-        # What is dropped counts too: gathering it costs nobody time, and not gathering made the
-        # outside events that no mark holds back (ATTRIB) several times dearer.
-        self._window = (self._window[0], self._window[1] + count)
         for source in self._sources:
             source.stats["reported"] += len(events)
             break
@@ -7163,6 +7337,16 @@ class Watch:
         if leading:
             self._follow_foreign()
         return events
+
+    def _read_queued(self):
+        """Keep for the next read() what has happened until now: it is of the roots as they are."""
+        after = {source: source.ahead() for source in self._sources}
+        while True:
+            behind = [source.fd for source, end in after.items() if source.judged() < end
+                      and (source.backlog or readable(source.fd))]
+            if not behind:
+                break
+            self._rest.extend(self._chosen(self._read_sources(behind)))
 
     def _gather(self):
         """Under load, wait until `latency` has passed since the first event was read: the
@@ -7199,39 +7383,141 @@ class Watch:
 
     @property
     def ended(self):
-        """Whether stop() was called or no root is left: read() gives no more."""
-        return self._stopped or not any(source.roots for source in self._sources)
+        """Whether stop() or close() was called, or no root is left (but that were given up by
+        remove()): read() gives no more."""
+        return self._stopped or self._closed or not (
+            self._emptied or any(source.roots for source in self._sources))
 
     def __iter__(self):
-        while True:
-            events = self.read()
-            if not events:
-                if self.ended:
-                    return
-                continue
-            for event in events:
-                yield event
+        self._check("iterating over events")
+        return self._each()
+
+    def _each(self):
+        try:
+            while self._rest or self._more():
+                while self._rest:
+                    yield self._rest.popleft()
+        finally:
+            self._set_alarm()           # the rest is for whoever waits for fileno()
+
+    def _more(self, timeout=None):
+        """Read on, for an iteration; whether that goes on."""
+        try:
+            self._rest.extend(self.read(timeout))
+        except Error:
+            if not self._closed or self._process != os.getpid():
+                raise
+        return bool(self._rest) or not self.ended
 
     def __aiter__(self):
-        self._ready_events = collections.deque()
+        self._check("iterating over events")
         return self
 
     async def __anext__(self):
-        import asyncio
-        while not self._ready_events:
-            self._ready_events.extend(self.read(0))
-            if self._ready_events:
-                break
-            if self.ended:
+        if self._waiter is not None:
+            raise Error(errno.EBUSY, "iterating over events: another `async for` waits for them")
+        while not self._rest:
+            if not self._more(0):
                 raise StopAsyncIteration
-            loop = asyncio.get_event_loop()
-            readable = loop.create_future()
-            loop.add_reader(self.fileno(), lambda: readable.done() or readable.set_result(None))
-            try:
-                await readable
-            finally:
-                loop.remove_reader(self.fileno())
-        return self._ready_events.popleft()
+            if self._rest:
+                self._set_alarm()       # this loop may be left, and another wait for fileno()
+            else:
+                await self._readable()
+        return self._rest.popleft()
+
+    async def _readable(self):
+        """Wait until there is something to read, or close() is called."""
+        import asyncio
+        loop = getattr(asyncio, "get_running_loop", asyncio.get_event_loop)()
+        ready = loop.create_future()
+
+        def wake():
+            if not ready.done():
+                ready.set_result(None)
+        self._waiter = lambda: loop.call_soon_threadsafe(wake)
+        fd = None
+        try:
+            # Of its own: close() may come from another thread, and the number be another's then.
+            fd = os.dup(self.fileno())
+            loop.add_reader(fd, wake)
+            await ready
+        except Error:
+            if not self._closed:
+                raise
+        finally:
+            self._waiter = None
+            if fd is not None:
+                loop.remove_reader(fd)
+                os.close(fd)
+
+    # --- roots that come and go ---
+
+    def add(self, root):
+        """Watch another root from now on; returns the name that it has in `roots` and Event.root.
+
+        One that is watched already is not watched twice, whatever it is called.
+        """
+        root = name_of_root(root)
+        doing = "watching %s" % printable(root)
+        self._check(doing)
+        os.path.exists(root)                # where that takes long, nobody waits but us
+        try:
+            with self._tables:
+                self._check(doing)
+                self._read_queued()
+                name = self._add_root(root)
+                self._emptied = False
+                self._look_again(self._paths(name))
+        finally:
+            self._settle()
+        return name
+
+    def remove(self, root):
+        """Watch a root no longer, and what is mounted in it.  What has happened in it before is
+        still told."""
+        name = shown_name(name_of_root(root))
+        doing = "giving up %s" % printable(name)
+        self._check(doing)
+        try:
+            with self._tables:
+                self._check(doing)
+                if name not in self.roots:
+                    raise Error(errno.ENOENT, "%s: it is not watched; %s" % (doing, (
+                        "these are: " + " ".join(map(printable, self.roots)))
+                        if self.roots else "nothing is"))
+                self._read_queued()
+                paths = self._paths(name)
+                for source in self._sources:
+                    for each in [each for each in source.roots if each.display == name]:
+                        self._emptied = len(self.roots) == 1
+                        source.remove(each)
+                self._drop_mounts()
+                self._look_again(paths)
+        finally:
+            self._settle()
+
+    def _paths(self, name=None):
+        """The paths that lead to the roots now, or to those of a name."""
+        return [visible_path(root.fd) for source in self._sources for root in source.roots
+                if name in (None, root.display)]
+
+    def _drop_mounts(self):
+        """Let go of the mounts that are in no tree any more."""
+        tops = self._paths()
+        for identity, found in list(self._known_mounts.items()):
+            if found is not None and not is_below_any(found.root.path, tops):
+                del self._known_mounts[identity]
+                if found.root in found.source.mounted:
+                    found.source.remove(found.root)
+
+    def _look_again(self, tops):
+        """Watch what is mounted below some directories and is in a tree now; then have a read()
+        that waits look at what there is."""
+        for identity, found in list(self._known_mounts.items()):
+            if found is None and is_below_any(identity[2], tops):
+                del self._known_mounts[identity]
+        self._find_mounts()
+        self._alarm.set(0)
 
     # --- the rest ---
 
@@ -7248,13 +7534,14 @@ class Watch:
 
     def fileno(self):
         """A descriptor that select, poll and asyncio can wait on; then call read(0)."""
+        self._check("asking for the descriptor to wait on")
         return self._poll.fileno()
 
     def stats(self):
         """Counters since the start: a dict of str to int."""
         total = collections.Counter({name: 0 for name in STATISTICS})
         for source in self._sources:
-            total.update(source.counters())
+            total.update(dict(source.counters()))
         return dict(total)
 
     def stop(self):
@@ -7265,10 +7552,12 @@ class Watch:
     def wake(self):
         """Make the read() that waits, or the next, return what it has, maybe nothing.  From any
         thread or signal handler."""
-        try:
-            os.write(self._wake_write, b"w")
-        except (BlockingIOError, OSError):
-            pass
+        with self._waking:
+            try:
+                if self._waker is not None and self._process == os.getpid():
+                    self._waker.write(b"w")
+            except ValueError:
+                pass                    # it is closed
 
     def wake_on(self, fd, events=select.EPOLLIN):
         """Have read() return, as by wake(), whenever a descriptor is ready: that given to
@@ -7277,6 +7566,7 @@ class Watch:
         `events` is as for select.epoll.register(); 0 stands for EPOLLERR and EPOLLHUP alone: the
         reader of a pipe has gone.  Raises OSError where it can't be waited for: a regular file.
         """
+        self._check("waiting for a descriptor")
         self._poll.register(fd, events)
         self._wakers.add(fd)
 
@@ -7287,27 +7577,144 @@ class Watch:
             source.backlog or source.due() is not None or readable(source.fd)
             for source in self._sources)
 
+    def _check(self, doing):
+        """Raise Error unless it is open, and of this process."""
+        if self._process != os.getpid():
+            self._forked()
+        if self._closed:
+            raise Error(errno.EBADF, "%s: the watch %s" % (
+                doing, "is closed" if self._process == os.getpid() else
+                "is that of the process that this one was forked from; make another"))
+
     def close(self):
-        """Let go of everything.  No descriptor is left."""
+        """Let go of everything.  No descriptor is left.
+
+        A read() that waits in another thread returns []; iteration ends, there too.  In a signal
+        handler that interrupted this thread's read(), that closes it when it returns.
+        """
+        if self._closed:
+            return
+        if self._process != os.getpid():
+            return self._forked()
+        self._closed = True
+        self._rest = collections.deque()
+        self.wake()
+        waiter = self._waiter
+        if waiter is not None:
+            try:
+                waiter()
+            except RuntimeError:
+                pass                        # its loop has ended
+        if self._reading.take():
+            self._reading.leave()
+        self._settle()
+
+    def _settle(self):
+        """What is to be done after each call: tell what there is to be told; let go of everything,
+        if close() came meanwhile."""
+        self._notice.tell()
+        if self._closed and self._reading.take(patient=False):
+            try:
+                if self._tables.take():
+                    try:
+                        self._release()
+                    finally:
+                        self._tables.leave()
+            finally:
+                self._reading.leave()
+
+    def _release(self, forked=False):
         self._who.close()
-        for source in self._sources:
-            source.close()
-        self._sources = []
+        sources, self._sources = self._sources, []
+        for source in sources:
+            source.close(forked)
         if self._mounts is not None:
             self._mounts.close()
             self._mounts = None
         if self._poll is not None:
             self._poll.close()
             self._poll = None
-        for fd in self._extra_fds:
+        with self._waking:
+            if self._waker is not None:
+                self._waker.close()
+        extra, self._extra_fds = self._extra_fds, []
+        for fd in extra:
             os.close(fd)
-        self._extra_fds = []
+
+    def _forked(self):
+        """In a child: close what it has got by the fork, and nothing more.  The group, the epoll
+        and the rest are one with the parent's."""
+        if not self._closed:
+            self._closed, self._waking = True, RLock()      # a thread that is not here may have it
+            self._release(forked=True)
+
+    def __del__(self):
+        if not self._closed and self._process == os.getpid():
+            import warnings
+            warnings.warn("a Watch of %s was not closed" % " ".join(map(printable, self.roots)),
+                          ResourceWarning, stacklevel=2, source=self)
+        self.close()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.close()
+
+
+open_watches = weakref.WeakSet()
+
+
+def close_in_child():
+    """After a fork: the child's descriptors would keep the parent's group and mounts alive."""
+    for watch in list(open_watches):
+        watch._forked()
+
+
+if hasattr(os, "register_at_fork"):         # Python 3.7; before, whatever is called notices it
+    os.register_at_fork(after_in_child=close_in_child)
+
+
+LONGEST_WAIT = 86400.0                      # seconds; epoll_wait() takes less than a month
+
+
+def duration(name, value, most=1e9):
+    """A number of seconds that was given as an argument, as float."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        value = float(value)
+    except TypeError:
+        raise TypeError("%s: a number of seconds is wanted, not %r" % (name, value))
+    if not 0 <= value <= most:
+        raise ValueError("%s: a number of seconds from 0 on is wanted, not %r" % (name, value))
+    return value
+
+
+def path_name(name, path):
+    """A path that was given as an argument, as str."""
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        raise TypeError("%s: a path (str, bytes or os.PathLike) is wanted, not %r" % (name, path))
+    if "\0" in text:
+        raise ValueError("%s: a path can't have a NUL: %r" % (name, path))
+    return text
+
+
+def is_below_any(path, tops):
+    """Whether a path is that of one of some directories, or below one; None stands for none."""
+    return any(top is not None and below(path, top) is not None for top in tops)
+
+
+def name_of_root(root):
+    """A root that was given as an argument, as str."""
+    return path_name("watching", root)
+
+
+def shown_name(root):
+    """What a root is called in events."""
+    return root.rstrip("/") or "/"
 
 
 STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks set", "flushes",

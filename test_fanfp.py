@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 import unittest
 import unittest.mock
@@ -3040,6 +3041,475 @@ class Library(Base):
             paths = []
             while self.tree + "/after" not in paths:
                 paths = [event.path for event in watch.read(PATIENCE)]
+
+
+class Threads(Base):
+    """A Watch in a program of its own: threads, roots that come and go, forks, loops."""
+
+    where = DIRECTORIES[0]
+
+    def setUp(self):
+        super().setUp()
+        self.filters = [name for name in FILTERS if available(name, self.where) is None]
+
+    def watch(self, *roots, **options):
+        watch = fanfp.Watch(*(roots or (self.tree,)), **options)
+        self.addCleanup(watch.close)
+        return watch
+
+    def start(self, function, *arguments):
+        """A thread, and a list of what the function returns or raises."""
+        def work():
+            try:
+                results.append(function(*arguments))
+            except BaseException as error:
+                results.append(error)
+        results = []
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread, results
+
+    def end(self, thread):
+        thread.join(PATIENCE)
+        self.assertFalse(thread.is_alive(), "a thread waits for ever")
+
+    def until_waiting(self, watch):
+        """Wait until another thread waits in read()."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            tasks = [open("/proc/self/task/%s/wchan" % task).read()
+                     for task in os.listdir("/proc/self/task")]
+            if "ep_poll" in tasks or "0" in tasks:      # "0": this kernel does not say
+                return
+            self.assertLess(time.monotonic(), until)
+
+    def told(self, watch, top=None):
+        """The paths told up to a sentinel."""
+        self.sentinels += 1
+        path = (top or self.tree) + "/sentinel-%d" % self.sentinels
+        write(path)
+        found, until = [], time.monotonic() + PATIENCE
+        while path not in found:
+            self.assertLess(time.monotonic(), until, "no sentinel: %s" % found)
+            found += [event.path for event in watch.read(0.01)]
+        return [each for each in found if each != path]
+
+    def test_leaving_a_loop_keeps_the_rest(self):
+        for name in self.filters:
+            with self.subTest(name), fanfp.Watch(self.tree, filter=name, events="CREATE") as watch:
+                names = [self.tree + "/%s%d" % (name, number) for number in range(10)]
+                for each in names:
+                    write(each)
+                found = []
+                for event in watch:
+                    found.append(event.path)
+                    if len(found) == 3:
+                        break
+                self.assertTrue(select.select([watch], [], [], PATIENCE)[0])
+                found.append(next(iter(watch)).path)
+
+                async def some(count):
+                    async for event in watch:
+                        found.append(event.path)
+                        if len(found) == count:
+                            break
+                loop = asyncio.new_event_loop()
+                loop.run_until_complete(asyncio.wait_for(some(6), PATIENCE))
+                self.assertTrue(select.select([watch], [], [], PATIENCE)[0])
+                loop.run_until_complete(asyncio.wait_for(some(7), PATIENCE))
+                loop.close()
+                while len(found) < len(names):
+                    found += [event.path for event in watch.read(PATIENCE)]
+                self.assertEqual(found, names)
+
+    def test_two_readers(self):
+        """One thread reads at a time, and another is told so."""
+        watch = self.watch()
+        thread, results = self.start(watch.read)
+        self.until_waiting(watch)
+        while not results:
+            try:
+                watch.read(0)
+            except fanfp.Error as error:
+                self.assertIn("under way already", str(error))
+                break
+        watch.close()
+        self.end(thread)
+        self.assertEqual(results, [[]])
+
+    def test_two_async_loops(self):
+        async def first(watch):
+            async for event in watch:
+                return event.path
+
+        async def both():
+            watch = self.watch()
+            tasks = [asyncio.ensure_future(first(watch)) for _ in range(2)]
+            done, _ = await asyncio.wait(tasks, timeout=PATIENCE,
+                                         return_when=asyncio.FIRST_COMPLETED)
+            self.assertIn("another `async for`", str(done.pop().exception()))
+            write(self.tree + "/f")
+            self.assertEqual(await asyncio.wait_for(tasks[0], PATIENCE), self.tree + "/f")
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(both())
+        loop.close()
+
+    def test_close_ends_what_waits(self):
+        for name in self.filters:
+            with self.subTest(name):
+                before = sorted(os.listdir("/proc/self/fd"))
+                for wait in (lambda watch: watch.read(), list, lambda watch: watch.read(PATIENCE)):
+                    watch = fanfp.Watch(self.tree, filter=name)
+                    thread, results = self.start(wait, watch)
+                    self.until_waiting(watch)
+                    watch.close()
+                    self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
+                    self.end(thread)
+                    self.assertEqual(results, [[]])
+
+    def test_close_ends_an_async_loop(self):
+        async def every(watch):
+            return [event async for event in watch]
+
+        async def run_all(close):
+            watch = self.watch()
+            task = asyncio.ensure_future(every(watch))
+            while watch._waiter is None:
+                await asyncio.sleep(0)
+            close(watch)
+            found = await asyncio.wait_for(task, PATIENCE)
+            watch.close()
+            return found
+
+        def from_a_thread(watch):
+            self.end(self.start(watch.close)[0])
+        before = sorted(os.listdir("/proc/self/fd"))
+        for close in (fanfp.Watch.close, fanfp.Watch.stop, from_a_thread):
+            loop = asyncio.new_event_loop()
+            self.assertEqual(loop.run_until_complete(run_all(close)), [])
+            loop.close()
+        self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
+
+    def test_close_in_a_signal_handler(self):
+        """It interrupts the very thread that reads, and that closes."""
+        before = sorted(os.listdir("/proc/self/fd"))
+        watch = self.watch()
+        old = signal.signal(signal.SIGALRM, lambda *_: watch.close())
+        self.addCleanup(signal.signal, signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        self.assertEqual(list(watch), [])
+        self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
+
+    def test_notice_may_call_the_watch(self):
+        """What is told to `notice` is told when the watch is in order: it may add, remove, close."""
+        if not ROOT:
+            self.skipTest("needs root, to mount")
+        calls = []
+
+        def notice(message):
+            calls.append(message)
+            watch.add(self.out)
+            watch.remove(self.tree)
+            watch.close()
+        os.mkdir(self.tree + "/m")
+        watch = self.watch(notice=notice)
+        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m")
+        self.assertEqual(watch.read(PATIENCE), [])
+        self.assertEqual(len(calls), 1)
+        with self.assertRaises(fanfp.Error):
+            watch.read(0)
+
+    def test_after_close(self):
+        """Whoever has the descriptor's number by then does not get what stop() writes."""
+        watch = self.watch()
+        numbers = set(map(int, os.listdir("/proc/self/fd")))
+        watch.close()
+        path = self.top + "/other"
+        files = [open(path, "wb", buffering=0) for _ in numbers]
+        watch.stop()
+        watch.wake()
+        for file in files:
+            file.close()
+        self.assertEqual(os.path.getsize(path), 0)
+        for call in (watch.fileno, watch.read, lambda: iter(watch), lambda: watch.add(self.out),
+                     lambda: watch.remove(self.tree), lambda: select.select([watch], [], [], 0),
+                     watch.__aiter__, lambda: watch.wake_on(0)):
+            with self.assertRaises(fanfp.Error) as caught:
+                call()
+            self.assertIn("is closed", str(caught.exception))
+        self.assertEqual((watch.roots, watch.ended), ((), True))
+
+    def test_collected(self):
+        before = sorted(os.listdir("/proc/self/fd"))
+        for name in self.filters:
+            watch = fanfp.Watch(self.tree, filter=name)
+            with self.assertWarns(ResourceWarning) as caught:
+                del watch
+            self.assertIn(self.tree, str(caught.warning))
+            self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
+
+    # --- roots that come and go ---
+
+    def test_add_and_remove(self):
+        for name in self.filters:
+            one, two = self.out + "/%s1" % name, self.out + "/%s2" % name
+            for top in (one, two):
+                os.makedirs(top + "/d")
+            with self.subTest(name), \
+                    fanfp.Watch(self.tree, filter=name, events=("CREATE", "DELETE")) as watch:
+                write(one + "/d/before")
+                self.assertEqual(self.told(watch), [])
+                self.assertEqual(watch.add(one + "/"), one)
+                self.assertEqual(watch.add(one), one)
+                self.assertEqual(watch.roots, (self.tree, one))
+                write(one + "/d/f")
+                write(two + "/d/f")
+                os.mkdir(one + "/e")
+                write(one + "/e/f")
+                found = self.told(watch)
+                if name == "inotify" and found[-1:] != [one + "/e/f"]:
+                    found.append(one + "/e/f")      # before e was watched, or found there
+                self.assertEqual(found, [one + "/d/f", one + "/e", one + "/e/f"])
+                write(one + "/d/g")
+                watch.remove(one)
+                write(one + "/d/h")
+                write(one + "/e/h")
+                os.remove(one + "/d/g")
+                watch.add(two)
+                write(two + "/d/g")
+                self.assertEqual(self.told(watch), [one + "/d/g", two + "/d/g"])
+                for each in (one, self.top):
+                    with self.assertRaises(fanfp.Error) as caught:
+                        watch.remove(each)
+                    self.assertIn("not watched", str(caught.exception))
+                with self.assertRaises(fanfp.Error):
+                    watch.add(self.top + "/none")
+                # Without a root it goes on, since one may be added.
+                watch.remove(two)
+                watch.remove(self.tree)
+                self.assertFalse(watch.ended)
+                write(two + "/d/i")
+                self.assertEqual(watch.read(0.01), [])
+                watch.add(self.tree)
+                write(two + "/d/j")
+                self.assertEqual(self.told(watch), [])
+
+    def test_what_happened_before_add(self):
+        """Though it is still to be read then."""
+        for name in self.filters:
+            top = self.out + "/" + name
+            os.makedirs(top + "/d")
+            with self.subTest(name), fanfp.Watch(self.tree, filter=name, events="CREATE") as watch:
+                write(top + "/d/before")
+                write(self.tree + "/before" + name)
+                watch.add(top)
+                write(top + "/d/after")
+                self.assertEqual(self.told(watch), [self.tree + "/before" + name,
+                                                    top + "/d/after"])
+
+    def test_nested_roots(self):
+        for name in self.filters:
+            outer, inner = self.tree + "/" + name, self.tree + "/%s/a/b" % name
+            os.makedirs(inner + "/c")
+            with self.subTest(name), \
+                    fanfp.Watch(outer, filter=name, events=("CREATE", "RENAME")) as watch:
+                def told(*paths):
+                    for path in paths:
+                        write(path)
+                    events, until = [], time.monotonic() + PATIENCE
+                    while paths[-1] not in [event.path for event in events]:
+                        self.assertLess(time.monotonic(), until, events)
+                        events += watch.read(0.01)
+                    return [(event.path, event.root) for event in events]
+                self.assertEqual(told(inner + "/c/1"), [(inner + "/c/1", outer)])
+                watch.add(inner)
+                self.assertEqual(told(inner + "/c/2", outer + "/a/2", inner + "/2"),
+                                 [(inner + "/c/2", inner), (outer + "/a/2", outer),
+                                  (inner + "/2", inner)])
+                watch.remove(inner)
+                self.assertEqual(told(inner + "/c/3", outer + "/a/3"),
+                                 [(inner + "/c/3", outer), (outer + "/a/3", outer)])
+                os.rename(outer + "/a/b", outer + "/a/e")       # it is one of the tree's again
+                self.assertEqual(told(outer + "/a/e/c/4"), [
+                    (outer + "/a/e", outer), (outer + "/a/e/c/4", outer)])
+                os.rename(outer + "/a/e", outer + "/a/b")
+                told(outer + "/a/5")
+                watch.add(inner)
+                watch.remove(outer)
+                write(outer + "/a/6")
+                self.assertEqual(told(inner + "/c/6"), [(inner + "/c/6", inner)])
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_mounts_of_a_root(self):
+        """They come and go with it."""
+        for name in self.filters:
+            top = self.out + "/" + name
+            os.makedirs(top + "/m")
+            self.mount("-t", "tmpfs", "tmpfs", top + "/m")
+            with self.subTest(name), fanfp.Watch(self.tree, filter=name, events="CREATE",
+                                                 notice=lambda _: None) as watch:
+                self.assertEqual(self.told(watch), [])
+                for number in range(2):
+                    watch.add(top)
+                    write(top + "/m/in%d" % number)
+                    self.assertEqual(self.told(watch, top + "/m"), [top + "/m/in%d" % number])
+                    watch.remove(top)
+                    write(top + "/m/out%d" % number)
+                    write(top + "/out%d" % number)
+                    self.assertEqual(self.told(watch), [])
+                run("umount", top + "/m")
+
+    def test_file_system_of_no_root(self):
+        """It is not heard any more when the last root there is removed."""
+        if not ROOT:
+            self.skipTest("needs root, to mount")
+        self.mount("-t", "tmpfs", "tmpfs", self.out)
+        for name in self.filters:
+            with self.subTest(name), fanfp.Watch(self.tree, filter=name) as watch:
+                os.makedirs(self.out + "/top", exist_ok=True)
+                watch.add(self.out + "/top")
+                self.told(watch, self.out + "/top")
+                watch.remove(self.out + "/top")
+                self.told(watch)
+                before = watch.stats()["events read"]
+                for number in range(100):
+                    os.makedirs(self.out + "/d%s%d" % (name, number))
+                self.told(watch)
+                self.assertLess(watch.stats()["events read"], before + 50)
+
+    def test_from_threads(self):
+        """Roots are added and removed by two threads while a third reads."""
+        for name in self.filters:
+            with self.subTest(name):
+                watch = self.watch(filter=name, events="CREATE")
+                found, missing = [], []
+                reader, _ = self.start(lambda: found.extend(
+                    (event.path, event.root) for event in watch))
+
+                def come_and_go(top):
+                    for number in range(20):
+                        os.makedirs("%s/%d/d" % (top, number))
+                        root = watch.add("%s/%d" % (top, number))
+                        write(root + "/d/f")
+                        watch.remove(root)
+                        write(root + "/d/not")
+                        missing.append((root + "/d/f", root))
+                workers = [self.start(come_and_go, self.out + "/%s%d" % (name, number))
+                           for number in range(2)]
+                for thread, results in workers:
+                    self.end(thread)
+                    self.assertEqual(results, [None])
+                write(self.tree + "/end" + name)
+                until = time.monotonic() + PATIENCE
+                while (self.tree + "/end" + name, self.tree) not in found:
+                    self.assertLess(time.monotonic(), until, found)
+                    time.sleep(0.001)
+                watch.close()
+                self.end(reader)
+                self.assertEqual(sorted(found[:-1]), sorted(missing))
+                self.assertEqual(len(missing), 40)
+
+    # --- forks ---
+
+    def test_fork(self):
+        """The child's is closed, and that of the parent hears nothing of it."""
+        for name in self.filters:
+            with self.subTest(name), fanfp.Watch(self.tree, filter=name, events="CREATE") as watch:
+                read_end, write_end = os.pipe()
+                each = iter(watch)
+                write(self.tree + "/a" + name)
+                write(self.tree + "/b" + name)
+                self.assertEqual(next(each).path, self.tree + "/a" + name)
+                child = os.fork()
+                if child == 0:
+                    status = 1
+                    try:
+                        said = []
+                        for call in (lambda: watch.read(0), watch.fileno, lambda: list(each),
+                                     lambda: watch.add(self.out), lambda: watch.remove(self.tree)):
+                            try:
+                                call()
+                            except fanfp.Error as error:
+                                said.append("forked" in str(error))
+                        watch.stop()
+                        watch.wake()
+                        watch.close()
+                        del watch
+                        kinds = [os.readlink("/proc/self/fd/" + fd)
+                                 for fd in os.listdir("/proc/self/fd") if int(fd) > 2
+                                 and os.path.lexists("/proc/self/fd/" + fd)]
+                        left = [kind for kind in kinds if "notify" in kind or "epoll" in kind]
+                        os.write(write_end, json.dumps([said, left]).encode())
+                        status = 0
+                    finally:
+                        os._exit(status)
+                self.assertEqual(os.waitpid(child, 0)[1], 0)
+                os.close(write_end)
+                said, left = json.loads(os.read(read_end, 10000).decode())
+                os.close(read_end)
+                self.assertEqual((said, left), ([True] * 5, []))
+                self.assertEqual(next(each).path, self.tree + "/b" + name)
+                write(self.tree + "/c" + name)
+                self.assertEqual(next(each).path, self.tree + "/c" + name)
+                self.assertFalse(watch.ended)
+
+    # --- what can't be right ---
+
+    def test_arguments(self):
+        for wrong, options in (
+                ((5,), {}), ((None,), {}), (([self.tree],), {}), ((self.tree, 5), {}),
+                (("a\0b",), {}), ((self.tree,), {"events": 5}), ((self.tree,), {"events": [5]}),
+                ((self.tree,), {"latency": "x"}), ((self.tree,), {"latency": -1}),
+                ((self.tree,), {"latency": float("nan")}), ((self.tree,), {"latency": None}),
+                ((self.tree,), {"notice": None}), ((self.tree,), {"notice": "x"}),
+                ((self.tree,), {"object": 5}), ((self.tree,), {"include": 5}),
+                ((self.tree,), {"exclude": [5]}), ((self.tree,), {"nosuch": 5})):
+            with self.subTest("%s %s" % (wrong, options)):
+                with self.assertRaises((TypeError, ValueError)) as caught:
+                    fanfp.Watch(*wrong, **options)
+                text = str(caught.exception)
+                named = next(iter(options), "watching")
+                self.assertIn(named[:6], text)
+        for options in ({"events": ()}, {"events": ""}, {"events": "nosuch"}, {"filter": None},
+                        {"filter": 5}, {"include": "("}):
+            with self.subTest(options), self.assertRaises(fanfp.Error) as caught:
+                fanfp.Watch(self.tree, **options)
+            self.assertIn(next(iter(options))[:6], str(caught.exception))
+        watch = self.watch()
+        for wrong in ("1", -1, float("nan"), [1]):
+            with self.assertRaises((TypeError, ValueError)) as caught:
+                watch.read(wrong)
+            self.assertIn("timeout", str(caught.exception))
+        for call in (watch.add, watch.remove):
+            for wrong in (5, None, "a\0"):
+                with self.assertRaises((TypeError, ValueError)):
+                    call(wrong)
+        thread, results = self.start(watch.read, float("inf"))
+        self.until_waiting(watch)
+        watch.stop()
+        self.end(thread)
+        self.assertEqual(results, [[]])
+
+    def test_too_few_descriptors(self):
+        """Each start with fewer than it takes says so, in one line, and leaves none."""
+        import resource
+        before = sorted(os.listdir("/proc/self/fd"))
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for name in self.filters:
+            failed = 0
+            for more in range(64):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + more, limits[1]))
+                try:
+                    fanfp.Watch(self.tree, filter=name).close()
+                    break
+                except fanfp.Error as error:
+                    failed += 1
+                    text = str(error)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                self.assertIn("ulimit -n", text, (name, more))
+                self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
+            self.assertGreater(failed, 4)
 
 
 class Own(Base):
