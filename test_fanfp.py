@@ -3200,10 +3200,9 @@ class Threads(Base):
         self.assertEqual(list(watch), [])
         self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
 
+    @unittest.skipUnless(ROOT, "needs root, to mount")
     def test_notice_may_call_the_watch(self):
-        """What is told to `notice` is told when the watch is in order: it may add, remove, close."""
-        if not ROOT:
-            self.skipTest("needs root, to mount")
+        """What it is told it is told when the watch is in order: it may add, remove, close."""
         calls = []
 
         def notice(message):
@@ -3359,10 +3358,9 @@ class Threads(Base):
                     self.assertEqual(self.told(watch), [])
                 run("umount", top + "/m")
 
+    @unittest.skipUnless(ROOT, "needs root, to mount")
     def test_file_system_of_no_root(self):
         """It is not heard any more when the last root there is removed."""
-        if not ROOT:
-            self.skipTest("needs root, to mount")
         self.mount("-t", "tmpfs", "tmpfs", self.out)
         for name in self.filters:
             with self.subTest(name), fanfp.Watch(self.tree, filter=name) as watch:
