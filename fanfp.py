@@ -195,6 +195,7 @@ PROTOTYPES = {
     "inotify_rm_watch": (ctypes.c_int, ctypes.c_int),
     "statfs64": (ctypes.c_char_p, ctypes.c_void_p),
     "fstatfs64": (ctypes.c_int, ctypes.c_void_p),
+    "write": (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t),
 }
 # What does the same where a C library has no function of a name: musl has 64 bits for numbers of
 # blocks on all machines, glibc on those of 32 bits only in the functions that say so.
@@ -7892,8 +7893,14 @@ format: %%w directory, %%f name, %%P path, %%o old path, %%e events, %%T time,
         Who: %%p pid, %%C command, %%u user, %%U its number, %%G group's number,
         %%q parent's pid, %%x executable, %%a command line, %%k control group,
         %%s systemd unit or container.  Empty where it is not known.
-exit status: 0 stopped, or --count reached, or no root left; 1 error;
-        2 --timeout reached"""
+--exec: the command of each event has ended before the next begins; what fails
+        is told.  SIGINT, SIGTERM and SIGHUP start no more, and are passed on
+        to all that the one that runs has started: killed after %d s.
+        For a shell, with "$1" for the path: --exec "sh -c 'COMMANDS' - {}"
+        Never {} in COMMANDS: the name of a file may hold some, $(reboot).
+exit status: 0 --count reached, or the reader of the output has gone; 1 error,
+        or no root left; 2 --timeout reached.  At SIGINT, SIGTERM and SIGHUP
+        it writes what has happened, and dies of that signal"""
 
 HELP_WIDTH = 80
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
@@ -7922,7 +7929,7 @@ def build_parser():
         prog="fanfp", description=DESCRIPTION,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=HELP_WIDTH),
         epilog=(EPILOG % (folded("default: " + " ".join(DEFAULT_EVENTS)),
-                          folded("events: " + " ".join(EVENTS)))))
+                          folded("events: " + " ".join(EVENTS)), KILL_SECONDS)))
     parser.error = refuse
     parser.print_help = lambda: say(parser.format_help())
     add = parser.add_argument
@@ -7967,7 +7974,7 @@ def build_parser():
     add("--exec", dest="command", metavar="COMMAND",
         help="run a command for each event, one at a time, without "
              "a shell: {} is the path; FANFP_PATH, _OLD_PATH, "
-             "_EVENTS, _PID, _IS_DIR are in its environment")
+             "_EVENTS, _PID, _IS_DIR are in its environment; see below")
     add("--stats", action="store_true", help="counters, at the end, on standard error")
     add("--probe", action="store_true", help="say what this host has, and end")
     add("--version", action="store_true", help="say which this is, and end")
@@ -8193,39 +8200,130 @@ def parse_format(pattern):
     return pieces
 
 
-class Output:
-    """Where text goes: a descriptor, written to the last byte.  `used`: whether any will.
-    `doing`, `lost`: for errors."""
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")        # what ends fanfp, once all is written
+END_SECONDS = 0.5           # after a signal, for what has happened to be read and written
+KILL_SECONDS = 5            # after a signal, for a command of --exec to end
 
-    def __init__(self, path, used=True, doing="writing events to",
+
+class Signals:
+    """The signals that end fanfp, and those of the ends of children, as something to poll.
+
+    A handler in Python runs between two instructions: when a signal comes just before a system
+    call that waits, after that call.  The wakeup descriptor is written to at once, so whoever
+    waits polls `fd` too, and nothing is done in a handler.
+    """
+
+    def __init__(self):
+        self.number = self.since = None         # the signal that ends, and when it was seen
+        self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def catch(self):
+        """From now on; before, a signal does what it does by default: end a start that hangs."""
+        import signal
+        signal.set_wakeup_fd(self._write)
+        for name in ENDING + ("SIGCHLD",):
+            number = getattr(signal, name)
+            # A shell has what it starts in the background ignore SIGINT, nohup SIGHUP: so be it.
+            if name == "SIGCHLD" or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)
+
+    def take(self):
+        """Read what has come; the first signal that ends stays in `number`."""
+        try:
+            numbers = os.read(self.fd, 4096)
+        except BlockingIOError:
+            return
+        ending = [number for number in numbers if signal_name(number) in ENDING]
+        if ending and self.number is None:
+            self.number, self.since = ending[0], time.monotonic()
+
+    def left(self, seconds):
+        """How much is left of the time after a signal that ends; None: there was none."""
+        if self.number is None:
+            return None
+        return max(0.0, self.since + seconds - time.monotonic())
+
+    def wait(self, seconds):
+        """Wait for a signal, so many seconds or (None) for ever, and take it."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        poll.poll(None if seconds is None else seconds * 1000)
+        self.take()
+
+
+def signal_name(number):
+    """SIGTERM for 15, SIG34 for one that has no name."""
+    import signal
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "SIG%d" % number
+
+
+def die_of(number):
+    """End as a program does that does not catch a signal: so a shell knows to end its loop."""
+    import signal
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number         # still here: the first process of a container is not ended by it
+
+
+class Output:
+    """A descriptor that text is written to, to the last byte.  `doing`, `lost`: for errors.
+
+    No write blocks where a signal is not heard: poll(2) says when there is room, which a pipe
+    then has for PIPE_BUF bytes.  Were it to block all the same (two that write to one pipe), a
+    signal ends it, since it is not os.write(), which would begin again (PEP 475).
+    """
+
+    def __init__(self, fd, name, signals, doing="writing events to",
                  lost="the events since are lost"):
-        path = None if path == "-" else path
-        self.name, self.doing, self.lost = path or "standard output", doing, lost
-        self.fd = 1
-        if path is None and used \
-                and call("fcntl", 1, F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            raise failure(errno.EBADF, doing, self.name, "it is closed; have it open, or name "
-                          "an --outfile")
-        if path is not None:
-            try:
-                self.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
-                                  0o644)
-            except OSError as error:
-                raise failure(error.errno, "opening", path, "choose another --outfile")
+        self.fd, self.name, self.signals, self.doing, self.lost = fd, name, signals, doing, lost
+        self.poll = select.poll()
+        self.poll.register(fd, select.POLLOUT)
+        self.poll.register(signals.fd, select.POLLIN)
 
     def write(self, text):
-        """Write all of a text.  Raises BrokenPipeError, or Error when it can't."""
-        data = text.encode(_FS_ENCODING, _FS_ERRORS)
-        while data:
-            try:
-                data = data[os.write(self.fd, data):]
-            except BrokenPipeError:
-                raise
-            except BlockingIOError:
-                select.select([], [self.fd], [])
-            except OSError as error:
-                raise failure(error.errno, self.doing, self.name,
+        """Write all of a text.  Raises BrokenPipeError, or Error when it can't, or when a signal
+        came and nobody reads it."""
+        data, at = text.encode(_FS_ENCODING, _FS_ERRORS), 0
+        while at < len(data):
+            self.wait()
+            part = data[at:at + select.PIPE_BUF]
+            written = call("write", self.fd, part, len(part))
+            number = ctypes.get_errno()
+            if written >= 0:
+                at += written
+            elif number == errno.EPIPE:
+                raise BrokenPipeError
+            elif number not in (errno.EINTR, errno.EAGAIN):
+                raise failure(number, self.doing, self.name,
                               self.lost + "; free some space, or write elsewhere")
+
+    def wait(self):
+        """Wait until there is room; after a signal not for long."""
+        while True:
+            left = self.signals.left(END_SECONDS)
+            ready = self.poll.poll(None if left is None else left * 1000)
+            if any(fd == self.fd for fd, _ in ready):
+                return
+            if left == 0:
+                raise Error(errno.ETIMEDOUT, "%s %s: nobody reads it, and %s came; what was left "
+                            "is lost" % (self.doing, printable(self.name),
+                                         signal_name(self.signals.number)))
+            self.signals.take()
+
+    def broken(self):
+        """Whether who reads it has gone."""
+        return any(fd == self.fd and bits & (select.POLLERR | select.POLLHUP)
+                   for fd, bits in self.poll.poll(0))
+
+    def tell(self, message):
+        """What the function tell() does, but that a signal ends it."""
+        try:
+            self.write("fanfp: %s\n" % message)
+        except OSError:
+            pass                        # nobody to tell
 
     def is_wide(self):
         """Whether it is a terminal with room for users' names, as it is now."""
@@ -8242,60 +8340,172 @@ class Output:
             return None
 
 
+def open_output(path, signals, used=True, **words):
+    """The Output of a file's path, or (None, "-") standard output.  `used`: whether anything will
+    be written."""
+    if path is None or path == "-":
+        output = Output(1, "standard output", signals, **words)
+        if used and call("fcntl", 1, F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise failure(errno.EBADF, output.doing, output.name, "it is closed; have it open, or "
+                          "name an --outfile")
+        return output
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise failure(error.errno, "opening", path, "choose another --outfile")
+    return Output(fd, path, signals, **words)
+
+
 def say(text):
     """Write a text of fanfp's own, not events, to standard output.  Returns 0."""
-    Output(None, doing="writing to", lost="it is not whole").write(text)
+    open_output(None, Signals(), doing="writing to", lost="it is not whole").write(text)
     return 0
 
 
-class Runner:
-    """--exec: a command for each event, one at a time, while reading goes on."""
+# What a shell would do something about, in a command from which quotes were taken: operators and
+# redirections that begin a word, a semicolon that ends one, a variable, what a command prints.
+QUOTED = r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\""""
+SHELL_WORD = r"([|;&]+|(?:\d*|&)[<>]\S*|\S*;)$|\S*(\$[A-Za-z_{(]|`)"
+SHELLS = r"(ba|da|z|k|mk|a|fi|c|tc)?sh$"
 
-    def __init__(self, command, watch):
-        import signal
-        shlex = module("shlex", "reading --exec")
+
+def read_command(command):
+    """The words of --exec, and notes about it: a list of str.  Raises Error."""
+    import re
+    shlex = module("shlex", "reading --exec")
+    try:
+        words = shlex.split(command)
+    except ValueError as reason:
+        raise Error(errno.EINVAL, "reading --exec %s: %s" % (printable(command), reason))
+    if not words:
+        raise Error(errno.EINVAL, "reading --exec: it is empty; name a command")
+    # "$NAME" as a whole word is quoted for a shell, so one was thought of.
+    bare = re.sub(r'(^|\s)"(\$\w+|\$\{\w+\})"(?=\s|$)', r"\1\2", command)
+    bare = re.sub(QUOTED, "q", bare, flags=re.DOTALL).split()
+    for word in bare:
+        if re.match(SHELL_WORD, word):
+            raise Error(errno.EINVAL, "reading --exec %s: %s is for a shell, and none is used; say "
+                        "--exec \"sh -c 'COMMANDS' - {}\", where \"$1\" is the path, or put it in "
+                        "quotes" % (printable(command), printable(word)))
+    find_command(words[0])
+    notes = ["--exec uses no shell: %s is handed on as it is" % printable(word)
+             for word in bare if "*" in word or word.startswith("~")]
+    for shell, option, script in zip(words, words[1:], words[2:]):
+        if re.match(SHELLS, os.path.basename(shell)) and re.match(r"-\w*c$", option) \
+                and "{}" in script:
+            notes.append("--exec: {} in the script of %s lets the name of a file run commands; "
+                         "say %s %s '... \"$1\"' - {}" % ((shell,) + (shell, option)))
+    return words, notes
+
+
+def find_command(name):
+    """Raise Error if there is no such command; what has {} in it is not known yet."""
+    found = errno.ENOENT
+    for directory in [""] if "/" in name else os.get_exec_path():
+        path = os.path.join(directory, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return
+        if os.path.exists(path):
+            found = errno.EACCES
+    if "{}" not in name:
+        raise failure(found, "running", name, "name a program in --exec; what only a shell knows "
+                                              "(cd, an alias) needs sh -c")
+
+
+class Runner:
+    """--exec: a command for each event, one at a time, while reading goes on.
+
+    Each is a session of its own, so that a signal of the terminal comes to it by us alone, and
+    its process group is what it has started.
+    """
+
+    def __init__(self, words, signals, tell):
+        self.words, self.signals, self.tell = words, signals, tell
         self.subprocess = module("subprocess", "reading --exec")
-        try:
-            self.words = shlex.split(command)
-        except ValueError as reason:
-            raise Error(errno.EINVAL, "reading --exec %s: %s" % (printable(command), reason))
-        if not self.words:
-            raise Error(errno.EINVAL, "reading --exec: no command")
-        self.waiting = collections.deque()
-        self.child = None
         self.input = open_null(os.O_RDONLY)
-        signal.signal(signal.SIGCHLD, lambda *_: watch.wake())
+        self.waiting = collections.deque()
+        self.child, self.shown = None, ""       # the one that runs, and what to call it
+        self.told = False                       # the signal was passed on to it
 
     def add(self, events):
+        """Run the command for each event, when its turn comes."""
         self.waiting.extend(events)
         self.advance()
 
     def advance(self):
-        """Start the next command if none is running."""
-        while self.child is None or self.child.poll() is not None:
+        """Start the next command if none is running.  After a signal: none, and pass it on."""
+        while self.child is None or self.has_ended():
             self.child = None
-            if not self.waiting:
+            if not self.waiting or self.signals.number is not None:
                 return
-            event = self.waiting.popleft()
-            path = event.path or ""
-            environment = dict(os.environ, FANFP_PATH=path, FANFP_OLD_PATH=event.old_path or "",
-                               FANFP_EVENTS=names_text(event.mask),
-                               FANFP_PID="" if event.pid is None else str(event.pid),
-                               FANFP_IS_DIR="1" if event.is_dir else "0")
-            words = [word.replace("{}", path) for word in self.words]
-            try:
-                self.child = self.subprocess.Popen(words, env=environment,
-                                                   stdin=self.input)
-            except (OSError, ValueError) as error:
-                raise failure(getattr(error, "errno", None) or errno.EINVAL, "running",
-                              words[0], "see --exec")
+            self.start(self.waiting.popleft())
+        if self.signals.number is not None and not self.told:
+            self.told = True
+            self.send(self.signals.number)
+
+    def start(self, event):
+        """Run the command for an event; where that can't be, say so."""
+        path = event.path or ""
+        environment = dict(os.environ, FANFP_PATH=path, FANFP_OLD_PATH=event.old_path or "",
+                           FANFP_EVENTS=names_text(event.mask),
+                           FANFP_PID="" if event.pid is None else str(event.pid),
+                           FANFP_IS_DIR="1" if event.is_dir else "0")
+        words = [word.replace("{}", path) for word in self.words]
+        self.shown = "%s for %s" % (shorten(printable(words[0])), shorten(printable(path)) or "-")
+        try:
+            self.child = self.subprocess.Popen(words, env=environment, start_new_session=True,
+                                               stdin=self.input)
+        except (OSError, ValueError) as error:      # of what was possible at the start
+            self.tell("running %s: %s; it is skipped"
+                     % (self.shown, getattr(error, "strerror", None) or error))
+
+    def has_ended(self):
+        """Whether the command has ended; if by a failure, say so.  After a signal: with all that
+        it has started."""
+        status = self.child.poll()
+        if status is None or self.told:
+            return status is not None and self.group_has_ended()
+        if status:
+            self.tell("running %s: it %s" % (self.shown, "ended with status %d" % status
+                     if status > 0 else "was killed by " + signal_name(-status)))
+        return True
+
+    def group_has_ended(self):
+        """Whether nothing is left of what the command has started."""
+        try:
+            while os.waitpid(-self.child.pid, os.WNOHANG)[0]:
+                pass                    # an orphan: we are the first process of a container
+        except ChildProcessError:
+            pass
+        return not self.send(0)
+
+    def send(self, number):
+        """Send a signal to all that the command has started; whether there was anything."""
+        try:
+            os.killpg(self.child.pid, number)
+        except OSError:                 # gone by now, or of another user by sudo
+            return False
+        return True
 
     def finish(self):
-        """Run what is left."""
-        while self.waiting or self.child is not None:
-            if self.child is not None:
-                self.child.wait()
+        """Run what waits; after a signal only see the end of the command that runs."""
+        import signal
+        self.advance()
+        while self.child is not None and self.signals.left(KILL_SECONDS) != 0:
+            self.signals.wait(0.05 if self.told else None)      # no signal tells of a group's end
             self.advance()
+        if self.child is not None:
+            self.send(signal.SIGKILL)
+            self.tell("running %s: it did not end within %d s of %s, and was killed"
+                     % (self.shown, KILL_SECONDS, signal_name(self.signals.number)))
+        if self.waiting:
+            self.tell("ended by %s: the commands for %d events were not run"
+                     % (signal_name(self.signals.number), len(self.waiting)))
+
+
+def shorten(text):
+    """A text with its middle left out if it is long."""
+    return text if len(text) <= 300 else text[:150] + "..." + text[-147:]
 
 
 def refuse_idle(options):
@@ -8344,73 +8554,92 @@ def choose_patterns(plain, caseless, name):
 
 def run(options):
     """Watch and print until told to stop; the exit status."""
-    import signal
     refuse_idle(options)
     lines = choose_output(options, lambda: output.is_wide())
     include = choose_patterns(options.include, options.includei, "--include")
     exclude = choose_patterns(options.exclude, options.excludei, "--exclude")
     events = ",".join(options.event) if options.event else DEFAULT_EVENTS
-    output = Output(options.outfile, options.quiet < 2)
+    signals = Signals()
+    errors = Output(2, "standard error", signals)
+    runner = None
+    if options.command is not None:
+        words, notes = read_command(options.command)
+        runner = Runner(words, signals, errors.tell)
+        for note in notes if not options.quiet else ():
+            errors.tell(note)
+    output = open_output(options.outfile, signals, options.quiet < 2)
     raise_descriptor_limit()
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
                exclude=exclude, comm=options.comm, pid=options.pid, user=options.user,
                latency=options.latency, object=options.object,
                mounts=not options.one_file_system, devices=options.devices,
-               own=False) as watch:
-        def stop(*_):
-            if watch.ended:         # asked before: it may be writing to a pipe that nobody reads
-                raise KeyboardInterrupt
-            watch.stop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
+               own=False, notice=errors.tell) as watch:
         own = output.is_path() if "inotify" in watch.filter else None
-        runner = Runner(options.command, watch) if options.command else None
         if runner is None:              # a command gets what fanfp was started with
             drop_capabilities(watch, not options.one_file_system, shows_executable(options))
+        signals.catch()
+        watch.wake_on(signals.fd)
+        if options.quiet < 2:
+            try:
+                watch.wake_on(output.fd, 0)
+            except PermissionError:     # a file: nobody reads it as it is written
+                pass
         if not options.quiet:
-            tell("watching %s (filter: %s)" % (" ".join(map(printable, watch.roots)),
-                                               watch.filter))
+            errors.tell("watching %s (filter: %s)" % (" ".join(map(printable, watch.roots)),
+                                                      watch.filter))
         try:
-            status = follow(watch, options, lines, output, runner, own)
+            status = follow(watch, options, lines, output, runner, own, signals)
         except BrokenPipeError:
             status = 0
-        if runner is not None:
-            runner.finish()
-        if options.stats:
-            tell("stats: " + ", ".join("%s %d" % item for item in watch.stats().items()))
-        if not watch.roots and not options.quiet:
-            tell("no root is left")
-        return status
+        except Error as error:          # of the output; what has been started is finished
+            errors.tell(str(error))
+            status = EXIT_ERROR
+        roots, counters = watch.roots, watch.stats()
+    if runner is not None:
+        runner.finish()
+    if options.stats:
+        errors.tell("stats: " + ", ".join("%s %d" % item for item in counters.items()))
+    if not roots:
+        errors.tell("no root is left")
+    return status if signals.number is None else die_of(signals.number)
 
 
-def follow(watch, options, lines, output, runner, own):
+def follow(watch, options, lines, output, runner, own, signals):
     """The main loop: read, print, until the end; the exit status."""
     left = options.count
     timeout = options.timeout or None
     last = time.monotonic()
     while True:
         wait = None if timeout is None else max(0.0, last + timeout - time.monotonic())
+        if signals.number is not None:  # what has happened by now, as long as it does not go on
+            wait = min(signals.left(END_SECONDS), 0.01)
         events = watch.read(wait)
+        signals.take()
         if own is not None:
             events = [event for event in events if not is_own(event, own)]
         if runner is not None:
             runner.advance()
-        if not events:
-            if watch.ended:
-                return 0
-            if timeout is not None and time.monotonic() >= last + timeout:
-                return EXIT_TIMEOUT
-            continue
-        last = time.monotonic()
-        if left is not None:
-            events = events[:left]
-            left -= len(events)
-        if options.quiet < 2:
-            output.write(lines(events))
-        if runner is not None:
-            runner.add(events)
+        if events:
+            last = time.monotonic()
+            if left is not None:
+                events = events[:left]
+                left -= len(events)
+            if options.quiet < 2:
+                output.write(lines(events))
+            if runner is not None:
+                runner.add(events)
         if left == 0:
             return 0
+        if watch.ended:
+            return EXIT_ERROR
+        if signals.number is not None:
+            if not watch.pending or not signals.left(END_SECONDS):
+                return 0
+        elif not events:
+            if timeout is not None and time.monotonic() >= last + timeout:
+                return EXIT_TIMEOUT
+            if options.quiet < 2 and output.broken():
+                raise BrokenPipeError
 
 
 def is_own(event, own):
@@ -8556,8 +8785,11 @@ def attempt(action):
 
 def main(arguments=None):
     """Run the command line; the exit status."""
+    import signal
     try:
-        fill_standard_descriptors()
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)    # no KeyboardInterrupt: there is
+        fill_standard_descriptors()                         # nothing to do about it
         parser = build_parser()
         options = parser.parse_args(arguments)
         if options.version:
@@ -8570,8 +8802,6 @@ def main(arguments=None):
         if not options.roots:
             raise Error(errno.EINVAL, "watching: no root given; name a directory, or see --help")
         return run(options)
-    except KeyboardInterrupt:
-        return 0
     except BrokenPipeError:
         return 0
     except OSError as error:

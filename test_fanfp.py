@@ -26,6 +26,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -164,7 +165,7 @@ class Program:
     def statistics(self):
         """End it and read its --stats line: a dict."""
         status, errors = self.stop()
-        assert status == 0, errors
+        assert status == -signal.SIGTERM, errors
         text = [line for line in errors.splitlines() if line.startswith("fanfp: stats: ")][0]
         pairs = (each.rsplit(" ", 1) for each in text[len("fanfp: stats: "):].split(", "))
         return {name: int(value) for name, value in pairs}
@@ -701,7 +702,7 @@ class Scenarios:
         run("rm", "-r", self.out + "/again")
         found = gather(program.rest())
         self.assertIn("DELETE_SELF", found[self.tree])
-        self.assertEqual(program.stop()[0], 0)
+        self.assertEqual(program.stop()[0], 1)
 
     def test_root_deleted(self):
         """Its end is reported, and when no root is left, so is the program's."""
@@ -717,7 +718,7 @@ class Scenarios:
         found = gather(program.rest())
         self.assertIn("DELETE_SELF", found[other])
         status, errors = program.stop()
-        self.assertEqual(status, 0)
+        self.assertEqual(status, 1)
         self.assertIn("no root is left", errors)
 
     def test_nested_and_repeated_roots(self):
@@ -1478,25 +1479,6 @@ class CommandLine(Command):
         status, out, errors = self.finish("-t", "0.1", self.tree)
         self.assertEqual((status, out), (2, b""), errors)
 
-    def test_signals(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            program = self.program("--stats", self.tree)
-            write(self.tree + "/f%d" % number)
-            self.assertTrue(program.line())
-            status, errors = program.stop(number)
-            self.assertEqual(status, 0, errors)
-            self.assertIn("fanfp: stats: events read ", errors)
-            self.assertNotIn("Traceback", errors)
-
-    def test_closed_pipe(self):
-        program = self.program(self.tree)
-        program.process.stdout.close()
-        while program.process.poll() is None:
-            run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
-        errors = program.process.stderr.read()
-        program.process.stdout = open(os.devnull, "rb")
-        self.assertEqual((program.process.returncode, errors), (0, b""))
-
     def test_full_disk(self):
         with open("/dev/full", "wb") as full:
             process = subprocess.Popen([sys.executable, PROGRAM, "-q", self.tree], stdout=full,
@@ -2138,6 +2120,430 @@ class Who(Command):
         self.assert_fails("choosing by process takes fanotify", "--comm", "x", self.tree)
         program = self.program("--comm", "x", self.top)
         self.assertIn("not watched: %s, overlay mounted inside: " % self.tree, program.stop()[1])
+
+
+def fill(pipe):
+    """Write to a pipe until it has no room."""
+    os.set_blocking(pipe, False)
+    try:
+        while True:
+            os.write(pipe, bytes(4096))
+    except BlockingIOError:
+        os.set_blocking(pipe, True)
+
+
+class Ends(Base):
+    """How fanfp ends: of signals, of pipes, of roots."""
+
+    where = DIRECTORIES[0]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def filters(self):
+        """Each filter that works here."""
+        return [name for name in FILTERS if available(name, self.where) is None]
+
+    def test_signals(self):
+        """All that has happened is written, --stats too, then it dies of the signal."""
+        for name in self.filters():
+            for number in self.numbers:
+                with self.subTest(filter=name, number=number):
+                    self.check_signal(name, number)
+
+    def check_signal(self, name, number):
+        program = self.program("--stats", "--filter", name, self.tree)
+        program.process.send_signal(signal.SIGSTOP)
+        paths = {"%s/%s-%d-%d" % (self.tree, name, number, each) for each in range(200)}
+        for path in paths:
+            write(path)
+        program.process.send_signal(number)
+        program.process.send_signal(signal.SIGCONT)
+        self.assertEqual(set(gather(program.rest())), paths)
+        status, errors = program.stop()
+        self.assertEqual(status, -number, errors)
+        self.assertIn("fanfp: stats: events read ", errors)
+        self.assertNotIn("Traceback", errors)
+
+    def test_signal_under_load(self):
+        """What goes on without end does not put the end off; every line is whole."""
+        worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
+        self.addCleanup(worker.wait)
+        self.addCleanup(worker.kill)
+        for name in self.filters():
+            program = self.program("--filter", name, self.tree)
+            self.assertTrue(program.line())
+            program.process.send_signal(signal.SIGTERM)
+            program.rest()
+            self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_signal_at_any_moment(self):
+        """One signal is enough whenever it comes: at the start, just before a wait, in one."""
+        generator = random.Random(1)
+        for _ in range(20):
+            program = self.program("-q", "--latency", "0", self.tree, ready=False)
+            self.addCleanup(program.process.kill)
+            time.sleep(generator.uniform(0, 0.3))
+            write(self.tree + "/f")
+            program.process.send_signal(signal.SIGTERM)
+            self.assertEqual(program.process.wait(PATIENCE), -signal.SIGTERM)
+
+    def test_signal_ignored(self):
+        """nohup and a shell's & have it ignore signals: so it does."""
+        def ignore():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        program = self.program(self.tree, preexec_fn=ignore)
+        program.process.send_signal(signal.SIGINT)
+        program.process.send_signal(signal.SIGHUP)
+        self.assertEqual(self.reported(program), {})
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    @unittest.skipUnless(shutil.which("bash"), "needs bash")
+    def test_loop_of_a_shell(self):
+        """`while fanfp ...; do ...; done` ends when it is interrupted, as at a terminal: the
+        signal comes to both."""
+        script = 'echo loop; while "$@" || true; do echo again; done'
+        shell = subprocess.Popen(
+            ["bash", "-c", script, "-"] + MODULE + [self.tree], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=cached_environment(), start_new_session=True)
+        self.assertIn(b"watching", shell.stderr.readline())
+        os.killpg(shell.pid, signal.SIGINT)
+        self.assertEqual(shell.communicate(timeout=PATIENCE), (b"loop\n", b""))
+        self.assertEqual(shell.returncode, -signal.SIGINT)
+
+    @unittest.skipUnless(ROOT and shutil.which("unshare"), "needs root and unshare")
+    def test_first_process_of_a_container(self):
+        """It can't die of a signal, which is not sent to a process 1 that does not catch it."""
+        command = ["unshare", "--fork", "--pid", "--mount-proc"]
+        if subprocess.call(command + ["true"], stderr=subprocess.DEVNULL):
+            self.skipTest("unshare --pid does not work here")
+        program = self.program(self.tree, command=command + MODULE)
+        with open("/proc/%d/task/%d/children" % (2 * (program.process.pid,))) as file:
+            child = int(file.read())
+        os.kill(child, signal.SIGTERM)
+        self.assertEqual(program.process.wait(PATIENCE), 128 + signal.SIGTERM)
+
+    def test_full_pipe(self):
+        """A signal ends it while it waits for a reader that does not read: one is enough, also
+        where its messages go the same way."""
+        for number in self.numbers:
+            for both in (False, True):
+                with self.subTest(number=number, both=both):
+                    reader, writer = os.pipe()
+                    self.addCleanup(os.close, reader)
+                    process = subprocess.Popen(
+                        MODULE + ["--stats", self.tree], stdout=writer, env=cached_environment(),
+                        stderr=writer if both else subprocess.PIPE, stdin=subprocess.DEVNULL)
+                    self.addCleanup(process.kill)
+                    said = b""
+                    while b"(filter: " not in said:
+                        said += os.read(reader if both else process.stderr.fileno(), 1 << 16)
+                    fill(writer)
+                    os.close(writer)
+                    write(self.tree + "/f")
+                    process.send_signal(number)
+                    errors = process.communicate(timeout=PATIENCE)[1]
+                    self.assertEqual(process.returncode, -number, errors)
+                    if not both:
+                        self.assertIn("fanfp: writing events to standard output: nobody reads it, "
+                                      "and %s came; what was left is lost\n" % number.name,
+                                      errors.decode())
+                        self.assertIn(b"fanfp: stats: ", errors)
+
+    def test_full_pipe_of_two(self):
+        """Two that write to one pipe: when a reader makes room, one of them finds it taken again,
+        and still ends by one signal."""
+        worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
+        self.addCleanup(worker.wait)
+        self.addCleanup(worker.kill)
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        fcntl.fcntl(writer, 1031, 4096)         # F_SETPIPE_SZ
+        processes = [subprocess.Popen(MODULE + ["-q", self.tree], stdout=writer,
+                                      env=cached_environment()) for _ in range(4)]
+        os.close(writer)
+        for process in processes:
+            self.addCleanup(process.kill)
+        for _ in range(200):
+            self.assertTrue(os.read(reader, 4096))
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
+
+    def test_reader_gone(self):
+        """It ends at once, though nothing happens, and says nothing."""
+        for name in self.filters():
+            program = self.program("--filter", name, self.tree)
+            program.process.stdout.close()
+            self.assertEqual(program.process.wait(PATIENCE), 0)
+            self.assertEqual(program.process.stderr.read(), b"")
+            program.process.stdout = open(os.devnull, "rb")
+
+    def test_reader_of_a_fifo_or_socket_gone(self):
+        path = self.out + "/fifo"
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        program = self.program("-o", path, self.tree)
+        os.close(reader)
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        self.assertEqual(program.process.stderr.read(), b"")
+        here, there = socket.socketpair()
+        with here:
+            with there:
+                process = subprocess.Popen(MODULE + [self.tree], stdout=there.fileno(),
+                                           stderr=subprocess.PIPE, env=cached_environment())
+                self.addCleanup(process.kill)
+            self.assertIn(b"watching", process.stderr.readline())
+            write(self.tree + "/f")
+            self.assertIn(b"/f\n", here.recv(1000))
+        self.assertEqual(process.communicate(timeout=PATIENCE), (None, b""))
+        self.assertEqual(process.returncode, 0)
+
+    def test_no_reader_is_needed(self):
+        """With -qq nothing is written, so nobody need be there."""
+        program = self.program("-qq", "--count", "1", self.tree, ready=False, json_lines=False)
+        program.process.stdout.close()
+        while program.process.poll() is None:
+            run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
+        self.assertEqual((program.process.returncode, program.process.stderr.read()), (0, b""))
+        program.process.stdout = open(os.devnull, "rb")
+
+    def test_no_root_left(self):
+        """Status 1, and why, with -q too."""
+        for name in self.filters():
+            root = self.tree + "/" + name
+            os.mkdir(root)
+            program = self.program("-q", "--filter", name, root, ready=False)
+            while os.path.isdir(root):
+                write(root + "/f")
+                if select.select([program.process.stdout], [], [], 0.05)[0]:
+                    shutil.rmtree(root)
+            self.assertIn("DELETE_SELF", gather(program.rest())[root])
+            self.assertEqual(program.stop(), (1, "fanfp: no root is left\n"))
+
+
+class Exec(Base):
+    """--exec.  The commands write to fanfp's standard output, so no file system tells of that."""
+
+    where = DIRECTORIES[0]
+
+    def exec(self, words, *arguments, **options):
+        """A program that runs a command."""
+        return self.program("-e", "create", "--exec", words, *arguments + (self.tree,),
+                            json_lines=False, **options)
+
+    def script(self, text, name="script"):
+        """A shell script: its path."""
+        path = self.out + "/" + name
+        with open(path, "w") as file:
+            file.write("#!/bin/sh\n" + text)
+        os.chmod(path, 0o755)
+        return path
+
+    def ran(self, program, count):
+        """The next lines that commands, not fanfp, have written: a list of str."""
+        lines = []
+        while len(lines) < count:
+            line = program.line()
+            self.assertNotEqual(line, b"", lines)
+            if line.startswith(b"ran "):
+                lines.append(line.decode()[4:-1])
+        return lines
+
+    def told(self, program):
+        """The next line on standard error after the ready line."""
+        if not program.errors.endswith(b"\n"):
+            program.errors += program.process.stderr.readline()
+        return program.process.stderr.readline().decode()
+
+    def test_three_at_once(self):
+        """Three commands, and no further event is needed for the second."""
+        script = self.script('sleep 0.1; echo ran "$1"\n')
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            with self.subTest(name):
+                program = self.exec(script + " {}", "--filter", name)
+                paths = ["%s/%s%d" % (self.tree, name, number) for number in range(3)]
+                run("touch", *paths)
+                self.assertEqual(self.ran(program, 3), paths)
+                self.assertEqual(program.stop(), (-signal.SIGTERM, program.errors.decode()))
+
+    def test_signal(self):
+        """The signal is passed on to all that the command has started; no more are started, and
+        what was not run is counted."""
+        inner = self.script('trap "echo ran inner; exit" INT TERM HUP; echo ran start "$1"\n'
+                            'while :; do sleep 0.05; done\n', "inner")
+        script = self.script('trap "echo ran outer; exit" INT TERM HUP\n%s "$1"\n' % inner)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(number):
+                program = self.exec(script + " {}")
+                paths = ["%s/%s%d" % (self.tree, number.name, each) for each in range(4)]
+                run("touch", *paths)
+                self.assertEqual(self.ran(program, 1), ["start " + paths[0]])
+                program.process.send_signal(number)
+                self.assertEqual(self.ran(program, 2), ["inner", "outer"])
+                status, errors = program.stop(number)
+                self.assertEqual(status, -number)
+                self.assertNotIn(b"ran start", program.buffer)
+                self.assertIn("fanfp: ended by %s: the commands for 3 events were not run\n"
+                              % number.name, errors)
+                self.assertNotIn("it did not end", errors)
+
+    def test_signal_does_not_end_it(self):
+        """A command that goes on is killed, with all that it has started."""
+        for text in ('trap "" TERM; sleep 1000 & echo ran "$1"; wait\n',
+                     'sh -c \'trap "" TERM; echo ran "$1"; sleep 1000\' - "$1"; exit\n'):
+            with self.subTest(text):
+                script = self.script(text)
+                program = self.exec(script + " {}")
+                write(self.tree + "/f")
+                self.ran(program, 1)
+                program.process.send_signal(signal.SIGTERM)
+                self.assertEqual(program.line(), b"")       # nobody has the pipe any more
+                status, errors = program.stop()
+                self.assertEqual(status, -signal.SIGTERM)
+                self.assertIn("fanfp: running %s for %s/f: it did not end within %d s of SIGTERM, "
+                              "and was killed\n" % (script, self.tree, fanfp.KILL_SECONDS), errors)
+                os.remove(self.tree + "/f")
+
+    def test_path_longer_than_execve_takes(self):
+        """It is told of, and the next command runs."""
+        program = self.exec("echo ran {}")
+        directory = os.open(self.tree, os.O_RDONLY)
+        for _ in range(131072 // 250):
+            os.mkdir(250 * "d", dir_fd=directory)
+            below = os.open(250 * "d", os.O_RDONLY, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        os.close(os.open("deep", os.O_CREAT | os.O_WRONLY, dir_fd=directory))
+        os.close(directory)
+        write(self.tree + "/f")
+        lines = self.ran(program, 1)
+        while lines[-1] != self.tree + "/f":
+            lines += self.ran(program, 1)
+        status, errors = program.stop()
+        self.assertEqual(status, -signal.SIGTERM)
+        told = [line for line in errors.split("\n") if "Argument list too long" in line]
+        self.assertTrue(told, errors)
+        self.assertTrue(told[-1].endswith("ddd/deep: Argument list too long; it is skipped"), told)
+        self.assertLess(max(map(len, told)), 500)
+
+    def test_count_and_timeout(self):
+        """The commands for the events so far are run first."""
+        script = self.script('sleep 0.2; echo ran "$1"\n')
+        for options, status in ((["--count", "3"], 0), (["-t", "0.3"], 2)):
+            with self.subTest(options[0]):
+                program = self.exec(script + " {}", *options)
+                paths = [self.tree + "/" + options[0] + each for each in "abc"]
+                run("touch", "--", *paths)
+                self.assertEqual(self.ran(program, 3), paths)
+                self.assertEqual(program.process.wait(PATIENCE), status)
+
+    def test_signal_while_the_rest_is_run(self):
+        script = self.script('echo ran "$1"; exec sleep 1000\n')
+        program = self.exec(script + " {}", "--count", "3")
+        run("touch", *[self.tree + "/" + each for each in "abc"])
+        self.ran(program, 1)
+        status, errors = program.stop()
+        self.assertEqual(status, -signal.SIGTERM)
+        self.assertIn("fanfp: ended by SIGTERM: the commands for 2 events were not run\n", errors)
+
+    def test_failing_commands(self):
+        """How a command ended is told if it failed; the next runs."""
+        script = self.script('case "$1" in *a) exit 3;; *b) kill -SEGV $$;; esac; echo ran "$1"\n')
+        program = self.exec(script + " {}")
+        run("touch", *[self.tree + "/" + each for each in "abc"])
+        self.assertEqual(self.ran(program, 1), [self.tree + "/c"])
+        self.assertEqual([self.told(program) for _ in range(2)], [
+            "fanfp: running %s for %s/a: it ended with status 3\n" % (script, self.tree),
+            "fanfp: running %s for %s/b: it was killed by SIGSEGV\n" % (script, self.tree)])
+        os.remove(script)
+        write(self.tree + "/d")
+        self.assertEqual(self.told(program), "fanfp: running %s for %s/d: No such file or "
+                                             "directory; it is skipped\n" % (script, self.tree))
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_names_of_any_bytes(self):
+        """As an argument and in the environment, whatever the locale."""
+        name = b"\xff \n\x1b${x}`{}\xc3\xa9"
+        for locale in ("C", "C.UTF-8"):
+            environment = dict(cached_environment(), LC_ALL=locale)
+            command = ["env", "LC_ALL=" + locale] + MODULE
+            program = self.exec("printf '%s\\0' ran {} x{}", "--count", "1", command=command)
+            path = os.fsencode(self.tree) + b"/" + name
+            os.mkdir(path)
+            out = b"".join(iter(program.line, b""))
+            self.assertTrue(out.endswith(b"ran\0%s\0x%s\0" % (path, path)), out)
+            self.assertEqual(program.process.wait(PATIENCE), 0, environment)
+            os.rmdir(path)
+
+    def refused(self, command, *texts):
+        """A command that is an error at the start."""
+        result = subprocess.run(MODULE + ["--exec", command, self.tree], env=cached_environment(),
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+        errors = result.stderr.decode()
+        self.assertEqual((result.returncode, result.stdout), (1, b""), errors)
+        self.assertEqual(errors.count("\n"), 1, errors)
+        for text in texts:
+            self.assertIn(text, errors)
+
+    def test_no_command(self):
+        for command in ("", "  "):
+            self.refused(command, "reading --exec: it is empty; name a command")
+        self.refused("echo 'a", "reading --exec echo 'a: No closing quotation")
+        self.refused("no-such-command {}", "running no-such-command: No such file", "sh -c")
+        self.refused(self.out + "/none {}", "running %s/none: No such file" % self.out)
+        self.refused(self.out + " {}", "running %s: Permission denied" % self.out)
+        write(self.out + "/not-executable")
+        self.refused(self.out + "/not-executable", "Permission denied")
+
+    def test_words_of_a_shell(self):
+        for command, word in (
+                ("cd x && make", "&&"), ("true || make", "||"), ("echo {} | wc", "|"),
+                ("echo a ; echo b", ";"), ("echo a; echo b", "a;"), ("echo a &", "&"),
+                ("echo {} > log", ">"), ("echo {} >> log", ">>"), ("echo {} >log", ">log"),
+                ("echo 2>&1", "2>&1"), ("wc < {}", "<"), ("echo $FANFP_PATH", "$FANFP_PATH"),
+                ('echo "$FANFP_PATH"', "$FANFP_PATH"), ("echo ${FANFP_PATH}x", "${FANFP_PATH}x"),
+                ("echo $(date)", "$(date)"), ("echo `date`", "`date`")):
+            with self.subTest(command):
+                self.refused(command, "reading --exec " + command, ": %s is for a shell" % word,
+                             "sh -c 'COMMANDS' - {}")
+
+    def test_quoted_words(self):
+        """What is quoted is meant; so are signs in the middle of a word."""
+        for command in ("echo '&&' '|' \\; \">\" '$HOME' \\$HOME a|b x?a=1&b=2 $ $1 a>b {}",
+                        "sh -c 'echo \"$1\" && true; echo > /dev/null | cat' - {}",
+                        'sh -c "echo $FANFP_PATH"', "'sh' -c 'exit 0'"):
+            with self.subTest(command):
+                result = subprocess.run(
+                    MODULE + ["-t", "0.01", "-q", "--exec", command, self.tree],
+                    env=cached_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                self.assertEqual((result.returncode, result.stderr), (2, b""))
+
+    def test_notes(self):
+        """What is likely not meant is said, and done: signs for a shell, {} in a script."""
+        for command, note in (
+                ("echo *.o", "--exec uses no shell: *.o is handed on as it is"),
+                ("echo ~/x", "--exec uses no shell: ~/x is handed on as it is"),
+                ("sh -c 'echo {}'", "lets the name of a file run commands; "
+                                    "say sh -c '... \"$1\"' - {}"),
+                ("env bash -ec 'ls {}; echo'", "say bash -ec '... \"$1\"' - {}")):
+            with self.subTest(command):
+                program = self.exec(command, "-t", "0.01")
+                self.assertIn(note, program.errors.decode())
+                self.assertEqual(program.process.wait(PATIENCE), 2)
+
+    def test_help(self):
+        """It shows the safe way to a shell, and that works as it is shown."""
+        text = subprocess.check_output(MODULE + ["--help"], env=cached_environment()).decode()
+        self.assertIn("--exec \"sh -c 'COMMANDS' - {}\"", text)
+        self.assertIn('"$1"', text)
+        program = self.exec("sh -c 'echo ran \"$1\" \"$FANFP_EVENTS\" | cat' - {}", "--count", "1")
+        path = self.tree + "/$(touch pwned); x"
+        write(path)
+        self.assertEqual(self.ran(program, 1)[0].split(" CREATE")[0], path)
+        self.assertEqual(program.process.wait(PATIENCE), 0)
 
 
 # =============================================================================================
@@ -5827,7 +6233,7 @@ class Capabilities(Base):
                 run("umount", self.tree + "/mount")
                 while {"UNMOUNT"} != self.reported(program).get(self.tree + "/mount"):
                     pass
-                self.assertEqual(program.stop(), (0, program.errors.decode()))
+                self.assertEqual(program.stop(), (-signal.SIGTERM, program.errors.decode()))
 
     def test_one_file_system(self):
         """With nothing to mark later, CAP_DAC_READ_SEARCH alone."""
@@ -5836,7 +6242,7 @@ class Capabilities(Base):
                 program = self.program("--filter", name, "--one-file-system", self.tree)
                 self.assert_keeps(program, fanfp.CAP_DAC_READ_SEARCH)
                 self.check(program)
-                self.assertEqual(program.stop(), (0, program.errors.decode()))
+                self.assertEqual(program.stop(), (-signal.SIGTERM, program.errors.decode()))
 
     def test_executables(self):
         """CAP_SYS_PTRACE too where /proc/PID/exe is asked for."""

@@ -56,9 +56,10 @@ def judge(watch, buffers, fd):
 
 def printer(lines):
     """Read and print, as the command line does."""
+    signals = fanfp.Signals()
+
     def run(watch, buffers, fd):
-        output = fanfp.Output(None)
-        output.fd = fd
+        output = fanfp.Output(fd, "a pipe", signals)
         fill(watch, buffers)
         while watch._fanotify.backlog:
             events = watch.read(0)
