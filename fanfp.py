@@ -6556,10 +6556,16 @@ BURST = 16          # events within `latency` seconds before reading waits for m
 
 
 def tell(message):
-    """What a Watch says of itself when nothing else was asked: a line on standard error."""
-    if sys.stderr is not None:          # None: it was closed when Python started
-        sys.stderr.write("fanfp: %s\n" % message)
-        sys.stderr.flush()
+    """What a Watch says of itself when nothing else was asked: a line on standard error.
+
+    Where that can't be written nobody is told, and watching goes on.
+    """
+    try:
+        if sys.stderr is not None:      # None: it was closed when Python started
+            sys.stderr.write("fanfp: %s\n" % message)
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
 
 
 def no_root(error, shown):

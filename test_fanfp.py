@@ -1623,6 +1623,13 @@ class Words(Command):
                     1, "fanfp: writing to standard output: No space left on device; it is not "
                     "whole; free some space, or write elsewhere\n"))
 
+    def test_nobody_to_tell(self):
+        """Where standard error can't be written, watching goes on."""
+        with open("/dev/full", "wb") as full:
+            status = subprocess.call(MODULE + ["-t", "0.1", self.tree], stderr=full,
+                                     env=cached_environment())
+        self.assertEqual(status, 2)
+
     def test_run_as_it_is(self):
         """The file has its run bit, and README's first command works as it is typed."""
         self.assertTrue(os.stat(PROGRAM).st_mode & 0o100)
