@@ -1080,8 +1080,10 @@ class Directories:
     of None: it is in no tree.
     """
 
-    def __init__(self, devices=False):
-        """`devices`: whether events of device nodes are told like those of files."""
+    def __init__(self, devices=False, recursive=True):
+        """`devices`: whether events of device nodes are told like those of files.  Not `recursive`:
+        it knows where directories are all the same, but none but the roots is in a tree."""
+        self.recursive = recursive
         self.nodes = {}         # key -> Node
         self.prefixes = {}      # key -> "path/" to put before a name: a cache of what nodes say
         self.outside = set()    # keys of directories known to be in no tree
@@ -1149,7 +1151,7 @@ class Directories:
         """The path of a directory with a slash at its end, or None: it is not known."""
         node = self.nodes.get(key)
         names = node.way_up() if node is not None else []
-        if not names:
+        if not names or not self.recursive and key not in self.anchors:
             return None
         prefix = names.pop()
         if names:
@@ -1177,6 +1179,13 @@ class Directories:
         if found:
             self.prefixes.pop(key, None)
         return found
+
+    def edge(self, key):
+        """The path of a directory in which there is nothing of a tree, but which is an entry of
+        one; None for others.  Only where it is not `recursive`."""
+        node = self.nodes.get(key) if not self.recursive else None
+        names = node.way_up() if node is not None else []
+        return names[1] + names[0] if len(names) == 2 else None
 
     def known(self, key):
         """Whether it is known where a directory is, in a tree or in none."""
@@ -4381,9 +4390,10 @@ class MarksFilter(UserFilter):
     def outside(self, key, number):
         # The mark of a directory also hides the events of its children, and a root may be one.
         # Those that tell of a root (its rename, its removal) are of a directory: without ONDIR
-        # they come.
+        # they come.  So do those of an edge, which are told.
         mask = self.group.asked | EVENT_ON_CHILD
-        if self.group.directories.fringe.isdisjoint((key, key[:8])):
+        if self.group.directories.fringe.isdisjoint((key, key[:8])) \
+                and self.group.directories.edge(key) is None:
             mask |= ISDIR
         try:
             fd = self.group.directories.open(key, O_PATH_DIR)
@@ -4836,7 +4846,8 @@ class Fanotify:
     tells of a moment past and the kernel answers for now; see the top of section 3.
     """
 
-    def __init__(self, mask, filter_name, notice, object_path=None, own=False, devices=False):
+    def __init__(self, mask, filter_name, notice, object_path=None, own=False, devices=False,
+                 recursive=True):
         self.notice, self.own = notice, own
         self.mask = mask | ALWAYS | ISDIR
         self.pid = os.getpid()
@@ -4864,7 +4875,7 @@ class Fanotify:
         self.now, self.moment = time.time(), None
         self.out = []
         self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
-        self.directories = Directories(devices)
+        self.directories = Directories(devices, recursive)
         if own and mask & LISTING:
             OwnRead.groups[id(self)] = self.own_reads
 
@@ -5262,7 +5273,7 @@ class Fanotify:
                 return None
         prefix = self.resolve(key)
         if prefix is None:
-            return None
+            return self.directories.edge(key) if name == b"." else None
         return (prefix[:-1] or prefix) if name == b"." else prefix + os.fsdecode(name)
 
     # --- judging ---
@@ -5827,9 +5838,11 @@ class InotifyRoot:
 class Inotify:
     """An inotify instance that follows trees; the same methods as Fanotify."""
 
-    def __init__(self, mask, notice, mount_names, devices=False):
+    def __init__(self, mask, notice, mount_names, devices=False, recursive=True):
         """`mount_names`: function() -> the names, without directories, of all mounts.
-        `devices`: whether events of device nodes are told like those of files."""
+        `devices`: whether events of device nodes are told like those of files.  Not `recursive`:
+        only the roots themselves are watched."""
+        self.recursive = recursive
         self.notice, self.mount_names = notice, mount_names
         self.mask = mask | ALWAYS | ISDIR
         self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
@@ -5926,7 +5939,7 @@ class Inotify:
             os.close(fd)
         else:
             root.watched = self.by_wd[wd] = Watched(wd, None, b"", root)
-            if root.only is None:
+            if root.only is None and self.recursive:
                 self.scan(fd, root.watched, False)
             else:
                 os.close(fd)
@@ -5967,7 +5980,8 @@ class Inotify:
 
     def give_back(self, root):
         """Make the directory of a root one of another root's tree, if it is; whether it is."""
-        path = visible_path(root.fd) if root.fd is not None and root.only is None else None
+        path = visible_path(root.fd) if root.fd is not None and root.only is None \
+            and self.recursive else None
         try:
             above = None if path in (None, b"/") else self.inside(os.path.dirname(path))
         except Early:
@@ -6357,6 +6371,8 @@ class Inotify:
 
     def appeared(self, watched, name, new, tries=OPEN_TRIES):
         """A directory was made in, or moved into, a watched one: watch it and what it holds."""
+        if not self.recursive:
+            return
         self.arrived = self.arrived or not new
         try:
             parent_fd = self.open_directory(watched)
@@ -6802,6 +6818,8 @@ class Watch:
     process  bool, whether who did it is read in full with each event.  Without it event.process
              is read when it is asked for: of what has ended by then, comm, uid, gid, cgroup alone
     latency  float, seconds to let events gather (and the kernel merge them) under load
+    recursive  bool, whether what is below is watched too; else only the directories given, and
+             their entries
     mounts   bool, whether file systems mounted inside the trees are watched too
     devices  bool, whether it is told who opens, reads and writes character and block devices.
              Without it that they are made, renamed, removed is told, and ATTRIB
@@ -6825,7 +6843,7 @@ class Watch:
 
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
                  exclude=None, comm=(), pid=(), user=(), process=False, latency=0.005,
-                 mounts=True, devices=False, own=True, notice=tell):
+                 recursive=True, mounts=True, devices=False, own=True, notice=tell):
         self._sources, self._extra_fds = [], []
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
@@ -6857,7 +6875,8 @@ class Watch:
         latency = duration("latency", latency)
         self._mask = event_mask(events)
         self._wanted_filter, self.object, self._latency = filter, object, latency
-        self._inner_mounts, self._own, self._notice = mounts, own, Notices(notice)
+        self._recursive, self._inner_mounts = recursive, mounts and recursive
+        self._own, self._notice = own, Notices(notice)
         self._devices = devices
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
@@ -6984,10 +7003,10 @@ class Watch:
             source = self._inotify if name == "inotify" else self._fanotify
             fresh = source is None
             if fresh:
-                source = Inotify(self._mask, self._notice, self._mounts.names, self._devices) \
-                    if name == "inotify" else \
+                source = Inotify(self._mask, self._notice, self._mounts.names, self._devices,
+                                 self._recursive) if name == "inotify" else \
                     Fanotify(self._mask, name, self._notice, self.object, self._own,
-                             self._devices)
+                             self._devices, self._recursive)
                 if name != "inotify":
                     self._who.attach()
             else:
@@ -7969,7 +7988,9 @@ def build_parser():
         help="say only what went wrong; twice: print no events")
     add("-o", "--outfile", metavar="FILE", help="append to a file; -: standard output")
     add("-m", "--monitor", action="store_true", help="accepted: it always goes on")
-    add("-r", "--recursive", action="store_true", help="accepted: it always is")
+    add("-r", "--recursive", action="store_true", help="accepted: it is anyway")
+    add("--no-recursive", action="store_true",
+        help="only what happens to a directory given and its entries, nothing below")
     add("--filter", choices=FILTER_NAMES, default="auto", help="how to keep outside events away")
     add("--object", metavar="FILE", help="a BPF object for --filter fastpath")
     add("--latency", type=seconds, default=0.005, metavar="SECONDS",
@@ -8530,6 +8551,10 @@ def refuse_idle(options):
              "--who does nothing with --format, whose letters say what is wanted"),
             (options.quiet > 1 and prints,
              "-qq prints no events, so --json, --csv, --format, --who and -o do nothing"),
+            (options.recursive and options.no_recursive, "only one of -r and --no-recursive"),
+            (options.one_file_system and options.no_recursive,
+             "with --no-recursive nothing mounted inside is watched, so --one-file-system does "
+             "nothing"),
             (sum(map(bool, (options.json, options.csv, options.format is not None))) > 1,
              "only one of --json, --csv and --format")):
         if useless:
@@ -8578,11 +8603,13 @@ def run(options):
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
                exclude=exclude, comm=options.comm, pid=options.pid, user=options.user,
                latency=options.latency, object=options.object,
+               recursive=not options.no_recursive,
                mounts=not options.one_file_system, devices=options.devices,
                own=False, notice=errors.tell) as watch:
         own = output.is_path() if "inotify" in watch.filter else None
         if runner is None:              # a command gets what fanfp was started with
-            drop_capabilities(watch, not options.one_file_system, shows_executable(options))
+            inner = not (options.one_file_system or options.no_recursive)
+            drop_capabilities(watch, inner, shows_executable(options))
         signals.catch()
         watch.wake_on(signals.fd)
         if options.quiet < 2:

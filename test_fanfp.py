@@ -1144,6 +1144,59 @@ class Scenarios:
         self.expect(self.reported(program), {
             "a/b/f": "CLOSE_WRITE", "c/b/g": "CLOSE_WRITE", "old/g": "CLOSE_WRITE"})
 
+    def test_not_recursive(self):
+        """Only what happens to the root and its entries; a move deeper is one out of the tree."""
+        os.makedirs(self.tree + "/sub/deep/deeper")
+        os.makedirs(self.tree + "/empty")
+        for name in ("a", "sub/b", "sub/deep/c"):
+            write(self.tree + "/" + name)
+        program = self.watch("--no-recursive", "-e", ",".join(fanfp.DEFAULT_EVENTS) + ",attrib",
+                             self.tree)
+        for name in ("f", "sub/f", "sub/deep/f"):
+            write(self.tree + "/" + name)
+        os.mkdir(self.tree + "/new")
+        for name in ("new/f", "sub/deep/g", "sub/g"):
+            write(self.tree + "/" + name)
+        os.mkdir(self.tree + "/sub/made")
+        os.chmod(self.tree + "/sub/made", 0o700)
+        os.chmod(self.tree + "/sub", 0o700)
+        os.chmod(self.tree + "/sub/deep", 0o700)
+        os.rename(self.tree + "/a", self.tree + "/sub/a")
+        os.rename(self.tree + "/sub/b", self.tree + "/b")
+        self.expect(self.reported(program), {
+            "f": CREATED, "new": "CREATE", "sub": "ATTRIB", "a": "MOVED_FROM", "b": "MOVED_TO"})
+        os.rename(self.tree + "/sub", self.tree + "/sub2")
+        write(self.tree + "/sub2/deep/deeper/f")
+        write(self.tree + "/sub2/f")
+        os.rename(self.tree + "/sub2/deep", self.tree + "/deep")
+        write(self.tree + "/deep/f")
+        os.mkdir(self.tree + "/deep/deeper/d")
+        os.chmod(self.tree + "/deep", 0o755)
+        os.rename(self.tree + "/new", self.tree + "/sub2/new")
+        os.chmod(self.tree + "/sub2/new", 0o700)
+        os.rmdir(self.tree + "/empty")
+        write(self.tree + "/b")
+        self.expect(self.reported(program), {
+            (self.tree + "/sub", self.tree + "/sub2"): "RENAME", "deep": "MOVED_TO ATTRIB",
+            "new": "MOVED_FROM", "empty": "DELETE", "b": "MODIFY CLOSE_WRITE"})
+        with open("/proc/%d/fdinfo/%s" % (program.process.pid, self.group_of(program))) as file:
+            self.assertLess(file.read().count("inotify wd"), 4)
+
+    def group_of(self, program):
+        """The number of fanfp's notification group."""
+        folder = "/proc/%d/fd/" % program.process.pid
+        return next(fd for fd in os.listdir(folder) if "notify" in os.readlink(folder + fd))
+
+    def test_not_recursive_and_nested_roots(self):
+        os.makedirs(self.tree + "/sub/deep")
+        program = self.watch("--no-recursive", self.tree, self.tree + "/sub")
+        for name in ("f", "sub/f", "sub/deep/f"):
+            write(self.tree + "/" + name)
+        os.rename(self.tree + "/f", self.tree + "/sub/g")
+        os.rename(self.tree + "/sub/f", self.tree + "/sub/deep/g")
+        self.expect(self.reported(program), {
+            "f": CREATED, "sub/f": CREATED + " MOVED_FROM", ("f", "sub/g"): "RENAME"})
+
     def test_all_events(self):
         write(self.tree + "/f", "content")
         program = self.watch("-e", "all", "--exclude", "/tree$", self.tree)
