@@ -8547,6 +8547,9 @@ def refuse_idle(options):
              "--no-newline does nothing without --format"),
             (options.object is not None and options.filter not in ("auto", "fastpath"),
              "--object does nothing with --filter " + options.filter),
+            (options.devices and options.event
+             and not event_mask(",".join(options.event).replace(",", " ").split()) & THROUGH,
+             "--devices does nothing with these events"),
             (options.who and options.format is not None,
              "--who does nothing with --format, whose letters say what is wanted"),
             (options.quiet > 1 and prints,

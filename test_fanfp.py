@@ -1708,6 +1708,7 @@ class Words(Command):
                 (["--no-newline"], "--no-newline does nothing without --format"),
                 (["--object", "x.o", "--filter", "marks"],
                  "--object does nothing with --filter marks"),
+                (["--devices", "-e", "create"], "--devices does nothing with these events"),
                 (["-qq", "--json"], "-qq prints no events"),
                 (["-qq", "-o", self.out + "/log"], "-qq prints no events"),
                 (["--probe", "--json"], "--probe takes roots and no other options"),
