@@ -8001,7 +8001,8 @@ def build_parser():
     add("--exec", dest="command", metavar="COMMAND",
         help="run a command for each event, one at a time, without "
              "a shell: {} is the path; FANFP_PATH, _OLD_PATH, "
-             "_EVENTS, _PID, _IS_DIR are in its environment; see below")
+             "_EVENTS, _IS_DIR, _PID, _COMM, _UID and more of who did it are in its environment; "
+             "see below")
     add("--stats", action="store_true", help="counters, at the end, on standard error")
     add("--probe", action="store_true", help="say what this host has, and end")
     add("--version", action="store_true", help="say which this is, and end")
@@ -8474,9 +8475,10 @@ class Runner:
         """Run the command for an event; where that can't be, say so."""
         path = event.path or ""
         environment = dict(os.environ, FANFP_PATH=path, FANFP_OLD_PATH=event.old_path or "",
-                           FANFP_EVENTS=names_text(event.mask),
-                           FANFP_PID="" if event.pid is None else str(event.pid),
+                           FANFP_EVENTS=names_text(event.mask), FANFP_PID=text_of(event.pid),
                            FANFP_IS_DIR="1" if event.is_dir else "0")
+        for name in ("comm", "uid") + WHO:
+            environment["FANFP_" + name.upper()] = text_of(getattr(event.process, name, None))
         words = [word.replace("{}", path) for word in self.words]
         self.shown = "%s for %s" % (shorten(printable(words[0])), shorten(printable(path)) or "-")
         try:
@@ -8605,6 +8607,7 @@ def run(options):
     raise_descriptor_limit()
     with Watch(*options.roots, events=events, filter=options.filter, include=include,
                exclude=exclude, comm=options.comm, pid=options.pid, user=options.user,
+               process=runner is not None,      # an event waits for the commands before its own
                latency=options.latency, object=options.object,
                recursive=not options.no_recursive,
                mounts=not options.one_file_system, devices=options.devices,

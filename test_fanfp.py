@@ -1904,6 +1904,14 @@ class Who(Command):
         os.rmdir(self.tree + "/d")
         return event
 
+    @staticmethod
+    def queued(watch):
+        """What a Watch has to tell of what was done."""
+        found = []
+        while select.select([watch], [], [], 0)[0]:
+            found += watch.read(0)
+        return found
+
     def test_json(self):
         """comm and uid always, the rest with --who."""
         doer = Doer(self, "a,b", self.USER)
@@ -2100,12 +2108,32 @@ class Who(Command):
         for number, doer in enumerate(doers):
             doer.make("%s/%d" % (self.tree, number + 1))
         for (choice, expected), watch in zip(table, watches):
-            found = []
-            while watch.stats()["events read"] < 3:
-                found += watch.read(0)
+            found = self.queued(watch)
             self.assertEqual("".join(os.path.basename(event.path) for event in found), expected,
                              choice)
             self.assertEqual(watch.stats()["reported"], len(expected))
+
+    def test_exec(self):
+        """A command is told who did it, though it waits for one before and he has gone by then."""
+        doers = {name: Doer(self, name, self.USER) for name in ("first", "second")}
+        script = "cat %s/$FANFP_COMM; echo $FANFP_COMM $FANFP_PID $FANFP_UID $FANFP_USER " \
+                 "$FANFP_GID $FANFP_PPID $FANFP_EXE $FANFP_CMDLINE >> %s/log" % (self.out, self.out)
+        program = self.program("--count", "2", "--exec", "sh -c '%s'" % script, self.tree)
+        for name, doer in doers.items():
+            os.mkfifo(os.path.join(self.out, name))
+            doer.make(os.path.join(self.tree, name))
+            self.assertIn(b'"pid": %d,' % doer.pid, program.line())
+            doer.process.stdin.close()
+            doer.process.wait()
+        for name in doers:
+            write(os.path.join(self.out, name))     # opened when its command is there to read
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        with open(self.out + "/log") as file:
+            text = " ".join(file.read().split())
+        for name, doer in doers.items():
+            self.assertIn(" ".join((
+                name, str(doer.pid), str(self.USER), str(self.USER), str(self.USER + 1),
+                str(os.getpid()), os.path.realpath(sys.executable), sys.executable)), text)
 
     def test_choosing_on_the_command_line(self):
         one, two = Doer(self, "one", self.USER), Doer(self, "two", 0)
@@ -2144,8 +2172,8 @@ class Who(Command):
                     ({"comm": "two"}, {"/proc/%d/comm" % doer.pid})):
                 with fanfp.Watch(self.tree, events="CREATE", **choice) as watch:
                     doer.make(self.tree + "/d")
-                    while not watch.stats()["events read"]:
-                        self.assertEqual(watch.read(0), [])
+                    self.assertEqual(self.queued(watch), [])
+                    self.assertGreater(watch.stats()["events read"], 0)
                 self.assertLessEqual({path for path in asked if str(doer.pid) in path}, expected)
                 os.rmdir(self.tree + "/d")
 
