@@ -8251,8 +8251,9 @@ class Signals:
         signal.set_wakeup_fd(self._write)
         for name in ENDING + ("SIGCHLD",):
             number = getattr(signal, name)
-            # A shell has what it starts in the background ignore SIGINT, nohup SIGHUP: so be it.
-            if name == "SIGCHLD" or signal.getsignal(number) != signal.SIG_IGN:
+            # nohup has it ignore SIGHUP, so be it.  Not SIGINT, which a shell has what it starts
+            # in the background ignore: who sends it there with kill means it.
+            if name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda *_: None)
 
     def take(self):
@@ -8332,9 +8333,9 @@ class Output:
         """Wait until there is room; after a signal not for long."""
         while True:
             left = self.signals.left(END_SECONDS)
-            ready = self.poll.poll(None if left is None else left * 1000)
-            if any(fd == self.fd for fd, _ in ready):
-                return
+            for fd, _ in self.poll.poll(None if left is None else left * 1000):
+                if fd == self.fd:
+                    return
             if left == 0:
                 raise Error(errno.ETIMEDOUT, "%s %s: nobody reads it, and %s came; what was left "
                             "is lost" % (self.doing, printable(self.name),
@@ -8485,8 +8486,9 @@ class Runner:
             self.child = self.subprocess.Popen(words, env=environment, start_new_session=True,
                                                stdin=self.input)
         except (OSError, ValueError) as error:      # of what was possible at the start
+            number = getattr(error, "errno", None)
             self.tell("running %s: %s; it is skipped"
-                     % (self.shown, getattr(error, "strerror", None) or error))
+                      % (self.shown, error if number is None else os.strerror(number)))
 
     def has_ended(self):
         """Whether the command has ended; if by a failure, say so.  After a signal: with all that
@@ -8496,7 +8498,7 @@ class Runner:
             return status is not None and self.group_has_ended()
         if status:
             self.tell("running %s: it %s" % (self.shown, "ended with status %d" % status
-                     if status > 0 else "was killed by " + signal_name(-status)))
+                      if status > 0 else "was killed by " + signal_name(-status)))
         return True
 
     def group_has_ended(self):
@@ -8526,10 +8528,10 @@ class Runner:
         if self.child is not None:
             self.send(signal.SIGKILL)
             self.tell("running %s: it did not end within %d s of %s, and was killed"
-                     % (self.shown, KILL_SECONDS, signal_name(self.signals.number)))
+                      % (self.shown, KILL_SECONDS, signal_name(self.signals.number)))
         if self.waiting:
             self.tell("ended by %s: the commands for %d events were not run"
-                     % (signal_name(self.signals.number), len(self.waiting)))
+                      % (signal_name(self.signals.number), len(self.waiting)))
 
 
 def shorten(text):

@@ -2276,15 +2276,14 @@ class Ends(Base):
             self.assertEqual(program.process.wait(PATIENCE), -signal.SIGTERM)
 
     def test_signal_ignored(self):
-        """nohup and a shell's & have it ignore signals: so it does."""
+        """nohup has it ignore SIGHUP: so it does.  A shell's & SIGINT: who sends it means it."""
         def ignore():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         program = self.program(self.tree, preexec_fn=ignore)
-        program.process.send_signal(signal.SIGINT)
         program.process.send_signal(signal.SIGHUP)
         self.assertEqual(self.reported(program), {})
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+        self.assertEqual(program.stop(signal.SIGINT)[0], -signal.SIGINT)
 
     @unittest.skipUnless(shutil.which("bash"), "needs bash")
     def test_loop_of_a_shell(self):
@@ -2306,10 +2305,18 @@ class Ends(Base):
         if subprocess.call(command + ["true"], stderr=subprocess.DEVNULL):
             self.skipTest("unshare --pid does not work here")
         program = self.program(self.tree, command=command + MODULE)
-        with open("/proc/%d/task/%d/children" % (2 * (program.process.pid,))) as file:
-            child = int(file.read())
-        os.kill(child, signal.SIGTERM)
+        child, = [number for number in filter(str.isdigit, os.listdir("/proc"))
+                  if self.parent_of(number) == program.process.pid]
+        os.kill(int(child), signal.SIGTERM)
         self.assertEqual(program.process.wait(PATIENCE), 128 + signal.SIGTERM)
+
+    @staticmethod
+    def parent_of(number):
+        try:
+            with open("/proc/%s/stat" % number) as file:
+                return int(file.read().rpartition(")")[2].split()[1])
+        except OSError:
+            return None                         # it has just ended
 
     def test_full_pipe(self):
         """A signal ends it while it waits for a reader that does not read: one is enough, also
@@ -2348,7 +2355,8 @@ class Ends(Base):
         self.addCleanup(os.close, reader)
         fcntl.fcntl(writer, 1031, 4096)         # F_SETPIPE_SZ
         processes = [subprocess.Popen(MODULE + ["-q", self.tree], stdout=writer,
-                                      env=cached_environment()) for _ in range(4)]
+                                      stderr=subprocess.DEVNULL, env=cached_environment())
+                     for _ in range(4)]
         os.close(writer)
         for process in processes:
             self.addCleanup(process.kill)
