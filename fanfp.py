@@ -6568,6 +6568,7 @@ KERNEL_KINDS = frozenset("""
     proc pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs""".split())
 
 COMM_LENGTH = 15    # bytes of a process's name that the kernel keeps
+MANY_MOUNTS = 3     # of a kind, of which it is said how many they are and not which
 BURST = 16          # events within `latency` seconds before reading waits for more to gather
 
 
@@ -6588,6 +6589,16 @@ def no_root(error, shown):
     """The Error for a root that can't be looked at."""
     hint = "name a directory or a file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
     return failure(error.errno, "watching", shown, hint)
+
+
+def listed(mounts):
+    """Mounts, (what to call it, kind), in a line: each of them, or their number where a kind has
+    many, as overlay has where containers run."""
+    kinds = {}
+    for shown, kind in mounts:
+        kinds.setdefault(kind, []).append("%s (%s)" % (printable(shown), kind))
+    return " ".join("%d of kind %s" % (len(each), kind) if len(each) > MANY_MOUNTS
+                    else " ".join(each) for kind, each in kinds.items())
 
 
 class MountList:
@@ -7146,7 +7157,7 @@ class Watch:
     def _take_in(self, current):
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
-        lesser, hidden, self._within = [], set(), False
+        lesser, failed, hidden, self._within = [], {}, set(), False
         tops = [(visible_path(root.fd), root.mount_id) for source in self._sources
                 for root in source.roots if root.only is None]
         for identity, mount in current.items():
@@ -7156,7 +7167,7 @@ class Watch:
             if any(path is not None and mount.id != mount_id
                    and below(mount.path, path) is not None for path, mount_id in tops):
                 try:
-                    found = self._mount_found(mount, current, lesser)
+                    found = self._mount_found(mount, current, lesser, failed)
                 except Hidden as reason:    # until the list of mounts changes again
                     self._mounts_news = self._mounts_news or isinstance(reason, Early)
                     hidden.add(identity)
@@ -7166,13 +7177,17 @@ class Watch:
                     continue
             self._known_mounts[identity] = found
         if lesser:
-            self._notice("watched with inotify, which does not tell who: %s" % " ".join(lesser))
+            self._notice("watched with inotify, which does not tell who: %s" % listed(lesser))
+        for mounts, error in failed.values():
+            self._notice("not watched: %s: %s" % (listed(mounts), worded(error)))
         return hidden
 
-    def _mount_found(self, mount, current, lesser):
+    def _mount_found(self, mount, current, lesser, failed):
         """Watch a mount that is below a root's path: its Found, or None if it can't be.
 
         Raises Hidden, before all else: what covers it may be watched already; or Within.
+        `lesser`: [(what to call it, kind)] of those watched with less than others, `failed`:
+        {errno: ([the same], Error)} of those that are not watched; it is added to them.
         """
         at = spot_of(mount)
         if at is None:
@@ -7198,14 +7213,13 @@ class Watch:
             source = self._fanotify if each != "inotify" else self._inotify
             del self._passed[mount.id]
             if each == "inotify" and reasons:
-                lesser.append("%s (%s)" % (printable(shown), mount.kind))
+                lesser.append((shown, mount.kind))
             if root is not None and self._started:
                 self._notice("%s, %s mounted inside, is watched from now on"
                              % (printable(shown), mount.kind))
             return root and Found(source, root, place, at)
-        self._notice("not watched: %s, %s mounted inside: %s"
-                     % (printable(shown), mount.kind,
-                        worded(self._without_inotify(reasons[0][1]))))
+        error = self._without_inotify(reasons[0][1])
+        failed.setdefault(error.errno, ([], error))[0].append((shown, mount.kind))
         return None
 
     def _place(self, mount, current):

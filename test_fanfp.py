@@ -1786,6 +1786,72 @@ class Words(Command):
                 os.rmdir(self.tree + "/x")
 
 
+# What is mounted on a host: its own file systems, containers, files and namespaces put in place.
+HOST = """
+mount -t tmpfs host "$1" && cd "$1" || exit 9
+mkdir -p proc sys dev run/netns run/credentials etc docker/netns lower snap
+mount -t proc proc proc; mount -t sysfs sysfs sys; mount -t devtmpfs dev dev
+mount -t tmpfs shm dev/shm; mount -t devpts devpts dev/pts
+mkdir -p dev/mqueue dev/hugepages
+mount -t mqueue mqueue dev/mqueue; mount -t hugetlbfs huge dev/hugepages
+mount -t ramfs ramfs run/credentials
+: > run/netns/x; mount --bind /proc/self/ns/net run/netns/x
+for i in 1 2 3 4 5 6 7 8; do
+    mkdir -p docker/$i/diff docker/$i/work docker/$i/merged
+    mount -t overlay -o "lowerdir=lower,upperdir=docker/$i/diff,workdir=docker/$i/work" o \\
+        docker/$i/merged
+    mkdir -p docker/$i/merged/proc docker/$i/merged/dev
+    mount -t proc proc docker/$i/merged/proc; mount -t tmpfs dev docker/$i/merged/dev
+    mknod docker/$i/merged/dev/null c 1 3
+done
+shift; exec "$@"
+"""
+
+
+@unittest.skipUnless(ROOT and shutil.which("unshare"), "needs root and unshare")
+class WholeSystem(Command):
+    """A root with all that is mounted on a host, in a namespace of its own."""
+
+    def host(self, *arguments):
+        try:
+            run("unshare", "-m", "true", stderr=subprocess.DEVNULL)
+        except subprocess.CalledProcessError:
+            self.skipTest("unshare -m does not work here")
+        return self.program(*arguments, command=[
+            "unshare", "-m", "--propagation", "private", "sh", "-c", HOST, "sh", self.tree]
+            + MODULE)
+
+    def test_comes_up(self):
+        """It is said that it watches, and in one line what is watched with less; no more."""
+        for name in FILTERS:
+            if available(name, DIRECTORIES[0]):
+                continue
+            with self.subTest(name):
+                program = self.host("--filter", "auto" if name == "marks" else name, self.tree)
+                errors = program.stop()[1]
+                lines = [line for line in errors.splitlines() if "fanfp: " in line]
+                self.assertIn("fanfp: watching " + self.tree, lines[-1])
+                self.assertLessEqual(len(lines), 2, errors)
+                self.assertLessEqual(max(map(len, lines)), 250 + 3 * len(self.tree), errors)
+
+    def test_device_nodes(self):
+        """What all programs do with /dev/null and with terminals is not told; what they do with
+        /dev/shm is."""
+        program = self.host("-e", "all", self.tree)
+        inside = "/proc/%d/root%s" % (program.process.pid, self.tree)
+        for name in ("dev/null", "dev/zero", "dev/tty", "docker/1/merged/dev/null", "dev/ptmx"):
+            try:
+                with open(os.path.join(inside, name), "r+b", 0) as file:
+                    file.write(b"x")
+            except OSError:
+                pass
+        write(inside + "/dev/shm/file")
+        run("sh", "-c", ": > %s/end" % inside)
+        found = {os.path.relpath(path, self.tree) for path in gather(
+            event for event in program.until(self.tree + "/end") if not event["is_dir"])}
+        self.assertEqual(found, {"dev/shm/file"})
+
+
 class Patterns(Command):
     """--include and --exclude, and the library's include and exclude."""
 
@@ -2208,7 +2274,7 @@ class Who(Command):
             self.skipTest("this overlay has file handles")
         self.assert_fails("choosing by process takes fanotify", "--comm", "x", self.tree)
         program = self.program("--comm", "x", self.top)
-        self.assertIn("not watched: %s, overlay mounted inside: " % self.tree, program.stop()[1])
+        self.assertIn("not watched: %s (overlay): " % self.tree, program.stop()[1])
 
 
 def fill(pipe):
