@@ -6562,10 +6562,14 @@ LESSER = {"marks": "", "user": ", which reads every event of the file system",
           "inotify": ", which does not tell who"}
 
 # File systems of the kernel's own making: nothing in them is created, written or removed in
-# the sense of events, and most have no marks.
+# the sense of events, and most have no marks.  And what a desktop shows one user, and no other,
+# of what is elsewhere.
 KERNEL_KINDS = frozenset("""
     autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts efivarfs fusectl mqueue nsfs
-    proc pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs""".split())
+    proc pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs
+    fuse.gvfsd-fuse fuse.lxcfs fuse.portal""".split())
+# Those that every host has somewhere, and where nobody asks who did it.
+PLAIN_KINDS = ("hugetlbfs", "ramfs")
 
 COMM_LENGTH = 15    # bytes of a process's name that the kernel keeps
 MANY_MOUNTS = 3     # of a kind, of which it is said how many they are and not which
@@ -7212,7 +7216,7 @@ class Watch:
                 continue
             source = self._fanotify if each != "inotify" else self._inotify
             del self._passed[mount.id]
-            if each == "inotify" and reasons:
+            if each == "inotify" and reasons and mount.kind not in PLAIN_KINDS:
                 lesser.append((shown, mount.kind))
             if root is not None and self._started:
                 self._notice("%s, %s mounted inside, is watched from now on"
