@@ -13,10 +13,12 @@ One file, Python 3.6 or later, standard library only.  From top to bottom:
     2. Events                    names, Event, decoding what fanotify gives
     3. Directories               file handle -> path
     4. BPF objects               reading, relocating and loading them
-    5. Filters                   which events reach user space, and the fanotify group
-    6. inotify                   for where fanotify cannot be had
-    7. Watch                     the public interface
-    8. The command line
+    5. Who did it                processes, also those that have ended
+    6. Filters                   which events reach user space, and the fanotify group
+    7. inotify                   for where fanotify cannot be had
+    8. Names                     files and symbolic links as roots
+    9. Watch                     the public interface
+    10. The command line
 """
 
 import sys
@@ -330,6 +332,19 @@ def fanotify_mark(group, flags, mask, directory, path, shown=""):
                 errno.ENODEV: "this file system has no identifier; use --filter inotify",
                 errno.EXDEV: "a part of a file system can't be marked; use --filter inotify"}
         raise failure(number, "marking", shown or os.fsdecode(path or b""), hint)
+
+
+def new_group():
+    """(a group that reports directories, names and, since Linux 5.17, the files in all events;
+    whether it does that)."""
+    base = FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME
+    base |= FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS
+    try:
+        return fanotify_init(base | FAN_REPORT_TARGET_FID), True
+    except Error as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return fanotify_init(base), False
 
 
 HANDLE_HEADER = struct.Struct("=Ii")     # struct file_handle: handle_bytes, handle_type
@@ -904,7 +919,6 @@ class Root:
     display  str, as the user gave it, without trailing slashes
     fd       an ordinary descriptor of the directory.  It pins the mount, as a shell in it
              would; so a mount inside the tree has none and is opened when needed
-    only     bytes, the name of the one file to watch in it, or None: the whole tree
     is_part  whether it is a mount of a part of a file system
     is_listed  whether its mount has been in the list of mounts
     kind     str, the kind of file system of a mount inside, else None
@@ -912,8 +926,8 @@ class Root:
 
     kind = None
 
-    def __init__(self, display, path, only=None, pinned=True):
-        self.display, self.path, self.only, self.is_part = display, path, only, False
+    def __init__(self, display, path, pinned=True):
+        self.display, self.path, self.is_part = display, path, False
         self.is_listed, self.fd = False, None
         at = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -1099,9 +1113,8 @@ class Directories:
 
     def add(self, root, parent=None, name=None):
         """Anchor a root: shown as itself or, for a mount in the tree, below its parent."""
-        if root.only is None:
-            self.anchors[root.key] = (root.key, parent, with_slash(root.display)
-                                      if parent is None else name)
+        self.anchors[root.key] = (root.key, parent, with_slash(root.display)
+                                  if parent is None else name)
         self.mounts.setdefault(root.key[:8], []).append(root)
         self.fringe.add(root.parent_key)
         self.forget()
@@ -1383,7 +1396,7 @@ class Directories:
         path = fd_path(fd)
         for root in self.mounts.get(key[:8], ()):
             rest = below(path, root.path if root.fd is None else fd_path(root.fd))
-            if rest and root.only is None:
+            if rest:
                 return key, root.key, rest
         return key, None, b""
 
@@ -4443,7 +4456,6 @@ class FastpathFilter(UserFilter):
     name = "fastpath"
     # The life of a slot for a root: enum slot_state of the program.
     FREE, WANTED, PINNED, RELEASED = range(4)
-    TAG_ENTRIES = 0x10000
     KNOWN = struct.Struct("=IIQ")               # struct known: tag, unused, answer
 
     _instances = 0
@@ -4514,11 +4526,6 @@ class FastpathFilter(UserFilter):
     def added(self, root):
         if not self.full:
             self._add_first_kind(root)
-        elif root.only is not None:
-            self._tag(root.fd, self.TAG_ENTRIES)
-            # A RENAME is judged by the directory it starts from; this one ends there.
-            fanotify_mark(self.group.fd, FAN_MARK_ADD, MOVED_TO, root.fd, b".", root.display)
-            self.group.halves = True
         else:
             device = whole_device(root)
             if device is None:
@@ -4571,7 +4578,7 @@ class FastpathFilter(UserFilter):
             os.close(low)
 
     def _add_first_kind(self, root):
-        if self.holds or root.only is not None or root.fd is None:
+        if self.holds or root.fd is None:
             raise Error(errno.EINVAL, "watching %s: this BPF object is for one directory"
                         % printable(root.display))
         if "root_ino" in self.globals:
@@ -4854,7 +4861,6 @@ class Fanotify:
         self.own_reads = {}                 # see OwnRead
         self.roots = []                     # given ones; mounts in the tree are in .mounted
         self.mounted = []
-        self.files = {}                     # key of a directory -> {name: Root of one file}
         self.marked = {}                    # file-system id -> a root on it
         self.stats = collections.Counter()
         self.quiet = {}                     # key of an outside directory heard from -> number of
@@ -4881,16 +4887,7 @@ class Fanotify:
 
     def make_group(self, halves, object_path, filter_name):
         """The group, what is asked of it, its filter and its queue."""
-        base = FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME
-        base |= FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS
-        self.targets = True
-        try:
-            self.fd = fanotify_init(base | FAN_REPORT_TARGET_FID)
-        except Error as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self.targets = False
-            self.fd = fanotify_init(base)
+        self.fd, self.targets = new_group()
         self.asked = (self.mask & ASKABLE & ~MOVES) | DELETE
         if self.targets:
             self.asked |= RENAME
@@ -4923,10 +4920,8 @@ class Fanotify:
             self.mark(root, fd)
         finally:
             root.close_mount(fd)
-        if place is not None or self.directories.mounts.get(root.key[:8]):
+        if place is not None or self.stats["reads"]:
             self.moved_in()                 # what is below it was outside until now
-        if root.only is not None:
-            self.files.setdefault(root.key, {})[root.only] = root
         if place is not None and place.source is self:
             self.directories.add(root, place.key, place.name)
         else:
@@ -4971,8 +4966,6 @@ class Fanotify:
         for roots in (self.roots, self.mounted):
             if root in roots:
                 roots.remove(root)
-        if root.only is not None:
-            self.files[root.key].pop(root.only, None)
         self.directories.remove(root)
         if root.fd is None and root.is_part:
             self.moved_in()                 # what it showed may be in a tree by its own path
@@ -5265,12 +5258,6 @@ class Fanotify:
         """The path to show for an entry of a directory, or None: it was not in a tree."""
         if key is None:
             return None
-        if key in self.files:
-            root = self.files[key].get(name)
-            if root is not None:
-                return root.display
-            if key not in self.directories.nodes:
-                return None
         prefix = self.resolve(key)
         if prefix is None:
             return self.directories.edge(key) if name == b"." else None
@@ -5321,11 +5308,7 @@ class Fanotify:
                     mask &= ~side
         if mask & ISDIR and mask & DIRENT:
             self.directory_event(raw, crossing)
-        file_root = self.files.get(key, {}).get(name)
-        if file_root is not None and mask & DELETE and not exists(name, file_root.fd):
-            self.report(path, (mask & ~DELETE) | DELETE_SELF, raw.pid)
-            return self.remove(file_root)
-        if file_root is None and not mask & ISDIR and self.of_device(raw, path):
+        if not mask & ISDIR and self.of_device(raw, path):
             mask &= ~THROUGH
         return self.report(path, mask, raw.pid)
 
@@ -5550,7 +5533,7 @@ class Fanotify:
     def root_entry(self, raw, key, name):
         """A root has been renamed or removed, as the directory that had it tells."""
         for root in list(self.roots):
-            if root.only is not None or root.parent_key != key or (
+            if root.parent_key != key or (
                     raw.target != root.key if raw.target is not None else name != root.name):
                 continue
             if raw.mask & DELETE and root.removed():
@@ -5707,15 +5690,6 @@ def changes_since(directories, key, since, limit):
     return MODIFY | ISDIR if unsure else 0, found, count
 
 
-def exists(name, directory):
-    """Whether a directory, open as a descriptor, has an entry of a name."""
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except OSError:
-        return False
-    return True
-
-
 def check_handles(root, fd):
     """Raise Error unless handles of the file system of a root, open as `fd`, can be opened, and
     the tops of mounts be told from what else is on the way up."""
@@ -5780,7 +5754,7 @@ def way_up(watched):
 
 
 class InotifyRoot:
-    """A root: a directory, or one file in it (`only`).
+    """A root.
 
     The descriptor of a given root keeps it known through renames, and alive when removed, so
     that its own DELETE_SELF never comes: its removal is heard from its parent's watch.  A mount
@@ -5789,8 +5763,8 @@ class InotifyRoot:
 
     kind = None
 
-    def __init__(self, display, path, only=None, pinned=True):
-        self.path, self.only, self.is_listed = path, only, False
+    def __init__(self, display, path, pinned=True):
+        self.path, self.is_listed = path, False
         self.show_as(display)
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if pinned else None
         self.watched = self.parent_wd = self.name = self.key = None
@@ -5862,33 +5836,17 @@ class Inotify:
         self.binds = False                  # or have left, and be shown by a bind mount
         self.out, self.room = [], 0
         self.now, self.moment = time.time(), None
-        self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
-        if self.fd < 0:
-            raise failure(ctypes.get_errno(), "making an inotify instance", "",
-                          {errno.EMFILE: "see /proc/sys/fs/inotify/max_user_instances and "
-                                         "ulimit -n"})
+        self.fd = new_inotify()
 
     # --- watches ---
 
     def add_watch(self, path, mask, shown):
         """A watch on a path (bytes): its descriptor.  Raises Error, with the limit if reached.
         `shown`: what to call it then, str or a function that makes it."""
-        wd = call("inotify_add_watch", self.fd, path, mask)
-        if wd >= 0:
-            return wd
-        number = ctypes.get_errno()
-        shown = shown() if callable(shown) else shown
-        hint = ""
-        if number == errno.ENOSPC:
-            raise Error(number, "watching %s: %d directories are watched and %s is reached; "
-                        "raise it, or run as root to use fanotify"
-                        % (printable(shown), len(self.by_wd), inotify_limit()))
-        if number == errno.EACCES:
-            hint = "not permitted to read it"
-        raise failure(number, "watching", shown, hint)
+        return inotify_watch(self.fd, path, mask, shown, len(self.by_wd))
 
     def add(self, root, place=None):
-        """Watch a root and, unless it is one file's directory, all below it.
+        """Watch a root and all below it.
 
         For a mount inside a tree: the Place where it is.
         """
@@ -5925,21 +5883,16 @@ class Inotify:
         if known is not None and root.fd is None:
             os.close(fd)
             raise Within
-        if root.fd is not None and root.only is None:
+        if root.fd is not None:
             self.watch_parent(root)
-        if known is not None and not (known.root is not None and known.root.only):
+        if known is not None:
             # In another root's tree: it is watched already.  The deeper root names what is in it.
-            root.watched = known
-            if root.only is None:
-                known.root = root
-                self.prefixes.clear()
-            os.close(fd)
-        elif known is not None and root.only is not None:
-            root.watched = known            # several files of one directory
+            root.watched, known.root = known, root
+            self.prefixes.clear()
             os.close(fd)
         else:
             root.watched = self.by_wd[wd] = Watched(wd, None, b"", root)
-            if root.only is None and self.recursive:
+            if self.recursive:
                 self.scan(fd, root.watched, False)
             else:
                 os.close(fd)
@@ -5964,14 +5917,8 @@ class Inotify:
             if root in roots:
                 roots.remove(root)
         watched = root.watched
-        if watched is not None and watched.root is root:
-            files = [other for other in self.roots if other.watched is watched]
-            if files:                       # of the directory only they are watched from now on
-                for child in list(watched.children.values()):
-                    self.forget(child, True)
-                watched.root = files[0]
-            elif not self.give_back(root):
-                self.forget(watched, True)
+        if watched is not None and watched.root is root and not self.give_back(root):
+            self.forget(watched, True)
         if root in self.parents.get(root.parent_wd, ()):
             self.parents[root.parent_wd].remove(root)
         if root.fd is None and watched is not None:
@@ -5980,8 +5927,7 @@ class Inotify:
 
     def give_back(self, root):
         """Make the directory of a root one of another root's tree, if it is; whether it is."""
-        path = visible_path(root.fd) if root.fd is not None and root.only is None \
-            and self.recursive else None
+        path = visible_path(root.fd) if root.fd is not None and self.recursive else None
         try:
             above = None if path in (None, b"/") else self.inside(os.path.dirname(path))
         except Early:
@@ -6290,8 +6236,6 @@ class Inotify:
             return None
         if mask & (UNMOUNT | IN_IGNORED | DELETE_SELF | MOVE_SELF) or not name:
             return self.self_event(watched, mask)
-        if watched.root is not None and watched.root.only is not None:
-            return self.file_event(watched, mask, cookie, name)
         if mask & (CREATE | MOVED_TO) and name in watched.found:
             watched.found.discard(name)
             mask &= ~CREATE
@@ -6303,7 +6247,7 @@ class Inotify:
         if mask & MOVED_FROM:
             other = self.other_half(cookie, watched)
             target = None if other is None else self.by_wd.get(other[0])
-            if target is not None and not (target.root is not None and target.root.only):
+            if target is not None:
                 return self.renamed(watched, name, path, target, other[3], mask)
             if other is not None:
                 self.coming.appendleft(other)
@@ -6403,7 +6347,7 @@ class Inotify:
         if mask & IN_IGNORED:
             self.forget(watched, False)
             return
-        if watched.root is None or watched.root.only is not None:
+        if watched.root is None:
             return
         if mask & UNMOUNT:
             self.report(self.shown(watched.root), UNMOUNT | ISDIR)
@@ -6427,16 +6371,6 @@ class Inotify:
             elif mask & MOVED_FROM:
                 self.parents[wd].remove(root)
                 self.watch_parent(root)
-
-    def file_event(self, watched, mask, cookie, name):
-        """An event in the directory of files given as roots."""
-        for root in [root for root in self.roots if root.watched is watched
-                     and root.only == name]:
-            if mask & DELETE and not exists(name, root.fd):
-                self.report(root.display, (mask & ~DELETE) | DELETE_SELF)
-                self.remove(root)
-            else:
-                self.report(root.display, mask)
 
     def overflow(self):
         """Events were lost: look for directories that are not watched yet."""
@@ -6489,7 +6423,7 @@ class Inotify:
     def top_of(self, path):
         """(the innermost root above a path or None, the names that lead from it to the path)."""
         tops = [(root.path, root) for root in self.mounted]
-        tops += [(visible_path(root.fd), root) for root in self.roots if root.only is None]
+        tops += [(visible_path(root.fd), root) for root in self.roots]
         for top, root in sorted(tops, key=lambda item: len(item[0] or b""), reverse=True):
             rest = below(path, top) if top is not None else None
             if rest is not None:
@@ -6515,6 +6449,34 @@ class Inotify:
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
+
+
+def new_inotify():
+    """A new inotify instance: its file descriptor.  inotify_init1(2)."""
+    fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        raise failure(ctypes.get_errno(), "making an inotify instance", "",
+                      {errno.EMFILE: "see /proc/sys/fs/inotify/max_user_instances and ulimit -n"})
+    return fd
+
+
+def inotify_watch(fd, path, mask, shown, count):
+    """A watch on a path (bytes), beside `count`: its descriptor.  inotify_add_watch(2).
+
+    Raises Error, with the limit if reached.  `shown`: what to call it then, str or a function that
+    makes it.
+    """
+    wd = call("inotify_add_watch", fd, path, mask)
+    if wd >= 0:
+        return wd
+    number = ctypes.get_errno()
+    shown = shown() if callable(shown) else shown
+    if number == errno.ENOSPC:
+        raise Error(number, "watching %s: %d directories are watched and %s is reached; "
+                    "raise it, or run as root to use fanotify"
+                    % (printable(shown), count, inotify_limit()))
+    raise failure(number, "watching", shown,
+                  "not permitted to read it" if number == errno.EACCES else "")
 
 
 def inotify_limit():
@@ -6552,7 +6514,625 @@ def decode_inotify(buffer):
 
 
 # =============================================================================================
-# 8. Watch: the public interface
+# 8. Names: files and symbolic links as roots
+# =============================================================================================
+# A root that is no directory, or to which a symbolic link leads, is two things: names, and what
+# they lead to now.  The directories that hold the names are listened to, for what becomes of these
+# alone; a file is heard by its inode as well, and so whatever other name or mount it is used by.
+# When a name changes, what it leads to is looked up again, from the directory of the first on.
+# What a root led to stays its own until its names lead to something else.
+#
+# Marks on these few inodes are all that it takes, in a group of its own: no mark of a file system,
+# no filter.  And in the same group no ignore mark may hide what is done by another name.
+
+LINK_LIMIT = 40                             # links on one way: path_resolution(7)
+WAY_TRIES = 5                               # of a way that is changed at the same time
+NAME_EVENTS = CREATE | DELETE | MOVED_FROM | MOVED_TO
+
+
+class Way:
+    """What names lead to from an open directory on, found as the kernel does; see close().
+
+    entries  [(descriptor of a directory, name)]: the symbolic links on the way and, last, what is
+             no directory, or is missing
+    fd       an O_PATH descriptor of what they lead to; None: there is nothing
+    rest     the names from the first entry on; None: there is no entry
+    own      which of the entries is the file itself, or what is missing: its index, or None
+    """
+
+    def __init__(self, start, names, follow=True):
+        self.entries, self.fd, self.rest, self.own = [], None, None, None
+        self.proc, self.links = os.stat("/proc").st_dev, 0
+        at, names = os.open(b".", O_PATH_DIR, dir_fd=start), names[::-1]
+        try:
+            while names and at is not None:
+                at = self.step(at, names.pop(), names, follow)
+        except BaseException:
+            self.close()
+            raise
+        if at is not None:
+            self.fd = at
+
+    def step(self, at, name, names, follow):
+        """From an open directory, which is closed, by one name to the next: its descriptor, None if
+        there is none.  `names`, backwards, are those that are left."""
+        fd = None
+        try:
+            fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            status = os.fstat(fd)
+            if stat.S_ISLNK(status.st_mode) and (names or follow):
+                if status.st_dev != self.proc:
+                    return self.step_by_link(at, fd, name, names)
+                os.close(fd)                # its text may be what it does not lead to
+                fd = None
+                fd = os.open(name, O_PATH | os.O_CLOEXEC, dir_fd=at)
+                status = os.fstat(fd)
+            if stat.S_ISDIR(status.st_mode):
+                found, fd = fd, None
+                return found
+            self.note(at, name, names)
+            if not names:
+                self.fd, fd, self.own = fd, None, len(self.entries) - 1
+        except FileNotFoundError:
+            self.note(at, name, names)
+            self.own = len(self.entries) - 1
+        finally:
+            os.close(at)
+            if fd is not None:
+                os.close(fd)
+        return None
+
+    def step_by_link(self, at, link, name, names):
+        """The directory where a symbolic link starts, whose text is put before `names`."""
+        self.note(at, name, names)
+        self.links += 1
+        if self.links > LINK_LIMIT:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        text = os.readlink(b"", dir_fd=link)
+        names += split_names(text)[::-1]
+        return os.open(b"/" if text.startswith(b"/") else b".", O_PATH_DIR, dir_fd=at)
+
+    def note(self, directory, name, rest):
+        """Note an entry, before `rest`, the names that follow, backwards."""
+        self.entries.append((os.dup(directory), name))
+        if self.rest is None:
+            self.rest = [name] + rest[::-1]
+
+    @property
+    def is_dir(self):
+        """Whether it leads to a directory."""
+        return self.fd is not None and stat.S_ISDIR(os.fstat(self.fd).st_mode)
+
+    def identity(self):
+        """What two Ways have in common that are the same."""
+        return ([(inode_of(fd), name) for fd, name in self.entries],
+                self.fd is not None and inode_of(self.fd))
+
+    def close(self):
+        for fd, _ in self.entries:
+            os.close(fd)
+        if self.fd is not None:
+            os.close(self.fd)
+        self.entries, self.fd = [], None
+
+
+def split_names(path):
+    """The names in a path, bytes: a list."""
+    return [name for name in path.split(b"/") if name not in (b"", b".")]
+
+
+class Given:
+    """A root that is known by its names.
+
+    display   str, as the user gave it, without trailing slashes
+    fd        an O_PATH descriptor of the directory that has the first of its names
+    names     the names from there on, list of bytes
+    entries   [(key of a directory, name)] that lead to what it is now: see Way
+    own       the last of them, where that is the file itself, or what is missing; else None
+    parent    (key, name) of the directory of `fd` while the first name is missing: what tells that
+              the directory is gone, and with it the root
+    inode     key of the file that it is; None: it is a directory, or can't be heard so
+    covered   whether another file is mounted over the entry
+    leads_to  inode_of() what the names lead to, None: to nothing
+    is_now    the same of what it is: what they led to last; None: that is gone
+    is_dir    whether that is a directory
+    tree      (source, Root) that watches that directory; None where it is no tree of its own
+    is_listed whether the mount of `fd` was in the list of mounts
+    untold    whether it is another since before the event was read that tells of it
+    border    see InotifyNames.mark()
+    """
+
+    def __init__(self, display, path, follow=True):
+        self.display, self.follow = display, follow or path.endswith(b"/")
+        self.fd = self.names = self.own = self.parent = self.inode = None
+        self.leads_to = self.is_now = self.tree = None
+        self.entries, self.covered, self.is_dir, self.border = [], False, False, 0
+        self.untold = self.is_listed = False
+        os.stat(path, follow_symlinks=self.follow)      # for the kernel's word, if it is no root
+        start = os.open(b"/" if path.startswith(b"/") else b".", O_PATH_DIR)
+        try:
+            way = Way(start, split_names(path), self.follow)
+        finally:
+            os.close(start)
+        try:
+            self.is_dir = way.is_dir
+            if way.entries:
+                self.fd, self.names = os.dup(way.entries[0][0]), way.rest
+                self.mount_id = mount_id_of(self.fd)
+        finally:
+            way.close()
+
+    def way(self):
+        """Where its names lead now."""
+        return Way(self.fd, self.names, self.follow)
+
+    def is_same(self, other):
+        """Whether it is another root given again."""
+        return self.names == other.names and self.follow == other.follow \
+            and inode_of(self.fd) == inode_of(other.fd)
+
+    def removed(self):
+        """Whether the directory that has its name has been deleted."""
+        return os.fstat(self.fd).st_nlink == 0
+
+    def may_be_another(self):
+        """Whether mounts may have made it another, as they do below a link, or on a file."""
+        if self.covered or self.entries != [self.own]:
+            return True
+        try:
+            return mount_id_at(self.fd, self.own[1]) != self.mount_id
+        except OSError:
+            return False
+
+    def listened(self):
+        """The entries whose events are its own."""
+        return self.entries + ([self.parent] if self.parent is not None else [])
+
+    def close(self):
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
+class Names:
+    """A source of the events of roots that are Given; the same methods as Fanotify.
+
+    What it is made with: `lead(given, fd)` has the tree watched that a root is now, open as `fd`,
+    or no tree (None), and returns what is still to be told of the one before; `in_tree(fd)` says
+    whether a directory is in a tree, which then tells of its entries.  Subclasses listen.
+    """
+
+    arrived = binds = backlog = False
+    mounted = ()
+
+    def __init__(self, mask, notice, lead, in_tree, own, filter_name):
+        self.notice, self.lead, self.in_tree = notice, lead, in_tree
+        self.own, self.filter_name = own, filter_name
+        self.mask = mask | ALWAYS | ISDIR
+        self.given = []
+        self.places = {}                    # key of a directory listened to -> its descriptor
+        self.by_name, self.by_inode = {}, {}    # (key, name), and key of a file -> [Given]
+        self.stats = collections.Counter()
+        self.out, self.now, self.moment = [], time.time(), None
+        self.quiet_at = boot_time()
+        self.done = 0                       # what has been judged, in the measure of ahead()
+        self.fd = self.make()
+
+    # --- roots ---
+
+    @property
+    def roots(self):
+        """The roots, but for those that are trees now."""
+        return [given for given in self.given if given.tree is None]
+
+    def add(self, given):
+        """Watch a root."""
+        self.given.append(given)
+        try:
+            self.resolve(given)
+        except BaseException:
+            self.forget(given)
+            raise
+
+    def remove(self, given):
+        """Watch a root no longer."""
+        self.forget(given)
+        given.close()
+
+    def forget(self, given):
+        self.given.remove(given)
+        self.enter(given, [], None)
+        self.be_file(given, None)
+        self.tidy()
+
+    def resolve(self, given, target=None):
+        """Look up what a root is now, and listen to all that leads to it.  OSError.
+
+        A file that is not the `target` has the name since an event to come, and is the root then.
+        """
+        before, way = None, given.way()
+        try:
+            for _ in range(WAY_TRIES):
+                if way.identity() == before:
+                    break
+                before, own = way.identity(), way.own
+                entries = [(self.listen(fd, index == own), name)
+                           for index, (fd, name) in enumerate(way.entries)]
+                way.close()
+                way = given.way()       # the same, or it was changed before we listened
+            self.enter(given, entries, None if own is None else entries[own])
+            self.be(given, way, target)
+        finally:
+            way.close()
+        self.tidy()
+
+    def be(self, given, way, target):
+        """A root is what a Way leads to; or what it was before, where that leads to nothing."""
+        given.covered, given.leads_to = False, None
+        if way.fd is None:
+            return self.await_end(given)
+        is_dir, leads_to = way.is_dir, inode_of(way.fd)
+        if is_dir and given.is_now != leads_to or not is_dir and given.tree is not None:
+            self.out += self.lead(given, way.fd if is_dir else None)
+        self.be_file(given, None if is_dir else way, target)
+        given.is_dir, given.is_now, given.leads_to = is_dir, leads_to, leads_to
+        return None
+
+    def be_file(self, given, way, target=None):
+        """A root is the file that a Way leads to; None: no file."""
+        key = None
+        if way is not None:
+            key = self.mark(given, way.fd)
+            if target not in (None, key):
+                return
+            given.covered = mount_id_of(way.fd) != mount_id_of(way.entries[-1][0])
+        before, given.inode = given.inode, key
+        if key == before:
+            return
+        if before in self.by_inode:
+            self.by_inode[before].remove(given)
+            if not self.by_inode[before]:
+                del self.by_inode[before]
+                self.unmark(before)
+        if key is not None:
+            others = self.by_inode.setdefault(key, [])
+            for other in [other for other in others if other.leads_to is None]:
+                others.remove(other)        # it has the name of another root now
+                other.inode = None
+            others.append(given)
+
+    def enter(self, given, entries, own, parent=None):
+        """Have events of some entries be those of a root, and of no others."""
+        for entry in given.listened():
+            self.by_name[entry].remove(given)
+            if not self.by_name[entry]:
+                del self.by_name[entry]
+        given.entries, given.own, given.parent = list(collections.OrderedDict.fromkeys(entries)), \
+            own, parent
+        for entry in given.listened():
+            self.by_name.setdefault(entry, []).append(given)
+
+    def await_end(self, given):
+        """Where the first name of a root is missing, hear of the removal of the directory that had
+        it, which can't be as long as it has an entry."""
+        for _ in range(WAY_TRIES if len(given.entries) == 1 else 0):
+            if given.removed():
+                break
+            path = fd_path(given.fd)
+            up = os.open(b"..", O_PATH_DIR, dir_fd=given.fd)
+            try:
+                parent = self.listen(up, False), os.path.basename(path)
+            finally:
+                os.close(up)
+            self.enter(given, given.entries, given.own, parent)
+            if fd_path(given.fd) == path:
+                break                       # else moved meanwhile, maybe before we listened
+
+    def tidy(self):
+        """Listen to no directory in vain."""
+        used = {key for key, _ in self.by_name}
+        for key in [key for key in self.places if key not in used]:
+            self.unlisten(key)
+            os.close(self.places.pop(key))
+
+    def place(self, key, fd):
+        """Keep a descriptor of a directory that is listened to."""
+        if key not in self.places:
+            self.places[key] = os.dup(fd)
+        return key
+
+    # --- events ---
+
+    def judge(self, mask, pid, entry, target):
+        """Tell of an event of an entry (key, name), or of a file by whatever name: its key."""
+        named = list(self.by_name.get(entry, ()))
+        for given in named:
+            self.entry_event(given, entry, mask, pid, target)
+        mask &= ~NAME_EVENTS
+        for given in self.by_inode.get(target, ()):
+            if given not in named:
+                self.report(given, mask, pid)
+
+    def entry_event(self, given, entry, mask, pid, target):
+        """Something has happened to one of the names that lead to a root."""
+        is_own = entry == given.own and not given.covered
+        told_by_tree = is_own and self.in_tree(self.places[entry[0]])
+        if is_own and mask & NAME_EVENTS:
+            # Not what is there now, which may have been another's until an event to come says so.
+            self.follow(given, mask & (CREATE | MOVED_TO), target)
+        elif mask & NAME_EVENTS:
+            before = given.leads_to
+            self.follow(given)
+            changed = given.untold or given.leads_to != before
+            mask, given.untold = mask & NAME_EVENTS if changed else 0, False
+        elif not is_own or self.is_told_twice(given):
+            mask = 0
+        if mask and not told_by_tree:
+            self.report(given, mask, pid)
+        self.end_if_gone(given, pid)
+
+    def is_told_twice(self, given):
+        """Whether an event of a file by its own name comes once more, from its inode."""
+        return False
+
+    def follow(self, given, is_there=True, target=None):
+        """A name that leads to a root has changed: look up what the root is now.
+
+        `is_there`: whether the file was there after the change; `target`: and its key, where that
+        is known.
+        """
+        try:
+            if is_there:
+                self.resolve(given, target)
+            else:
+                given.leads_to = None
+                self.await_end(given)
+        except OSError as error:
+            self.notice("%s can't be followed to what it leads to now: %s"
+                        % (printable(given.display), error))
+
+    def end_if_gone(self, given, pid=None):
+        """A root ends with the directory that had its name; one that is a tree goes on as that."""
+        if given.leads_to is None and given.removed():
+            if given.tree is None:
+                self.report(given, DELETE_SELF, pid)
+            self.remove(given)
+
+    @property
+    def has_lost_a_tree(self):
+        """Whether a root that was a tree has ended, as its source told."""
+        return any(given.tree is not None and given.tree[1] not in given.tree[0].roots
+                   for given in self.given)
+
+    def look_again(self, moment):
+        """Mounts have changed, which may cover files; or the tree that a root was has ended.
+        Returns the events that tell of it."""
+        self.out, self.now, self.moment = [], time.time(), moment
+        for given in list(self.given):
+            if given.tree is not None and given.tree[1] not in given.tree[0].roots:
+                given.tree = given.is_now = None
+            if given.may_be_another():
+                self.look_at(given)
+        return self.out
+
+    def look_at(self, given):
+        """Look up what a root is now, though no name has changed; or the event is to come."""
+        covered, is_now, leads_to = given.covered, given.is_now, given.leads_to
+        self.follow(given)
+        given.untold = given.untold or given.leads_to != leads_to
+        if covered and given.is_now != is_now:
+            self.report(given, UNMOUNT, None)
+        self.end_if_gone(given)
+
+    def report(self, given, mask, pid):
+        mask = mask & self.mask & ~ISDIR
+        if mask:
+            self.out.append(Event(given.display, mask | (ISDIR if given.is_dir else 0),
+                                  pid or None, self.now, None, self.moment))
+
+    def read(self, moment):
+        """The events of the roots in one buffer, [] where there is none.  Never waits."""
+        self.out, self.now, self.moment = [], time.time(), moment
+        began = boot_time()
+        try:
+            buffer = os.read(self.fd, self.room())
+        except BlockingIOError:
+            buffer = b""
+        if len(buffer) <= READ_SIZE - EVENT_ROOM:
+            self.quiet_at = began           # there was no more
+        self.stats["reads"] += 1
+        for mask, pid, entry, target in self.decode(buffer):
+            self.stats["events read"] += 1
+            before = len(self.out)
+            if mask & Q_OVERFLOW:
+                self.overflow()
+            else:
+                self.judge(mask, pid, entry, target)
+            self.stats["dropped in user space"] += before == len(self.out)
+        return self.out
+
+    def room(self):
+        """How many bytes to read."""
+        return READ_SIZE
+
+    def overflow(self):
+        """Events were lost: look where all names lead."""
+        self.notice("the event queue of the files given overflowed: events were lost")
+        self.out.append(Event(None, Q_OVERFLOW, None, self.now, None, self.moment))
+        for given in list(self.given):
+            self.follow(given)
+
+    # --- what Watch asks of any source; none of these roots has anything mounted in it ---
+
+    def since(self):
+        return self.quiet_at
+
+    def judged(self):
+        return self.done
+
+    def renamed_since(self, ahead):
+        return False
+
+    def due(self):
+        return None
+
+    def inside(self, path):
+        return None
+
+    def shown(self, root):
+        return root.display
+
+    def is_shared(self, root):
+        return False
+
+    def counters(self):
+        return self.stats
+
+    def close(self, forked=False):
+        for fd in self.places.values():
+            os.close(fd)
+        for given in self.given:
+            given.close()
+        self.places, self.given = {}, []
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
+class FanotifyNames(Names):
+    """By fanotify, with marks on the inodes.  Keys are file-system ids and file handles."""
+
+    def make(self):
+        """A group.  An event of a file by whatever name comes once, though two marks ask for it."""
+        self.pid = os.getpid()
+        self.asked = self.mask & ASKABLE & ~MOVES & ~NAME_EVENTS
+        return new_group()[0]
+
+    def key(self, fd):
+        return filesystem_id(fd) + name_to_handle(fd)[0]
+
+    def listen(self, fd, is_own):
+        """Hear of the entries of an open directory, and of what happens to them if `is_own`; its
+        key."""
+        mask = NAME_EVENTS | ISDIR | (self.asked | EVENT_ON_CHILD if is_own else 0)
+        fanotify_mark(self.fd, FAN_MARK_ADD, mask, fd, b".", os.fsdecode(fd_path(fd)))
+        return self.place(self.key(fd), fd)
+
+    def unlisten(self, key):
+        mask = NAME_EVENTS | ISDIR | self.asked | EVENT_ON_CHILD
+        fanotify_mark(self.fd, FAN_MARK_REMOVE, mask, self.places[key], b".")
+
+    def mark(self, given, fd):
+        """Hear of what happens to an open file by any name; its key."""
+        if self.asked:
+            fanotify_mark(self.fd, FAN_MARK_ADD, self.asked, AT_FDCWD,
+                          b"/proc/self/fd/%d" % fd, given.display)
+        return self.key(fd)
+
+    def unmark(self, key):
+        """A file is no root any more.  What can't be opened is gone, or soon; or it is on a file
+        system of which no directory is open here, and what comes of it is dropped."""
+        place = next((fd for each, fd in self.places.items() if each[:8] == key[:8]), None)
+        if place is None or not self.asked:
+            return
+        with OwnRead(open_key(place)):
+            mount_fd = os.open(b".", O_READ_DIR, dir_fd=place)
+            try:
+                fd = open_by_handle(mount_fd, key[8:], O_PATH | os.O_CLOEXEC)
+                try:
+                    fanotify_mark(self.fd, FAN_MARK_REMOVE, self.asked, AT_FDCWD,
+                                  b"/proc/self/fd/%d" % fd)
+                finally:
+                    os.close(fd)
+            except OSError:
+                pass
+            finally:
+                os.close(mount_fd)
+
+    def ahead(self):
+        # Of each event that waits the kernel counts the first part alone.
+        return self.done + queued(self.fd) // METADATA.size
+
+    def decode(self, buffer):
+        """Yield (mask, pid, (key, name), target) of the events in a buffer."""
+        at = 0
+        while at < len(buffer):
+            raw = decode_one(buffer, at, len(buffer))
+            at = raw.end
+            self.done += 1
+            if self.own or raw.pid != self.pid:
+                yield raw.mask, raw.pid, (raw.key, raw.name), raw.target
+
+
+class InotifyNames(Names):
+    """By inotify.  Keys are watch descriptors."""
+
+    def make(self):
+        self.asked = self.mask & INOTIFY_ASKABLE & ~NAME_EVENTS & ~(DELETE_SELF | MOVE_SELF)
+        self.start = 0                      # where the buffer begins that is judged; `done`: ends
+        self.borders = []                   # not read to yet: see mark()
+        return new_inotify()
+
+    def listen(self, fd, is_own):
+        mask = NAME_EVENTS | IN_ONLYDIR | IN_MASK_ADD | (self.asked if is_own else 0)
+        return self.place(self.watch(fd, mask, os.fsdecode(fd_path(fd))), fd)
+
+    def unlisten(self, key):
+        call("inotify_rm_watch", self.fd, key)
+
+    def watch(self, fd, mask, shown):
+        return inotify_watch(self.fd, b"/proc/self/fd/%d" % fd, mask, shown, len(self.places))
+
+    def mark(self, given, fd):
+        """Hear of what happens to an open file by any name; its key.
+
+        What happens to it by its own name is told twice from now on, by its directory and by
+        itself.  So from the end of what is queued now its directory is not listened to.
+        """
+        if not self.asked:
+            return None
+        try:
+            key = self.watch(fd, self.asked, given.display)
+        except Error as error:
+            if error.errno != errno.EACCES:
+                raise
+            self.notice("%s; what is done to it by another name won't be seen" % error)
+            given.border = 1 << 62
+            return None
+        if key != given.inode:
+            given.border = self.ahead()
+            self.borders.append(given.border)
+        return key
+
+    def unmark(self, key):
+        call("inotify_rm_watch", self.fd, key)
+
+    def ahead(self):
+        return self.done + queued(self.fd)
+
+    def is_told_twice(self, given):
+        return given.inode is not None and self.start >= given.border
+
+    def room(self):
+        """So much that no buffer goes beyond a border."""
+        self.borders = [border for border in self.borders if border > self.done]
+        return min([INOTIFY_READ] + [border - self.done for border in self.borders])
+
+    def decode(self, buffer):
+        self.start = self.done
+        self.done += len(buffer)
+        for wd, mask, _, name in decode_inotify(buffer):
+            if mask & IN_IGNORED:
+                for given in self.by_inode.pop(wd, ()):
+                    given.inode = None
+            elif name:
+                yield mask, None, (wd, name), None
+            else:
+                yield mask, None, None, wd
+
+
+# =============================================================================================
+# 9. Watch: the public interface
 # =============================================================================================
 
 FILTER_NAMES = ("auto",) + tuple(FILTERS) + ("inotify",)
@@ -6816,7 +7396,8 @@ class Watch:
                 print(event.path, event.events)
 
     roots    str or bytes or os.PathLike, directories or files, at least one.  Paths are shown
-             as the root was given + the rest
+             as the root was given + the rest.  A file is heard by whatever name it is used; it is
+             followed by its own, and ends (DELETE_SELF) with the directory that has that
     events   names (see EVENTS; also "ALL", "CLOSE", "MOVE"), any case
     filter   "auto", or by name: "fastpath", "marks", "user" (fanotify), "inotify"
     object   a BPF object for the "fastpath" filter, instead of the one beside this file
@@ -6840,6 +7421,8 @@ class Watch:
              Without it that they are made, renamed, removed is told, and ATTRIB
     own      bool, whether events of this very process are told of: all but those of what fanfp
              itself opens and reads.  inotify does not say who did it, and tells of them always
+    dereference  bool, whether a root that is a symbolic link is what the link leads to, also
+             when it leads elsewhere later; else it is the link itself
     notice   function(str), told what was lost or can't be watched; default: standard error
 
     Once it is made no event is missed.  Iteration ends when stop() or close() was called or when no
@@ -6858,13 +7441,15 @@ class Watch:
 
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
                  exclude=None, comm=(), pid=(), user=(), process=False, latency=0.005,
-                 recursive=True, mounts=True, devices=False, own=True, notice=tell):
+                 recursive=True, mounts=True, devices=False, own=True, dereference=True,
+                 notice=tell):
         self._sources, self._extra_fds = [], []
         self._fanotify = self._inotify = self._mounts = None
         self._known_mounts, self._events = {}, collections.deque()
         self._foreign = []                  # those of them that are in another source's tree
         self._told = set()                  # see _tell_once()
         self._passed = {}                   # number of a mount not watched -> Passed
+        self._names = {}                    # kind of Names -> the source of it
         self._window, self._who = (0.0, 0), Who()
         self._moment = Moment((), Processes(self._who, 0.0))
         self._stopped = self._started = False
@@ -6892,7 +7477,7 @@ class Watch:
         self._wanted_filter, self.object, self._latency = filter, object, latency
         self._recursive, self._inner_mounts = recursive, mounts and recursive
         self._own, self._notice = own, Notices(notice)
-        self._devices = devices
+        self._devices, self._dereference = devices, dereference
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
         self._doers, self._in_full = choose_doers(comm, pid, user), process
@@ -6944,30 +7529,120 @@ class Watch:
                 break
 
     def _add_root(self, display):
-        """Find which source can watch a root, and add it there; the name it has."""
+        """Watch a root, by its names or as a tree; the name it has."""
         path = os.fsencode(display)
+        shown = shown_name(display)
         try:
-            is_dir = stat.S_ISDIR(os.stat(path).st_mode)
+            given = Given(shown, path, self._dereference)
         except OSError as error:
             raise no_root(error, display)
-        shown, only = shown_name(display), None
-        if not is_dir:
-            path = os.path.realpath(path)
-            path, only = os.path.split(path)
+        if given.names is None:
+            return self._add_tree(shown, path).display
+        for names in self._names.values():
+            for other in names.given:
+                if given.is_same(other):
+                    given.close()
+                    return other.display
+        self._add_given(given, path)
+        return shown
+
+    def _add_given(self, given, path):
+        """Watch a root that is known by its names."""
         reasons = []
         for name in self._candidates():
             try:
-                shown = self._add_to(name, shown, path, only).display
+                self._add_to_names(name, given)
+                break
+            except OSError as error:
+                reasons.append((name, error))
+        else:
+            given.close()
+            if not given.is_dir:
+                self._refuse(given.display, reasons[-1][1])
+            self._add_tree(given.display, path)
+            return self._notice("%s won't be followed when it leads elsewhere: %s"
+                                % (printable(given.display), worded(reasons[-1][1])))
+        if not given.is_dir:
+            self._tell_lesser(reasons, name)
+        return None
+
+    def _add_to_names(self, name, given):
+        """Watch a root that is known by its names, with the filter of a name."""
+        kind = InotifyNames if name == "inotify" else FanotifyNames
+        names = self._names.get(kind)
+        fresh = names is None
+        if fresh:
+            names = kind(self._mask, self._notice, self._lead, self._in_tree, self._own, name)
+            if name != "inotify":
+                self._who.attach()
+        try:
+            names.add(given)
+        except BaseException:
+            if fresh:
+                names.close()
+            raise
+        if fresh:
+            self._names[kind] = names
+            self._register(names)
+
+    def _lead(self, given, fd):
+        """A root leads to another directory now, open as `fd`, or to none (None).  Returns what is
+        still to be told of the one before."""
+        told = []
+        if given.tree is not None:
+            (source, root), given.tree = given.tree, None
+            ahead = source.ahead()
+            while source.judged() < ahead and (source.backlog or readable(source.fd)):
+                told += source.read(self._moment)
+            if root in source.roots:
+                source.remove(root)
+                self._drop_mounts()
+        if fd is not None:
+            before = [root for source in self._trees for root in source.roots]
+            root = self._add_tree(given.display, b"/proc/self/fd/%d" % fd)
+            if root not in before:
+                given.tree = (self._inotify if isinstance(root, InotifyRoot) else self._fanotify,
+                              root)
+            self._pass_no_mounts([visible_path(fd)])
+            self._mounts_news = True
+        return told
+
+    @property
+    def _trees(self):
+        """The sources whose roots are trees."""
+        return [source for source in (self._fanotify, self._inotify) if source is not None]
+
+    def _in_tree(self, fd):
+        """Whether an open directory is in a tree."""
+        trees = [root for source in self._trees for root in source.roots + source.mounted]
+        if not trees:
+            return False
+        path, mount_id = fd_path(fd), mount_id_of(fd)
+        return any(root.mount_id == mount_id and below(path, root.path if root.fd is None
+                                                       else fd_path(root.fd)) is not None
+                   for root in trees)
+
+    def _add_tree(self, shown, path):
+        """Find which source can watch a directory as a root, and add it there: that root, or the
+        one that it is already."""
+        reasons = []
+        for name in self._candidates():
+            try:
+                root = self._add_to(name, shown, path)
                 break
             except OSError as error:
                 reasons.append((name, error))
         else:
             self._refuse(shown, reasons[-1][1])
+        self._tell_lesser(reasons, name)
+        return root
+
+    def _tell_lesser(self, reasons, name):
+        """Say that a filter is used, and why no better one: [(its name, error)]."""
         if reasons:
             better, error = reasons[0]
             self._tell_once("%s can't be used: %s; so it is %s%s"
                             % (better, in_words(error).reason, name, LESSER[name]))
-        return shown
 
     def _tell_once(self, message):
         """Give a notice that was not given before."""
@@ -7006,10 +7681,10 @@ class Watch:
                  if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
         return names + last
 
-    def _add_to(self, name, shown, path, only, place=None, mount=None):
+    def _add_to(self, name, shown, path, place=None, mount=None):
         """Watch a root with the filter of a name; of a mount in a tree, the Place and the Mount."""
         make = InotifyRoot if name == "inotify" else Root
-        root = make(shown, path, only, place is None)
+        root = make(shown, path, place is None)
         try:
             if mount is not None:
                 if root.mount_id != mount.id:
@@ -7026,7 +7701,7 @@ class Watch:
                     self._who.attach()
             else:
                 for other in source.roots:
-                    if (root.key, root.only) == (other.key, other.only):
+                    if root.key == other.key:
                         root.close()            # given twice
                         return other if place is None else None
             try:
@@ -7046,7 +7721,7 @@ class Watch:
         """Read from a source from now on."""
         if isinstance(source, Inotify):
             self._inotify = source
-        else:
+        elif isinstance(source, Fanotify):
             self._fanotify = source
         self._sources.append(source)
         self._poll.register(source.fd, select.EPOLLIN)
@@ -7097,6 +7772,8 @@ class Watch:
                          if found is not None and found.is_foreign]
         if self._fanotify is not None:
             self._fanotify.directories.others.clear()
+        for names in self._names.values():
+            self._events += names.look_again(self._moment)
         for source in self._sources:
             source.binds = self._within or any(map(source.is_shared, source.mounted))
         # Covered; or else a directory above has been renamed.
@@ -7162,8 +7839,8 @@ class Watch:
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
         lesser, failed, hidden, self._within = [], {}, set(), False
-        tops = [(visible_path(root.fd), root.mount_id) for source in self._sources
-                for root in source.roots if root.only is None]
+        tops = [(visible_path(root.fd), root.mount_id) for source in self._trees
+                for root in source.roots]
         for identity, mount in current.items():
             if identity in self._known_mounts:
                 continue
@@ -7208,7 +7885,7 @@ class Watch:
         reasons = []
         for each in self._candidates():
             try:
-                root = self._add_to(each, shown, mount.path, None, place, mount)
+                root = self._add_to(each, shown, mount.path, place, mount)
             except OSError as error:
                 if spot_of(mount) is None:
                     raise Hidden            # a directory above it is being renamed
@@ -7367,9 +8044,10 @@ class Watch:
         A mount in a tree of another source is called as the directory there is.  So that one goes
         first, as far as its queue goes: a rename there is read before what was done after it here.
         """
-        since = self._fanotify.since() if self._fanotify is not None else 0.0
-        events, self._moment = [], Moment(self.roots, Processes(self._who, since))
         leading = {found.place.source for found in self._foreign}
+        since = min([source.since() for source in (self._fanotify, self._names.get(FanotifyNames))
+                     if source is not None and (source.fd in ready or source in leading)] or [0.0])
+        events, self._moment = [], Moment(self.roots, Processes(self._who, since))
         for source in sorted(self._sources, key=lambda each: each not in leading):
             if source in leading:
                 ahead = source.ahead()
@@ -7380,6 +8058,9 @@ class Watch:
                 events += source.read(self._moment)
         if leading:
             self._follow_foreign()
+        for names in self._names.values():
+            if names.has_lost_a_tree:
+                events += names.look_again(self._moment)
         return events
 
     def _read_queued(self):
@@ -7531,9 +8212,12 @@ class Watch:
                         if self.roots else "nothing is"))
                 self._read_queued()
                 paths = self._paths(name)
-                for source in self._sources:
+                self._emptied = set(self.roots) == {name}
+                for names in self._names.values():
+                    for given in [given for given in names.given if given.display == name]:
+                        names.remove(given)
+                for source in self._trees:
                     for each in [each for each in source.roots if each.display == name]:
-                        self._emptied = len(self.roots) == 1
                         source.remove(each)
                 self._drop_mounts()
                 self._look_again(paths)
@@ -7542,7 +8226,7 @@ class Watch:
 
     def _paths(self, name=None):
         """The paths that lead to the roots now, or to those of a name."""
-        return [visible_path(root.fd) for source in self._sources for root in source.roots
+        return [visible_path(root.fd) for source in self._trees for root in source.roots
                 if name in (None, root.display)]
 
     def _drop_mounts(self):
@@ -7557,11 +8241,15 @@ class Watch:
     def _look_again(self, tops):
         """Watch what is mounted below some directories and is in a tree now; then have a read()
         that waits look at what there is."""
+        self._pass_no_mounts(tops)
+        self._find_mounts()
+        self._alarm.set(0)
+
+    def _pass_no_mounts(self, tops):
+        """Have the mounts below some directories looked at, that were in no tree until now."""
         for identity, found in list(self._known_mounts.items()):
             if found is None and is_below_any(identity[2], tops):
                 del self._known_mounts[identity]
-        self._find_mounts()
-        self._alarm.set(0)
 
     # --- the rest ---
 
@@ -7569,7 +8257,9 @@ class Watch:
     def filter(self):
         """The name of the filter in use; two joined by "+" if some root needed inotify."""
         names = [self._fanotify.filter.name] if self._fanotify is not None else []
-        return "+".join(names + (["inotify"] if self._inotify is not None else []))
+        names += [source.filter_name for source in self._names.values()]
+        names += ["inotify"] if self._inotify is not None else []
+        return "+".join(collections.OrderedDict.fromkeys(names))
 
     @property
     def roots(self):
@@ -7920,7 +8610,7 @@ def from_glob(glob):
 
 
 # =============================================================================================
-# 9. The command line
+# 10. The command line
 # =============================================================================================
 
 DESCRIPTION = """\
@@ -8016,6 +8706,7 @@ def build_parser():
     add("--one-file-system", action="store_true", help="don't watch what is mounted inside")
     add("--devices", action="store_true",
         help="tell who opens, reads and writes device nodes such as /dev/null, too")
+    add("--no-dereference", action="store_true", help="watch a symbolic link given, not its target")
     add("--exec", dest="command", metavar="COMMAND",
         help="run a command for each event, one at a time, without "
              "a shell: {} is the path; FANFP_PATH, _OLD_PATH, "
@@ -8631,7 +9322,8 @@ def run(options):
                latency=options.latency, object=options.object,
                recursive=not options.no_recursive,
                mounts=not options.one_file_system, devices=options.devices,
-               own=False, notice=errors.tell) as watch:
+               own=False, dereference=not options.no_dereference,
+               notice=errors.tell) as watch:
         own = output.is_path() if "inotify" in watch.filter else None
         if runner is None:              # a command gets what fanfp was started with
             inner = not (options.one_file_system or options.no_recursive)

@@ -754,20 +754,6 @@ class Scenarios:
         self.assertEqual(self.reported(program, ".", self.tree), {
             "./sub/f": set(CREATED.split()), "../out/g": set(CREATED.split())})
 
-    def test_single_file(self):
-        """A file as a root, through a save by rename."""
-        path = self.tree + "/file"
-        write(path)
-        program = self.watch(path)
-        write(path)
-        write(self.tree + "/other")
-        write(self.tree + "/new")
-        os.rename(self.tree + "/new", path)
-        write(path, "more")
-        os.remove(path)
-        found = gather(program.rest())
-        self.assertEqual(found, {path: {"MODIFY", "CLOSE_WRITE", "MOVED_TO", "DELETE_SELF"}})
-
     def test_many_roots(self):
         """64 roots, and what is between them is of none."""
         roots = [self.tree + "/r%d" % number for number in range(63)]
@@ -798,6 +784,318 @@ class Scenarios:
             "f": CREATED, "a/b/g": CREATED, ("a/b", "b"): "RENAME", "b/h": CREATED})
         self.expect(self.reported(inner, real=self.tree + "/a"), {
             "a/b/g": CREATED, "a/b": "MOVED_FROM"})
+
+    # --- files and symbolic links as roots ---
+
+    def watch_files(self, *roots):
+        """Watch roots and, beside them, files for told() to write to."""
+        ends = [self.top + "/sentinel-%d" % number for number in range(40)]
+        for end in ends:
+            write(end)
+        self.ends = iter(ends)
+        return self.watch(*(roots + tuple(ends)))
+
+    def told(self, program):
+        """What was reported until now."""
+        end = next(self.ends)
+        write(end)
+        return gather(program.until(end))
+
+    def test_single_file(self):
+        """A file as a root is what has its name, however that came to have it; until its directory
+        is gone."""
+        path, written = self.tree + "/file", "MODIFY CLOSE_WRITE"
+        write(path)
+        program = self.watch_files(path)
+        write(self.tree + "/other")
+        write(path)
+        self.expect(self.told(program), {path: written})
+        write(self.tree + "/new")
+        os.rename(self.tree + "/new", path)
+        self.expect(self.told(program), {path: "MOVED_TO"})
+        write(path)
+        self.expect(self.told(program), {path: written})
+        os.remove(path)
+        self.expect(self.told(program), {path: "DELETE"})
+        write(self.tree + "/other")
+        write(path)
+        self.expect(self.told(program), {path: CREATED})
+        write(path)
+        self.expect(self.told(program), {path: written})
+        os.rename(path, path + ".1")
+        self.expect(self.told(program), {path: "MOVED_FROM"})
+        write(path)
+        self.expect(self.told(program), {path: CREATED})
+        write(path)
+        write(path + ".1")
+        self.expect(self.told(program), {path: written})
+        os.rename(self.tree, self.out + "/moved")       # it is the directory's, wherever that is
+        write(self.out + "/moved/file")
+        self.expect(self.told(program), {path: written})
+        os.remove(self.out + "/moved/file")
+        self.expect(self.told(program), {path: "DELETE"})
+        os.rename(self.out + "/moved", self.tree)
+        run("rm", "-r", self.tree)
+        found = self.told(program)
+        self.expect(found, {path: "DELETE_SELF"})
+
+    def test_single_file_is_the_last_root(self):
+        path = self.tree + "/file"
+        write(path)
+        program = self.watch(path)
+        run("rm", "-r", self.tree)
+        self.expect(gather(program.rest()), {path: "DELETE DELETE_SELF"})
+        self.assertIn("no root is left", program.stop()[1])
+
+    def test_single_file_replaced_at_once(self):
+        """As programs save files, without a pause; what the file was before is not the root."""
+        path, old = self.tree + "/file", self.out + "/old"
+        ways = [lambda: os.rename(self.tree + "/new", path),                    # git, sed -i
+                lambda: (os.remove(path), os.rename(self.tree + "/new", path)),  # install
+                lambda: (os.rename(path, path + "~"), os.rename(self.tree + "/new", path),
+                         os.remove(path + "~")),                                # vim
+                lambda: (os.remove(path), write(path)),
+                lambda: (os.rename(path, path + ".1"), write(path))]            # logrotate
+        write(path)
+        program = self.watch_files(path)
+        expected = ["MOVED_TO", "DELETE MOVED_TO", "MOVED_FROM MOVED_TO", "DELETE " + CREATED,
+                    "MOVED_FROM " + CREATED]
+        for way, names in zip(ways, expected):
+            os.link(path, old)
+            write(self.tree + "/new")
+            way()
+            write(old)
+            found = self.told(program)
+            # Where one process does it all some is merged, and it can't be told what came first.
+            self.expect(found, {path: names})
+            write(path)
+            write(old)
+            self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+            os.remove(old)
+            self.told(program)
+        for number in range(200):
+            write(self.tree + "/new")
+            ways[number % 3]()
+        self.told(program)
+        os.link(path, self.out + "/link")
+        write(self.out + "/link")
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+
+    def test_single_file_by_another_name(self):
+        """By a hard link in a directory that is not watched, and heard of; by another mount."""
+        path, link = self.tree + "/file", self.out + "/link"
+        write(path)
+        os.link(path, link)
+        os.mkdir(self.top + "/watched")
+        program = self.watch_files(path, self.top + "/watched")
+        for _ in range(3):
+            write(self.out + "/other")
+            self.assertEqual(self.told(program), {})
+        write(link)
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+        os.rename(link, link + "2")
+        os.remove(path)
+        self.expect(self.told(program), {path: "DELETE"})
+        write(link + "2")                   # it is the file still, until there is another
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+        write(path)
+        self.expect(self.told(program), {path: CREATED})
+        write(link + "2")
+        self.expect(self.told(program), {})
+        bind = self.mount("--bind", self.tree, self.out)
+        write(bind + "/file")
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+
+    def test_single_file_bind_mounted(self):
+        """As containers have it: the file is of another file system, and what is mounted stays
+        though its own name there is given to another."""
+        mounted = self.mount("-t", "tmpfs", "none", self.out)
+        path, real = self.tree + "/file", mounted + "/real"
+        write(path)
+        write(real)
+        self.mount("--bind", real, path)
+        program = self.watch_files(path)
+        write(path)
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+        write(real)
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+        write(mounted + "/new")
+        os.rename(mounted + "/new", real)
+        write(real)
+        self.expect(self.told(program), {})
+        write(path)
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+        run("umount", "-l", path)
+        self.until_named(program, path, "UNMOUNT")
+        write(path)
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+
+    def test_single_file_mounted_over(self):
+        """Another file is mounted over it later."""
+        path, other = self.tree + "/file", self.out + "/other"
+        write(path)
+        write(other)
+        program = self.watch_files(path)
+        self.mount("--bind", other, path)
+        self.wait_until(lambda: (write(path), self.told(program))[1])
+        write(other)
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+
+    def wait_until(self, condition):
+        """Wait for something to be true, by looking."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+
+    def test_files_of_one_directory(self):
+        """Each file given is one, and what is beside them is none."""
+        paths = [self.tree + "/f%d" % number for number in range(20)]
+        for path in paths:
+            write(path)
+        program = self.watch_files(*paths)
+        for path in paths + [self.tree + "/other"]:
+            write(path)
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE" for path in paths})
+        os.rename(paths[0], paths[1])
+        self.expect(self.told(program), {paths[0]: "MOVED_FROM", paths[1]: "MOVED_TO"})
+        write(paths[1])
+        self.expect(self.told(program), {paths[1]: "MODIFY CLOSE_WRITE"})
+
+    def test_file_in_a_tree_that_is_a_root(self):
+        """What happens to it is told once, by the tree; but for what is done by another name."""
+        path, link = self.tree + "/file", self.out + "/link"
+        write(path)
+        os.link(path, link)
+        program = self.watch_files(path, self.tree)
+        write(path)
+        end = next(self.ends)
+        write(end)
+        write(self.tree + "/sentinel-tree")
+        events = program.until(self.tree + "/sentinel-tree") + [{"path": end, "events": []}]
+        names = [name for event in events if event["path"] == path for name in event["events"]]
+        if self.filter == "inotify":        # told by the tree, and by the file itself
+            names = set(names)
+        self.assertEqual(sorted(names), ["CLOSE_WRITE", "MODIFY"])
+        write(link)
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+
+    def test_link_to_a_file(self):
+        """As a ConfigMap is: a link to a file below a link, which is given another target by a
+        rename; and the file that it was before is removed."""
+        path = self.tree + "/file"
+        for name in ("..1", "..2", "..3"):
+            os.mkdir(self.tree + "/" + name)
+            write(self.tree + "/" + name + "/file")
+        os.symlink("..1", self.tree + "/..data")
+        os.symlink("..data/file", path)
+        program = self.watch_files(path)
+        write(self.tree + "/..1/file")
+        write(self.tree + "/..2/file")
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+        for name, before in (("..2", "..1"), ("..3", "..2")):
+            os.symlink(name, self.tree + "/..tmp")
+            os.rename(self.tree + "/..tmp", self.tree + "/..data")
+            run("rm", "-r", self.tree + "/" + before)
+            self.expect(self.told(program), {path: "MOVED_TO"})
+            write(self.tree + "/%s/file" % name)
+            self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+        os.symlink("..3", self.tree + "/..tmp")         # to what it leads to already
+        os.rename(self.tree + "/..tmp", self.tree + "/..data")
+        self.expect(self.told(program), {})
+        os.remove(path)
+        self.expect(self.told(program), {path: "DELETE"})
+        os.symlink("..3/file", path)
+        self.expect(self.told(program), {path: "CREATE"})
+        write(self.tree + "/..3/file")
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+        run("rm", "-r", self.tree)
+        self.assertIn("DELETE_SELF", self.told(program)[path])
+
+    def test_link_to_a_directory(self):
+        """As releases are: a link that leads to another directory later; links above it, too."""
+        for name in ("1", "2"):
+            os.makedirs(self.out + "/releases/" + name + "/sub")
+        link = self.top + "/current"
+        os.symlink("out/releases/1", link)
+        program = self.watch_files(link)
+        write(self.out + "/releases/1/sub/f")
+        write(self.out + "/releases/2/sub/f")
+        self.expect(self.told_of(program, link, "1"), {link + "/sub/f": CREATED})
+        os.symlink("out/releases/2", link + "-")
+        os.rename(link + "-", link)
+        self.expect(self.told(program), {link: "MOVED_TO"})
+        write(self.out + "/releases/1/sub/g")
+        write(self.out + "/releases/2/sub/g")
+        self.expect(self.told_of(program, link, "2"), {link + "/sub/g": CREATED})
+        os.remove(link)
+        self.expect(self.told(program), {link: "DELETE"})
+        write(self.out + "/releases/2/h")       # what it led to last
+        self.expect(self.told_of(program, link, "2"), {link + "/h": CREATED})
+        os.symlink("out/releases/1", link)
+        self.expect(self.told(program), {link: "CREATE"})
+        os.mkdir(self.out + "/releases/1/new")
+        self.expect(self.told_of(program, link, "1"), {link + "/new": "CREATE"})
+        write(self.out + "/releases/1/new/f")
+        self.expect(self.told_of(program, link, "1"), {link + "/new/f": CREATED})
+        run("rm", "-r", self.out + "/releases/1")
+        self.assertIn("DELETE_SELF", self.until_named(program, link, "DELETE_SELF"))
+        os.mkdir(self.out + "/releases/1")
+        self.assertIn("CREATE", self.until_named(program, link, "CREATE"))
+        write(self.out + "/releases/1/f")
+        self.expect(self.told_of(program, link, "1"), {link + "/f": CREATED})
+
+    def told_of(self, program, link, release):
+        """What was reported until now of the directory to which a link leads."""
+        self.sentinels += 1
+        name = "/sentinel-tree-%d" % self.sentinels
+        write(self.out + "/releases/" + release + name)
+        return gather(program.until(link + name))
+
+    def until_named(self, program, path, name):
+        """The events of a path up to one of a name, a set."""
+        names = set()
+        while name not in names:
+            event = json.loads(program.line().decode("ascii"))
+            if event["path"] == path:
+                names.update(event["events"])
+        return names
+
+    def test_link_to_a_directory_in_the_tree_of_another(self):
+        """The link leads from what is held back to what was, and was heard of."""
+        os.makedirs(self.out + "/a/sub")
+        os.makedirs(self.out + "/b/sub")
+        link = self.top + "/link"
+        os.symlink("out/a", link)
+        program = self.watch_files(link, self.tree)
+        for _ in range(3):
+            write(self.out + "/b/sub/f")
+            self.reported(program)
+        os.symlink("out/b", link + "-")
+        os.rename(link + "-", link)
+        self.expect(self.told(program), {link: "MOVED_TO"})
+        write(self.out + "/b/sub/f")
+        self.expect(self.reported(program, link, self.out + "/b"),
+                    {link + "/sub/f": "MODIFY CLOSE_WRITE"})
+
+    def test_link_not_followed(self):
+        """--no-dereference: the link is the root, by its name."""
+        link = self.top + "/link"
+        os.symlink("tree", link)
+        os.symlink(self.tree, self.top + "/above")
+        os.symlink("nothing", self.tree + "/dangling")
+        program = self.watch_files("-e", "all", "--no-dereference", link,
+                                   self.top + "/above/dangling")
+        write(self.tree + "/f")
+        self.expect(self.told(program), {})
+        os.symlink("out", link + "-")
+        os.rename(link + "-", link)
+        self.expect(self.told(program), {link: "MOVED_TO"})
+        if ROOT:
+            os.chown(link, 1, 1, follow_symlinks=False)
+            self.expect(self.told(program), {link: "ATTRIB"})
+        os.remove(self.tree + "/dangling")
+        self.assertIn("DELETE", self.told(program)[self.top + "/above/dangling"])
 
     # --- names ---
 
