@@ -697,8 +697,12 @@ class Event(collections.namedtuple("Event", "path mask pid time old_path moment"
 
     @property
     def root(self):
-        """The root that it is of, str as it was given; None where the path is None."""
-        return None if self.path is None else self.moment.root_of(self.path)
+        """The root that it is of, str as in Watch.roots: the innermost, where one is in another's
+        tree.  The making, removal and moving of a directory is of the root above it, if there is
+        one.  None where the path is None."""
+        if self.path is None:
+            return None
+        return self.moment.root_of(self.path, self.mask & ISDIR and self.mask & DIRENT)
 
     @property
     def comm(self):
@@ -732,9 +736,11 @@ class Moment:
     def __init__(self, roots, processes):
         self.roots, self.processes = roots, processes
 
-    def root_of(self, path):
-        """The innermost root that a path is of, or None."""
-        found = [root for root in self.roots if below(path, root) is not None]
+    def root_of(self, path, is_entry):
+        """The innermost root that a path is of, or None; if `is_entry`, the one that it is in."""
+        found = [root for root in self.roots if below(path, root)]
+        if path in self.roots and not (is_entry and found):
+            return path
         return max(found, key=len) if found else None
 
 

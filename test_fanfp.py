@@ -4274,6 +4274,74 @@ class Threads(Base):
                 self.assertEqual(sorted(found[:-1]), sorted(missing))
                 self.assertEqual(len(missing), 40)
 
+    def test_root_of_events(self):
+        """Of files, of what is mounted, of roots in one another, of roots that go."""
+        for name in self.filters:
+            top = self.tree + "/" + name
+            os.makedirs(top + "/in/deep")
+            write(top + "/file")
+            os.mkdir(top + "/m")
+            if ROOT:
+                self.mount("-t", "tmpfs", "tmpfs", top + "/m")
+            roots = (top, top + "/in", top + "/file", os.path.relpath(self.out))
+            with self.subTest(name), fanfp.Watch(*roots, filter=name, notice=lambda _: None,
+                                                 events=fanfp.DEFAULT_EVENTS) as watch:
+                write(top + "/m/f")
+                write(top + "/in/deep/f")
+                write(top + "/file")
+                write(self.out + "/f" + name)
+                write(top + "/f")
+                os.rename(top + "/f", top + "/in/f")
+                os.rename(top + "/in/f", top + "/g")
+                os.rename(top + "/in", top + "/on")
+                shutil.rmtree(top + "/on")
+                write(top + "/end")
+                events, until = [], time.monotonic() + PATIENCE
+                while not events or events[-1].path != top + "/end":
+                    self.assertLess(time.monotonic(), until, events)
+                    events += watch.read(0.01)
+            found = {}
+            for event in events:
+                self.assertTrue(event.root in roots, event)
+                for each in event.events:
+                    found.setdefault((event.path, each), set()).add(event.root)
+            relative = roots[3] + "/f" + name
+            for path, each, root in (
+                    (top + "/m/f", "CREATE", top), (top + "/in/deep/f", "CREATE", top + "/in"),
+                    (top + "/file", "MODIFY", top + "/file"), (relative, "CREATE", roots[3]),
+                    (top + "/in/f", "RENAME", top + "/in"), (top + "/g", "RENAME", top),
+                    (top + "/in", "MOVE_SELF", top + "/in"), (top + "/on", "RENAME", top),
+                    (top + "/in/deep/f", "DELETE", top + "/in"), (top + "/on", "DELETE", top),
+                    (top + "/in", "DELETE_SELF", top + "/in")):
+                if (path, each) in ((top + "/m/f", "CREATE"),) and not ROOT:
+                    continue
+                self.assertEqual(found.get((path, each)), {root}, (path, each, events))
+
+    @unittest.skipIf(sys.version_info < (3, 7), "-X dev is of Python 3.7")
+    def test_dispatcher(self):
+        """A program of its own, with threads, roots that come and go, and handlers that write into
+        the very trees that are watched."""
+        for name in self.filters:
+            top = self.top + "/" + name
+            os.mkdir(top)
+            with self.subTest(name):
+                done = subprocess.run(
+                    [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", DISPATCHER,
+                     top, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+                    env=cached_environment(), stdin=subprocess.DEVNULL)
+                self.assertEqual((done.returncode, done.stderr.decode()), (0, ""))
+                found = json.loads(done.stdout.decode())
+                expected = {}
+                for worker in range(3):
+                    for number in range(10):
+                        folder = "%s/%d/%d" % (top, worker, number)
+                        expected[folder + "/data"] = ["CLOSE_WRITE", "CREATE"]
+                        expected[folder + "/data.bak"] = ["CLOSE_WRITE", "CREATE", "DELETE"]
+                        expected[folder + "/renamed"] = ["RENAME"]
+                    expected["%s/%d/first" % (top, worker)] = ["CLOSE_WRITE", "CREATE"]
+                    expected["%s/%d/first.bak" % (top, worker)] = ["CLOSE_WRITE", "CREATE"]
+                self.assertEqual(found, expected)
+
     # --- forks ---
 
     def test_fork(self):
@@ -4375,6 +4443,93 @@ class Threads(Base):
                 self.assertIn("ulimit -n", text, (name, more))
                 self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
             self.assertGreater(failed, 4)
+
+
+DISPATCHER = """
+import collections, fanfp, json, os, sys, threading
+
+class Observer(threading.Thread):
+    '''Calls handlers for what happens in directories that come and go.'''
+
+    def __init__(self, root, handler, **options):
+        super().__init__()
+        self.watch = fanfp.Watch(root, **options)
+        self.handlers = {root: handler}
+        self.lock = threading.Lock()
+
+    def schedule(self, root, handler):
+        with self.lock:                 # no event of it is dispatched before its handler is there
+            root = self.watch.add(root)
+            self.handlers[root] = handler
+        return root
+
+    def unschedule(self, root):
+        self.watch.remove(root)
+
+    def run(self):
+        for event in self.watch:
+            with self.lock:
+                handler = self.handlers[event.root]
+            handler(event)
+
+class Backup:
+    '''Keeps a copy of each file that was written.'''
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.seen = collections.defaultdict(set)
+
+    def __call__(self, event):
+        if "CLOSE_WRITE" in event.events and not event.path.endswith(".bak"):
+            with open(event.path + ".bak", "w") as file:
+                file.write("x")
+        with self.changed:
+            self.seen[event.path].update(event.events)
+            self.changed.notify_all()
+
+    def wait(self, path, name):
+        with self.changed:
+            assert self.changed.wait_for(lambda: name in self.seen.get(path, ()), 60), path
+
+def write(path):
+    with open(path, "w") as file:
+        file.write("x")
+
+def work(top):
+    for number in range(10):
+        folder = os.path.join(top, str(number))
+        os.mkdir(folder)
+        root = observer.schedule(folder, backup)
+        write(folder + "/data")
+        backup.wait(folder + "/data.bak", "CLOSE_WRITE")
+        os.rename(folder + "/data", folder + "/renamed")
+        os.remove(folder + "/data.bak")
+        observer.unschedule(root)
+        write(folder + "/after")
+    write(top + "/first")
+    backup.wait(top + "/first.bak", "CLOSE_WRITE")
+
+top, name = sys.argv[1:]
+os.makedirs(top + "/root")
+backup = Backup()
+observer = Observer(top + "/root", backup, filter=name, recursive=False,
+                    events=("CREATE", "CLOSE_WRITE", "RENAME", "DELETE"))
+observer.start()
+workers = []
+for number in range(3):
+    os.mkdir("%s/%d" % (top, number))
+    workers.append(threading.Thread(target=work, args=("%s/%d" % (top, number),)))
+    observer.schedule("%s/%d" % (top, number), backup)
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+observer.watch.close()
+observer.join()
+folders = {path for path in backup.seen if os.path.isdir(path)}
+json.dump({path: sorted(names) for path, names in backup.seen.items() if path not in folders},
+          sys.stdout)
+"""
 
 
 class Own(Base):
