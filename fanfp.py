@@ -5773,6 +5773,7 @@ class InotifyRoot:
         self.path, self.is_listed = path, False
         self.show_as(display)
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if pinned else None
+        self.renamed = False                # and its new parent has been watched since then
         self.watched = self.parent_wd = self.name = self.key = None
         try:
             fd = self.open()
@@ -6166,6 +6167,7 @@ class Inotify:
         for watched, name, new, tries in again:
             if self.by_wd.get(watched.wd) is watched and name not in watched.children:
                 self.appeared(watched, name, new, tries)
+        self.bury()
         return self.out
 
     @property
@@ -6377,6 +6379,16 @@ class Inotify:
             elif mask & MOVED_FROM:
                 self.parents[wd].remove(root)
                 self.watch_parent(root)
+                root.renamed = True
+
+    def bury(self):
+        """A root that was renamed may have been removed before its new parent was watched."""
+        for root in self.roots[:]:
+            if root.renamed and not queued(self.fd):
+                root.renamed = False
+                if root.removed():
+                    self.report(root.display, DELETE_SELF | ISDIR)
+                    self.remove(root)
 
     def overflow(self):
         """Events were lost: look for directories that are not watched yet."""
