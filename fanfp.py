@@ -101,7 +101,9 @@ IN_MASK_ADD = 0x20000000
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
+AT_NO_AUTOMOUNT = 0x800
 AT_EMPTY_PATH = 0x1000
+AT_STATX_DONT_SYNC = 0x4000
 STATX_BTIME = 0x800
 STATX_MNT_ID = 0x1000
 STATX_ATTR_MOUNT_ROOT = 0x2000
@@ -110,6 +112,7 @@ MAX_HANDLE_SZ = 128
 HANDLE_TRIES = 50
 O_PATH = getattr(os, "O_PATH", 0o10000000)
 O_PATH_DIR = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+O_PATH_ENTRY = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC    # triggers no automount: O_DIRECTORY does
 O_READ_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -1649,10 +1652,12 @@ def inode_of(fd):
 def mount_id_at(directory, name):
     """The id of the mount to which a name in an open directory leads.  OSError.
 
-    Mostly without opening it, which would be in the way of an umount: statx(2), Linux 5.8.
+    Mostly without opening it, which would be in the way of an umount: statx(2), Linux 5.8.  No
+    automount is triggered, and a file system that asks somebody else (FUSE) is not made to.
     """
     buffer = ctypes.create_string_buffer(256)
-    if system_call("statx", directory, name, AT_SYMLINK_NOFOLLOW, STATX_MNT_ID, buffer) == 0 \
+    flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
+    if system_call("statx", directory, name, flags, STATX_MNT_ID, buffer) == 0 \
             and struct.unpack_from("=I", buffer)[0] & STATX_MNT_ID:
         return struct.unpack_from("=Q", buffer, 144)[0]         # stx_mnt_id
     fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -5618,7 +5623,7 @@ class Fanotify:
             return
         for key in list(self.held):
             if key[:8] == target[:8] and btrfs_place(key[8:])[1] == subvolume:
-                for raw in self.held.pop(key)[1]:
+                for raw in self.held.pop(key)[-1]:
                     self.report(None, raw[0], raw[1])
 
     def expire(self):
@@ -5715,15 +5720,27 @@ def check_handles(root, fd):
 # One watch for each directory.  What nature does not give: the process that did it, and events
 # between the making of a directory and the setting of its watch.  So a just-made directory is
 # listed once its watch is set, and what is found is reported as CREATE.
+#
+# What is to be looked at waits in a table, Inotify.work, from which each read() does a part: who
+# moves large directories in and out makes nobody wait.  A watch is quiet, without the events that
+# our own listing makes, until all below it has been listed.
 
 INOTIFY_EVENT = struct.Struct("=iIII")      # wd, mask, cookie, len
 INOTIFY_READ = 1 << 16
 # What is needed to follow directories, whatever the user asked for.
 INOTIFY_ALWAYS = CREATE | MOVED_FROM | MOVED_TO | DELETE | DELETE_SELF | MOVE_SELF
 INOTIFY_ASKABLE = 0xFFF
-SCAN_DEPTH = 128                            # directories open at once in a scan
+ACCESSES = OPEN | ACCESS | CLOSE_NOWRITE    # what the listing of a directory makes
+SCAN_DEPTH = 128                            # directories kept open while there is work
+# What one read() may do: so many entries are listed, or directories opened or watches removed, each
+# of which counts for several.
+CREDIT, LIST_STEP, OPEN_COST, LEAVE_STEP = 5000, 100, 10, 100
+MOUNTS_SECONDS = 0.01                       # how long a list of mounts is good for
+EVENTS_AT_ONCE = 1000                       # judged in one read()
+ALL_OF_IT, MOVED_IN = 0.0, -1.0             # see Inotify.work
+SAME_TIME = 1e-6                            # what two ways to make a float of a time may differ by
 PAIR_SECONDS = 0.002                        # a MOVED_TO mostly follows its MOVED_FROM within this
-PAIR_BUFFERS = 64                           # as much as the queue holds
+PAIR_EVENTS = 1 << 15                       # read ahead for it: more than the queue holds
 OPEN_TRIES = 3                              # for a directory that is not where it appeared
 
 
@@ -5790,10 +5807,10 @@ class InotifyRoot:
         self.display, self.prefix = display, with_slash(display)
 
     def open(self):
-        """An ordinary descriptor of the directory."""
+        """A descriptor of the directory, O_PATH."""
         if self.fd is not None:
-            return os.open(b".", O_READ_DIR, dir_fd=self.fd)
-        fd = os.open(self.path, O_READ_DIR)
+            return os.dup(self.fd)
+        fd = os.open(self.path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if self.key not in (None, inode_of(fd)):
             os.close(fd)                # unmounted, or a symbolic link leads elsewhere by now
             raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
@@ -5816,6 +5833,35 @@ class InotifyRoot:
             self.fd = None
 
 
+class Listing:
+    """A directory that is being listed, a part at a time.
+
+    since   what was made at that time or later is to be told; None: nothing
+    told    names of which events have told meanwhile: they are no news, or gone again
+    """
+
+    def __init__(self, watched, fd, since):
+        self.watched, self.fd, self.since, self.told = watched, fd, since, set()
+        # If nothing has come into it since then, no entry needs a look.
+        self.has_news = since is not None and os.fstat(fd).st_mtime >= since
+        self.entries = os.scandir(b"/proc/self/fd/%d" % fd)     # Python 3.6 takes no descriptor
+
+    def is_new(self, name):
+        """Whether an entry is to be told of."""
+        if not self.has_news or not self.since:
+            return self.has_news
+        try:
+            made = birth_time(self.fd, name) or os.stat(
+                name, dir_fd=self.fd, follow_symlinks=False).st_ctime
+        except OSError:
+            return False                # gone again, as an event will tell
+        return made >= self.since
+
+    def close(self):
+        self.entries.close()
+        os.close(self.fd)
+
+
 class Inotify:
     """An inotify instance that follows trees; the same methods as Fanotify."""
 
@@ -5835,8 +5881,22 @@ class Inotify:
         self.coming = collections.deque()   # decoded and not judged
         self.bytes_read = self.judged_to = 0
         self.arrivals = set()               # cookies of the MOVED_TO in it
-        self.unopened = []                  # directories to open that had moved on, and how
-        #                                     often more to try
+        # What is to be looked at, the latest first: (a Watched, a name in it, or b"" for itself, or
+        # None: to end its quiet) -> (since, how often more to try).  Of what is found that is told
+        # which was made since then: ALL_OF_IT, None, or since it was MOVED_IN.
+        self.work = collections.OrderedDict()
+        self.listing = None                 # the Listing that is under way
+        self.leaving = set()                # descriptors of watches to be removed
+        self.lost = {}                      # as `work`: what was not where it should be
+        self.unreadable = {}                # (a Watched, a name in it) -> since
+        self.opened = collections.OrderedDict()     # a Watched -> (O_PATH descriptor, device)
+        self.learning = None                # descriptors from before, see learn_again()
+        self.own = set()                    # (wd, name): ACCESSES there are of our own listing
+        self.quiet = self.asked & ~ACCESSES
+        self.mount_paths, self.mount_paths_at = set(), 0.0
+        self.credit = 0                     # see CREDIT
+        self.running = False                # it has been read
+        self.emptied = time.time()          # when it is known to have been, to the end
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
         self.devices = None if devices else Devices()
         self.arrived = False                # directories, with mounts in them, may have come in
@@ -5850,6 +5910,12 @@ class Inotify:
     def add_watch(self, path, mask, shown):
         """A watch on a path (bytes): its descriptor.  Raises Error, with the limit if reached.
         `shown`: what to call it then, str or a function that makes it."""
+        try:
+            return inotify_watch(self.fd, path, mask, shown, len(self.by_wd))
+        except Error as error:
+            if error.errno != errno.ENOSPC or not self.leaving:
+                raise
+        self.leave(len(self.leaving))
         return inotify_watch(self.fd, path, mask, shown, len(self.by_wd))
 
     def add(self, root, place=None):
@@ -5860,12 +5926,27 @@ class Inotify:
         (self.mounted if root.fd is None else self.roots).append(root)
         try:
             self.start(root)
+            if place is not None and place.source is self and root.watched.parent is None:
+                root.watched.parent, root.watched.name = place.key, place.name
+                self.prefixes.clear()
+            while self.working and not (self.running and root.fd is None):
+                self.room, self.credit = READ_ROOM, CREDIT
+                self.advance()
         except BaseException:
             self.remove(root)
             raise
-        if place is not None and place.source is self and root.watched.parent is None:
-            root.watched.parent, root.watched.name = place.key, place.name
-            self.prefixes.clear()
+
+    def set_watch(self, fd, shown):
+        """A watch on an open directory, or the one that it has: its descriptor.  Not one that is
+        being let go of: what it has told meanwhile is not of the tree."""
+        path = b"/proc/self/fd/%d" % fd
+        mask = self.quiet | IN_ONLYDIR | IN_MASK_ADD
+        wd = self.add_watch(path, mask, shown)
+        if wd in self.leaving:
+            self.leaving.discard(wd)
+            call("inotify_rm_watch", self.fd, wd)
+            wd = self.add_watch(path, mask, shown)
+        return wd
 
     def show_as(self, root, display):
         """A mount in another source's tree is called otherwise from now on."""
@@ -5879,16 +5960,14 @@ class Inotify:
         return self.prefix(key) + os.fsdecode(name)
 
     def start(self, root):
-        """Set the watches of a root."""
+        """Set the watch of a root; what is below it is to be looked at."""
         fd = root.open()
         try:
-            wd = self.add_watch(b"/proc/self/fd/%d" % fd, self.asked | IN_ONLYDIR, root.display)
-        except BaseException:
+            wd = self.set_watch(fd, root.display)
+        finally:
             os.close(fd)
-            raise
         known = self.by_wd.get(wd)
         if known is not None and root.fd is None:
-            os.close(fd)
             raise Within
         if root.fd is not None:
             self.watch_parent(root)
@@ -5896,13 +5975,18 @@ class Inotify:
             # In another root's tree: it is watched already.  The deeper root names what is in it.
             root.watched, known.root = known, root
             self.prefixes.clear()
-            os.close(fd)
         else:
-            root.watched = self.by_wd[wd] = Watched(wd, None, b"", root)
-            if self.recursive:
-                self.scan(fd, root.watched, False)
-            else:
-                os.close(fd)
+            root.watched = self.enter(Watched(wd, None, b"", root), root.key)
+            self.look_again(root.watched)
+
+    def enter(self, watched, inode):
+        """A directory has a new watch."""
+        watched.inode = inode
+        self.by_wd[watched.wd] = watched
+        self.prefixes.pop(watched.wd, None)
+        if self.quiet != self.asked:
+            self.work[watched, None] = None, OPEN_TRIES
+        return watched
 
     def watch_parent(self, root):
         """Hear of the renaming and removal of a root from its parent directory."""
@@ -5917,7 +6001,8 @@ class Inotify:
             return self.notice("%s; the removal of %s won't be seen"
                                % (error, printable(root.display)))
         root.parent_wd = wd
-        self.parents.setdefault(wd, []).append(root)
+        if root not in self.parents.setdefault(wd, []):
+            self.parents[wd].append(root)
 
     def remove(self, root):
         for roots in (self.roots, self.mounted):
@@ -5955,23 +6040,10 @@ class Inotify:
         there meanwhile and could not be opened."""
         if parent is None or self.by_wd.get(parent.wd) is not parent:
             return
-        if name not in parent.children:
-            self.appeared(parent, name, False)
-            return
-        stack = [parent.children[name]]
-        while stack:
-            watched = stack.pop()
-            try:
-                fd = self.open_directory(watched)
-            except OSError:
-                continue                    # it has moved, as an event yet to be judged will say
-            names = self.entries(fd, watched, False)
-            os.close(fd)
-            for name in names:
-                if name in watched.children:
-                    stack.append(watched.children[name])
-                else:
-                    self.appeared(watched, name, False)
+        if name in parent.children:
+            self.look_again(parent.children[name])
+        else:
+            self.appeared(parent, name, None)
 
     def drop_mounts(self):
         """Let go of the mounts in directories that are not in the table any more."""
@@ -5998,7 +6070,7 @@ class Inotify:
                     self.displaced = {place: each for place, each in self.displaced.items()
                                       if each is not watched}
                 if unwatch:
-                    call("inotify_rm_watch", self.fd, watched.wd)
+                    self.leaving.add(watched.wd)
         if top.parent is not None and top.parent.children.get(top.name) is top:
             del top.parent.children[top.name]
         if self.mounted and top.root is None:
@@ -6015,129 +6087,248 @@ class Inotify:
                 self.prefixes[watched.wd] = prefix
         return prefix
 
-    def open_directory(self, watched, flags=O_READ_DIR):
-        """A descriptor of a watched directory, opened name by name from its root."""
-        top, names = way_up(watched)
-        fd = top.open()
-        for name in names:
-            try:
-                below_fd = os.open(name, flags | os.O_NOFOLLOW, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd = below_fd
-        if watched.inode not in (None, inode_of(fd)):
-            os.close(fd)
-            raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
-        return fd
+    # --- looking at directories ---
 
-    def scan(self, fd, watched, new):
-        """Watch all directories below one that is watched and open as fd (which is closed).
+    @property
+    def working(self):
+        """Whether there is something to be looked at, or watches to be removed."""
+        return bool(self.work or self.listing or self.leaving)
 
-        `new`: the tree was just made, so that what is found is reported as CREATE.  Opened name
-        by name and never through a symbolic link; at most SCAN_DEPTH are open at a time.
+    def appeared(self, watched, name, since):
+        """A directory was made in, or moved into, a watched one: it is to be watched, with what it
+        holds.  `since`: see `work`."""
+        if not self.recursive:
+            return
+        self.arrived = self.arrived or since != ALL_OF_IT
+        self.work.pop((watched, name), None)
+        self.work[watched, name] = since, OPEN_TRIES
+
+    def look_again(self, watched):
+        """What is in a watched directory, and not watched, is to be."""
+        if self.recursive:
+            self.work[watched, b""] = None, OPEN_TRIES
+
+    def pending(self, watched, name):
+        """An entry has left a directory: its `since`, if it was still to be looked at."""
+        key, since = (watched, name), None
+        listing = self.listing
+        if listing is not None and listing.watched is watched and name not in listing.told:
+            listing.told.add(name)
+            since = listing.since
+        for table in (self.lost, self.work):
+            since = table.pop(key, (since,))[0]
+        return self.unreadable.pop(key, since)
+
+    def advance(self):
+        """Look at what is to be looked at, for what is left of the credit."""
+        while self.working and self.room >= 0 and self.credit > 0:
+            if self.listing is not None:
+                self.list_on(self.listing)
+            elif self.work:
+                (watched, name), (since, tries) = self.work.popitem()
+                self.credit -= 1
+                if self.by_wd.get(watched.wd) is watched:   # else let go of meanwhile
+                    self.credit -= OPEN_COST
+                    self.look(watched, name, since, tries)
+            else:
+                self.credit -= OPEN_COST * LEAVE_STEP
+                self.leave(LEAVE_STEP)
+        if self.learning is not None and not self.work and self.listing is None:
+            self.leaving.update(wd for wd in self.learning if wd not in self.by_wd)
+            self.learning = None
+        if not self.working:
+            self.close_directories()
+
+    def leave(self, count):
+        """Remove some of the watches that are let go of.  Each gives an event, and the queue is
+        limited."""
+        for _ in range(min(count, len(self.leaving))):
+            call("inotify_rm_watch", self.fd, self.leaving.pop())
+
+    def directory(self, watched):
+        """(O_PATH descriptor, device) of a watched directory, opened name by name from its root and
+        never through a symbolic link.  OSError where it is not: an event will say.
+
+        It stays open until close_directories(), or until many others have been opened after it.
         """
+        chain, at = [], watched
+        while at not in self.opened and (at.root is None or (at.root.fd is None
+                                                             and at.parent is not None)):
+            chain.append(at)
+            at = at.parent
+        if at in self.opened:
+            self.opened.move_to_end(at)
+        else:
+            self.keep_open(at, at.root.open())
+        for each in reversed(chain):
+            self.keep_open(each, os.open(each.name, O_PATH_ENTRY, dir_fd=self.opened[at][0]))
+            at = each
+        return self.opened[watched]
+
+    def keep_open(self, watched, fd):
+        """Have a descriptor for directory(), which is closed if it is of another one."""
+        inode = inode_of(fd)
+        if inode != watched.inode or watched in self.opened:
+            os.close(fd)
+        if inode != watched.inode:
+            raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
+        if watched not in self.opened:
+            self.opened[watched] = fd, inode[0]
+        if len(self.opened) > SCAN_DEPTH:
+            os.close(self.opened.popitem(last=False)[1][0])
+
+    def close_directories(self):
+        while self.opened:
+            os.close(self.opened.popitem()[1][0])
+
+    def look(self, watched, name, since, tries):
+        """Do one thing of `work`."""
         try:
-            device, mounts = os.fstat(fd).st_dev, self.mount_names()
+            fd, device = self.directory(watched)
+            if name is None:
+                self.add_watch(b"/proc/self/fd/%d" % fd, self.asked | IN_MASK_ADD,
+                               lambda: self.prefix(watched))
+            elif not name:
+                self.begin(watched, os.dup(fd), since)
+            else:
+                self.look_at(watched, fd, device, name, since)
+        except OSError as error:
+            self.not_opened(error, watched, name, since, tries)
+
+    def look_at(self, watched, fd, device, name, since):
+        """Watch and list a directory in one that is open, unless something is mounted there, of
+        which the list of mounts tells: that is not entered."""
+        names = self.mount_names()
+        if name in names and self.is_mounted(fd, name):
+            return
+        child, child_fd = None, os.open(name, O_PATH_ENTRY, dir_fd=fd)
+        try:
+            status = os.fstat(child_fd)
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            # A subvolume of btrfs has a device of its own, and is no mount.
+            if (status.st_dev != device or name in names) \
+                    and mount_id_of(child_fd) != mount_id_of(fd):
+                return
+            if since == MOVED_IN:
+                since = self.moved_at(status, os.fstat(fd)) - SAME_TIME
+            child = self.watch_child(child_fd, (status.st_dev, status.st_ino), watched, name)
+            self.unreadable.pop((watched, name), None)
+        finally:
+            if child is None:
+                os.close(child_fd)
+        if child is not None:
+            self.begin(child, child_fd, since)
+
+    def moved_at(self, status, above):
+        """When a directory was moved into another, by the clock of the file system, from the
+        os.stat_result of both: they bear that time, if nothing has changed in them since.  In one
+        tick of it before and after can't be told apart: what was made in that is told of."""
+        since = min(status.st_ctime, above.st_mtime)
+        if status.st_mtime >= since and above.st_mtime > status.st_ctime:
+            return min(since, self.emptied)     # something has changed in both
+        return since
+
+    def is_mounted(self, fd, name):
+        """Whether the list of mounts has one at a name in an open directory."""
+        if time.monotonic() - self.mount_paths_at > MOUNTS_SECONDS:
+            self.mount_paths = {mount.path for mount in read_mounts()}
+            self.mount_paths_at = time.monotonic()
+        return os.path.join(fd_path(fd), name) in self.mount_paths
+
+    def not_opened(self, error, watched, name, since, tries):
+        """Something of `work` could not be done."""
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            # Gone again; or it is elsewhere by now, as an event yet to be judged will say.
+            if tries:
+                self.lost[watched, name] = since, tries - 1
+            return
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM):
+            if isinstance(error, Error):
+                raise error
+            raise failure(error.errno, "opening", self.prefix(watched), "see ulimit -n")
+        shown = printable(self.prefix(watched) + os.fsdecode(name or b""))
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            return self.notice("%s is not watched: %s" % (shown, error.strerror))
+        if (watched, name) not in self.unreadable:
+            self.notice("%s can't be read and is not watched" % shown)
+        # Until its mode is another, or that of the directory which has it.
+        self.unreadable[watched, name] = since
+        try:
+            self.add_watch(b"/proc/self/fd/%d" % self.directory(watched)[0],
+                           ATTRIB | IN_MASK_ADD, shown)
+        except OSError:
+            pass
+
+    def begin(self, watched, fd, since):
+        """List a directory, open as fd, which is closed in the end."""
+        if self.quiet != self.asked:
+            for each, name in ((watched, b""), (watched.parent, watched.name)):
+                if each is not None and (each, None) not in self.work:
+                    self.own.add((each.wd, name))
+        try:
+            self.listing = Listing(watched, fd, since)
         except BaseException:
             os.close(fd)
             raise
-        later = collections.deque()     # (directory, names in it): to be opened from the root
-        stack = [(fd, watched, self.entries(fd, watched, new))]
-        while stack or later:
-            if not stack:
-                watched, names = later.popleft()
-                try:
-                    stack.append((self.open_directory(watched), watched, names))
-                except OSError:         # it has moved, as an event yet to be judged will say
-                    self.unopened += [(watched, name, new, OPEN_TRIES) for name in names]
-                    continue
-            fd, watched, names = stack[-1]
-            if not names or len(stack) >= SCAN_DEPTH:
-                if names:
-                    later.append((watched, names))
-                os.close(fd)
-                stack.pop()
-                continue
-            name = names.pop()
+
+    def list_on(self, listing):
+        """Go on with a listing: what is new is reported as CREATE, and each directory is to be
+        looked at."""
+        watched = listing.watched
+        entries = None
+        if self.by_wd.get(watched.wd) is watched:
             try:
-                child_fd = os.open(name, O_READ_DIR | os.O_NOFOLLOW, dir_fd=fd)
+                entries = [(entry.name, entry.is_dir(follow_symlinks=False))
+                           for _, entry in zip(range(LIST_STEP), listing.entries)]
             except OSError as error:
-                if error.errno in (errno.EACCES, errno.EPERM):
-                    self.notice("%s%s can't be read and is not watched"
-                                % (printable(self.prefix(watched)), printable(os.fsdecode(name))))
-                elif error.errno in (errno.EMFILE, errno.ENFILE):
-                    for each in stack:
-                        os.close(each[0])
-                    raise failure(error.errno, "opening", self.prefix(watched), "see ulimit -n")
-                continue                # removed or replaced meanwhile: its event comes
-            if os.fstat(child_fd).st_dev != device \
-                    or name in mounts and self.is_bind_mount(child_fd, fd):
-                os.close(child_fd)      # the list of mounts tells of it
+                self.notice("%s: %s" % (printable(self.prefix(watched)), error.strerror))
+        if not entries:
+            self.listing = None
+            listing.entries.close()
+            return self.keep_open(watched, listing.fd)
+        self.credit -= len(entries)
+        prefix = self.prefix(watched) if listing.has_news else ""
+        for name, is_dir in entries:
+            if name in listing.told:
                 continue
-            try:
-                child = self.watch_child(child_fd, watched, name)
-            except BaseException:
-                os.close(child_fd)
-                for each in stack:
-                    os.close(each[0])
-                raise
-            if child is None:
-                os.close(child_fd)
-            else:
-                stack.append((child_fd, child, self.entries(child_fd, child, new)))
+            is_new = listing.is_new(name)
+            if is_new and name not in watched.found:
+                watched.found.add(name)
+                self.report(prefix + os.fsdecode(name), CREATE | (ISDIR if is_dir else 0))
+            if is_dir and name in watched.children:
+                self.look_again(watched.children[name])
+            elif is_dir:
+                self.work[watched, name] = ALL_OF_IT if is_new else listing.since, OPEN_TRIES
 
-    @staticmethod
-    def is_bind_mount(fd, parent_fd):
-        """Whether a directory is on another mount than its parent."""
-        return mount_id_of(fd) != mount_id_of(parent_fd)
-
-    def watch_child(self, fd, parent, name):
-        """Set the watch of a directory open as fd; None if it is gone or has been scanned."""
-        try:
-            wd = self.add_watch(b"/proc/self/fd/%d" % fd, self.asked | IN_ONLYDIR,
-                                lambda: self.prefix(parent) + os.fsdecode(name))
-        except Error as error:
-            if error.errno == errno.ENOENT:
-                return None
-            raise
+    def watch_child(self, fd, inode, parent, name):
+        """Set the watch of a directory open as fd; None if it has one already."""
+        wd = self.set_watch(fd, lambda: self.prefix(parent) + os.fsdecode(name))
         known = self.by_wd.get(wd)
-        if known is not None and known.root in self.mounted:
+        if known is None:
+            child = self.enter(Watched(wd, parent, name), inode)
+            self.put(child)
+            return child
+        if known.root in self.mounted:
             # Known by a bind mount, which it does not need any more.
             self.mounted.remove(known.root)
             known.root, self.arrived = None, True
-        if known is not None and (known.root is not None or known.parent is parent
-                                  and known.name == name):
+        if known.root is not None or known.parent is parent and known.name == name:
             return None
-        if known is not None:
-            self.forget(known, False)       # moved here before we heard of it
-        child = Watched(wd, parent, name)
-        child.inode = inode_of(fd)
-        self.by_wd[wd] = child
-        self.prefixes.pop(wd, None)
-        self.put(child)
-        return child
+        # Moved here before we heard of it.
+        if parent.hangs_on(known):
+            self.learn_again()
+            return None
+        if known.parent is not None and known.parent.children.get(known.name) is known:
+            del known.parent.children[known.name]
+        self.rehang(known, parent, name)
+        return None
 
-    def entries(self, fd, watched, new):
-        """The names of the directories in one; with `new`, reports each entry as CREATE."""
-        directories = []
-        try:
-            if sys.version_info >= (3, 7):
-                with os.scandir(fd) as scan:
-                    found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False))
-                             for entry in scan]
-            else:
-                found = [(name, is_directory(name, fd))
-                         for name in map(os.fsencode, os.listdir(fd))]
-        except OSError:
-            return directories
-        prefix = self.prefix(watched) if new and found else ""
-        for name, is_dir in found:
-            if is_dir:
-                directories.append(name)
-            if new and name not in watched.found:
-                watched.found.add(name)
-                self.report(prefix + os.fsdecode(name), CREATE | (ISDIR if is_dir else 0))
-        return directories
+    def rehang(self, child, parent, name):
+        """A directory is an entry of another now, and all that is below it goes with it."""
+        child.parent, child.name = parent, name
+        self.put(child)
+        self.prefixes.clear()
 
     # --- events ---
 
@@ -6152,28 +6343,35 @@ class Inotify:
 
         No more than READ_ROOM characters of paths: the rest stays in `coming`.
         """
-        self.out, self.now, self.room = [], time.time(), READ_ROOM
-        self.moment = moment
-        if not self.coming:
+        self.now, self.room, self.moment = time.time(), READ_ROOM, moment
+        self.running, self.credit = True, CREDIT
+        if self.learning is None and not self.coming:
             self.fill()
-        while self.coming:
-            if self.room < 0:
-                return self.out
+        for _ in range(EVENTS_AT_ONCE):
+            if not self.coming or self.learning is not None or self.room < 0:
+                break
             before = len(self.out)
             self.judge(*self.coming.popleft())
             self.stats["dropped in user space"] += before == len(self.out)
-        self.judged_to = self.bytes_read
-        again, self.unopened = self.unopened, []
-        for watched, name, new, tries in again:
-            if self.by_wd.get(watched.wd) is watched and name not in watched.children:
-                self.appeared(watched, name, new, tries)
-        self.bury()
-        return self.out
+            if self.work:
+                self.advance()              # at once, if that is not too much
+        if not self.coming:
+            self.judged_to = self.bytes_read
+            self.work.update(self.lost)
+            self.lost.clear()
+        self.advance()
+        if not self.coming and not queued(self.fd):
+            self.emptied = self.now
+            self.bury()
+            if not self.working:
+                self.own.clear()
+        out, self.out = self.out, []
+        return out
 
     @property
     def backlog(self):
-        """Whether events that were read are still to be judged."""
-        return bool(self.coming)
+        """Whether there is more to do, though nothing comes."""
+        return bool(self.coming or self.out) or self.working
 
     def ahead(self):
         """What judged() will be when all that is queued now has been judged."""
@@ -6189,7 +6387,7 @@ class Inotify:
 
     def due(self):
         """Seconds after which to call read() though nothing has come; None: no need to."""
-        return PAIR_SECONDS if self.unopened else None
+        return PAIR_SECONDS if self.lost else None
 
     def fill(self):
         """Read one buffer from the kernel; whether there was anything."""
@@ -6214,15 +6412,11 @@ class Inotify:
         """
         if cookie not in self.arrivals:
             try:
-                fd = self.open_directory(watched, O_PATH_DIR)
+                look_up_nothing(self.directory(watched)[0])
             except OSError:
                 time.sleep(PAIR_SECONDS)        # moved or removed itself
-            else:
-                look_up_nothing(fd)
-                os.close(fd)
-            for _ in range(PAIR_BUFFERS):
-                if not self.fill():
-                    break
+            while cookie not in self.arrivals and len(self.coming) < PAIR_EVENTS and self.fill():
+                pass
         if cookie not in self.arrivals:
             return None
         self.arrivals.discard(cookie)
@@ -6242,21 +6436,36 @@ class Inotify:
         watched = self.by_wd.get(wd)
         if watched is None:
             return None
+        if (wd, name) in self.own and mask & ACCESSES and (mask & ISDIR or not name):
+            if mask & CLOSE_NOWRITE:
+                self.own.discard((wd, name))
+            return None
         if mask & (UNMOUNT | IN_IGNORED | DELETE_SELF | MOVE_SELF) or not name:
             return self.self_event(watched, mask)
+        if mask & ATTRIB and (watched, name) in self.unreadable:
+            self.appeared(watched, name, self.unreadable[watched, name])
+        if mask & (CREATE | MOVED_TO) and self.listing is not None \
+                and self.listing.watched is watched:
+            self.listing.told.add(name)
         if mask & (CREATE | MOVED_TO) and name in watched.found:
             watched.found.discard(name)
             mask &= ~CREATE
             if not mask & INOTIFY_ASKABLE:
                 return None
+        since = None
         if mask & (DELETE | MOVED_FROM):
             watched.found.discard(name)
+            since = self.pending(watched, name)
         path = self.prefix(watched) + os.fsdecode(name)
+        if mask & DELETE:
+            child = watched.children.get(name)
+            if child is not None and child.root is None and child.inode[0] != watched.inode[0]:
+                self.forget(child, True)    # a subvolume: of what was in it nothing else tells
         if mask & MOVED_FROM:
             other = self.other_half(cookie, watched)
             target = None if other is None else self.by_wd.get(other[0])
             if target is not None:
-                return self.renamed(watched, name, path, target, other[3], mask)
+                return self.renamed(watched, name, path, target, other[3], mask, since)
             if other is not None:
                 self.coming.appendleft(other)
                 self.arrivals.add(cookie)
@@ -6268,7 +6477,7 @@ class Inotify:
             mask &= ~THROUGH
         self.report(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
-            self.appeared(watched, name, bool(mask & CREATE))
+            self.appeared(watched, name, ALL_OF_IT if mask & CREATE else MOVED_IN)
         return None
 
     def is_device(self, watched, name, changed):
@@ -6278,12 +6487,12 @@ class Inotify:
             if watched.wd in self.devices.homes or root.kind in DEVICE_KINDS \
                     or self.prefix(watched).endswith("/dev/") \
                     or root.fd is not None and len(self.coming) < CALM // INOTIFY_EVENT.size:
-                return self.open_directory(watched, O_PATH_DIR)
+                return os.dup(self.directory(watched)[0])
             raise Gone
         return self.devices.is_device(watched.wd, name, changed, look)
 
-    def renamed(self, old_parent, old_name, old_path, parent, name, mask):
-        """A rename within the trees."""
+    def renamed(self, old_parent, old_name, old_path, parent, name, mask, since):
+        """A rename within the trees; `since`: of a directory that is still to be looked at."""
         path = self.prefix(parent) + os.fsdecode(name)
         if self.mask & RENAME:
             self.report(path, RENAME | (mask & ISDIR), old_path)
@@ -6293,17 +6502,15 @@ class Inotify:
         parent.found.discard(name)
         if self.devices is not None:
             self.devices.renamed((old_parent.wd, old_name), (parent.wd, name))
+        self.pending(parent, name)          # what had the name is gone
         if not mask & ISDIR:
             return None
         child = self.take(old_parent, old_name)
         if child is None:
-            return self.appeared(parent, name, False)
+            return self.appeared(parent, name, since)
         if parent.hangs_on(child):
             return self.learn_again()
-        child.parent, child.name = parent, name
-        self.put(child)
-        self.prefixes.clear()               # all paths below follow
-        return None
+        return self.rehang(child, parent, name)
 
     def put(self, child):
         """Enter a directory under its name.  What has the name is either removed, and the kernel
@@ -6321,47 +6528,22 @@ class Inotify:
             return child
         return parent.children.pop(name, None)
 
-    def appeared(self, watched, name, new, tries=OPEN_TRIES):
-        """A directory was made in, or moved into, a watched one: watch it and what it holds."""
-        if not self.recursive:
-            return
-        self.arrived = self.arrived or not new
-        try:
-            parent_fd = self.open_directory(watched)
-            try:
-                fd = os.open(name, O_READ_DIR | os.O_NOFOLLOW, dir_fd=parent_fd)
-                same = os.fstat(fd).st_dev == os.fstat(parent_fd).st_dev \
-                    and not (name in self.mount_names() and self.is_bind_mount(fd, parent_fd))
-            finally:
-                os.close(parent_fd)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                # Gone again; or it is elsewhere by now, as an event yet to be judged will say.
-                if tries:
-                    self.unopened.append((watched, name, new, tries - 1))
-                return None
-            if error.errno in (errno.EACCES, errno.EPERM):
-                return self.notice("%s can't be read and is not watched" % printable(
-                    self.prefix(watched) + os.fsdecode(name)))
-            raise
-        child = self.watch_child(fd, watched, name) if same else None
-        if child is None:
-            os.close(fd)
-        else:
-            self.scan(fd, child, new)
-
     def self_event(self, watched, mask):
         """An event of a watched directory itself: its parent tells of it, unless it's a root."""
         if mask & IN_IGNORED:
-            self.forget(watched, False)
+            self.forget(watched, True)      # with what is in it: a subvolume goes as a whole
             return
+        if mask & ATTRIB:
+            for parent, name in list(self.unreadable):
+                if parent is watched:
+                    self.appeared(parent, name, self.unreadable[parent, name])
         if watched.root is None:
             return
         if mask & UNMOUNT:
             self.report(self.shown(watched.root), UNMOUNT | ISDIR)
             self.remove(watched.root)
             return
-        told = mask
+        told = mask | ISDIR                 # which the kernel leaves out of MOVE_SELF
         if watched.root.fd is None:         # what a bind mount shows has moved, not the mount
             told &= ~(MOVE_SELF | DELETE_SELF)
         self.report(self.shown(watched.root), told)
@@ -6384,7 +6566,7 @@ class Inotify:
     def bury(self):
         """A root that was renamed may have been removed before its new parent was watched."""
         for root in self.roots[:]:
-            if root.renamed and not queued(self.fd):
+            if root.renamed:
                 root.renamed = False
                 if root.removed():
                     self.report(root.display, DELETE_SELF | ISDIR)
@@ -6400,15 +6582,18 @@ class Inotify:
     def learn_again(self):
         """What is known is wrong: forget it, and look where all directories are now.
 
-        The watches stay, so nothing is lost of what waits to be judged.  Mounts inside are found
-        again by the list of mounts.
+        The watches stay, and no more is judged until that is done, so nothing is lost of what
+        waits.  Mounts inside are found again by the list of mounts.
         """
         for root in list(self.mounted):
             self.remove(root)
             self.arrived = True
+        self.learning = (self.learning or set()).union(self.by_wd)
         for root in self.roots:
             if root.watched is not None:
                 self.forget(root.watched, False)
+        self.work.clear()
+        self.lost.clear()
         for root in self.roots:
             self.start(root)
 
@@ -6425,7 +6610,7 @@ class Inotify:
             watched = watched and watched.children.get(name)
         if watched is not None and self.is_at(watched, path):
             return watched
-        if readable(self.fd):               # else the table may be behind
+        if self.backlog or readable(self.fd):               # else the table may be behind
             raise Early
         return None
 
@@ -6464,6 +6649,10 @@ class Inotify:
     def close(self, forked=False):
         for root in self.roots + self.mounted:
             root.close()
+        if self.listing is not None:
+            self.listing.close()
+            self.listing = None
+        self.close_directories()
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
@@ -6507,14 +6696,6 @@ def inotify_limit():
         except (OSError, ValueError):
             pass
     return "%s (%d)" % min(limits)[::-1] if limits else "max_user_watches"
-
-
-def is_directory(name, directory):
-    """Whether an entry is a directory, for Python 3.6, whose scandir takes no descriptor."""
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
 
 
 def decode_inotify(buffer):

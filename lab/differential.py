@@ -27,6 +27,8 @@ What the model allows, and nothing else:
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
   - inotify: a directory just made or moved in is not touched before the next sentinel; and no
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
+  - inotify: CREATE of what was made in a directory just before it was moved in: within one tick of
+    the file system's clock nothing tells before from after;
   - no directory is renamed onto one in which something has just happened: nothing tells where that
     one was;
   - inotify: an overflow of its queue, which is told, takes with it what it takes;
@@ -100,6 +102,7 @@ class Node:
         self.children = {}
         self.fresh = False              # a directory made or moved in since the last sentinel
         self.links = 1                  # names of a file
+        self.made = 0                   # the round in which it was
         self.heard = 0                  # a directory: the last round with an event in or below it
         self.covers = None              # the root of a mount: the directory it is mounted on
         self.bared = 0                  # the last round in which a mount on it was unmounted
@@ -333,6 +336,13 @@ class Model:
         if self.rule == "made" or (self.rule == "moved" and not made):
             node.fresh = True
             self.fresh.append(node)
+        if self.rule == "made" and not made and "CREATE" in self.events:
+            for directory in walk(node):
+                for name, each in directory.children.items():
+                    if each.made >= self.rounds - 1:
+                        self.atoms.append(Atom(
+                            self.group(None, directory, name, each), directory.path() + "/" + name,
+                            "CREATE", "maybe", each.kind == "d", None))
 
     def come(self, node):
         """A directory, or a mount, is in the tree now: so are the mounts in it."""
@@ -344,6 +354,7 @@ class Model:
 
     def place(self, node, directory, name):
         directory.children[name] = node
+        node.made = node.made or self.rounds
         self.arrived.add(node)
         if node.kind == "d":
             node.parent, node.name = directory, name
