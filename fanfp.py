@@ -7694,8 +7694,7 @@ class Watch:
         except BaseException as error:
             self.close()
             if isinstance(error, OSError) and not isinstance(error, Error):
-                raise failure(error.errno, "starting to watch", "",
-                              "see ulimit -n" if error.errno == errno.EMFILE else "")
+                raise failure(error.errno, "starting to watch")
             raise
 
     # --- starting ---
@@ -7812,14 +7811,14 @@ class Watch:
         return [source for source in (self._fanotify, self._inotify) if source is not None]
 
     def _in_tree(self, fd):
-        """Whether an open directory is in a tree."""
+        """Whether an open directory is in a tree, so that its entries are told of."""
         trees = [root for source in self._trees for root in source.roots + source.mounted]
         if not trees:
             return False
         path, mount_id = fd_path(fd), mount_id_of(fd)
-        return any(root.mount_id == mount_id and below(path, root.path if root.fd is None
-                                                       else fd_path(root.fd)) is not None
-                   for root in trees)
+        tops = [root.path if root.fd is None else fd_path(root.fd) for root in trees
+                if root.mount_id == mount_id]
+        return is_below_any(path, tops) if self._recursive else path in tops
 
     def _add_tree(self, shown, path):
         """Find which source can watch a directory as a root, and add it there: that root, or the
@@ -8144,16 +8143,17 @@ class Watch:
             raise Error(errno.EBUSY, "reading events: a read() is under way already")
         try:
             return self._read(deadline, timeout)
+        except OSError as error:
+            raise in_words(error)
         finally:
             self._reading.leave()
             self._settle()
 
     def _read(self, deadline, timeout):
         while not (self._rest or self.ended):
-            events = self._collect(deadline, timeout)
-            self._rest.extend(events)
+            self._collect(deadline, timeout)
             self._notice.tell()
-            if events or self._woken or self._closed:
+            if self._rest or self._woken or self._closed:
                 break
             if deadline is not None and time.monotonic() >= deadline:
                 break
@@ -8179,7 +8179,7 @@ class Watch:
             self._alarm.set(min(due))
 
     def _collect(self, deadline, timeout):
-        """Wait for the sources, then read those that have something."""
+        """Wait for the sources, then keep what those have that have something."""
         with self._tables:
             backlog = [source.fd for source in self._sources if source.backlog]
             due = [] if backlog else [source for source in self._sources
@@ -8198,14 +8198,15 @@ class Watch:
             self._gather()
         ready += backlog
         with self._tables:
-            return self._read_ready(ready)
+            self._read_ready(ready)
 
     def _read_ready(self, ready):
-        """The events that are to be told, where some descriptors are ready."""
+        """Keep what is to be told, where some descriptors are ready."""
         read_before = self._events_read
-        events = self._read_sources(ready)
+        self._keep(self._read_sources(ready))
         count = self._events_read - read_before
         self._note_mounts()
+        self._keep([])
         if self._alarm.fd in ready:
             self._alarm.stop()
         if self._wake_read in ready:
@@ -8216,10 +8217,9 @@ class Watch:
         # What is dropped counts too: gathering it costs nobody time, and not gathering made the
         # outside events that no mark holds back (ATTRIB) several times dearer.
         self._window = (self._window[0], self._window[1] + count)
-        return self._chosen(events)
 
-    def _chosen(self, events):
-        """Those of the events, and of those made here, that are asked for."""
+    def _keep(self, events):
+        """Have those of the events, and of those made here, that are asked for told."""
         events = events + list(self._events)
         self._events.clear()
         if self._include or self._exclude:
@@ -8231,7 +8231,7 @@ class Watch:
         for source in self._sources:
             source.stats["reported"] += len(events)
             break
-        return events
+        self._rest.extend(events)
 
     @property
     def _events_read(self):
@@ -8270,7 +8270,7 @@ class Watch:
                       and (source.backlog or readable(source.fd))]
             if not behind:
                 break
-            self._rest.extend(self._chosen(self._read_sources(behind)))
+            self._keep(self._read_sources(behind))
 
     def _gather(self):
         """Under load, wait until `latency` has passed since the first event was read: the
@@ -8463,7 +8463,7 @@ class Watch:
     @property
     def roots(self):
         """The roots still watched, as they were given: a tuple of str."""
-        return tuple(root.display for source in self._sources for root in source.roots)
+        return tuple(root.display for source in self._sources for root in source.roots[:])
 
     def fileno(self):
         """A descriptor that select, poll and asyncio can wait on; then call read(0)."""
@@ -8506,7 +8506,7 @@ class Watch:
     @property
     def pending(self):
         """Whether something has happened that read() is still to tell of, or to look at."""
-        return bool(self._events or self._mounts_due) or any(
+        return bool(self._rest or self._events or self._mounts_due) or any(
             source.backlog or source.due() is not None or readable(source.fd)
             for source in self._sources)
 
