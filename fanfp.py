@@ -5730,7 +5730,6 @@ INOTIFY_READ = 1 << 16
 # What is needed to follow directories, whatever the user asked for.
 INOTIFY_ALWAYS = CREATE | MOVED_FROM | MOVED_TO | DELETE | DELETE_SELF | MOVE_SELF
 INOTIFY_ASKABLE = 0xFFF
-ACCESSES = OPEN | ACCESS | CLOSE_NOWRITE    # what the listing of a directory makes
 SCAN_DEPTH = 128                            # directories kept open while there is work
 # What one read() may do: so many entries are listed, or directories opened or watches removed, each
 # of which counts for several.
@@ -5844,6 +5843,9 @@ class Listing:
         self.watched, self.fd, self.since, self.told = watched, fd, since, set()
         # If nothing has come into it since then, no entry needs a look.
         self.has_news = since is not None and os.fstat(fd).st_mtime >= since
+        # The groups that are to know of it name it by its handle.
+        self.read = OwnRead(open_key(fd) if OwnRead.groups else None)
+        self.read.note(float("inf"))
         self.entries = os.scandir(b"/proc/self/fd/%d" % fd)     # Python 3.6 takes no descriptor
 
     def is_new(self, name):
@@ -5857,8 +5859,13 @@ class Listing:
             return False                # gone again, as an event will tell
         return made >= self.since
 
-    def close(self):
+    def end(self):
+        """It is read to its end; `fd` is left open."""
         self.entries.close()
+        self.read.note(time.time())
+
+    def close(self):
+        self.end()
         os.close(self.fd)
 
 
@@ -5891,8 +5898,8 @@ class Inotify:
         self.unreadable = {}                # (a Watched, a name in it) -> since
         self.opened = collections.OrderedDict()     # a Watched -> (O_PATH descriptor, device)
         self.learning = None                # descriptors from before, see learn_again()
-        self.own = set()                    # (wd, name): ACCESSES there are of our own listing
-        self.quiet = self.asked & ~ACCESSES
+        self.own = set()                    # (wd, name): LISTING there is of our own listing
+        self.quiet = self.asked & ~LISTING
         self.mount_paths, self.mount_paths_at = set(), 0.0
         self.credit = 0                     # see CREDIT
         self.running = False                # it has been read
@@ -6285,7 +6292,7 @@ class Inotify:
                 self.notice("%s: %s" % (printable(self.prefix(watched)), error.strerror))
         if not entries:
             self.listing = None
-            listing.entries.close()
+            listing.end()
             return self.keep_open(watched, listing.fd)
         self.credit -= len(entries)
         prefix = self.prefix(watched) if listing.has_news else ""
@@ -6436,7 +6443,7 @@ class Inotify:
         watched = self.by_wd.get(wd)
         if watched is None:
             return None
-        if (wd, name) in self.own and mask & ACCESSES and (mask & ISDIR or not name):
+        if (wd, name) in self.own and mask & LISTING and (mask & ISDIR or not name):
             if mask & CLOSE_NOWRITE:
                 self.own.discard((wd, name))
             return None
