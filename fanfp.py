@@ -6689,8 +6689,7 @@ def inotify_watch(fd, path, mask, shown, count):
         raise Error(number, "watching %s: %d directories are watched and %s is reached; "
                     "raise it, or run as root to use fanotify"
                     % (printable(shown), count, inotify_limit()))
-    raise failure(number, "watching", shown,
-                  "not permitted to read it" if number == errno.EACCES else "")
+    raise failure(number, "watching", shown)
 
 
 def inotify_limit():
@@ -7858,12 +7857,12 @@ class Watch:
     def _refuse(self, shown, error):
         """Raise the Error that tells why a root can't be watched."""
         error = self._without_inotify(error)
+        if error.errno == errno.EACCES and not os.path.isdir(shown):
+            raise failure(error.errno, "watching", shown, "the directory it is in can't be read; "
+                          "run as root, or watch where you may read")
         if isinstance(error, Error):
             raise error
-        hint = ""
-        if error.errno == errno.EACCES and not os.path.isdir(shown):
-            hint = "the directory it is in can't be read; run as root, or watch where you may read"
-        raise failure(error.errno, "watching", shown, hint)
+        raise failure(error.errno, "watching", shown)
 
     def _without_inotify(self, error):
         """An error of fanotify, which does not advise inotify where that is no choice."""
