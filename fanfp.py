@@ -1638,7 +1638,11 @@ def whole_device(root):
 
 
 def mount_id_of(fd):
-    """The id of the mount of an open file, which may have no handle to tell.  proc(5), fdinfo."""
+    """The id of the mount of an open file, which may have no handle to tell: statx(2), Linux 5.8;
+    proc(5), fdinfo."""
+    number = mount_id_by_statx(fd, b"", AT_EMPTY_PATH)
+    if number is not None:
+        return number
     with open("/proc/self/fdinfo/%d" % fd) as file:
         return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
@@ -1649,17 +1653,27 @@ def inode_of(fd):
     return status.st_dev, status.st_ino
 
 
-def mount_id_at(directory, name):
-    """The id of the mount to which a name in an open directory leads.  OSError.
+def mount_id_by_statx(directory, name, flags):
+    """The id of the mount to which a name in an open directory leads; None: it is not told.
 
-    Mostly without opening it, which would be in the way of an umount: statx(2), Linux 5.8.  No
-    automount is triggered, and a file system that asks somebody else (FUSE) is not made to.
+    No automount is triggered, and a file system that asks somebody else (FUSE) is not made to.
     """
+    flags |= AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
     buffer = ctypes.create_string_buffer(256)
-    flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
     if system_call("statx", directory, name, flags, STATX_MNT_ID, buffer) == 0 \
             and struct.unpack_from("=I", buffer)[0] & STATX_MNT_ID:
         return struct.unpack_from("=Q", buffer, 144)[0]         # stx_mnt_id
+    return None
+
+
+def mount_id_at(directory, name):
+    """The id of the mount to which a name in an open directory leads.  OSError.
+
+    Mostly without opening it, which would be in the way of an umount: statx(2), Linux 5.8.
+    """
+    number = mount_id_by_statx(directory, name, AT_SYMLINK_NOFOLLOW)
+    if number is not None:
+        return number
     fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         return mount_id_of(fd)
@@ -6830,7 +6844,8 @@ class Given:
     """A root that is known by its names.
 
     display   str, as the user gave it, without trailing slashes
-    fd        an O_PATH descriptor of the directory that has the first of its names
+    fd        an O_PATH descriptor of the directory that has the first of its names; of a root that
+              is watched it is that in `places`, and not to be closed
     names     the names from there on, list of bytes
     entries   [(key of a directory, name)] that lead to what it is now: see Way
     own       the last of them, where that is the file itself, or what is missing; else None
@@ -6871,10 +6886,10 @@ class Given:
         """Where its names lead now."""
         return Way(self.fd, self.names, self.follow)
 
-    def is_same(self, other):
-        """Whether it is another root given again."""
-        return self.names == other.names and self.follow == other.follow \
-            and inode_of(self.fd) == inode_of(other.fd)
+    @property
+    def identity(self):
+        """What it has in common with the same root given again."""
+        return inode_of(self.fd), tuple(self.names), self.follow
 
     def removed(self):
         """Whether the directory that has its name has been deleted."""
@@ -6914,9 +6929,10 @@ class Names:
         self.notice, self.lead, self.in_tree = notice, lead, in_tree
         self.own, self.filter_name = own, filter_name
         self.mask = mask | ALWAYS | ISDIR
-        self.given = []
+        self.given = collections.OrderedDict()  # identity of a root -> Given
         self.places = {}                    # key of a directory listened to -> its descriptor
         self.by_name, self.by_inode = {}, {}    # (key, name), and key of a file -> [Given]
+        self.stale = False                  # whether a place may be listened to in vain
         self.stats = collections.Counter()
         self.out, self.now, self.moment = [], time.time(), None
         self.quiet_at = boot_time()
@@ -6928,24 +6944,26 @@ class Names:
     @property
     def roots(self):
         """The roots, but for those that are trees now."""
-        return [given for given in self.given if given.tree is None]
+        return [given for given in self.given.values() if given.tree is None]
 
     def add(self, given):
         """Watch a root."""
-        self.given.append(given)
+        self.given[given.identity] = given
         try:
             self.resolve(given)
         except BaseException:
             self.forget(given)
             raise
+        given.close()                       # one descriptor does for all files of a directory
+        given.fd = self.places[given.entries[0][0]]
 
     def remove(self, given):
         """Watch a root no longer."""
         self.forget(given)
-        given.close()
+        given.fd = None
 
     def forget(self, given):
-        self.given.remove(given)
+        del self.given[given.identity]
         self.enter(given, [], None)
         self.be_file(given, None)
         self.tidy()
@@ -7012,6 +7030,7 @@ class Names:
             self.by_name[entry].remove(given)
             if not self.by_name[entry]:
                 del self.by_name[entry]
+                self.stale = True
         given.entries, given.own, given.parent = list(collections.OrderedDict.fromkeys(entries)), \
             own, parent
         for entry in given.listened():
@@ -7034,7 +7053,10 @@ class Names:
                 break                       # else moved meanwhile, maybe before we listened
 
     def tidy(self):
-        """Listen to no directory in vain."""
+        """Listen to no directory in vain, if some entry is listened to no more."""
+        if not self.stale:
+            return
+        self.stale = False
         used = {key for key, _ in self.by_name}
         for key in [key for key in self.places if key not in used]:
             self.unlisten(key)
@@ -7107,13 +7129,13 @@ class Names:
     def has_lost_a_tree(self):
         """Whether a root that was a tree has ended, as its source told."""
         return any(given.tree is not None and given.tree[1] not in given.tree[0].roots
-                   for given in self.given)
+                   for given in self.given.values())
 
     def look_again(self, moment):
         """Mounts have changed, which may cover files; or the tree that a root was has ended.
         Returns the events that tell of it."""
         self.out, self.now, self.moment = [], time.time(), moment
-        for given in list(self.given):
+        for given in list(self.given.values()):
             if given.tree is not None and given.tree[1] not in given.tree[0].roots:
                 given.tree = given.is_now = None
             if given.may_be_another():
@@ -7164,7 +7186,7 @@ class Names:
         """Events were lost: look where all names lead."""
         self.notice("the event queue of the files given overflowed: events were lost")
         self.out.append(Event(None, Q_OVERFLOW, None, self.now, None, self.moment))
-        for given in list(self.given):
+        for given in list(self.given.values()):
             self.follow(given)
 
     # --- what Watch asks of any source; none of these roots has anything mounted in it ---
@@ -7196,9 +7218,7 @@ class Names:
     def close(self, forked=False):
         for fd in self.places.values():
             os.close(fd)
-        for given in self.given:
-            given.close()
-        self.places, self.given = {}, []
+        self.places, self.given = {}, {}
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
@@ -7214,7 +7234,8 @@ class FanotifyNames(Names):
         return new_group()[0]
 
     def key(self, fd):
-        return filesystem_id(fd) + name_to_handle(fd)[0]
+        shown = os.fsdecode(fd_path(fd))
+        return filesystem_id(fd, shown) + name_to_handle(fd, shown=shown)[0]
 
     def listen(self, fd, is_own):
         """Hear of the entries of an open directory, and of what happens to them if `is_own`; its
@@ -7743,10 +7764,10 @@ class Watch:
         if given.names is None:
             return self._add_tree(shown, path).display
         for names in self._names.values():
-            for other in names.given:
-                if given.is_same(other):
-                    given.close()
-                    return other.display
+            other = names.given.get(given.identity)
+            if other is not None:
+                given.close()
+                return other.display
         self._add_given(given, path)
         return shown
 
@@ -8419,7 +8440,8 @@ class Watch:
                 paths = self._paths(name)
                 self._emptied = set(self.roots) == {name}
                 for names in self._names.values():
-                    for given in [given for given in names.given if given.display == name]:
+                    for given in [given for given in names.given.values()
+                                  if given.display == name]:
                         names.remove(given)
                 for source in self._trees:
                     for each in [each for each in source.roots if each.display == name]:
