@@ -8125,6 +8125,10 @@ class Watch:
                              % (printable(shown), mount.kind))
             return root and Found(source, root, place, at)
         error = self._without_inotify(reasons[0][1])
+        if error.errno == errno.ENOTDIR:
+            if shown in self.roots:
+                return None             # which is watched, as itself
+            error = Error(error.errno, "what is mounted there is a file", hint="give it as a root")
         failed.setdefault(error.errno, ([], error))[0].append((shown, mount.kind))
         return None
 
