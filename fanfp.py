@@ -9466,11 +9466,11 @@ class Runner:
             self.signals.wait(0.05 if self.told else None)      # no signal tells of a group's end
             self.advance()
         if self.child is not None:
-            self.send(signal.SIGKILL)
-            self.tell("running %s: it did not end within %d s of %s, and was killed"
-                      % (self.shown, KILL_SECONDS, signal_name(self.signals.number)))
+            killed = "was killed" if self.send(signal.SIGKILL) else "may not be killed from here"
+            self.tell("running %s: it did not end within %d s of %s, and %s"
+                      % (self.shown, KILL_SECONDS, signal_name(self.signals.number), killed))
         if self.waiting:
-            self.tell("ended by %s: the commands for %d events were not run"
+            self.tell("ended by %s; commands that were not run: %d"
                       % (signal_name(self.signals.number), len(self.waiting)))
 
 
@@ -9769,9 +9769,9 @@ def main(arguments=None):
     """Run the command line; the exit status."""
     import signal
     try:
-        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)    # no KeyboardInterrupt: there is
-        fill_standard_descriptors()                         # nothing to do about it
+        # No KeyboardInterrupt: until all is ready there is nothing to do about it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        fill_standard_descriptors()
         parser = build_parser()
         options = parser.parse_args(arguments)
         if options.version:

@@ -2671,6 +2671,26 @@ class Ends(Base):
         self.assertEqual(self.reported(program), {})
         self.assertEqual(program.stop(signal.SIGINT)[0], -signal.SIGINT)
 
+    def test_signal_at_the_start(self):
+        """A start that waits, for a reader of a fifo say, is ended by a signal too, and also where
+        a shell has put it in the background."""
+        os.mkfifo(self.out + "/fifo")
+        program = self.program("-o", self.out + "/fifo", self.tree, ready=False, preexec_fn=lambda:
+                               signal.signal(signal.SIGINT, signal.SIG_IGN))
+        until = time.monotonic() + PATIENCE
+        while self.ignores(program.process.pid, signal.SIGINT):
+            self.assertLess(time.monotonic(), until)
+        program.process.send_signal(signal.SIGINT)
+        self.assertEqual(program.process.wait(PATIENCE), -signal.SIGINT)
+        self.assertEqual(program.process.stderr.read(), b"")
+
+    @staticmethod
+    def ignores(pid, number):
+        """Whether a process ignores a signal: proc(5), /proc/PID/status."""
+        with open("/proc/%d/status" % pid) as file:
+            mask = [line.split()[1] for line in file if line.startswith("SigIgn:")][0]
+        return int(mask, 16) >> (number - 1) & 1
+
     @unittest.skipUnless(shutil.which("bash"), "needs bash")
     def test_loop_of_a_shell(self):
         """`while fanfp ...; do ...; done` ends when it is interrupted, as at a terminal: the
@@ -2869,7 +2889,7 @@ class Exec(Base):
                 status, errors = program.stop(number)
                 self.assertEqual(status, -number)
                 self.assertNotIn(b"ran start", program.buffer)
-                self.assertIn("fanfp: ended by %s: the commands for 3 events were not run\n"
+                self.assertIn("fanfp: ended by %s; commands that were not run: 3\n"
                               % number.name, errors)
                 self.assertNotIn("it did not end", errors)
 
@@ -2930,7 +2950,7 @@ class Exec(Base):
         self.ran(program, 1)
         status, errors = program.stop()
         self.assertEqual(status, -signal.SIGTERM)
-        self.assertIn("fanfp: ended by SIGTERM: the commands for 2 events were not run\n", errors)
+        self.assertIn("fanfp: ended by SIGTERM; commands that were not run: 2\n", errors)
 
     def test_failing_commands(self):
         """How a command ended is told if it failed; the next runs."""
