@@ -3955,6 +3955,119 @@ class Library(Base):
                 paths = [event.path for event in watch.read(PATIENCE)]
 
 
+class NamesInLibrary(Base):
+    """Files and links as roots that come and go while a program runs, with each filter."""
+
+    where = DIRECTORIES[0]
+
+    def each_filter(self):
+        return [name for name in FILTERS if available(name, self.where) is None]
+
+    def events_until(self, watch, path):
+        """{path: names} of what is told until something is of a path."""
+        found, end = {}, time.monotonic() + PATIENCE
+        while path not in found:
+            self.assertLess(time.monotonic(), end)
+            for event in watch.read(1):
+                found.setdefault(event.path, set()).update(event.events)
+        return found
+
+    def test_files_come_and_go(self):
+        first, second, link = (self.top + "/" + name for name in ("first", "second", "link"))
+        for name in self.each_filter():
+            for path in (first, second):
+                write(path)
+            os.link(second, link)
+            before = len(os.listdir("/proc/self/fd"))
+            with fanfp.Watch(first, filter=name) as watch:
+                self.assertEqual(watch.filter, name)
+                self.assertEqual(watch.add(second), second)
+                self.assertEqual(watch.add(second), second)
+                self.assertEqual(watch.roots, (first, second))
+                write(link)
+                write(second)
+                watch.remove(second)
+                write(second)
+                write(link)
+                write(first)
+                written = {"MODIFY", "CLOSE_WRITE"}
+                found = self.events_until(watch, first)
+                self.assertEqual(found[second], written)
+                self.assertLessEqual(found[first], written)
+                watch.read(0)
+                watch.add(second)
+                write(link)
+                self.assertLessEqual(self.events_until(watch, second)[second], written)
+                self.assertEqual({event.root for event in watch.read(0)} - {second, first}, set())
+                watch.remove(first)
+                watch.remove(second)
+                self.assertEqual(watch.roots, ())
+            self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+            for path in (first, second, link):
+                os.remove(path)
+
+    def test_links_come_and_go(self):
+        """With a link the tree goes to which it leads now."""
+        link, other = self.top + "/link", self.out + "/other"
+        write(other)
+        for name in self.each_filter():
+            os.symlink("tree", link)
+            before = len(os.listdir("/proc/self/fd"))
+            with fanfp.Watch(other, filter=name) as watch:
+                watch.add(link)
+                self.assertEqual(set(watch.roots), {other, link})
+                os.symlink("out", link + "-")
+                os.rename(link + "-", link)
+                self.assertEqual(self.events_until(watch, link)[link], {"MOVED_TO"})
+                write(self.out + "/new")
+                self.events_until(watch, link + "/new")
+                watch.remove(link)
+                self.assertEqual(watch.roots, (other,))
+                os.remove(link)
+                os.symlink("tree", link)
+                write(self.tree + "/f")
+                write(self.out + "/new")
+                write(other)
+                found = self.events_until(watch, other)
+                self.assertNotIn(link, found)
+                self.assertNotIn(link + "/f", found)
+            self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+            os.remove(link)
+            os.remove(self.out + "/new")
+
+    def test_marks_are_taken_back(self):
+        """What a file was before is not marked any more, nor a directory that has no name of it."""
+        path, old = self.tree + "/file", self.tree + "/old"
+        for name in self.each_filter():
+            os.mkdir(self.top + "/a")
+            write(path)
+            os.symlink("../tree", self.top + "/a/tree")
+            with fanfp.Watch(self.top + "/a/tree/file", filter=name) as watch:
+                shown = self.top + "/a/tree/file"
+                number = watch._sources[0].fd
+                before = marks_of(number)
+                for _ in range(3):
+                    os.rename(path, old)
+                    write(path)
+                    self.assertIn("CREATE", self.until_has(watch, shown, "CREATE"))
+                self.assertEqual(marks_of(number), before)
+            os.remove(path)
+            os.remove(old)
+            shutil.rmtree(self.top + "/a")
+
+    def until_has(self, watch, path, name):
+        found = set()
+        while name not in found:
+            found = self.events_until(watch, path)[path]
+        return found
+
+
+def marks_of(fd):
+    """How many inodes a group has marks on.  proc(5), fdinfo."""
+    with open("/proc/self/fdinfo/%d" % fd) as file:
+        return sum(line.startswith(("fanotify ino:", "inotify wd:")) for line in file)
+
+
 class Threads(Base):
     """A Watch in a program of its own: threads, roots that come and go, forks, loops."""
 
