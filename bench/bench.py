@@ -4,9 +4,9 @@
 
     python3 bench/bench.py [--quick] [NAME...]     as root; make bench
 
-NAME: ready outside inside latency capacity growth window fastpath; all of them without.  Results
-go to results.json, results.md and *.svg beside this file; sections that are not run keep theirs.
---quick only tries whether everything works, on small sizes, and writes nothing.
+NAME: ready outside inside latency capacity growth window ended fastpath; all of them without.
+Results go to results.json, results.md and *.svg beside this file; sections that are not run keep
+theirs.  --quick only tries whether everything works, on small sizes, and writes nothing.
 
 Everything happens in a mount namespace of its own, on file systems made for it in memory (tmpfs,
 and ext4 on a loop device), so that nothing else on the host is heard and nothing is left behind.
@@ -565,7 +565,19 @@ def make_file(path):
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
 
 
-# --- 8. the fast path, in the lab's machine ---
+# --- 8. who did it ---
+
+def ended(place, versions, quick):
+    """What it costs to know the names of processes that have ended, and of those that live."""
+    say("ended: noting who ends")
+    child = subprocess.run([PYTHON, os.path.join(HERE, "ended.py"), "300" if quick else "20000"],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if child.returncode:
+        raise Missing(child.stderr.decode("utf-8", "replace").strip().splitlines()[-1])
+    return json.loads(child.stdout.decode())
+
+
+# --- 9. the fast path, in the lab's machine ---
 
 def fastpath(place, versions, quick):
     """Run fastpath.py in the machine of lab/, on the kernel that has the fast path."""
@@ -584,7 +596,7 @@ def fastpath(place, versions, quick):
 
 # --- all of it ---
 
-SECTIONS = [ready, outside, inside, latency, capacity, growth, window, fastpath]
+SECTIONS = [ready, outside, inside, latency, capacity, growth, window, ended, fastpath]
 
 
 def machine():

@@ -75,7 +75,7 @@ def goals(results):
     for name, function in (("ready", ready_goals), ("outside", outside_goals),
                            ("inside", inside_goals), ("latency", latency_goals),
                            ("capacity", capacity_goals), ("growth", growth_goals),
-                           ("window", window_goals),
+                           ("window", window_goals), ("ended", ended_goals),
                            ("fastpath", fastpath_goals)):
         if name in results:
             rows += function(results[name])
@@ -202,6 +202,18 @@ def window_goals(section):
              "%d of %d" % (section["found"], section["files"]), None),
             ("moves in which that was not all, and MODIFY of the directory did not say so", "none",
              "%d of %d" % (section["silent"], section["moves"]), not section["silent"])]
+
+
+def ended_goals(section):
+    return [("who did it: processor time until the ends of processes are noted", "at most 5 ms",
+             milli(section["start"]), section["start"] <= 0.005),
+            ("who did it: in the kernel, for each process that ends", "at most 1 µs",
+             micro(section["note"]), section["note"] <= 1e-6),
+            ("who did it: the kernel's memory for it", "bounded",
+             "%d MB" % (section["table"] >> 20), None),
+            ("who did it: the name of a process that lives; that has ended; all of one", "-",
+             ", ".join(micro(section[name]) for name in ("living", "ended", "living, in full")),
+             None)]
 
 
 def fastpath_goals(section):
