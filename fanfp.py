@@ -36,6 +36,7 @@ try:
     import time
     import weakref
     from _thread import RLock
+    from _warnings import warn
     from array import array
     from bisect import bisect_right
 except ImportError as why:
@@ -8615,9 +8616,9 @@ class Watch:
 
     def __del__(self):
         if not self._closed and self._process == os.getpid():
-            import warnings
-            warnings.warn("a Watch of %s was not closed" % " ".join(map(printable, self.roots)),
-                          ResourceWarning, stacklevel=2, source=self)
+            # Not of the module warnings: when Python ends, nothing can be imported.
+            warn("a Watch of %s was not closed" % " ".join(map(printable, self.roots)),
+                 ResourceWarning, 2, self)
         self.close()
 
     def __enter__(self):

@@ -4272,6 +4272,25 @@ class Threads(Base):
             self.assertIn(self.tree, str(caught.warning))
             self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
 
+    def test_not_closed_at_the_end(self):
+        """Of a program that ends with a Watch open nothing is said, but where warnings are on."""
+        for how in ("", "; watch.itself = watch", "; each = iter(watch); os.mkdir('d'); next(each)",
+                    "; threading.Thread(target=watch.read, daemon=True).start()"):
+            for warnings in ("ignore", "default"):
+                done = subprocess.run(
+                    [sys.executable, "-W", warnings, "-c",
+                     "import fanfp, os, threading; watch = fanfp.Watch('.')" + how],
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+                    cwd=self.tree, env=cached_environment(), stdin=subprocess.DEVNULL)
+                shutil.rmtree(self.tree + "/d", ignore_errors=True)
+                said = done.stderr.decode().splitlines()
+                with self.subTest(how + " " + warnings):
+                    self.assertEqual((done.returncode, done.stdout), (0, b""))
+                    self.assertEqual([line for line in said if "a Watch of . was not closed"
+                                      not in line], [])
+                    if warnings == "ignore":
+                        self.assertEqual(said, [])
+
     # --- roots that come and go ---
 
     def test_add_and_remove(self):
