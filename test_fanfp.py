@@ -4291,6 +4291,25 @@ class Threads(Base):
                     if warnings == "ignore":
                         self.assertEqual(said, [])
 
+    def test_called_in_the_middle(self):
+        """By a signal handler, say, while the tables are in use: an Error, and nothing is lost."""
+        class Pattern:
+            pattern = ""
+
+            def search(self, _):
+                for call in (lambda: watch.add(out), lambda: watch.remove(tree), watch.read):
+                    try:
+                        call()
+                    except fanfp.Error as error:
+                        errors.append(error.errno)
+                return True
+        errors, tree, out = [], self.tree, self.out
+        watch = self.watch(include=Pattern(), events="CREATE")
+        write(tree + "/f")
+        self.assertEqual([event.path for event in watch.read(PATIENCE)], [tree + "/f"])
+        self.assertEqual(errors, [errno.EBUSY] * 3)
+        self.assertEqual(watch.roots, (tree,))
+
     # --- roots that come and go ---
 
     def test_add_and_remove(self):
@@ -4772,7 +4791,10 @@ class Own(Base):
                 "os.chdir('d' * 250)\n%s"
             run(sys.executable, "-c", deep % "", cwd=self.tree)
             mounted = ["mount", "-t", "tmpfs", "tmpfs", self.tree + "/m"]
-            with fanfp.Watch(self.tree, self.tree + "/nested", filter=name, events="ALL",
+            write(self.out + "/file")
+            os.symlink(self.tree, self.out + "/link")
+            with fanfp.Watch(self.tree, self.tree + "/nested", self.out + "/file",
+                             self.out + "/link", filter=name, events="ALL",
                              notice=lambda _: None) as watch:
                 run("touch", self.out + "/d/f")
                 events = self.told(watch)
@@ -4788,13 +4810,18 @@ class Own(Base):
                 for other in (name, "inotify"):     # nor of what another does in this process
                     with fanfp.Watch(self.tree, filter=other):
                         pass
+                watch.add(self.tree + "/d")
+                watch.remove(self.tree + "/nested")
+                run("sh", "-c", "ln -s tree/d new; mv -T new out/link; mv out/file out/old; "
+                    "echo > out/file", cwd=self.top)
                 events += self.told(watch)
                 run("umount", self.tree + "/m")
                 events += self.told(watch)
             self.assertEqual([event for event in events if event.pid == os.getpid()], [])
             self.assertTrue(any(event.path == self.tree + "/m/e/f" for event in events))
-            run("rm", "-rf", self.tree)
+            run("rm", "-rf", self.tree, self.out)
             os.mkdir(self.tree)
+            os.mkdir(self.out)
 
 
 # =============================================================================================
