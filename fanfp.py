@@ -9730,9 +9730,8 @@ def probe_root(root):
     """Rows about one root."""
     rows = []
     try:
-        device = os.stat(root).st_dev
-        kind = [mount.kind for mount in read_mounts()
-                if mount.device == "%d:%d" % (os.major(device), os.minor(device))]
+        number = mount_id_at(AT_FDCWD, os.path.realpath(os.fsencode(root)))
+        kind = [mount.kind for mount in read_mounts() if mount.id == number]
         rows.append(("  file system", kind[0] if kind else "unknown"))
     except OSError as error:
         return [("  error", worded(error))]

@@ -6553,6 +6553,10 @@ class Btrfs(Base):
         self.mount_subvolume("@", self.tree)
         with fanfp.Watch(self.tree, self.tree + "/d", self.whole) as watch:
             self.assertNotIn("inotify", watch.filter)
+        said = subprocess.check_output(MODULE + ["--probe", self.tree + "/d"],
+                                       env=cached_environment()).decode()
+        self.assertRegex(said, "file system +btrfs\n")
+        self.assertRegex(said, "auto takes +(fastpath|marks|user)\n")
 
     def test_mounted_subvolume(self):
         """Events of a mounted subvolume and of those in it, by whichever mount, and no others."""
