@@ -7006,9 +7006,9 @@ class Names:
         """A root is the file that a Way leads to; None: no file."""
         key = None
         if way is not None:
-            key = self.mark(given, way.fd)
-            if target not in (None, key):
+            if target is not None and self.key(way.fd) != target:
                 return
+            key = self.mark(given, way.fd)
             given.covered = mount_id_of(way.fd) != mount_id_of(way.entries[-1][0])
         before, given.inode = given.inode, key
         if key == before:

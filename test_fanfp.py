@@ -899,6 +899,37 @@ class Scenarios:
         write(self.out + "/link")
         self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
 
+    def test_single_file_in_a_storm(self):
+        """All that becomes of its name is told, and who has it in the end is known."""
+        path, new = self.tree + "/file", self.tree + "/new"
+        write(path)
+        program = self.watch_files(path)
+        done, chance = {"CREATE": 0, "DELETE": 0, "MOVED_FROM": 0, "MOVED_TO": 0}, random.Random(1)
+        for number in range(2000):
+            what = chance.choice(list(done))
+            if what == "MOVED_TO":
+                write(new)
+                os.rename(new, path)
+            elif os.path.exists(path) == (what == "CREATE"):
+                continue
+            elif what == "CREATE":
+                write(path)
+            elif what == "DELETE":
+                os.remove(path)
+            else:
+                os.rename(path, self.tree + "/was-%d" % (number % 10))
+            done[what] += 1
+        write(new)
+        os.rename(new, path)
+        done["MOVED_TO"] += 1
+        os.link(path, self.out + "/link")
+        end = next(self.ends)
+        write(end)
+        told = [name for event in program.until(end) for name in event["events"]]
+        self.assertEqual({name: told.count(name) for name in done}, done)
+        write(self.out + "/link")
+        self.expect(self.told(program), {path: "MODIFY CLOSE_WRITE"})
+
     def test_single_file_by_another_name(self):
         """By a hard link in a directory that is not watched, and heard of; by another mount."""
         path, link = self.tree + "/file", self.out + "/link"
