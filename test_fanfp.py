@@ -6550,11 +6550,14 @@ class Btrfs(Base):
 
     def mount_subvolume(self, name, place):
         """Mount a subvolume of the disk."""
-        device = next(mount.device for mount in fanfp.read_mounts()
-                      if os.fsdecode(mount.path) == self.whole)
-        with open("/proc/self/mountinfo") as file:
-            device = next(line.split(" - ")[1].split()[1] for line in file
-                          if line.split()[2] == device)
+        for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+            try:
+                with open(path) as file:
+                    mine = file.read() == self.disk + "\n"
+            except OSError:
+                continue                # another's, just let go of
+            if mine:
+                device = "/dev/" + path.split("/")[3]
         return self.mount("-o", "subvol=" + name, device, place)
 
     def each_filter(self):
