@@ -3866,7 +3866,6 @@ def _with_log(why, log, program):
 
 BOOT_CLOCK = 7                  # CLOCK_BOOTTIME, as of start times; Python 3.6 has no name for it
 EXIT_SECONDS = 1.0              # from a process's note to its last event, as its files are closed
-FORK_SECONDS = 2e-6             # less than an id takes to be given, on any machine
 FIRST_ID = 300                  # once all ids were given, they go on from here: RESERVED_PIDS
 RECENT_LIMIT = 4096
 TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")     # start times are cut down to it
@@ -3914,7 +3913,7 @@ class Processes:
     __slots__ = ("since", "_who", "_names", "_uids", "_all")
 
     def __init__(self, who, since):
-        self._who, self.since = who, since
+        self._who, self.since = who, max(since, who.begun)
         self._names, self._uids, self._all = {}, {}, {}
 
     def name(self, pid):
@@ -3956,12 +3955,12 @@ class Who:
     """Tells who did it, for all moments of a Watch.
 
     ended   Ended, or None
+    begun   boot_time() of attach(), before which no event is
     """
 
     def __init__(self):
-        self.ended, self._reason = None, ""
-        self._recent = Recent()
-        self._cgroups = None
+        self.ended, self._reason, self.begun = None, "", 0.0
+        self._recent = self._cgroups = None
         self._proc = proc_is_ours()
 
     def attach(self):
@@ -3973,11 +3972,13 @@ class Who:
             self.ended = Ended()
         except OSError as why:
             self._reason = str(why)
+            self._look()
+        self.begun = boot_time()
 
     def close(self):
-        if self.ended is not None:
-            self.ended.close()
-            self.ended = None
+        ended, self.ended = self.ended, None
+        if ended is not None:
+            ended.close()
 
     def means(self):
         """How the names of processes that have ended are known, in words."""
@@ -3987,42 +3988,49 @@ class Who:
 
     def undisturbed(self, pid, since):
         """Whether nobody else can have had, since then, the id of who has it now."""
-        if self.ended is None:
-            return boot_time() - since < self._recent.round
-        return self.ended.since(pid, since) == (None, True)
+        ended = self.ended              # any thread may call close()
+        if ended is None:
+            return not self._look().came_round(since)
+        return ended.since(pid, since) == (None, True)
+
+    def _look(self):
+        self._recent = self._recent or Recent()
+        self._recent.look()
+        return self._recent
 
     def find(self, pid, since):
         """The Process that had this id at some time after `since`; None for what can't be told."""
-        if self.ended is None:
-            self._recent.look()
+        ended = self.ended
+        if ended is None:
+            return self._without_notes(pid, since)
         found = read_process(pid) if self._proc else None
-        if self.ended is None:
-            return self._without_notes(pid, since, found)
         if found is not None:
             process, begun, exited = found
-            if begun < since or self.undisturbed(pid, since):
+            if begun < since or ended.since(pid, since) == (None, True):
                 return process
-        note, alone = self.ended.last(pid, since)
+        note, alone = ended.last(pid, since)
         if note is None or not alone:
             return Process(pid, *[None] * 7)
         uid, gid = note.uid_gid & 0xffffffff, note.uid_gid >> 32
-        ended = Process(pid, None, note.comm, uid, gid, None, None, self.cgroup(note.cgroup))
+        noted = Process(pid, None, note.comm, uid, gid, None, None, self.cgroup(note.cgroup))
         if found is None:
-            return ended
+            return noted
         if exited or note.when > begun:
             return process              # the note is its own
         # One of the two: what both say.
         return process._replace(**{field: None for field in Process._fields
-                                   if getattr(process, field) != getattr(ended, field)})
+                                   if getattr(process, field) != getattr(noted, field)})
 
-    def _without_notes(self, pid, since, found):
+    def _without_notes(self, pid, since):
+        recent = self._look()
+        found = read_process(pid) if self._proc else None
         if found is None:
-            return self._recent.get(pid) or Process(pid, *[None] * 7)
+            return recent.get(pid) or Process(pid, *[None] * 7)
         process, begun, _ = found
-        if begun < since or self.undisturbed(pid, since):
-            self._recent.put(process)
-            return process
-        return Process(pid, *[None] * 7)
+        if begun >= since and recent.came_round(since):
+            return Process(pid, *[None] * 7)
+        recent.put(process)
+        return process
 
     def cgroup(self, number):
         """The path of a control group by its id, if it is still there; else None."""
@@ -4101,7 +4109,7 @@ class Ended:
         since -= EXIT_SECONDS
         try:
             note = self._read(pid)
-        except Error:
+        except (Error, ValueError):     # the latter once it is closed
             return None, False
         if note is None:
             return None, True
@@ -4120,33 +4128,45 @@ class Recent:
     """The processes known last, where no notes are made of those that end.
 
     Ids are given in turn, so one that was a process's is its own until as many were given as lie
-    between: what was given last is in ns_last_pid, proc(5).
+    between: what was given last is in ns_last_pid, and how many processes and threads were ever
+    made in stat, proc(5).  That half of all ids are free is taken for granted.
     """
 
+    LOOKS = 64
+
     def __init__(self):
-        self._known = {}                # pid -> (Process, ids given until then, the last of them)
+        self._known = {}                # pid -> (Process, made until then, the id given last)
         self._space = max(int(read_file("/proc/sys/kernel/pid_max") or 0) - FIRST_ID, 0)
-        self.round = self._space * FORK_SECONDS     # in less, ids don't come round
-        self._given = self._last = self._at = 0
+        self._made = self._last = 0
+        self._looks = collections.deque(maxlen=self.LOOKS)  # (boot_time(), made until then)
+        # lxcfs puts a file of its own there: who reads it waits for another process.
+        self._has_stat = all(mount.path != b"/proc/stat" for mount in read_mounts())
 
     def look(self):
         """Note how many ids have been given, before /proc is asked who has one."""
         now = boot_time()
-        last = int(read_file("/proc/sys/kernel/ns_last_pid") or 0)
-        if not last or now - self._at >= self.round or len(self._known) > RECENT_LIMIT:
+        lines = read_file("/proc/stat").split(b"\n") if self._has_stat else ()
+        made = next((int(line.split()[1]) for line in lines if line.startswith(b"processes ")), 0)
+        if not made or len(self._known) > RECENT_LIMIT:
             self._known.clear()
-        else:
-            self._given += (last - self._last) % self._space
-        self._last, self._at = last, now
+        self._last, self._made = int(read_file("/proc/sys/kernel/ns_last_pid") or 0), made
+        if made:
+            self._looks.append((now, made))
+
+    def came_round(self, since):
+        """Whether all ids may have been given anew since then."""
+        made = next((made for at, made in reversed(self._looks) if at <= since), None)
+        return made is None or self._made - made >= self._space // 2
 
     def put(self, process):
-        if self._last:
-            self._known[process.pid] = process, self._given, self._last
+        if self._last and self._made:
+            self._known[process.pid] = process, self._made, self._last
 
     def get(self, pid):
         """The Process that still has this id, or was the last to have it; None: not known."""
-        process, given, last = self._known.get(pid, (None, 0, 0))
-        if process is None or self._given - given > (pid - last - 1) % self._space:
+        process, made, last = self._known.get(pid, (None, 0, 0))
+        if process is None or self._made - made >= self._space // 2 \
+                or (self._last - last) % self._space > (pid - last - 1) % self._space:
             return None
         return process
 

@@ -3228,7 +3228,7 @@ class EndedProcesses(Base):
                 "pid = os.fork()\n"
                 "if not pid: os.mkdir('tree/d'); os._exit(0)\n"
                 "event = watch.read(60)[0]; assert event.pid == pid, event\n"
-                "print(tuple(event.process)[1:], event.comm, event.uid)")
+                "print(tuple(event.process)[1:], event.comm, event.uid); watch.close()")
         out = subprocess.check_output(["unshare", "-pf", sys.executable, "-c", code], cwd=self.top,
                                       env=dict(cached_environment(), PYTHONPATH=HERE))
         self.assertEqual(out.decode().strip(), "%r None None" % ((None,) * 7,))
@@ -3326,7 +3326,6 @@ class EndedProcesses(Base):
     def test_without_notes(self):
         """/proc tells, and a name is kept for as long as the id can't be another's."""
         with unittest.mock.patch.object(fanfp, "Ended", side_effect=fanfp.failure(1, "noting")), \
-                unittest.mock.patch.object(fanfp, "FORK_SECONDS", 1.0), \
                 fanfp.Watch(self.tree, events="CREATE") as watch:
             worker = Doer(self, "kept", 0)
             worker.make(self.tree + "/1")
@@ -3337,8 +3336,8 @@ class EndedProcesses(Base):
             worker.process.wait()
             event, = watch.read(PATIENCE)
             self.assertEqual((event.pid, event.comm, event.uid), (worker.pid, "kept", 0))
-            # As after so many forks.
-            watch._who._recent._given += watch._who._recent._space
+            # As if there were fewer ids than processes that have come and gone.
+            watch._who._recent._space = 1
             self.assertIsNone(watch._who.find(worker.pid, fanfp.boot_time()).comm)
 
     def test_in_full(self):
