@@ -7696,7 +7696,7 @@ class Watch:
         self._foreign = []                  # those of them that are in another source's tree
         self._told = set()                  # see _tell_once()
         self._passed = {}                   # number of a mount not watched -> Passed
-        self._names = {}                    # kind of Names -> the source of it
+        self._names = []                    # the sources that are Names
         self._window, self._who = (0.0, 0), Who()
         self._moment = Moment((), Processes(self._who, 0.0))
         self._stopped = self._started = False
@@ -7784,7 +7784,7 @@ class Watch:
             raise no_root(error, display)
         if given.names is None:
             return self._add_tree(shown, path).display
-        for names in self._names.values():
+        for names in self._names:
             other = names.given.get(given.identity)
             if other is not None:
                 given.close()
@@ -7815,21 +7815,24 @@ class Watch:
     def _add_to_names(self, name, given):
         """Watch a root that is known by its names, with the filter of a name."""
         kind = InotifyNames if name == "inotify" else FanotifyNames
-        names = self._names.get(kind)
-        fresh = names is None
-        if fresh:
-            names = kind(self._mask, self._notice, self._lead, self._in_tree, self._own, name)
-            if name != "inotify":
-                self._who.attach()
+        for names in self._names:
+            try:
+                if isinstance(names, kind):
+                    return names.add(given)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise           # else one of the two is a subvolume, which takes its own group
+        names = kind(self._mask, self._notice, self._lead, self._in_tree, self._own, name)
         try:
             names.add(given)
         except BaseException:
-            if fresh:
-                names.close()
+            names.close()
             raise
-        if fresh:
-            self._names[kind] = names
-            self._register(names)
+        if name != "inotify":
+            self._who.attach()
+        self._names.append(names)
+        self._register(names)
+        return None
 
     def _lead(self, given, fd):
         """A root leads to another directory now, open as `fd`, or to none (None).  Returns what is
@@ -8018,7 +8021,7 @@ class Watch:
                          if found is not None and found.is_foreign]
         if self._fanotify is not None:
             self._fanotify.directories.others.clear()
-        for names in self._names.values():
+        for names in self._names:
             self._events += names.look_again(self._moment)
         for source in self._sources:
             source.binds = self._within or any(map(source.is_shared, source.mounted))
@@ -8296,7 +8299,7 @@ class Watch:
         first, as far as its queue goes: a rename there is read before what was done after it here.
         """
         leading = {found.place.source for found in self._foreign}
-        since = min([source.since() for source in (self._fanotify, self._names.get(FanotifyNames))
+        since = min([source.since() for source in [self._fanotify] + self._names
                      if source is not None and (source.fd in ready or source in leading)] or [0.0])
         events, self._moment = [], Moment(self.roots, Processes(self._who, since))
         for source in sorted(self._sources, key=lambda each: each not in leading):
@@ -8309,7 +8312,7 @@ class Watch:
                 events += source.read(self._moment)
         if leading:
             self._follow_foreign()
-        for names in self._names.values():
+        for names in self._names:
             if names.has_lost_a_tree:
                 events += names.look_again(self._moment)
         return events
@@ -8464,7 +8467,7 @@ class Watch:
                 self._read_queued()
                 paths = self._paths(name)
                 self._emptied = set(self.roots) == {name}
-                for names in self._names.values():
+                for names in self._names:
                     for given in [given for given in names.given.values()
                                   if given.display == name]:
                         names.remove(given)
@@ -8509,7 +8512,7 @@ class Watch:
     def filter(self):
         """The name of the filter in use; two joined by "+" if some root needed inotify."""
         names = [self._fanotify.filter.name] if self._fanotify is not None else []
-        names += [source.filter_name for source in self._names.values()]
+        names += [source.filter_name for source in self._names]
         names += ["inotify"] if self._inotify is not None else []
         return "+".join(collections.OrderedDict.fromkeys(names))
 
