@@ -4582,13 +4582,6 @@ class FastpathFilter(UserFilter):
                 self.loaded.maps["whole"].update(device, 1)
                 self.globals["changes"] += 1
 
-    def _tag(self, fd, tag):
-        """Set bits of the tag of an inode, keeping those it has."""
-        tags = self.loaded.maps["inode_storage_map"]
-        known = tags.lookup(fd)
-        had = self.KNOWN.unpack(known)[0] if known else 0
-        tags.update(fd, self.KNOWN.pack(had | tag, 0, 0))
-
     def _pin(self, root):
         """Have the kernel's filter pin a root."""
         states = self.globals["slot_state"]
@@ -4603,7 +4596,7 @@ class FastpathFilter(UserFilter):
             self.globals["slots"] = max(self.globals["slots"], slot + 1)
             self.globals["roots"] += 1
             states[slot] = self.WANTED          # from here on nothing is judged to be outside
-            self._tag(fd, slot + 1)
+            self.loaded.maps["inode_storage_map"].update(fd, self.KNOWN.pack(slot + 1, 0, 0))
             hold = self._hold(root, fd)
         finally:
             root.close_mount(fd)

@@ -5895,19 +5895,6 @@ class FastpathTest(BpfTest):
         names = group.names()
         self.assertEqual(names, {"d", "e", "in1", "fifo", "link"})
 
-    def test_a_single_file_and_its_directory(self):
-        """A file as a root: its own inode is tagged, and its directory for its own entries."""
-        self.run_in("mkdir out/deeper; echo > out/file")
-        group = self.group(mask=CHANGES | FAN_ATTRIB)
-        storage = group.loaded.maps["inode_storage_map"]
-        for path, tag in ((self.out, 0x10000), (self.out + "/file", 0x20000)):
-            fd = os.open(path, os.O_PATH)
-            storage.update(fd, struct.pack("=IIQ", tag, 0, 0))
-            os.close(fd)
-        self.run_in("echo > out/file; echo > out/other; echo > out/deeper/not; echo > not2;"
-                    "mv out/other out/file")
-        self.assertEqual(group.names() - {".", ""}, {"file", "other"})
-
     def test_what_tells_no_directory_is_skipped(self):
         group = self.group(mask=FAN_ATTRIB)
         self.run_in("echo > out/a; ln out/a out/b; rm out/a out/b; echo > tree/c; ln tree/c tree/d;"

@@ -174,19 +174,16 @@ struct {
 } whole SEC(".maps");
 
 /*
- * What is known of an inode.  The tag is user space's, by file descriptor; the answer is
- * the program's, a single word so that it is never seen half-written: the generation it
- * was found in, shifted left by one, and in bit 0 whether the directory is inside.
+ * What is known of an inode.  The tag is user space's, by file descriptor: of a root its
+ * slot, plus one.  The answer is the program's, a single word so that it is never seen
+ * half-written: the generation it was found in, shifted left by one, and in bit 0 whether
+ * the directory is inside.
  */
 struct known {
 	__u32 tag;
 	__u32 unused;
 	__u64 answer;
 };
-
-#define TAG_SLOT	0x0ffff	/* a root: its slot, plus one */
-#define TAG_ENTRIES	0x10000	/* a directory whose own entries are wanted, no deeper */
-#define TAG_ITSELF	0x20000	/* an inode whose own events are wanted */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_INODE_STORAGE);
@@ -464,7 +461,7 @@ static __always_inline void knock(struct fanotify_fastpath_event *event, __u32 m
 		return;
 	known = bpf_inode_storage_get(&inode_storage_map, inode, 0, 0);
 	if (known)
-		slot = known->tag & TAG_SLOT;
+		slot = known->tag;
 	if (slot && slot <= ROOTS) {
 		task = bpf_get_current_task_btf();
 		slot -= 1;
@@ -473,7 +470,7 @@ static __always_inline void knock(struct fanotify_fastpath_event *event, __u32 m
 		} else if (slot_state[slot & (ROOTS - 1)] == RELEASED || (task->flags & PF_EXITING)) {
 			unpin(slot);
 			if (known)
-				known->tag &= ~TAG_SLOT;
+				known->tag = 0;
 		}
 	}
 	bpf_iput(inode);
@@ -524,7 +521,7 @@ static __always_inline enum place judge_inode(struct fanotify_fastpath_event *ev
 		return UNKNOWN;
 	known = bpf_inode_storage_get(&inode_storage_map, inode, 0, 0);
 	if (known) {
-		if (known->tag & (TAG_SLOT | TAG_ITSELF))
+		if (known->tag)
 			place = INSIDE;
 		else if (!entry)
 			place = answer_of(known, now);
@@ -539,7 +536,7 @@ static __always_inline enum place judge_dir(struct inode *dir, __u64 now)
 
 	if (!known)
 		return UNKNOWN;
-	if (known->tag & (TAG_SLOT | TAG_ENTRIES))
+	if (known->tag)
 		return INSIDE;
 	return answer_of(known, now);
 }
