@@ -3137,6 +3137,12 @@ class EndedProcesses(Base):
         write(name)
         return {os.path.basename(event["path"]): event for event in program.until(name)}
 
+    def let_time_pass(self, program):
+        """Until what ended before can't have done what is done from now on; what others do
+        outside may be held back meanwhile."""
+        time.sleep(2 * fanfp.EXIT_SECONDS + fanfp.HELD_SECONDS)
+        self.events(program)
+
     def watch(self, *options):
         return self.program("--who", "-e", "create", *options + (self.tree,))
 
@@ -3268,8 +3274,7 @@ class EndedProcesses(Base):
         self.assertEqual((events["1"]["pid"], events["1"]["comm"]), (pid, None))
         self.assertEqual((events["2"]["pid"], events["2"]["comm"]), (pid, None))
         self.assertEqual(events["1"]["uid"], 0)         # of both
-        time.sleep(2 * fanfp.EXIT_SECONDS)
-        self.events(program)
+        self.let_time_pass(program)
         with open(self.out + "/fifo", "w") as file:
             file.write("go on\n")
         while not os.path.exists(self.tree + "/3"):
@@ -3317,8 +3322,7 @@ class EndedProcesses(Base):
         self.assertEqual(set(events), set(wanted))
         for name, comm in wanted.items():
             self.assertIn(events[name]["comm"], (comm, None), name)
-        time.sleep(2 * fanfp.EXIT_SECONDS)
-        self.events(program)
+        self.let_time_pass(program)
         wanted = write_by_many(self, "then", 20)
         events = self.events(program)
         self.assertEqual({name: event["comm"] for name, event in events.items()}, wanted)
