@@ -9,8 +9,8 @@ or a hang, nor more memory than the input explains.
 events    whole events, made at random, with bytes changed, lengths set to edge values, parts cut
           or repeated: decode(), decode_inotify()
 objects   this project's objects, damaged in the same ways, most often in the parts that say where
-          things are (headers, symbols, relocations, types, .BTF.ext): read_object(), then
-          relocate() against this kernel's types and against the object's own.  Nothing is loaded
+          things are (headers, symbols, relocations, types, .BTF.ext): read_object(), part_of(),
+          then relocate() against this kernel's types and the object's own.  Nothing is loaded
 
 Each run begins with the inputs kept in lab/corpus/: what found something once, and what reached
 far.  An input that crashes is written there, as crash-*.  --coverage has atheris (libFuzzer)
@@ -150,9 +150,10 @@ def kernel():
 def objects(data):
     obj = fanfp.read_object(data, "fuzzed.o")
     refused = None
-    for types in (obj.btf, kernel()):
+    programs = [function.name for function in obj.functions.values() if function.is_program]
+    for names, types in ((programs, obj.btf), (programs[:1], kernel()), (programs, kernel())):
         try:
-            fanfp.relocate(obj, types)
+            fanfp.relocate(fanfp.part_of(obj, names), types)
         except fanfp.Error as error:
             assert "\n" not in str(error), error
             refused = error
