@@ -4128,8 +4128,9 @@ class Recent:
     """The processes known last, where no notes are made of those that end.
 
     Ids are given in turn, so one that was a process's is its own until as many were given as lie
-    between: what was given last is in ns_last_pid, and how many processes and threads were ever
-    made in stat, proc(5).  That half of all ids are free is taken for granted.
+    between: what was given last is in loadavg, and how many processes and threads were ever made
+    in stat, proc(5).  That half of all ids are free is taken for granted; and where nothing tells
+    how many were given, that who has an id is who had it.
     """
 
     LOOKS = 64
@@ -4139,27 +4140,33 @@ class Recent:
         self._space = max(int(read_file("/proc/sys/kernel/pid_max") or 0) - FIRST_ID, 0)
         self._made = self._last = 0
         self._looks = collections.deque(maxlen=self.LOOKS)  # (boot_time(), made until then)
-        # lxcfs puts a file of its own there: who reads it waits for another process.
-        self._has_stat = all(mount.path != b"/proc/stat" for mount in read_mounts())
+        # lxcfs puts files of its own there: who reads them waits for another process.
+        self._told = {b"/proc/stat", b"/proc/loadavg"}.isdisjoint(
+            mount.path for mount in read_mounts())
 
     def look(self):
         """Note how many ids have been given, before /proc is asked who has one."""
-        now = boot_time()
-        lines = read_file("/proc/stat").split(b"\n") if self._has_stat else ()
-        made = next((int(line.split()[1]) for line in lines if line.startswith(b"processes ")), 0)
-        if not made or len(self._known) > RECENT_LIMIT:
+        if not self._told:
+            return
+        now, last = boot_time(), read_file("/proc/loadavg").split()[-1:]
+        made = [line.split()[1] for line in read_file("/proc/stat", size=1 << 20).split(b"\n")
+                if line.startswith(b"processes ")]
+        if len(self._known) > RECENT_LIMIT:
             self._known.clear()
-        self._last, self._made = int(read_file("/proc/sys/kernel/ns_last_pid") or 0), made
-        if made:
-            self._looks.append((now, made))
+        if last and made:
+            self._last, self._made = int(last[0]), int(made[0])
+            self._looks.append((now, self._made))
+        else:
+            self._known.clear()
+            self._looks.clear()
 
     def came_round(self, since):
         """Whether all ids may have been given anew since then."""
-        made = next((made for at, made in reversed(self._looks) if at <= since), None)
-        return made is None or self._made - made >= self._space // 2
+        made = next((made for at, made in reversed(self._looks) if at <= since), 0)
+        return bool(self._looks) and self._made - made >= self._space // 2
 
     def put(self, process):
-        if self._last and self._made:
+        if self._looks:
             self._known[process.pid] = process, self._made, self._last
 
     def get(self, pid):
@@ -4233,13 +4240,13 @@ def proc_is_ours():
     return False
 
 
-def read_file(name, directory=None):
+def read_file(name, directory=None, size=1 << 16):
     """What is in a small file of /proc, as bytes; b"" where it can't be read."""
     try:
         # Not open(): its buffers cost three times the rest, and each batch asks anew.
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            return os.read(fd, 1 << 16)
+            return os.read(fd, size)
         finally:
             os.close(fd)
     except OSError:
