@@ -5768,7 +5768,7 @@ INOTIFY_ASKABLE = 0xFFF
 SCAN_DEPTH = 128                            # directories kept open while there is work
 # What one read() may do: so many entries are listed, or directories opened or watches removed, each
 # of which counts for several.
-CREDIT, LIST_STEP, OPEN_COST, LEAVE_STEP = 5000, 100, 10, 100
+CREDIT, LIST_STEP, OPEN_COST, LEAVE_STEP = 50000, 100, 10, 100
 MOUNTS_SECONDS = 0.01                       # how long a list of mounts is good for
 EVENTS_AT_ONCE = 1000                       # judged in one read()
 ALL_OF_IT, MOVED_IN = 0.0, -1.0             # see Inotify.work
@@ -6142,7 +6142,8 @@ class Inotify:
         if not self.recursive:
             return
         self.arrived = self.arrived or since != ALL_OF_IT
-        self.work.pop((watched, name), None)
+        for table in (self.lost, self.work):
+            table.pop((watched, name), None)
         self.work[watched, name] = since, OPEN_TRIES
 
     def look_again(self, watched):
@@ -6173,7 +6174,7 @@ class Inotify:
                     self.credit -= OPEN_COST
                     self.look(watched, name, since, tries)
             else:
-                self.credit -= OPEN_COST * LEAVE_STEP
+                self.credit -= CREDIT // 5
                 self.leave(LEAVE_STEP)
         if self.learning is not None and not self.work and self.listing is None:
             self.leaving.update(wd for wd in self.learning if wd not in self.by_wd)
@@ -6341,7 +6342,7 @@ class Inotify:
             if is_dir and name in watched.children:
                 self.look_again(watched.children[name])
             elif is_dir:
-                self.work[watched, name] = ALL_OF_IT if is_new else listing.since, OPEN_TRIES
+                self.work[watched, name] = listing.since, OPEN_TRIES
 
     def watch_child(self, fd, inode, parent, name):
         """Set the watch of a directory open as fd; None if it has one already."""
@@ -6364,6 +6365,7 @@ class Inotify:
         if known.parent is not None and known.parent.children.get(known.name) is known:
             del known.parent.children[known.name]
         self.rehang(known, parent, name)
+        self.look_again(known)          # what was lost below it while it was looked for elsewhere
         return None
 
     def rehang(self, child, parent, name):
