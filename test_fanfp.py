@@ -3355,6 +3355,40 @@ class EndedProcesses(Base):
             self.assertEqual(event.process.ppid, os.getpid())
             self.assertEqual(event.process.cmdline[0], sys.executable)
 
+    def test_as_on_older_kernels(self):
+        """Without a table that can be mapped (before 5.5), without the helper for control groups
+        (4.17), and without the types, of which such kernels do not know all."""
+        needs_notes()
+        obj = fanfp.read_object_file()
+        untyped = obj._replace(btf_load=obj.btf_load[:8] + b"\xff" + obj.btf_load[9:])
+        for each in (obj, untyped):
+            for name in ("note_ended", "note_ended_no_cgroup"):
+                for shared in (True, False):
+                    with self.subTest(name, shared=shared, typed=each is obj):
+                        ended = fanfp.Ended.__new__(fanfp.Ended)
+                        ended._load(fanfp.part_of(each, [name]), shared)
+                        self.addCleanup(ended.close)
+                        self.assertEqual(ended.memory is not None, shared)
+                        since = fanfp.boot_time()
+                        pid = self.run_as("worker", ":", user=self.USER)
+                        note, alone = ended.last(pid, since)
+                        self.assertEqual((note.comm, note.uid_gid & 0xffffffff, alone),
+                                         ("worker", self.USER, True))
+                        self.assertEqual(note.cgroup == 0, name != "note_ended")
+
+    def test_probe(self):
+        """It says what tells the names, and why it is not BPF."""
+        needs_notes()
+        out = subprocess.check_output(MODULE + ["--probe"], env=cached_environment(), cwd=HERE)
+        self.assertRegex(out.decode(), r"(?m)^names of ended processes +by BPF$")
+        try:
+            out = subprocess.check_output(["unshare", "-pf", "--mount-proc"] + MODULE + ["--probe"],
+                                          env=cached_environment(), cwd=HERE)
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("unshare -pf --mount-proc does not work here")
+        self.assertRegex(out.decode(), r"(?m)^names of ended processes +by /proc, of those heard "
+                         r"of before they ended: .*; this is a pid namespace of its own$")
+
     def test_damaged_notes(self):
         """A note that is half written tells nothing."""
         needs_notes()
