@@ -4009,7 +4009,7 @@ class Who:
             if begun < since or ended.since(pid, since) == (None, True):
                 return process
         note, alone = ended.last(pid, since)
-        if note is None or not alone:
+        if note is None or not alone or found is None and self._is_hidden(pid):
             return Process(pid, *[None] * 7)
         uid, gid = note.uid_gid & 0xffffffff, note.uid_gid >> 32
         noted = Process(pid, None, note.comm, uid, gid, None, None, self.cgroup(note.cgroup))
@@ -4020,6 +4020,16 @@ class Who:
         # One of the two: what both say.
         return process._replace(**{field: None for field in Process._fields
                                    if getattr(process, field) != getattr(noted, field)})
+
+    def _is_hidden(self, pid):
+        """Whether there is a process, or a thread, of this id that /proc does not show."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return not (self._proc and os.path.isdir("/proc/%d" % pid))
 
     def _without_notes(self, pid, since):
         recent = self._look()
@@ -4274,8 +4284,8 @@ def read_process(pid):
         status = read_status(read_file("status", directory))
         times = read_file("stat", directory).rpartition(b") ")[2].split()
         comm = os.fsdecode(read_file("comm", directory)[:-1])
-        if not status or len(times) < 20 or not comm:
-            return None
+        if int(status.get(b"Tgid", 0)) != pid or len(times) < 20 or not comm:
+            return None                 # the id may be one of a thread by now
         try:
             exe = os.readlink("exe", dir_fd=directory)
         except OSError:

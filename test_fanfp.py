@@ -3113,7 +3113,7 @@ class EndedProcesses(Base):
         self.assertEqual(worker.wait(), 0)
         return worker.pid
 
-    def run_with_id(self, pid, path, *arguments):
+    def run_with_id(self, pid, path, *arguments, user=0):
         """Start a program with this pid.  clone3(2), set_tid."""
         number = ctypes.c_int(pid)
         attributes = ctypes.create_string_buffer(struct.pack(
@@ -3121,6 +3121,7 @@ class EndedProcesses(Base):
         child = fanfp.libc().syscall(ctypes.c_long(435), attributes, ctypes.c_long(80))
         if child == 0:
             try:
+                os.setuid(user)
                 os.execv(path, (path,) + arguments)
             finally:
                 os._exit(127)
@@ -3281,6 +3282,49 @@ class EndedProcesses(Base):
             time.sleep(0.01)
         self.assertEqual(self.events(program)["3"]["comm"], "second")
 
+    def test_hidden_in_proc(self):
+        """Who has the id now and is not shown is not taken for who had it before."""
+        needs_notes()
+        if fanfp._kernel_release() < (5, 8):
+            self.skipTest("hidepid is the same in all mounts of /proc")
+        hide = "hidepid=2,gid=54321"            # else the group root is shown all
+        try:
+            run("unshare", "-m", "mount", "-t", "proc", "-o", hide, "proc", "/proc")
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("/proc can't be mounted with hidepid=2 here")
+        program = self.program(self.tree, "-e", "create", command=[
+            "unshare", "-m", "sh", "-c", "mount -t proc -o %s proc /proc && exec \"$@\"" % hide,
+            "-"] + MODULE)
+        stopped = Stopped(program)
+        pid = self.run_as("first", "echo > 1")
+        stopped.go_on()
+        self.assertEqual(self.events(program)["1"]["comm"], "first")
+        self.let_time_pass(program)
+        second = shutil.copy(os.path.realpath(shutil.which("sh")), self.out + "/second")
+        os.mkfifo(self.out + "/fifo")
+        os.chmod(self.out + "/fifo", 0o666)
+        self.run_with_id(pid, second, "-c", "echo > $0/2; read line < $1", self.tree,
+                         self.out + "/fifo", user=self.USER)
+        while not os.path.exists(self.tree + "/2"):
+            time.sleep(0.01)
+        event = self.events(program)["2"]
+        self.assertEqual((event["pid"], event["comm"], event["uid"]), (pid, None, None))
+
+    def test_thread_is_no_process(self):
+        """Threads have ids too, and a place in /proc."""
+        ready, done = threading.Event(), threading.Event()
+        thread = threading.Thread(target=lambda: (ready.set(), done.wait()))
+        thread.start()
+        try:
+            ready.wait()
+            ids = {int(name) for name in os.listdir("/proc/self/task")}
+            self.assertGreater(len(ids), 1)
+            for number in ids:
+                self.assertEqual(fanfp.read_process(number) is not None, number == os.getpid())
+        finally:
+            done.set()
+            thread.join()
+
     def test_several_with_one_id_have_ended(self):
         needs_notes()
         program = self.watch()
@@ -3416,8 +3460,8 @@ class EndedProcesses(Base):
         program = self.watch()
         mine = set()
         for path in glob.glob("/proc/%d/fdinfo/*" % program.process.pid):
-            with open(path) as file:
-                mine.update(map(int, re.findall(r"^prog_id:\s*(\d+)", file.read(), re.M)))
+            text = fanfp.read_file(path).decode()       # some are closed again meanwhile
+            mine.update(map(int, re.findall(r"^prog_id:\s*(\d+)", text, re.M)))
         self.assertTrue(mine)
         self.assertLessEqual(mine, loaded())
         program.process.kill()
