@@ -460,14 +460,16 @@ def birth_time(directory, name):
     return whole + part / 1e9
 
 
-def visible_path(fd):
-    """The path that leads to an open directory, as bytes; None where none does.
+def visible_path(fd, far):
+    """The path that leads to an open directory, as bytes; None where none does, or into one of the
+    far_paths().
 
     Of what is in a mount that was unmounted, /proc says a path that is another's.
     """
     try:
         path = fd_path(fd)
-        return path if os.path.samestat(os.stat(path), os.fstat(fd)) else None
+        same = not is_far(path, far) and os.path.samestat(os.stat(path), os.fstat(fd))
+        return path if same else None
     except OSError:
         return None
 
@@ -901,6 +903,11 @@ class Covered(Exception):
     """Something is mounted over a directory."""
 
 
+class Hidden(Exception):
+    """A mount is not what its path leads to: another is mounted over it, it has been moved or
+    unmounted, or a symbolic link has been put in the place of a directory above it."""
+
+
 class OwnRead:
     """While fanfp itself opens, reads or closes the directory of a key (`with`).
 
@@ -931,19 +938,24 @@ class Root:
              would; so a mount inside the tree has none and is opened when needed
     is_part  whether it is a mount of a part of a file system
     is_listed  whether its mount has been in the list of mounts
+    is_covered  whether the path of the mount led into one of the far_paths() when last listed
     kind     str, the kind of file system of a mount inside, else None
     """
 
-    kind = None
-
-    def __init__(self, display, path, pinned=True):
-        self.display, self.path, self.is_part = display, path, False
-        self.is_listed, self.fd = False, None
+    def __init__(self, display, path, mount=None):
+        """`mount`: the Mount of which it is the root, inside a tree."""
+        self.display, self.path = display, path
+        self.is_part = mount is not None and mount.root != b"/"
+        self.kind = mount and mount.kind
+        self.is_listed = self.is_covered = False
+        self.fd = None
         at = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            if mount is not None and mount_id_of(at) != mount.id:
+                raise Hidden
             handle, self.mount_id = name_to_handle(at, shown=display)
             self.key = key_of(at, handle, display)
-            if pinned:
+            if mount is None:
                 with OwnRead(self.key):
                     self.fd = os.open(b".", O_READ_DIR, dir_fd=at)
             self.parent_key = self.name = None
@@ -978,19 +990,19 @@ class Root:
         if self.fd is not None:
             return self.fd
         try:
-            return self.open_path()
+            if not self.is_covered:
+                return self.open_path()
         except (Gone, OSError):
-            # Its path is another one once a directory above it has been renamed.
-            self.path = next((mount.path for mount in read_mounts() if mount.id == self.mount_id),
-                             self.path)
-            return self.open_path()
+            pass
+        # Its path is another one once a directory above it has been renamed.
+        self.path = path_to(self.mount_id)
+        return self.open_path()
 
     def open_path(self):
         with OwnRead(self.key):
-            fd = os.open(self.path, O_READ_DIR)
-        # Not what a bind mount of the same file system has left bare, nor another such mount.
-        if name_to_handle(fd) != (self.key[8:], self.mount_id):
-            os.close(fd)
+            fd = open_on(self.path, self.mount_id)
+        if name_to_handle(fd)[0] != self.key[8:]:
+            self.close_mount(fd)
             raise Gone
         return fd
 
@@ -1353,10 +1365,12 @@ class Directories:
         if key[:8] not in self.others:
             mounts, numbers = read_mounts(), {root.mount_id for root in self.mounts_of(key)}
             ours = [mount for mount in mounts if mount.id in numbers]
+            far = far_paths(mounts)
             shown, found = [mount.root for mount in ours], []
             for mount in sorted(mounts, key=lambda each: len(each.root)):
                 if mount.device not in [each.device for each in ours] \
-                        or any(below(mount.root, top) is not None for top in shown):
+                        or any(below(mount.root, top) is not None for top in shown) \
+                        or lies_far(mount, far):
                     continue            # of another file system, or it shows no more
                 root = root_of(mount)
                 if root is not None:
@@ -1498,10 +1512,9 @@ def no_way(key):
 def root_of(mount):
     """A Root, not held open, for a mount of the list; None where its path leads elsewhere."""
     try:
-        root = Root(os.fsdecode(mount.path), mount.path, pinned=False)
-    except OSError:
+        return Root(os.fsdecode(mount.path), mount.path, mount=mount)
+    except (Hidden, OSError):
         return None
-    return root if root.mount_id == mount.id else None
 
 
 def open_in(root, handle, flags=O_PATH_DIR):
@@ -1585,6 +1598,73 @@ def name_of(number, directory):
 Mount = collections.namedtuple("Mount", "id parent device root path kind options")
 
 
+# Kinds of file systems that somebody else answers for, a program here or a server elsewhere, who
+# may never do so: who asks then waits in the kernel, for ever.  (What is asked of an autofs is to
+# mount something.)
+ANSWERED_KINDS = frozenset("""
+    9p afs autofs beegfs ceph cifs coda fuse fuseblk gfs2 lustre ncpfs nfs nfs4 ocfs2 orangefs smb3
+    smbfs vboxsf virtiofs""".split())
+LOOP_MAJOR = "7:"
+
+
+def is_answered(mount):
+    """Whether somebody else answers for a file system: fuse.sshfs is a fuse, too."""
+    return mount.kind.partition(".")[0] in ANSWERED_KINDS
+
+
+def far_paths(mounts):
+    """The paths, as bytes, from which on a way leads into what somebody else answers for.
+
+    Not "/": this process itself lives there.
+    """
+    covered = {(mount.parent, mount.path) for mount in mounts}
+    return [mount.path for mount in mounts if is_answered(mount) and mount.path != b"/"
+            and (mount.id, mount.path) not in covered]
+
+
+def is_far(path, far):
+    """Whether a path leads into one of far_paths()."""
+    return any(below(path, each) is not None for each in far)
+
+
+def lies_far(mount, far):
+    """Whether somebody else answers for a mount, for its place, or for what it is made of."""
+    return is_answered(mount) or is_far(mount.path, far) \
+        or bool(far) and any(is_far(path, far) for path in made_of(mount))
+
+
+def made_of(mount):
+    """The paths of what a file system is kept in, where that is files: overlayfs, loop devices."""
+    if mount.kind == "overlay":
+        options = (option.partition(b"=") for option in mount.options.split(b","))
+        return [path for name, _, value in options if name.startswith((b"lowerdir", b"upperdir"))
+                for path in value.split(b":")]
+    if mount.device.startswith(LOOP_MAJOR):
+        return [read_file("/sys/dev/block/%s/loop/backing_file" % mount.device).rstrip(b"\n")]
+    return []
+
+
+def path_on(path, mount_id):
+    """An O_PATH descriptor of what is at a path, if that is on the mount of a number.
+
+    Raises FileNotFoundError, before anything is asked of what else may be mounted there by now.
+    """
+    fd = os.open(path, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if mount_id_of(fd) != mount_id:
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "another mount has its path by now")
+    return fd
+
+
+def open_on(path, mount_id):
+    """An ordinary descriptor of the directory at a path, as path_on()."""
+    at = path_on(path, mount_id)
+    try:
+        return os.open(b".", O_READ_DIR, dir_fd=at)
+    finally:
+        os.close(at)
+
+
 def read_mounts():
     """The mounts of this process: a list of Mount, paths as bytes.  proc(5), mountinfo.
 
@@ -1625,6 +1705,17 @@ class Place(collections.namedtuple("Place", "source key name")):
         return self.source.entry(self.key, self.name, otherwise)
 
 
+def path_to(mount_id, may_wait=False):
+    """The path of the mount of a number, as bytes.  FileNotFoundError: there is none, or it leads
+    into one of the far_paths(), unless who asks `may_wait`."""
+    mounts = read_mounts()
+    far = [] if may_wait else far_paths(mounts)
+    for mount in mounts:
+        if mount.id == mount_id and not is_far(mount.path, far):
+            return mount.path
+    raise FileNotFoundError(errno.ENOENT, "it is mounted nowhere, or out of reach")
+
+
 def whole_device(root):
     """The number by which the kernel's side knows a file system (s_dev), if a root is all of it.
 
@@ -1652,6 +1743,15 @@ def inode_of(fd):
     """What identifies the inode of an open file: (device, number)."""
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
+
+
+def mount_at(path):
+    """(id of the mount, real path) of what a path leads to, through links as well."""
+    fd = os.open(path, O_PATH | os.O_CLOEXEC)
+    try:
+        return mount_id_of(fd), fd_path(fd)
+    finally:
+        os.close(fd)
 
 
 def mount_id_by_statx(directory, name, flags):
@@ -1682,13 +1782,15 @@ def mount_id_at(directory, name):
         os.close(fd)
 
 
-def spot_of(mount):
+def spot_of(mount, far):
     """What tells where a mount is: (device and inode number of the directory, its name there).
 
     None if its path does not lead to it: another is mounted over it, or above it, or a directory
-    above it has another name by now.
+    above it has another name by now; or where it leads into one of the far_paths().
     """
     parent, name = os.path.split(mount.path)
+    if is_far(parent, far):
+        return None
     try:
         above = os.open(parent, O_PATH_DIR)
     except OSError:
@@ -4909,9 +5011,12 @@ class Fanotify:
     tells of a moment past and the kernel answers for now; see the top of section 3.
     """
 
+    over = False                            # see Beside
+
     def __init__(self, mask, filter_name, notice, object_path=None, own=False, devices=False,
                  recursive=True):
         self.notice, self.own = notice, own
+        self.on_move = nothing              # see Watch._follow_foreign()
         self.mask = mask | ALWAYS | ISDIR
         self.pid = os.getpid()
         self.own_reads = {}                 # see OwnRead
@@ -5446,6 +5551,7 @@ class Fanotify:
                 self.enter(raw.target, key, name)
             else:
                 self.directories.put(raw.target, key, name)
+                self.on_move()
 
     def confirm(self, raw, now):
         """A directory has been renamed twice while its first RENAME waited to be read.
@@ -5481,6 +5587,7 @@ class Fanotify:
         """A directory has left the trees; or it may be in one by a bind mount still."""
         self.directories.cut(target)
         self.arrived = self.arrived or self.binds
+        self.on_move()
 
     def moved_at(self, target, parent):
         """When a directory was moved into its parent, by the clock of the file system.
@@ -5828,19 +5935,20 @@ class InotifyRoot:
     inside the tree is opened when needed, so as not to pin it.  `kind`: as a Root's.
     """
 
-    kind = None
-
-    def __init__(self, display, path, pinned=True):
-        self.path, self.is_listed = path, False
+    def __init__(self, display, path, mount=None):
+        """`mount`: the Mount of which it is the root, inside a tree."""
+        self.path, self.kind = path, mount and mount.kind
+        self.is_listed = self.is_covered = self.may_wait = False
         self.show_as(display)
-        self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if pinned else None
         self.renamed = False                # and its new parent has been watched since then
-        self.watched = self.parent_wd = self.name = self.key = None
+        self.watched = self.parent_wd = self.name = self.key = self.fd = None
+        if mount is None:
+            self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            self.mount_id = mount_id_of(self.fd) if mount is None else mount.id
             fd = self.open()
             try:
                 self.key = inode_of(fd)
-                self.mount_id = mount_id_of(fd)
             finally:
                 os.close(fd)
         except BaseException:
@@ -5854,9 +5962,16 @@ class InotifyRoot:
         """A descriptor of the directory, O_PATH."""
         if self.fd is not None:
             return os.dup(self.fd)
-        fd = os.open(self.path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = None if self.is_covered else path_on(self.path, self.mount_id)
+        except OSError:
+            fd = None
+        if fd is None:
+            # Its path is another one once a directory above it has been renamed.
+            self.path = path_to(self.mount_id, self.may_wait)
+            fd = path_on(self.path, self.mount_id)
         if self.key not in (None, inode_of(fd)):
-            os.close(fd)                # unmounted, or a symbolic link leads elsewhere by now
+            os.close(fd)                # its mount's number is another's by now
             raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
         return fd
 
@@ -5917,12 +6032,15 @@ class Listing:
 class Inotify:
     """An inotify instance that follows trees; the same methods as Fanotify."""
 
-    def __init__(self, mask, notice, mount_names, devices=False, recursive=True):
-        """`mount_names`: function() -> the names, without directories, of all mounts.
+    over = False                            # see Beside
+
+    def __init__(self, mask, notice, mounts, devices=False, recursive=True):
+        """`mounts`: the MountList, for the names of all mounts and the far_paths().
         `devices`: whether events of device nodes are told like those of files.  Not `recursive`:
         only the roots themselves are watched."""
         self.recursive = recursive
-        self.notice, self.mount_names = notice, mount_names
+        self.notice, self.mounts = notice, mounts
+        self.on_move = nothing              # see Watch._follow_foreign()
         self.mask = mask | ALWAYS | ISDIR
         self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
         self.stats = collections.Counter()
@@ -6071,7 +6189,8 @@ class Inotify:
 
     def give_back(self, root):
         """Make the directory of a root one of another root's tree, if it is; whether it is."""
-        path = visible_path(root.fd) if root.fd is not None and self.recursive else None
+        path = visible_path(root.fd, self.mounts.far()) \
+            if root.fd is not None and self.recursive else None
         try:
             above = None if path in (None, b"/") else self.inside(os.path.dirname(path))
         except Early:
@@ -6128,6 +6247,8 @@ class Inotify:
         if self.mounted and top.root is None:
             self.drop_mounts()
         self.arrived = self.arrived or self.binds
+        if top.root is None:
+            self.on_move()
 
     def prefix(self, watched):
         """The path of a watched directory, with a slash at its end."""
@@ -6251,7 +6372,7 @@ class Inotify:
     def look_at(self, watched, fd, device, name, since):
         """Watch and list a directory in one that is open, unless something is mounted there, of
         which the list of mounts tells: that is not entered."""
-        names = self.mount_names()
+        names = self.mounts.names()
         if name in names and self.is_mounted(fd, name):
             return
         child, child_fd = None, os.open(name, O_PATH_ENTRY, dir_fd=fd)
@@ -6383,6 +6504,7 @@ class Inotify:
         child.parent, child.name = parent, name
         self.put(child)
         self.prefixes.clear()
+        self.on_move()
 
     # --- events ---
 
@@ -6680,7 +6802,8 @@ class Inotify:
     def top_of(self, path):
         """(the innermost root above a path or None, the names that lead from it to the path)."""
         tops = [(root.path, root) for root in self.mounted]
-        tops += [(visible_path(root.fd), root) for root in self.roots]
+        far = self.mounts.far()
+        tops += [(visible_path(root.fd, far), root) for root in self.roots]
         for top, root in sorted(tops, key=lambda item: len(item[0] or b""), reverse=True):
             rest = below(path, top) if top is not None else None
             if rest is not None:
@@ -6955,7 +7078,7 @@ class Names:
     whether a directory is in a tree, which then tells of its entries.  Subclasses listen.
     """
 
-    arrived = binds = backlog = False
+    arrived = binds = backlog = over = False
     mounted = ()
 
     def __init__(self, mask, notice, lead, in_tree, own, filter_name):
@@ -7454,7 +7577,8 @@ class MountList:
 
     def __init__(self):
         self._files = []
-        self._news, self._names = False, None   # a change not told yet; names()
+        self._news = False                      # a change not told yet
+        self._mounts = self._names = self._far = None   # current(), names(), far()
         try:
             for _ in range(2):
                 self._files.append(open("/proc/self/mountinfo", "rb"))
@@ -7477,19 +7601,34 @@ class MountList:
 
     def _look(self):
         if self._poll.poll(0):
-            self._news, self._names = True, None
+            self._news = True
+            self._mounts = self._names = self._far = None
 
     @staticmethod
     def read():
         """{(id, device, path): Mount}"""
         return {(mount.id, mount.device, mount.path): mount for mount in read_mounts()}
 
+    def current(self):
+        """The mounts, a list of Mount, not read again while it is the same."""
+        self._look()
+        if self._mounts is None:
+            self._mounts = read_mounts()
+        return self._mounts
+
     def names(self):
         """The last parts of the paths of all mounts: a set of bytes."""
-        self._look()
+        mounts = self.current()
         if self._names is None:
-            self._names = {mount.path.rpartition(b"/")[2] for mount in read_mounts()}
+            self._names = {mount.path.rpartition(b"/")[2] for mount in mounts}
         return self._names
+
+    def far(self):
+        """far_paths() of all mounts."""
+        mounts = self.current()
+        if self._far is None:
+            self._far = far_paths(mounts)
+        return self._far
 
     def close(self):
         for file in self._files:
@@ -7578,11 +7717,6 @@ class Notices:
             self.notice(self.waiting.popleft())
 
 
-class Hidden(Exception):
-    """A mount is not what its path leads to: another is mounted over it, it has been moved or
-    unmounted, or a symbolic link has been put in the place of a directory above it."""
-
-
 class Within(Exception):
     """What a bind mount shows is in a tree: its events are told of by its own path."""
 
@@ -7605,15 +7739,17 @@ class Found(collections.namedtuple("Found", "source root place spot")):
         """Whether it is in a tree of another source than its own, which does not follow that."""
         return self.place.source is not self.source
 
-    def shown(self):
+    def shown(self, _=None):
         """What to call it now; None: it has left the tree."""
         return self.place.shown(self.root.display) if self.is_foreign \
             else self.source.shown(self.root)
 
-    def is_at(self, mount, hidden=True):
+    def is_at(self, mount, far, hidden=True):
         """Whether a mount of the list, of the same number, is this one.  Where it is hidden, that
         is `hidden` if it has the same name, which no rename above changes."""
-        spot = spot_of(mount)
+        if self.spot is None:
+            return hidden                   # it lies where nothing is asked: see Beside
+        spot = spot_of(mount, far)
         if spot is None:
             return hidden and os.path.basename(mount.path) == self.spot[-1]
         return spot == self.spot and self.root.remains(mount.path)
@@ -7625,10 +7761,10 @@ class Passed(collections.namedtuple("Passed", "place spot device root")):
 
     __slots__ = ()
 
-    def is_at(self, mount):
+    def is_at(self, mount, far):
         """Whether what the list has of its number, or None, is this one; True if hidden now."""
         return mount is not None and (mount.device, mount.root) == (self.device, self.root) \
-            and spot_of(mount) in (None, self.spot)
+            and spot_of(mount, far) in (None, self.spot)
 
 
 class Unwatched:
@@ -7645,6 +7781,246 @@ class Unwatched:
 
     def uncovered(self, key, name):
         """What a mount covered is not watched either."""
+
+
+# Where somebody else answers for a file system, a server that may be gone, whoever asks it waits in
+# the kernel for as long as it takes.  So nothing is asked there by who reads the events: a thread
+# for each such mount does all that is to be done.  What is one is told by the list of mounts, which
+# asks nobody; see lies_far().
+
+ANSWER_SECONDS = 1.0        # after which somebody is said not to answer
+BESIDE_ROOM = 10000         # batches of events of such a thread that may wait to be told
+
+
+class FarRoot:
+    """A root that Beside watches, as the others know it: by its path, and without asking there.
+
+    path  bytes, the real one
+    """
+
+    fd = key = None
+
+    def __init__(self, display, path, mount_id):
+        self.display, self.path, self.mount_id = display, path, mount_id
+        self.is_listed = False
+
+    def shown(self, _=None):
+        return self.display
+
+    def remains(self, path):
+        return True                         # as of InotifyRoot
+
+
+class Asked:
+    """A question put by a thread of its own, which may get no answer."""
+
+    def __init__(self, function):
+        import threading
+        self.answer = self.error = None
+        self._come = threading.Event()
+        threading.Thread(target=self._ask, args=(function,), daemon=True).start()
+
+    def _ask(self, function):
+        try:
+            self.answer = function()
+        except OSError as error:
+            self.error = error
+        self._come.set()
+
+    def has_come(self, seconds):
+        """Whether there is an answer, or an error, within some seconds."""
+        return self._come.wait(seconds)
+
+
+class Beside:
+    """A source for one root on a file system that somebody else answers for; the same methods as
+    Fanotify.
+
+    A thread has a Watch of its own there, and alone touches it.  Between the two are `news`, a
+    queue of (what, value), and two pipes, to wake the reader and to end the thread.  Each side
+    closes the ends it has, so that the one need not wait for the other: a thread that gets no
+    answer is left behind, and lets go of all it has when it gets one.
+    """
+
+    binds = False
+
+    def __init__(self, root, kind, make, notice, mounted):
+        """`make`: function(notice) -> Watch, called by the thread.  `mounted`: the root is a mount
+        in a tree, which the Watch shows as "/"."""
+        import threading
+        self.root, self.kind, self.notice, self.mounted_inside = root, kind, notice, mounted
+        self.roots, self.mounted = ([], [root]) if mounted else ([root], [])
+        self.stats = collections.Counter()
+        self.news = collections.deque()
+        self.arrived = self.is_ready = self.over = False
+        self.error = None
+        self.kept = None                    # capabilities that the thread is to keep
+        self.ending, self.farewell = False, None
+        self.deadline = time.monotonic() + ANSWER_SECONDS
+        self.is_announced = False           # whether what becomes of it is news
+        self.fd, signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        stop, self.stop_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        threading.Thread(target=self._work, args=(make, signal, stop), daemon=True).start()
+
+    # --- the thread ---
+
+    def _work(self, make, signal, stop):
+        def put(what, value=None):
+            self.news.append((what, value))
+            try:
+                os.write(signal, b"n")
+            except (BlockingIOError, BrokenPipeError):
+                pass                        # it is awake; or has gone
+        watch = None
+        try:
+            watch = make(lambda message: put("notice", message))
+            put("ready")
+            self._relay(watch, put, stop)
+        except OSError as error:
+            put("failed", error)
+        finally:
+            if watch is not None:
+                watch.close()
+            put("over")
+            os.close(signal)
+            os.close(stop)
+
+    def _relay(self, watch, put, stop):
+        poll = select.poll()
+        poll.register(stop, select.POLLIN)
+        poll.register(watch.fileno(), select.POLLIN)
+        while not watch.ended and not self.over:
+            ends = any(fd == stop for fd, _ in poll.poll())
+            while len(self.news) > BESIDE_ROOM and not self.over:
+                time.sleep(0.01)            # its kernel queue has a limit, and says when it is met
+            if self.kept is not None:
+                keep_capabilities(self.kept)
+                self.kept = None
+            events = watch.read(0)
+            if events:
+                put("events", events)
+            elif ends and not watch.pending:
+                return
+
+    # --- the reader's side ---
+
+    def read(self, moment):
+        """The events that the thread has told of, as far as they have come.  Never waits."""
+        try:
+            os.read(self.fd, 1 << 16)
+        except BlockingIOError:
+            pass
+        out, room = [], BURST
+        while self.news and room:
+            what, value = self.news.popleft()
+            room -= 1
+            if what == "events":
+                self.stats["events read"] += len(value)
+                # What is mounted in it is called by the path that it has.
+                self.arrived = self.arrived or any(event.mask & MOVES and event.mask & ISDIR
+                                                   for event in value)
+                out += filter(None, (self._told(event, moment) for event in value))
+            elif what == "notice":
+                self.notice(value)
+            elif what == "ready":
+                self.is_ready, self.deadline = True, None
+                if self.is_announced:
+                    self.notice("%s, %s mounted inside, is watched from now on"
+                                % (printable(self.root.display), self.kind))
+            elif what == "failed":
+                self.error = value
+                if self.mounted_inside:
+                    self.notice("not watched: %s, %s mounted inside: %s"
+                                % (printable(self.root.display), self.kind, worded(value)))
+            else:
+                self.deadline, self.over = 0, True
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self._give_up()
+        if self.over and self.farewell is not None:
+            out.append(Event(self.farewell, UNMOUNT | ISDIR, None, time.time(), None, moment))
+        return out
+
+    def _give_up(self):
+        """There was no answer in time: say so, and take it when it comes; or let it be."""
+        self.deadline = None
+        if self.ending:
+            self.over = True
+        elif self.mounted_inside and self.error is None:
+            self.is_announced = True
+            self.notice("not watched: %s, %s does not answer"
+                        % (printable(self.root.display), self.kind))
+
+    def _told(self, event, moment):
+        """An event of the thread's Watch as it is told here."""
+        if not self.mounted_inside:
+            return event._replace(moment=moment)
+        if event.path == "/" and event.mask & UNMOUNT:
+            return None                     # the list of mounts tells that
+        path, old_path = map(self._path, (event.path, event.old_path))
+        return event._replace(path=path, old_path=old_path, moment=moment)
+
+    def _path(self, path):
+        if path is None or path == "/":
+            return path and self.root.display
+        return self.root.display.rstrip("/") + path
+
+    @property
+    def backlog(self):
+        return bool(self.news)
+
+    def due(self):
+        """Seconds after which to call read() though nothing has come; None: no need to."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def ahead(self):
+        return 0
+
+    judged = ahead
+
+    def renamed_since(self, ahead):
+        return False
+
+    def inside(self, path):
+        return None                         # that would have to be asked for
+
+    def shown(self, root):
+        return root.display
+
+    def show_as(self, root, display):
+        root.display = display
+
+    def is_shared(self, root):
+        return False
+
+    def counters(self):
+        return self.stats
+
+    def keep(self, capabilities):
+        """Have the thread keep only these, as soon as it can."""
+        self.kept = capabilities
+
+    def unmounted(self, shown):
+        """The list of mounts has it no more: what the thread has heard till then is told, then the
+        end, unless `shown` is None."""
+        if not self.ending:
+            self.ending, self.farewell = True, shown
+            self.deadline = time.monotonic() + ANSWER_SECONDS
+            self._end_thread()
+
+    def _end_thread(self):
+        if self.stop_fd is not None:
+            os.close(self.stop_fd)
+            self.stop_fd = None
+
+    def remove(self, root):
+        self.over = True
+
+    def close(self, forked=False):
+        self.over = True
+        self._end_thread()
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
 
 
 class Watch:
@@ -7695,6 +8071,7 @@ class Watch:
     wake() and close().  In a child after fork() a Watch is closed; that of the parent goes on.
     """
 
+    _may_wait = False                       # see ThreadWatch
     _closed = True                          # until it has been started
     _process = 0
 
@@ -7740,6 +8117,9 @@ class Watch:
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
         self._doers, self._in_full = choose_doers(comm, pid, user), process
+        # What a Watch in a thread of its own does as this one: see Beside.
+        self._options = {"events": event_names(self._mask), "latency": latency, "own": own,
+                         "recursive": recursive, "devices": devices, "dereference": dereference}
         if self._doers and filter == "inotify":
             raise Error(errno.EINVAL, "choosing by process: inotify does not tell who did it; "
                                       "leave --filter inotify out")
@@ -7778,6 +8158,7 @@ class Watch:
         if self._fanotify is None:
             self._who.close()
         self._find_mounts()
+        self._await_beside()
         self._started = self._notice.running = True
 
     def _find_mounts(self):
@@ -7790,6 +8171,8 @@ class Watch:
         """Watch a root, by its names or as a tree; the name it has."""
         path = os.fsencode(display)
         shown = shown_name(display)
+        if self._is_far_root(display, path):
+            return shown
         try:
             given = Given(shown, path, self._dereference)
         except OSError as error:
@@ -7864,14 +8247,14 @@ class Watch:
             if root not in before:
                 given.tree = (self._inotify if isinstance(root, InotifyRoot) else self._fanotify,
                               root)
-            self._pass_no_mounts([visible_path(fd)])
+            self._pass_no_mounts([visible_path(fd, self._mounts.far())])
             self._mounts_news = True
         return told
 
     @property
     def _trees(self):
         """The sources whose roots are trees."""
-        return [source for source in (self._fanotify, self._inotify) if source is not None]
+        return [source for source in self._sources if not isinstance(source, Names)]
 
     def _in_tree(self, fd):
         """Whether an open directory is in a tree, so that its entries are told of."""
@@ -7904,6 +8287,48 @@ class Watch:
             better, error = reasons[0]
             self._tell_once("%s can't be used: %s; so it is %s%s"
                             % (better, in_words(error).reason, name, LESSER[name]))
+
+    def _is_far_root(self, display, path):
+        """Watch a root beside the reading, if somebody else answers for where it is; whether it is
+        so.  That may take as long as it takes to be answered."""
+        mounts = self._mounts.current()
+        if not any(map(is_answered, mounts)):
+            return False
+
+        number, real = self._answer(Asked(lambda: mount_at(path)), display, "")
+        mount = next((each for each in mounts if each.id == number), None)
+        far = far_paths(mounts)
+        if not is_far(real, far) and (mount is None or not lies_far(mount, far)):
+            return False
+        if "inotify" not in self._candidates():
+            return False                    # a filter that was asked for may wait
+        root = FarRoot(display.rstrip("/") or "/", real, number)
+        source = self._make_beside(
+            root, mount.kind, lambda notice, options: ThreadWatch(display, notice=notice,
+                                                                  **options), False)
+        while not source.is_ready and not source.over:
+            self._wait_for(lambda seconds: select.select([source.fd], [], [], seconds)[0],
+                           display, mount.kind)
+            self._events.extend(source.read(self._moment))
+        if source.error is not None:
+            self._drop_over()
+            raise source.error
+        return True
+
+    def _answer(self, asked, display, kind):
+        """What was asked of a root."""
+        self._wait_for(asked.has_come, display, kind)
+        if asked.error is not None:
+            raise no_root(asked.error, display)
+        return asked.answer
+
+    def _wait_for(self, has_come, display, kind):
+        """Wait until has_come(seconds), and say for what when it takes long."""
+        if not has_come(ANSWER_SECONDS):
+            self._tell_once("waiting for %s: %s does not answer"
+                            % (printable(display), kind or "its file system"))
+            while not has_come(ANSWER_SECONDS):
+                pass
 
     def _tell_once(self, message):
         """Give a notice that was not given before."""
@@ -7945,16 +8370,13 @@ class Watch:
     def _add_to(self, name, shown, path, place=None, mount=None):
         """Watch a root with the filter of a name; of a mount in a tree, the Place and the Mount."""
         make = InotifyRoot if name == "inotify" else Root
-        root = make(shown, path, place is None)
+        root = make(shown, path, mount)
+        root.may_wait = self._may_wait
         try:
-            if mount is not None:
-                if root.mount_id != mount.id:
-                    raise Hidden
-                root.is_part, root.kind = mount.root != b"/", mount.kind
             source = self._inotify if name == "inotify" else self._fanotify
             fresh = source is None
             if fresh:
-                source = Inotify(self._mask, self._notice, self._mounts.names, self._devices,
+                source = Inotify(self._mask, self._notice, self._mounts, self._devices,
                                  self._recursive) if name == "inotify" else \
                     Fanotify(self._mask, name, self._notice, self.object, self._own,
                              self._devices, self._recursive)
@@ -7984,6 +8406,7 @@ class Watch:
             self._inotify = source
         elif isinstance(source, Fanotify):
             self._fanotify = source
+        source.on_move = self._follow_foreign
         self._sources.append(source)
         self._poll.register(source.fd, select.EPOLLIN)
 
@@ -8031,6 +8454,9 @@ class Watch:
         hidden = self._take_in(current) if self._inner_mounts else set()
         self._foreign = [found for found in self._known_mounts.values()
                          if found is not None and found.is_foreign]
+        # One may be in another.
+        self._foreign.sort(key=lambda found: len(found.root.display))
+        self._follow_foreign()
         if self._fanotify is not None:
             self._fanotify.directories.others.clear()
         for names in self._names:
@@ -8042,7 +8468,10 @@ class Watch:
 
     def _follow_foreign(self):
         """Have the mounts in another source's tree called as that source calls their places now;
-        let go of those that left the tree: they are found again when they come back."""
+        let go of those that left the tree: they are found again when they come back.
+
+        A source calls it whenever a directory in its trees has been moved, before it goes on.
+        """
         for found in list(self._foreign):
             shown = found.shown()
             if shown is None:
@@ -8057,6 +8486,7 @@ class Watch:
         known, self._known_mounts = self._known_mounts, {}
         by_number = {(mount.id, mount.device): mount for mount in current.values()}
         by_id = {mount.id: mount for mount in current.values()}
+        far = far_paths(current.values())
         # What one is called may depend on another, so none goes before all are asked.  (One that is
         # not in `mounted` has left the tree.)
         watched = [(identity, found, found.shown())
@@ -8069,11 +8499,13 @@ class Watch:
             certain = mount is not None
             # Or it was found by a list in which the one before it still had its number.
             mount = mount or by_id.get(identity[0])
-            if mount is not None and found.is_at(mount, hidden=certain):
-                found.root.path = mount.path
+            if mount is not None and found.is_at(mount, far, hidden=certain):
+                found.root.path, found.root.is_covered = mount.path, is_far(mount.path, far)
                 if found.source.is_shared(found.root) and not found.source.is_needed(found.root):
                     found.source.remove(found.root)
                 else:
+                    if mount.path != identity[2] and isinstance(found.place.source, Unwatched):
+                        found = found._replace(place=self._place(mount, current, True))
                     self._known_mounts[mount.id, mount.device, mount.path] = found
             else:
                 gone.append((found.source, found.root, shown))
@@ -8083,7 +8515,7 @@ class Watch:
             if found is None and identity in current:
                 self._known_mounts[identity] = None
         for number, passed in list(self._passed.items()):
-            if not passed.is_at(by_id.get(number)):
+            if not passed.is_at(by_id.get(number), far):
                 del self._passed[number]
                 passed.place.source.uncovered(passed.place.key, passed.place.name)
         # A root may be on a mount that is in no list: in a chroot, in another namespace, or
@@ -8100,7 +8532,8 @@ class Watch:
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
         lesser, failed, hidden, self._within = [], {}, set(), False
-        tops = [(visible_path(root.fd), root.mount_id) for source in self._trees
+        far = far_paths(current.values())
+        tops = [(top_of(root, far), root.mount_id) for source in self._trees
                 for root in source.roots]
         for identity, mount in current.items():
             if identity in self._known_mounts:
@@ -8109,7 +8542,7 @@ class Watch:
             if any(path is not None and mount.id != mount_id
                    and below(mount.path, path) is not None for path, mount_id in tops):
                 try:
-                    found = self._mount_found(mount, current, lesser, failed)
+                    found = self._mount_found(mount, current, far, lesser, failed)
                 except Hidden as reason:    # until the list of mounts changes again
                     self._mounts_news = self._mounts_news or isinstance(reason, Early)
                     hidden.add(identity)
@@ -8124,23 +8557,25 @@ class Watch:
             self._notice("not watched: %s: %s" % (listed(mounts), worded(error)))
         return hidden
 
-    def _mount_found(self, mount, current, lesser, failed):
+    def _mount_found(self, mount, current, far, lesser, failed):
         """Watch a mount that is below a root's path: its Found, or None if it can't be.
 
         Raises Hidden, before all else: what covers it may be watched already; or Within.
         `lesser`: [(what to call it, kind)] of those watched with less than others, `failed`:
         {errno: ([the same], Error)} of those that are not watched; it is added to them.
         """
-        at = spot_of(mount)
-        if at is None:
+        at, above_is_far = spot_of(mount, far), is_far(os.path.dirname(mount.path), far)
+        if at is None and not above_is_far:
             raise Hidden
-        place = self._place(mount, current)
+        place = self._place(mount, current, above_is_far)
         shown = place.shown()
         if shown is None:
             raise Hidden                # the table is behind
         self._passed[mount.id] = Passed(place, at, mount.device, mount.root)
         if mount.kind in KERNEL_KINDS:
             return None                 # as everybody expects: nothing is said
+        if lies_far(mount, far):
+            return self._add_beside(mount, place, shown, at)
         if self._fanotify is not None and self._fanotify.inside(mount.path) is not None:
             raise Within
         reasons = []
@@ -8148,7 +8583,7 @@ class Watch:
             try:
                 root = self._add_to(each, shown, mount.path, place, mount)
             except OSError as error:
-                if spot_of(mount) is None:
+                if spot_of(mount, far) is None:
                     raise Hidden            # a directory above it is being renamed
                 reasons.append((each, error))
                 continue
@@ -8168,26 +8603,79 @@ class Watch:
         failed.setdefault(error.errno, ([], error))[0].append((shown, mount.kind))
         return None
 
-    def _place(self, mount, current):
+    def _place(self, mount, current, above_is_far):
         """The Place of a mount, of those in the list `current`.  Raises Hidden."""
         directory, name = os.path.split(mount.path)
         # inotify last: only a handle tells at once that a directory is not one of its own.
         for source in sorted(self._sources, key=lambda each: each is self._inotify):
-            key = source.inside(directory)
+            key = None if above_is_far else source.inside(directory)
             if key is not None:
                 return Place(source, key, name)
-        # It may be in what is in a tree and not watched.
-        above = next((each for each in current.values() if each.id == mount.parent), None)
-        if above is not None and above.id in self._passed:
-            rest = below(directory, above.path)
+        # It may be in what is in a tree and has no source, or one that can't be asked.
+        for path, above in self._unasked(mount.parent, current):
+            rest = below(directory, path)
             if rest is not None:
-                return Place(Unwatched(self._passed[above.id].place),
-                             os.fsdecode(rest and rest + b"/"), name)
+                return Place(Unwatched(above), os.fsdecode(rest and rest + b"/"), name)
         raise Hidden                    # or the table is behind: see `arrived`
+
+    def _unasked(self, number, current):
+        """(path, what can be shown()) of what has a mount of a number and is called by its path."""
+        path = next((each.path for each in current.values() if each.id == number), None)
+        if number in self._passed:
+            yield path, self._passed[number].place
+        for source in self._sources:
+            if isinstance(source, Beside) and source.root.mount_id == number:
+                yield (path if source.mounted else source.root.path), source.root
+
+    def _add_beside(self, mount, place, shown, spot):
+        """Watch a mount that somebody else answers for: its Found, or None."""
+        if "inotify" not in self._candidates():
+            self._notice("not watched: %s, %s mounted inside: somebody else answers for it, and "
+                         "only inotify is used there" % (printable(shown), mount.kind))
+            return None
+        root = FarRoot(shown, mount.path, mount.id)
+        source = self._make_beside(
+            root, mount.kind, lambda notice, options: ThreadWatch(mount=mount, notice=notice,
+                                                                  **options), True)
+        source.is_announced = self._started
+        del self._passed[mount.id]
+        return Found(source, root, place, spot)
+
+    def _make_beside(self, root, kind, make, mounted):
+        options = dict(self._options)
+        source = Beside(root, kind, lambda notice: make(notice, options), self._notice, mounted)
+        self._register(source)
+        return source
+
+    def _await_beside(self):
+        """Wait for those that were just asked, as long as that is for an answer."""
+        asked = [source for source in self._sources if isinstance(source, Beside)]
+        while True:
+            waits = [source.due() for source in asked if source.due() is not None]
+            if not waits:
+                break
+            select.select([source.fd for source in asked], [], [], min(waits))
+            for source in asked:
+                self._events.extend(source.read(self._moment))
+        self._drop_over()
+
+    def _drop_over(self):
+        """Let go of the sources that have come to their end."""
+        for source in [source for source in self._sources if source.over]:
+            self._sources.remove(source)
+            self._poll.unregister(source.fd)
+            source.close()
+            for identity, found in list(self._known_mounts.items()):
+                if found is not None and found.source is source:
+                    self._known_mounts[identity] = None
+            self._foreign = [found for found in self._foreign if found.source is not source]
 
     def _unmounted(self, gone):
         """File systems are gone, [(source, root, what to call it or None)]: say so."""
         for source, root, shown in gone:
+            if isinstance(source, Beside) and source.is_ready:
+                source.unmounted(shown)
+                continue
             if shown is not None:
                 self._events.append(Event(shown, UNMOUNT | ISDIR, None, time.time(), None,
                                           self._moment))
@@ -8273,6 +8761,7 @@ class Watch:
         self._keep(self._read_sources(ready))
         count = self._events_read - read_before
         self._note_mounts()
+        self._drop_over()
         self._keep([])
         if self._alarm.fd in ready:
             self._alarm.stop()
@@ -8319,11 +8808,8 @@ class Watch:
                 ahead = source.ahead()
                 while source.judged() < ahead and (source.backlog or readable(source.fd)):
                     events += source.read(self._moment)
-                self._follow_foreign()
             if source.fd in ready:
                 events += source.read(self._moment)
-        if leading:
-            self._follow_foreign()
         for names in self._names:
             if names.has_lost_a_tree:
                 events += names.look_again(self._moment)
@@ -8486,6 +8972,7 @@ class Watch:
                 for source in self._trees:
                     for each in [each for each in source.roots if each.display == name]:
                         source.remove(each)
+                self._drop_over()
                 self._drop_mounts()
                 self._look_again(paths)
         finally:
@@ -8493,7 +8980,8 @@ class Watch:
 
     def _paths(self, name=None):
         """The paths that lead to the roots now, or to those of a name."""
-        return [visible_path(root.fd) for source in self._trees for root in source.roots
+        far = self._mounts.far()
+        return [top_of(root, far) for source in self._trees for root in source.roots
                 if name in (None, root.display)]
 
     def _drop_mounts(self):
@@ -8525,7 +9013,7 @@ class Watch:
         """The name of the filter in use; two joined by "+" if some root needed inotify."""
         names = [self._fanotify.filter.name] if self._fanotify is not None else []
         names += [source.filter_name for source in self._names]
-        names += ["inotify"] if self._inotify is not None else []
+        names += ["inotify" for source in self._sources if isinstance(source, (Inotify, Beside))]
         return "+".join(collections.OrderedDict.fromkeys(names))
 
     @property
@@ -8663,6 +9151,30 @@ class Watch:
         self.close()
 
 
+class ThreadWatch(Watch):
+    """A Watch in a thread that may wait, for Beside: of a given root, or of a mount in a tree,
+    which it shows as "/" and does not hold."""
+
+    _may_wait = True
+
+    def __init__(self, *roots, mount=None, **options):
+        self._mount = mount
+        super().__init__(*(roots or ("/",)), filter="inotify", mounts=False, **options)
+
+    def _is_far_root(self, display, path):
+        return False
+
+    def _add_root(self, display):
+        if self._mount is None:
+            return super()._add_root(display)
+        return self._add_to("inotify", display, self._mount.path, mount=self._mount).display
+
+    @property
+    def ended(self):
+        return self._stopped or self._closed or not any(source.roots or source.mounted
+                                                        for source in self._sources)
+
+
 open_watches = weakref.WeakSet()
 
 
@@ -8701,6 +9213,15 @@ def path_name(name, path):
     if "\0" in text:
         raise ValueError("%s: a path can't have a NUL: %r" % (name, path))
     return text
+
+
+def top_of(root, far):
+    """The path that leads to a root now, or None, as of visible_path()."""
+    return root.path if root.fd is None else visible_path(root.fd, far)
+
+
+def nothing():
+    """What there is to be done where nothing is."""
 
 
 def is_below_any(path, tops):
@@ -9763,27 +10284,26 @@ def names_of_the_ended():
 
 def probe_root(root):
     """Rows about one root."""
-    rows = []
-    try:
-        number = mount_id_at(AT_FDCWD, os.path.realpath(os.fsencode(root)))
-        kind = [mount.kind for mount in read_mounts() if mount.id == number]
-        rows.append(("  file system", kind[0] if kind else "unknown"))
-    except OSError as error:
-        return [("  error", worded(error))]
-    chosen = None
+    asked = Asked(lambda: mount_at(os.fsencode(root)))
+    if not asked.has_come(ANSWER_SECONDS):
+        return [("  error", "its file system does not answer; a start would wait for it")]
+    if asked.error is not None:
+        return [("  error", worded(asked.error))]
+    number, _ = asked.answer
+    kinds = [mount.kind for mount in read_mounts() if mount.id == number]
+    rows = [("  file system", kinds[0] if kinds else "unknown")]
+
+    def filter_used(name):
+        # What is below and mounted inside has its own answer.
+        with Watch(root, filter=name, recursive=False, mounts=False,
+                   notice=lambda _: None) as watch:
+            return watch.filter
     for name in FILTER_NAMES[1:]:
-        try:
-            # --one-file-system: what is mounted inside has its own answer.
-            watch = Watch(root, filter=name, mounts=False, notice=lambda _: None) \
-                if name != "inotify" else None
-        except Error as error:
-            rows.append(("  filter " + name, "no: %s" % worded(error)))
-            continue
-        if watch is not None:
-            watch.close()
-        rows.append(("  filter " + name, "yes"))
-        chosen = chosen or name
-    rows.append(("  auto takes", chosen))
+        rows.append(("  filter " + name, attempt(lambda: filter_used(name))))
+    try:
+        rows.append(("  auto takes", filter_used("auto")))
+    except Error as error:
+        rows.append(("  auto takes", "none: %s" % worded(error)))
     return rows
 
 

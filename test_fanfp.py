@@ -19,6 +19,7 @@ import errno
 import fcntl
 import glob
 import io
+import itertools
 import json
 import os
 import random
@@ -97,7 +98,7 @@ class Program:
         self.process = subprocess.Popen(
             command + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL, cwd=cwd, env=cached_environment(), **options)
-        self.buffer, self.errors = b"", b""
+        self.buffer, self.errors, self.waited = b"", b"", 0
         if ready:
             self.wait_ready()
 
@@ -109,6 +110,15 @@ class Program:
                 self.process.wait()
                 raise AssertionError("fanfp did not get ready: %r" % self.errors)
             self.errors += data
+
+    def wait_for(self, text):
+        """Read standard error up to a text that was not there before."""
+        while text.encode() not in self.errors[self.waited:]:
+            data = self._read(self.process.stderr)
+            if not data:
+                raise AssertionError("fanfp ended: %r" % self.errors)
+            self.errors += data
+        self.waited = self.errors.index(text.encode(), self.waited) + len(text)
 
     def _read(self, stream):
         if not select.select([stream], [], [], PATIENCE)[0]:
@@ -6777,6 +6787,447 @@ class Btrfs(Base):
         while watches() != before:
             self.reported(program)
             self.assertLess(time.monotonic(), deadline, "watches are left")
+
+
+def make(path):
+    """Make an empty file: more than some file systems take is nothing to them."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+
+
+class Mounts(Base):
+    """What mounts there are on the way."""
+
+    where = DIRECTORIES[0]
+
+    def setUp(self):
+        super().setUp()
+        if not ROOT:
+            self.skipTest("needs root, for mounts")
+        self.addCleanup(self.unmount_all)
+
+    def unmount_all(self):
+        """What was renamed with a directory has another path by now."""
+        for mount in reversed(fanfp.read_mounts()):
+            if fanfp.below(mount.path, os.fsencode(self.top)) is not None:
+                subprocess.call([b"umount", b"-l", mount.path], stderr=subprocess.DEVNULL)
+
+    def mount_kind(self, kind, target):
+        """Mount something of a kind; undone with the test."""
+        if kind == "fuse":
+            self.serve(target)
+        elif kind == "overlay":
+            parts = self.top + "/parts"         # of a kind of its own: not every one can be below
+            if not os.path.isdir(parts):
+                os.mkdir(parts)
+                self.mount("-t", "tmpfs", "parts", parts)
+            options = "lowerdir=%s,upperdir=%s,workdir=%s" % tuple(
+                tempfile.mkdtemp(dir=parts) for _ in range(3))
+            self.mount("-t", "overlay", "overlay", "-o", options, target)
+        else:
+            self.mount("-t", kind, kind, target)
+
+    def serve(self, target):
+        """Mount a directory of self.out with FUSE: the process of the server."""
+        if not shutil.which("bindfs"):
+            self.skipTest("needs bindfs")
+        server = subprocess.Popen(["bindfs", "-f", tempfile.mkdtemp(dir=self.out), target],
+                                  stderr=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(lambda: subprocess.call(["umount", "-l", target],
+                                                stderr=subprocess.DEVNULL))
+        self.addCleanup(lambda: server.poll() is None and server.send_signal(signal.SIGCONT))
+        end = time.monotonic() + PATIENCE
+        while not self.is_mounted(target):
+            if server.poll() is not None or time.monotonic() > end:
+                self.skipTest("FUSE does not work here")
+            time.sleep(0.01)
+        return server
+
+    @staticmethod
+    def is_mounted(path):
+        return any(os.fsdecode(mount.path) == path for mount in fanfp.read_mounts())
+
+    def reported_in(self, program, *directories):
+        """As reported(), with a sentinel in each of some directories: there is no order between
+        what is told of different file systems."""
+        self.sentinels += 1
+        left, events = set(), []
+        for directory in directories:
+            make("%s/sentinel-%d" % (directory, self.sentinels))
+            left.add("%s/sentinel-%d" % (directory, self.sentinels))
+        while left:
+            try:
+                event = json.loads(program.line().decode("ascii"))
+            except AssertionError as error:
+                raise AssertionError("%s: not told: %s; told: %s" % (error, left, events))
+            events.append(event)
+            left.discard(event["path"])
+        return gather(events)
+
+
+class MountPairs(Mounts):
+    """Mounts of one kind in a tree of another: each source of events with each other."""
+
+    def check(self, tree_kind, kind):
+        tree = self.tree + "/" + tree_kind + "-" + kind
+        os.mkdir(tree)
+        if tree_kind != "plain":
+            self.mount_kind(tree_kind, tree)
+        for name in ("/d/before", "/d/after"):
+            os.makedirs(tree + name)
+        self.mount_kind(kind, tree + "/d/before")
+        program = self.program(tree)
+        before, after, nested = tree + "/d/before", tree + "/d/after", tree + "/d/after/n"
+        make(before + "/x")
+        self.assertEqual(set(self.reported_in(program, tree, before)), {before + "/x"})
+        self.mount_kind(kind, after)
+        program.wait_for("%s, " % after)
+        make(after + "/y")
+        os.mkdir(nested)
+        self.assertEqual(set(self.reported_in(program, tree, after)), {after + "/y", nested})
+        self.mount("-t", "tmpfs", "nested", nested)
+        program.wait_for("%s, " % nested)
+        # The directory that has them all is renamed, moved out, and moved in again.
+        os.rename(tree + "/d", tree + "/e")
+        before, after, nested = tree + "/e/before", tree + "/e/after", tree + "/e/after/n"
+        if tree_kind == "fuse":             # of which nobody knows when it was
+            for place in (before, after, nested):
+                self.until_heard(program, tree, place)
+        for place in (before, after, nested):
+            make(place + "/renamed")
+        found = self.reported_in(program, tree, before, after, nested)
+        found.pop((tree + "/d", tree + "/e"), None)
+        self.assertEqual({path for path in found if "/again-" not in path},
+                         {before + "/renamed", after + "/renamed", nested + "/renamed"})
+        if tree_kind == "plain":
+            away = self.out + "/" + os.path.basename(tree)
+            os.rename(tree + "/e", away)
+            found = self.reported_in(program, tree)
+            self.assertEqual(found, {tree + "/e": {"MOVED_FROM"}})
+            for place in ("/before", "/after", "/after/n"):
+                make(away + place + "/outside")
+            os.rename(away, tree + "/e")
+            for place in (before, nested):
+                self.until_heard(program, tree, place)
+        for place in (nested, after, before):
+            subprocess.check_call(["umount", place])
+            self.assertIn("UNMOUNT", self.until_path(program, place)["events"])
+        make(after + "/bare")
+        self.assertIn(after + "/bare", self.reported_in(program, tree, tree + "/e/after"))
+        self.assertNotIn(b"Traceback", program.errors)
+
+    def until_heard(self, program, tree, place):
+        """Make files in a directory until one of them is told of."""
+        end = time.monotonic() + PATIENCE
+        for number in itertools.count():
+            make("%s/again-%d" % (place, number))
+            found = self.reported_in(program, tree)
+            if any(path.startswith(place + "/again-") for path in found if isinstance(path, str)):
+                break
+            self.assertLess(time.monotonic(), end, place)
+
+    @staticmethod
+    def until_path(program, path):
+        """The next event of a path."""
+        while True:
+            event = json.loads(program.line().decode("ascii"))
+            if event["path"] == path:
+                return event
+
+    def check_all(self, tree_kind):
+        for kind in ("tmpfs", "ramfs", "overlay", "hugetlbfs", "fuse"):
+            with self.subTest(tree=tree_kind, mount=kind):
+                self.check(tree_kind, kind)
+
+    def test_in_a_plain_tree(self):
+        self.check_all("plain")
+
+    def test_in_ramfs(self):
+        self.check_all("ramfs")
+
+    def test_in_overlay(self):
+        self.check_all("overlay")
+
+    def test_in_fuse(self):
+        self.check_all("fuse")
+
+    def test_beside_another_root(self):
+        """A tmpfs in a ramfs that is a root, and another root that fanotify watches."""
+        one, other = self.tree + "/one", self.tree + "/other"
+        os.mkdir(one)
+        os.mkdir(other)
+        self.mount("-t", "ramfs", "ramfs", one)
+        os.mkdir(one + "/m")
+        self.mount("-t", "tmpfs", "tmpfs", one + "/m")
+        program = self.program(one, other)
+        for place in (one, one + "/m", other):
+            make(place + "/x")
+        self.assertEqual(set(self.reported_in(program, one, one + "/m", other)),
+                         {one + "/x", one + "/m/x", other + "/x"})
+
+
+class Unlisted(Mounts):
+    """Trees on mounts that the list of this process's mounts does not have."""
+
+    def check(self, program, shown, real):
+        """All is told below a root, and it does not end."""
+        make(real + "/x")
+        os.mkdir(real + "/d")
+        found = self.reported_in_shown(program, real + "/d", shown + "/d")
+        found.update(self.reported_in_shown(program, real, shown))
+        self.assertEqual({path: names & {"CREATE"} for path, names in found.items()},
+                         {shown + "/x": {"CREATE"}, shown + "/d": {"CREATE"}})
+        os.remove(real + "/x")
+        shutil.rmtree(real + "/d")
+
+    def reported_in_shown(self, program, real, shown):
+        return self.reported(program, shown, real)
+
+    def filters(self, where):
+        return [name for name in FILTERS if available(name, where) is None]
+
+    def test_chroot(self):
+        """A plain directory is the root of the process, and a directory in it the root given."""
+        for name in ("usr", "lib", "lib64", "bin", "proc", "w", "fanfp"):
+            os.mkdir(self.tree + "/" + name)
+        for name in ("usr", "lib", "lib64", "bin"):
+            if os.path.isdir("/" + name):
+                self.mount("--bind", "/" + name, self.tree + "/" + name)
+        self.mount("--bind", HERE, self.tree + "/fanfp")
+        self.mount("-t", "proc", "proc", self.tree + "/proc")
+        python = "/usr/bin/python3"
+        if not os.path.exists(python):
+            self.skipTest("needs " + python)
+        for name in self.filters(self.tree):
+            for root in ("/w", "/"):
+                with self.subTest(filter=name, root=root):
+                    if root == "/" and name == "inotify":
+                        continue            # it would look through the whole of /usr
+                    program = self.program("--filter", name, "--one-file-system", root,
+                                           command=["chroot", self.tree, python,
+                                                    "/fanfp/fanfp.py"])
+                    self.check(program, "/w", self.tree + "/w")
+                    self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_mount_in_a_chroot(self):
+        """What is mounted inside is found, though the root is on no mount that is known."""
+        for name in ("usr", "lib", "lib64", "bin", "proc", "w", "fanfp"):
+            os.mkdir(self.tree + "/" + name)
+        for name in ("usr", "lib", "lib64", "bin"):
+            if os.path.isdir("/" + name):
+                self.mount("--bind", "/" + name, self.tree + "/" + name)
+        self.mount("--bind", HERE, self.tree + "/fanfp")
+        self.mount("-t", "proc", "proc", self.tree + "/proc")
+        os.mkdir(self.tree + "/w/m")
+        if not os.path.exists("/usr/bin/python3"):
+            self.skipTest("needs /usr/bin/python3")
+        program = self.program("/w", command=["chroot", self.tree, "/usr/bin/python3",
+                                              "/fanfp/fanfp.py"])
+        self.mount("-t", "ramfs", "ramfs", self.tree + "/w/m")
+        program.wait_for("/w/m, ramfs")
+        make(self.tree + "/w/m/x")
+        self.assertIn("/w/m/x", self.reported(program, "/w/m", self.tree + "/w/m"))
+
+    def test_namespace(self):
+        """A container's tree, seen through /proc: the root of a mount there, and below it."""
+        holder = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", "mount -t tmpfs x %s && mkdir %s/sub && echo && exec "
+             "sleep 1000" % (self.tree, self.tree)], stdout=subprocess.PIPE)
+        self.addCleanup(holder.stdout.close)
+        self.addCleanup(holder.wait)
+        self.addCleanup(holder.kill)
+        if holder.stdout.readline() != b"\n":
+            self.skipTest("unshare -m does not work here")
+        inner = "/proc/%d/root%s" % (holder.pid, self.tree)
+        for root in (inner, inner + "/sub"):
+            for name in self.filters(inner):
+                with self.subTest(filter=name, root=root[len(inner):]):
+                    program = self.program("--filter", name, root)
+                    self.check(program, root, root)
+                    self.assertEqual(program.stop()[0], -signal.SIGTERM)
+            text = subprocess.check_output(MODULE + ["--probe", root],
+                                           env=cached_environment()).decode()
+            self.assertRegex(text, r"auto takes +%s\n" % BEST)
+
+    def test_unmounted_before(self):
+        """A directory of a file system that is unmounted already, lazily, is a root like others."""
+        self.mount("-t", "tmpfs", "tmpfs", self.tree)
+        held = os.open(self.tree, os.O_RDONLY | os.O_DIRECTORY)
+        self.addCleanup(os.close, held)
+        os.set_inheritable(held, True)
+        subprocess.check_call(["umount", "-l", self.tree])
+        root = "/proc/%d/fd/%d" % (os.getpid(), held)
+        for name in self.filters(root):
+            with self.subTest(filter=name):
+                program = self.program("--filter", name, root)
+                self.check(program, root, root)
+                self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Unanswered(Mounts):
+    """File systems that somebody else answers for, who does not."""
+
+    def mount_raw(self, kind, target, options):
+        """mount(2), since mount(8) asks what it mounts; undone with the test."""
+        if LIBC.mount(b"fanfp-test", os.fsencode(target), kind.encode(), 0, options.encode()):
+            self.skipTest("mounting %s: %s" % (kind, os.strerror(ctypes.get_errno())))
+        self.addCleanup(LIBC.umount2, os.fsencode(target), 2)           # MNT_DETACH
+
+    def hang(self, target, user=0):
+        """Mount a FUSE file system of which nobody reads what is asked."""
+        try:
+            device = os.open("/dev/fuse", os.O_RDWR)
+        except OSError as error:
+            self.skipTest("/dev/fuse: %s" % error)
+        self.mount_raw("fuse.hung", target, "fd=%d,rootmode=40000,user_id=%d,group_id=%d"
+                       % (device, user, user))
+        self.addCleanup(os.close, device)       # who waits there is let go, with ENOTCONN
+
+    def watch(self, *arguments, **options):
+        return self.program(*arguments, start_new_session=True, **options)
+
+    def check_alive(self, program):
+        """The rest of the tree is heard, and one signal ends it."""
+        write(self.tree + "/alive")
+        self.assertIn("CREATE", self.reported(program)[self.tree + "/alive"])
+        begun = time.monotonic()
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+        self.assertLess(time.monotonic() - begun, PATIENCE / 2)
+
+    def each_filter(self):
+        return ["auto"] + [name for name in FILTERS if available(name, self.tree) is None]
+
+    def test_before_the_start(self):
+        os.mkdir(self.tree + "/m")
+        self.hang(self.tree + "/m")
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                program = self.watch("--filter", name, self.tree)
+                self.assertIn(b"not watched: %s/m, fuse.hung " % os.fsencode(self.tree),
+                              program.errors)
+                self.check_alive(program)
+                os.remove(self.tree + "/alive")
+
+    def test_after_the_start(self):
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                os.mkdir(self.tree + "/" + name)
+                program = self.watch("--filter", name, self.tree)
+                self.hang(self.tree + "/" + name)
+                write(self.tree + "/meanwhile")
+                self.assertEqual(set(self.reported(program)), {self.tree + "/meanwhile"})
+                program.wait_for("not watched: %s/%s, fuse.hung " % (self.tree, name))
+                self.check_alive(program)
+                os.remove(self.tree + "/alive")
+                os.remove(self.tree + "/meanwhile")
+
+    def test_of_an_ordinary_user(self):
+        os.mkdir(self.tree + "/m")
+        program = self.watch(self.tree)
+        self.hang(self.tree + "/m", user=65534)
+        program.wait_for("not watched: %s/m, fuse.hung" % self.tree)
+        self.check_alive(program)
+
+    def test_over_what_is_watched(self):
+        """Over a mount in the tree, over a directory that has one, over the root's parent."""
+        for name in ("/m", "/d/e", "/f"):
+            os.makedirs(self.tree + name)
+        for name in ("/m", "/d/e"):
+            self.mount("-t", "tmpfs", "tmpfs", self.tree + name)
+        covered = os.open(self.tree + "/d/e", os.O_RDONLY)
+        self.addCleanup(os.close, covered)
+        program = self.watch(self.tree)
+        for name in ("/m", "/d"):
+            self.hang(self.tree + name)
+            program.wait_for("not watched: %s%s, fuse.hung" % (self.tree, name))
+        make("/proc/self/fd/%d/x" % covered)        # in a directory that can't be looked at
+        write(self.tree + "/f/x")
+        self.assertIn(self.tree + "/f/x", self.reported(program))
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_it_answers_later(self):
+        """It is taken in when it does, and heard from then on; below it, too."""
+        os.mkdir(self.tree + "/m")
+        server = self.serve(self.tree + "/m")
+        server.send_signal(signal.SIGSTOP)
+        program = self.watch(self.tree)
+        self.assertIn(b"not watched: %s/m, fuse does not answer" % os.fsencode(self.tree),
+                      program.errors)
+        server.send_signal(signal.SIGCONT)
+        program.wait_for("%s/m, fuse mounted inside, is watched from now on" % self.tree)
+        os.mkdir(self.tree + "/m/d")
+        found = self.reported_in(program, self.tree, self.tree + "/m", self.tree + "/m/d")
+        self.assertEqual(found, {self.tree + "/m/d": {"CREATE"}})
+        # It stops while it is watched; what it is asked for then is nobody's loss but its own.
+        server.send_signal(signal.SIGSTOP)
+        self.check_alive(program)
+
+    def test_what_lies_on_it(self):
+        """A tmpfs in what does not answer, and an overlay made of it."""
+        os.mkdir(self.tree + "/m")
+        os.mkdir(self.tree + "/o")
+        server = self.serve(self.tree + "/m")
+        for name in ("/m/t", "/m/lower"):
+            os.mkdir(self.tree + name)
+        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m/t")
+        self.mount("-t", "overlay", "o", "-o", "lowerdir=%s/m/lower:%s/m/t"
+                   % (self.tree, self.tree), self.tree + "/o")
+        self.addCleanup(server.send_signal, signal.SIGCONT)     # before they are unmounted
+        server.send_signal(signal.SIGSTOP)
+        program = self.watch(self.tree)
+        for name in (b"m, fuse", b"o, overlay"):
+            self.assertIn(b"not watched: %s/%s does not answer"
+                          % (os.fsencode(self.tree), name), program.errors)
+        self.check_alive(program)
+
+    def test_root(self):
+        """A root there is waited for, it is said for what, and a signal ends it."""
+        self.hang(self.tree)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            program = self.watch(self.tree, ready=False)
+            program.wait_for("waiting for %s" % self.tree)
+            self.assertEqual(program.stop(number)[0], -number)
+
+    def test_root_that_answers(self):
+        self.serve(self.tree)
+        os.mkdir(self.tree + "/d")
+        program = self.watch(self.tree)
+        make(self.tree + "/d/x")
+        self.assertIn(self.tree + "/d/x", self.reported_in(program, self.tree))
+        make(self.tree + "/y")
+        self.assertIn(self.tree + "/y", self.reported_in(program, self.tree + "/d"))
+
+    def test_automount_point(self):
+        """It is not triggered, before or after the start."""
+        self.addCleanup(os.setpgid, 0, os.getpgid(0))
+        pipes = []
+
+        def arrange(path):
+            os.mkdir(path)
+            read_fd, write_fd = os.pipe()
+            os.set_blocking(read_fd, False)
+            pipes.append(read_fd)
+            self.addCleanup(os.close, read_fd)
+            # Of the process group named, nobody triggers it: so that is this one.
+            self.mount_raw("autofs", path, "fd=%d,pgrp=%d,minproto=5,maxproto=5,direct"
+                           % (write_fd, os.getpgid(0)))
+            os.close(write_fd)
+        arrange(self.tree + "/before")
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                program = self.watch("--filter", name, self.tree)
+                arrange(self.tree + "/after-" + name)
+                # The list of mounts is followed in order: by then that one has been looked at.
+                os.mkdir(self.tree + "/m-" + name)
+                self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m-" + name)
+                program.wait_for("%s/m-%s, " % (self.tree, name))
+                self.check_alive(program)
+                os.remove(self.tree + "/alive")
+                for pipe in pipes:
+                    self.assertRaises(BlockingIOError, os.read, pipe, 1)
 
 
 class Faults(Base):
