@@ -8505,7 +8505,11 @@ class Watch:
                     found.source.remove(found.root)
                 else:
                     if mount.path != identity[2] and isinstance(found.place.source, Unwatched):
-                        found = found._replace(place=self._place(mount, current, True))
+                        try:
+                            found = found._replace(place=self._place(mount, current, True))
+                        except Hidden:      # what it is in has left the tree
+                            found.source.remove(found.root)
+                            continue
                     self._known_mounts[mount.id, mount.device, mount.path] = found
             else:
                 gone.append((found.source, found.root, shown))

@@ -6833,8 +6833,7 @@ class Mounts(Base):
         server = subprocess.Popen(["bindfs", "-f", tempfile.mkdtemp(dir=self.out), target],
                                   stderr=subprocess.DEVNULL)
         self.addCleanup(server.wait)
-        self.addCleanup(lambda: subprocess.call(["umount", "-l", target],
-                                                stderr=subprocess.DEVNULL))
+        self.addCleanup(self.unmount_all)
         self.addCleanup(lambda: server.poll() is None and server.send_signal(signal.SIGCONT))
         end = time.monotonic() + PATIENCE
         while not self.is_mounted(target):
@@ -6856,10 +6855,10 @@ class Mounts(Base):
             make("%s/sentinel-%d" % (directory, self.sentinels))
             left.add("%s/sentinel-%d" % (directory, self.sentinels))
         while left:
-            try:
-                event = json.loads(program.line().decode("ascii"))
-            except AssertionError as error:
-                raise AssertionError("%s: not told: %s; told: %s" % (error, left, events))
+            line = program.line()
+            if not line:
+                raise AssertionError("it ended: %r" % program.stop()[1])
+            event = json.loads(line.decode("ascii"))
             events.append(event)
             left.discard(event["path"])
         return gather(events)
