@@ -97,7 +97,6 @@ ISDIR = 0x40000000                      # FAN_ONDIR, IN_ISDIR
 
 # inotify_add_watch(2) flags
 IN_ONLYDIR = 0x01000000
-IN_DONT_FOLLOW = 0x02000000
 IN_MASK_ADD = 0x20000000
 
 AT_FDCWD = -100
@@ -1649,7 +1648,7 @@ def path_on(path, mount_id):
 
     Raises FileNotFoundError, before anything is asked of what else may be mounted there by now.
     """
-    fd = os.open(path, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, O_PATH_ENTRY)
     if mount_id_of(fd) != mount_id:
         os.close(fd)
         raise FileNotFoundError(errno.ENOENT, "another mount has its path by now")
@@ -1775,7 +1774,7 @@ def mount_id_at(directory, name):
     number = mount_id_by_statx(directory, name, AT_SYMLINK_NOFOLLOW)
     if number is not None:
         return number
-    fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    fd = os.open(name, O_PATH_ENTRY, dir_fd=directory)
     try:
         return mount_id_of(fd)
     finally:
@@ -2235,7 +2234,6 @@ Object = collections.namedtuple(
     "Object", "name license btf btf_load functions maps data struct_ops externs")
 
 MAX_FUNCTIONS = 4096
-MAX_STRUCT_OPS = 1 << 20
 
 
 def read_object(data, name):
@@ -3111,7 +3109,7 @@ BPF_F_XDP_HAS_FRAGS = 1 << 5
 # in the last column, where the kernel's BTF has what it attaches to:
 #   "func" a function of that name, "tp" btf_trace_NAME, "lsm" bpf_lsm_NAME, "iter" bpf_iter_NAME
 # A name ends at a slash; what comes after it is for those who attach.
-PROG_STRUCT_OPS, PROG_SYSCALL = 27, 31
+PROG_STRUCT_OPS = 27
 SECTIONS = {
     "socket": (1, 0), "kprobe": (2, 0), "kretprobe": (2, 0), "uprobe": (2, 0), "uretprobe": (2, 0),
     "uprobe.s": (2, 0, BPF_F_SLEEPABLE), "uretprobe.s": (2, 0, BPF_F_SLEEPABLE),
@@ -5943,7 +5941,7 @@ class InotifyRoot:
         self.renamed = False                # and its new parent has been watched since then
         self.watched = self.parent_wd = self.name = self.key = self.fd = None
         if mount is None:
-            self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.fd = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.mount_id = mount_id_of(self.fd) if mount is None else mount.id
             fd = self.open()
@@ -6933,7 +6931,7 @@ class Way:
         there is none.  `names`, backwards, are those that are left."""
         fd = None
         try:
-            fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            fd = os.open(name, O_PATH_ENTRY, dir_fd=at)
             status = os.fstat(fd)
             if stat.S_ISLNK(status.st_mode) and (names or follow):
                 if status.st_dev != self.proc:
