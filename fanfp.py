@@ -446,31 +446,28 @@ def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
     return fd
 
 
-def birth_time(directory, name):
-    """When an entry of an open directory was made, in seconds; 0 where nobody knows.
+# struct statx, of which this is what is asked for here.
+STATX = struct.Struct("=I4xQ40xQ16xqI52xQ")
+Statx = collections.namedtuple(
+    "Statx", "mask attributes attributes_mask btime btime_nsec mnt_id")
 
-    statx(2), which os.stat() does not use; not every file system keeps it.
-    """
+
+def statx(directory, name, flags, mask):
+    """The Statx of a name in an open directory, or None with ctypes.get_errno() set.  statx(2):
+    what os.stat() does not tell."""
     buffer = ctypes.create_string_buffer(256)
-    failed = system_call("statx", directory, name, AT_SYMLINK_NOFOLLOW, STATX_BTIME, buffer)
-    if failed or not struct.unpack_from("=I", buffer)[0] & STATX_BTIME:
-        return 0
-    whole, part = struct.unpack_from("=qI", buffer, 80)     # struct statx: stx_btime
-    return whole + part / 1e9
-
-
-def visible_path(fd, far):
-    """The path that leads to an open directory, as bytes; None where none does, or into one of the
-    far_paths().
-
-    Of what is in a mount that was unmounted, /proc says a path that is another's.
-    """
-    try:
-        path = fd_path(fd)
-        same = not is_far(path, far) and os.path.samestat(os.stat(path), os.fstat(fd))
-        return path if same else None
-    except OSError:
+    if system_call("statx", directory, name, flags, mask, buffer):
         return None
+    return Statx(*STATX.unpack_from(buffer))
+
+
+def birth_time(directory, name):
+    """When an entry of an open directory was made, in seconds; 0 where nobody knows: not every
+    file system keeps it."""
+    found = statx(directory, name, AT_SYMLINK_NOFOLLOW, STATX_BTIME)
+    if found is None or not found.mask & STATX_BTIME:
+        return 0
+    return found.btime + found.btime_nsec / 1e9
 
 
 def queued(fd):
@@ -490,47 +487,13 @@ def readable(fd):
 
 def is_mount_root(fd):
     """Whether an open directory is the root of its mount.  statx(2), Linux 5.8."""
-    buffer = ctypes.create_string_buffer(256)
-    failed = system_call("statx", fd, b"", AT_EMPTY_PATH, 0, buffer)
-    attributes, _, known = struct.unpack_from("=Q40sQ", buffer, 8)      # stx_attributes, its mask
-    if failed or not known & STATX_ATTR_MOUNT_ROOT:
-        raise failure(ctypes.get_errno() if failed else errno.ENOSYS,
+    found = statx(fd, b"", AT_EMPTY_PATH, 0)
+    if found is None or not found.attributes_mask & STATX_ATTR_MOUNT_ROOT:
+        raise failure(ctypes.get_errno() if found is None else errno.ENOSYS,
                       "asking whether a directory is the root of its mount", "",
                       "this takes statx(2) of Linux 5.8, and a seccomp filter (a container's?) may "
                       "forbid it; use --filter inotify")
-    return bool(attributes & STATX_ATTR_MOUNT_ROOT)
-
-
-def copy_mount(fd):
-    """copy_tree() of the mount that an open directory is in."""
-    top = os.open(b".", O_PATH_DIR, dir_fd=fd)
-    try:
-        mount_id = mount_id_of(top)
-        while True:
-            up = os.open(b"..", O_PATH_DIR, dir_fd=top)
-            # The top has another mount above it, or itself where a namespace or this process's
-            # root ends.  A directory over which something is mounted looks like another, too.
-            if mount_id_of(up) != mount_id or inode_of(up) == inode_of(top):
-                os.close(up)
-                break
-            os.close(top)
-            top = up
-        return copy_tree(top)
-    finally:
-        os.close(top)
-
-
-def copy_tree(fd):
-    """A descriptor of a copy of a mount, with an open directory of it for its root: nobody sees it,
-    and nothing is mounted in it.  open_tree(2), Linux 5.2."""
-    copy = system_call("open_tree", fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
-    if copy < 0:
-        raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
-    try:
-        with OwnRead(open_key(fd)):
-            return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH: opens no handle
-    finally:
-        os.close(copy)
+    return bool(found.attributes & STATX_ATTR_MOUNT_ROOT)
 
 
 def fd_path(fd):
@@ -552,6 +515,19 @@ def filesystem_id(at, shown=None):
         raise failure(ctypes.get_errno(), "asking for the file system of",
                       os.fsdecode(at) if shown is None else shown)
     return buffer.raw[abi().fsid:abi().fsid + 8]
+
+
+def read_file(name, directory=None, size=1 << 16):
+    """What is in a small file of /proc, as bytes; b"" where it can't be read."""
+    try:
+        # Not open(): its buffers cost three times the rest, and each batch asks anew.
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            return os.read(fd, size)
+        finally:
+            os.close(fd)
+    except OSError:
+        return b""
 
 
 # Capabilities, <linux/capability.h> and capabilities(7), as bits.
@@ -614,6 +590,21 @@ def _escape(char):
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}.get(char) or (
         "\\x%02x" % code if code < 0x80 else
         "\\u%04x" % code if code < 0x10000 else "\\U%08x" % code)
+
+
+def with_slash(path):
+    """A str with a slash at its end."""
+    return path if path.endswith("/") else path + "/"
+
+
+def below(path, top):
+    """What follows `top` in `path`, both bytes or both str; what is empty for itself; None where
+    it is not below it."""
+    if path == top:
+        return path[:0]
+    slash = b"/" if isinstance(top, bytes) else "/"
+    top = top if top.endswith(slash) else top + slash
+    return path[len(top):] if path.startswith(top) else None
 
 
 # =============================================================================================
@@ -905,6 +896,14 @@ class Covered(Exception):
 class Hidden(Exception):
     """A mount is not what its path leads to: another is mounted over it, it has been moved or
     unmounted, or a symbolic link has been put in the place of a directory above it."""
+
+
+class Within(Exception):
+    """What a bind mount shows is in a tree: its events are told of by its own path."""
+
+
+class Early(Hidden):
+    """The events that tell of the directory in which a mount is are still to be read."""
 
 
 class OwnRead:
@@ -1664,6 +1663,20 @@ def open_on(path, mount_id):
         os.close(at)
 
 
+def visible_path(fd, far):
+    """The path that leads to an open directory, as bytes; None where none does, or into one of the
+    far_paths().
+
+    Of what is in a mount that was unmounted, /proc says a path that is another's.
+    """
+    try:
+        path = fd_path(fd)
+        same = not is_far(path, far) and os.path.samestat(os.stat(path), os.fstat(fd))
+        return path if same else None
+    except OSError:
+        return None
+
+
 def read_mounts():
     """The mounts of this process: a list of Mount, paths as bytes.  proc(5), mountinfo.
 
@@ -1758,12 +1771,8 @@ def mount_id_by_statx(directory, name, flags):
 
     No automount is triggered, and a file system that asks somebody else (FUSE) is not made to.
     """
-    flags |= AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
-    buffer = ctypes.create_string_buffer(256)
-    if system_call("statx", directory, name, flags, STATX_MNT_ID, buffer) == 0 \
-            and struct.unpack_from("=I", buffer)[0] & STATX_MNT_ID:
-        return struct.unpack_from("=Q", buffer, 144)[0]         # stx_mnt_id
-    return None
+    found = statx(directory, name, flags | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_MNT_ID)
+    return found.mnt_id if found is not None and found.mask & STATX_MNT_ID else None
 
 
 def mount_id_at(directory, name):
@@ -1779,6 +1788,38 @@ def mount_id_at(directory, name):
         return mount_id_of(fd)
     finally:
         os.close(fd)
+
+
+def copy_mount(fd):
+    """copy_tree() of the mount that an open directory is in."""
+    top = os.open(b".", O_PATH_DIR, dir_fd=fd)
+    try:
+        mount_id = mount_id_of(top)
+        while True:
+            up = os.open(b"..", O_PATH_DIR, dir_fd=top)
+            # The top has another mount above it, or itself where a namespace or this process's
+            # root ends.  A directory over which something is mounted looks like another, too.
+            if mount_id_of(up) != mount_id or inode_of(up) == inode_of(top):
+                os.close(up)
+                break
+            os.close(top)
+            top = up
+        return copy_tree(top)
+    finally:
+        os.close(top)
+
+
+def copy_tree(fd):
+    """A descriptor of a copy of a mount, with an open directory of it for its root: nobody sees it,
+    and nothing is mounted in it.  open_tree(2), Linux 5.2."""
+    copy = system_call("open_tree", fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
+    if copy < 0:
+        raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
+    try:
+        with OwnRead(open_key(fd)):
+            return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH: opens no handle
+    finally:
+        os.close(copy)
 
 
 def spot_of(mount, far):
@@ -1809,21 +1850,6 @@ def unescape_octal(path):
         return path
     first, *rest = path.split(b"\\")
     return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
-
-
-def with_slash(path):
-    """A str with a slash at its end."""
-    return path if path.endswith("/") else path + "/"
-
-
-def below(path, top):
-    """What follows `top` in `path`, both bytes or both str; what is empty for itself; None where
-    it is not below it."""
-    if path == top:
-        return path[:0]
-    slash = b"/" if isinstance(top, bytes) else "/"
-    top = top if top.endswith(slash) else top + slash
-    return path[len(top):] if path.startswith(top) else None
 
 
 # =============================================================================================
@@ -4348,19 +4374,6 @@ def proc_is_ours():
         if line.startswith(b"NSpid:"):
             return line.split()[1:] == [b"%d" % os.getpid()]
     return False
-
-
-def read_file(name, directory=None, size=1 << 16):
-    """What is in a small file of /proc, as bytes; b"" where it can't be read."""
-    try:
-        # Not open(): its buffers cost three times the rest, and each batch asks anew.
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            return os.read(fd, size)
-        finally:
-            os.close(fd)
-    except OSError:
-        return b""
 
 
 def read_status(text):
@@ -7713,14 +7726,6 @@ class Notices:
         """Tell what has waited."""
         while self.waiting:
             self.notice(self.waiting.popleft())
-
-
-class Within(Exception):
-    """What a bind mount shows is in a tree: its events are told of by its own path."""
-
-
-class Early(Hidden):
-    """The events that tell of the directory in which a mount is are still to be read."""
 
 
 MOUNT_TRIES = 5             # to find the mounts while directories above them are renamed
