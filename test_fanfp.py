@@ -16,6 +16,7 @@ import asyncio
 import csv
 import ctypes
 import errno
+import faulthandler
 import fcntl
 import glob
 import io
@@ -8149,11 +8150,28 @@ class Pythons(Base):
 
 
 class Result(unittest.TextTestResult):
-    """Counts what passed, for the closing line."""
+    """Counts what passed, for the closing line, and ends a test that takes too long."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.passed = 0
+
+    def startTest(self, test):
+        super().startTest(test)
+        signal.signal(signal.SIGALRM, self.too_long)
+        # Again and again, since what is undone after the test may wait for the same.
+        signal.setitimer(signal.ITIMER_REAL, 5 * PATIENCE, PATIENCE)
+        # What no signal interrupts: say where that is, and end all.
+        faulthandler.dump_traceback_later(10 * PATIENCE, exit=True)
+
+    def stopTest(self, test):
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        super().stopTest(test)
+
+    @staticmethod
+    def too_long(*_):
+        raise AssertionError("the test takes longer than %d s" % (5 * PATIENCE))
 
     def addSuccess(self, test):
         super().addSuccess(test)
