@@ -8409,7 +8409,8 @@ class Watch:
             self._inotify = source
         elif isinstance(source, Fanotify):
             self._fanotify = source
-        source.on_move = self._follow_foreign
+        watch = weakref.ref(self)           # a cycle would outlive its last name
+        source.on_move = lambda: watch()._follow_foreign()
         self._sources.append(source)
         self._poll.register(source.fd, select.EPOLLIN)
 
