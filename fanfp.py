@@ -1757,9 +1757,10 @@ def inode_of(fd):
     return status.st_dev, status.st_ino
 
 
-def mount_at(path):
-    """(id of the mount, real path) of what a path leads to, through links as well."""
-    fd = os.open(path, O_PATH | os.O_CLOEXEC)
+def mount_at(path, follow=True):
+    """(id of the mount, real path) of what a path leads to; not to `follow` a link is to look at
+    the link itself."""
+    fd = os.open(path, O_PATH | os.O_CLOEXEC if follow else O_PATH_ENTRY)
     try:
         return mount_id_of(fd), fd_path(fd)
     finally:
@@ -4811,6 +4812,88 @@ CATCH_UP_LIMIT = 10000              # entries looked at in what was moved in wit
 CLOCK_TICK = 0.02                   # seconds by which the time of a file may be behind the clock
 
 
+# --- what a Watch reads from ---
+
+class Source:
+    """A source of events, as a Watch knows it: the contract of all, with what most have to say.
+
+    Its own too, and not stated below: `fd`, a descriptor to poll; add(root, place=None), of a root
+    of the kind it takes, with the Place where that is a mount inside a tree; read(moment), which
+    gives the events that it is ready to tell of and never waits; remove(root); close(forked=False),
+    where `forked` says that it is in a child, and what its descriptors lead to is the parent's.
+
+    roots    those given.  Each has `display`, what to call it; `path`; `mount_id`; `fd`, None where
+             it is not held open; is_listed, whether its mount has been in the list of mounts
+    mounted  the same of what is mounted in the trees
+    stats    collections.Counter
+    backlog  whether there is more to do though nothing comes
+    arrived  whether directories, and mounts in them, may have come into the trees or left them
+             since the Watch set it to False
+    binds    whether some bind mounts show what may come into the trees, or leave; the Watch says
+    over     whether it has come to its end, and is to be closed
+    """
+
+    roots = mounted = ()
+    backlog = arrived = binds = over = False
+
+    def on_move(self):
+        """To be called, before all else, when a directory in its trees has been moved: the Watch
+        puts its own here."""
+
+    def ahead(self):
+        """What judged() will be when all that is queued now has been judged."""
+        return 0
+
+    def judged(self):
+        """How far the judging has come."""
+        return 0
+
+    def is_behind(self, ahead):
+        """Whether some of what was queued when ahead() was that is still to be judged."""
+        return self.judged() < ahead and (self.backlog or readable(self.fd))
+
+    def renamed_since(self, ahead):
+        """Whether a directory was moved, or may have been, since ahead() was that."""
+        return False
+
+    def due(self):
+        """Seconds after which to call read() though nothing has come; None: no need to."""
+        return None
+
+    def inside(self, path):
+        """The key of the directory at a path (bytes), if it is known to be in a tree; else None.
+        Raises Early while what is to come may tell of it."""
+        return None
+
+    def entry(self, key, name, otherwise):
+        """What to call an entry of a directory now; None: that has left the trees; `otherwise`
+        where it can't be told."""
+        return otherwise
+
+    def uncovered(self, key, name):
+        """A mount over an entry of a directory is gone, and what it covered is seen again."""
+
+    def shown(self, root):
+        """What to call a root now; None: it is a mount in a directory that left the tree."""
+        return root.display
+
+    def show_as(self, root, display):
+        """A mount in another source's tree is called otherwise from now on."""
+        root.display = display
+
+    def is_shared(self, root):
+        """Whether a mount shows a part of a file system on which another root is, and may be of no
+        use: is_needed() tells."""
+        return False
+
+    def counters(self):
+        """Counters since the start, {name: int}."""
+        return self.stats
+
+
+# --- the fanotify group ---
+
+
 class Held(Exception):
     """The event can't be judged before that of the removal of directory args[0] is read."""
 
@@ -5015,19 +5098,16 @@ def half_of(side, raw):
     return side, raw.key, raw.name, raw.target
 
 
-class Fanotify:
+class Fanotify(Source):
     """A fanotify group with file-system marks, and the judging of its events.
 
     read() gives the events of the trees and no others.  What makes that hard is that an event
     tells of a moment past and the kernel answers for now; see the top of section 3.
     """
 
-    over = False                            # see Beside
-
     def __init__(self, mask, filter_name, notice, object_path=None, own=False, devices=False,
                  recursive=True):
         self.notice, self.own = notice, own
-        self.on_move = nothing              # see Watch._follow_foreign()
         self.mask = mask | ALWAYS | ISDIR
         self.pid = os.getpid()
         self.own_reads = {}                 # see OwnRead
@@ -5048,8 +5128,6 @@ class Fanotify:
         self.moved = set()                  # directories moved since the queue was last empty
         self.leavers = collections.deque()  # (offset, key): directories to be cut off there
         self.lossy = False                  # an overflow: absence of an event proves nothing
-        self.arrived = False                # directories, with mounts in them, may have come in
-        self.binds = False                  # or have left, and be shown by a bind mount
         self.now, self.moment = time.time(), None
         self.out = []
         self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
@@ -5116,21 +5194,15 @@ class Fanotify:
             self.marked[fsid] = root
 
     def show_as(self, root, display):
-        """A mount in another source's tree is called otherwise from now on."""
         root.display = display
         self.directories.rename(root)
 
     def entry(self, key, name, otherwise):
-        """What to call an entry of a directory now; None: that has left the trees; `otherwise`
-        where it can't be told."""
         try:
             prefix = self.resolve(key)
         except (Held, Gone, OSError):
             return otherwise
         return prefix and prefix + os.fsdecode(name)
-
-    def uncovered(self, key, name):
-        """A mount in one of the directories is gone.  What it covered is heard all the same."""
 
     def remove(self, root):
         """Watch a root or mount no longer."""
@@ -5162,7 +5234,6 @@ class Fanotify:
         return quiet
 
     def inside(self, path):
-        """The key of the directory at a path if it is in a tree now, else None."""
         try:
             fd = os.open(path, O_PATH_DIR)
         except OSError:
@@ -5181,7 +5252,6 @@ class Fanotify:
             return None
 
     def is_shared(self, root):
-        """Whether a mount is one of a part of a file system, on which another root is, too."""
         return root.is_part and len(self.directories.mounts.get(root.key[:8], ())) > 1
 
     def is_needed(self, root):
@@ -5194,7 +5264,6 @@ class Fanotify:
             return True
 
     def shown(self, root):
-        """What to call a root now; None: it is a mount in a directory that left the tree."""
         if root.fd is not None:
             return root.display
         try:
@@ -5207,20 +5276,16 @@ class Fanotify:
 
     @property
     def backlog(self):
-        """Whether events that were read are still to be judged."""
         return bool(self.queue.batches)
 
     def ahead(self):
-        """What judged() will be when all that is queued now has been judged."""
         self.queue.read_on()
         return self.queue.end
 
     def judged(self):
-        """How far the judging has come."""
         return self.queue.position
 
     def renamed_since(self, ahead):
-        """Whether a directory was moved, or may have been, since ahead() was that."""
         self.queue.look_ahead()
         return self.queue.last_rename > ahead
 
@@ -5296,7 +5361,6 @@ class Fanotify:
         return out
 
     def due(self):
-        """Seconds after which to call read() though nothing has come; None: no need to."""
         if any(root.renamed for root in self.roots):
             return HELD_SECONDS
         return HELD_SECONDS if self.held and self.unsure() else None
@@ -5816,12 +5880,9 @@ class Fanotify:
         return self.lossy or not self.targets
 
     def counters(self):
-        """Counters of this side and the kernel's."""
         return dict(self.stats, **self.filter.counters())
 
     def close(self, forked=False):
-        """`forked`: in a child that got it by a fork.  What its descriptors lead to is the
-        parent's, and stays as it is."""
         for root in self.roots + self.mounted:
             if not forked:
                 self.filter.removed(root)
@@ -6040,10 +6101,9 @@ class Listing:
         os.close(self.fd)
 
 
-class Inotify:
-    """An inotify instance that follows trees; the same methods as Fanotify."""
-
-    over = False                            # see Beside
+class Inotify(Source):
+    """An inotify instance that follows trees.  What bind mounts show is followed at once, so that
+    none is_shared(): see drop_mounts(), watch_child()."""
 
     def __init__(self, mask, notice, mounts, devices=False, recursive=True):
         """`mounts`: the MountList, for the names of all mounts and the far_paths().
@@ -6051,7 +6111,6 @@ class Inotify:
         only the roots themselves are watched."""
         self.recursive = recursive
         self.notice, self.mounts = notice, mounts
-        self.on_move = nothing              # see Watch._follow_foreign()
         self.mask = mask | ALWAYS | ISDIR
         self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
         self.stats = collections.Counter()
@@ -6080,8 +6139,6 @@ class Inotify:
         self.emptied = time.time()          # when it is known to have been, to the end
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
         self.devices = None if devices else Devices()
-        self.arrived = False                # directories, with mounts in them, may have come in
-        self.binds = False                  # or have left, and be shown by a bind mount
         self.out, self.room = [], 0
         self.now, self.moment = time.time(), None
         self.fd = new_inotify()
@@ -6130,7 +6187,6 @@ class Inotify:
         return wd
 
     def show_as(self, root, display):
-        """A mount in another source's tree is called otherwise from now on."""
         root.show_as(display)
         self.prefixes.clear()
 
@@ -6557,23 +6613,18 @@ class Inotify:
 
     @property
     def backlog(self):
-        """Whether there is more to do, though nothing comes."""
         return bool(self.coming or self.out) or self.working
 
     def ahead(self):
-        """What judged() will be when all that is queued now has been judged."""
         return self.bytes_read + queued(self.fd)
 
     def judged(self):
-        """How far the judging has come."""
         return self.judged_to
 
     def renamed_since(self, ahead):
-        """Whether a directory was moved, or may have been, since ahead() was that."""
         return self.ahead() != ahead
 
     def due(self):
-        """Seconds after which to call read() though nothing has come; None: no need to."""
         return PAIR_SECONDS if self.lost else None
 
     def fill(self):
@@ -6785,10 +6836,7 @@ class Inotify:
             self.start(root)
 
     def inside(self, path):
-        """The Watched of the directory at a path, or None: it is in no tree, or is not watched.
-
-        Raises Early while what is to come may tell of it.
-        """
+        """The key of a directory is its Watched."""
         top, names = self.top_of(path)
         if top is None:
             return None
@@ -6822,17 +6870,9 @@ class Inotify:
         return None, []
 
     def shown(self, root):
-        """What to call a root now."""
         if root.fd is not None or root.watched is None:
             return root.display
         return self.prefix(root.watched).rstrip("/")
-
-    def is_shared(self, root):
-        """Never: what bind mounts show is followed at once, see drop_mounts(), watch_child()."""
-        return False
-
-    def counters(self):
-        return self.stats
 
     def close(self, forked=False):
         for root in self.roots + self.mounted:
@@ -7081,16 +7121,13 @@ class Given:
             self.fd = None
 
 
-class Names:
-    """A source of the events of roots that are Given; the same methods as Fanotify.
+class Names(Source):
+    """A source of the events of roots that are Given, in none of which anything is mounted.
 
     What it is made with: `lead(given, fd)` has the tree watched that a root is now, open as `fd`,
     or no tree (None), and returns what is still to be told of the one before; `in_tree(fd)` says
     whether a directory is in a tree, which then tells of its entries.  Subclasses listen.
     """
-
-    arrived = binds = backlog = over = False
-    mounted = ()
 
     def __init__(self, mask, notice, lead, in_tree, own, filter_name):
         self.notice, self.lead, self.in_tree = notice, lead, in_tree
@@ -7356,31 +7393,12 @@ class Names:
         for given in list(self.given.values()):
             self.follow(given)
 
-    # --- what Watch asks of any source; none of these roots has anything mounted in it ---
-
     def since(self):
+        """boot_time() before all that the next read() gives."""
         return self.quiet_at
 
     def judged(self):
         return self.done
-
-    def renamed_since(self, ahead):
-        return False
-
-    def due(self):
-        return None
-
-    def inside(self, path):
-        return None
-
-    def shown(self, root):
-        return root.display
-
-    def is_shared(self, root):
-        return False
-
-    def counters(self):
-        return self.stats
 
     def close(self, forked=False):
         for fd in self.places.values():
@@ -7560,6 +7578,13 @@ def tell(message):
             sys.stderr.flush()
     except (OSError, ValueError):
         pass
+
+
+def weakly(method):
+    """A method of a Watch for what it has: a Watch that nobody else has is to be let go of at
+    once, with its descriptors, and not when Python looks for circles."""
+    there = weakref.WeakMethod(method)
+    return lambda *arguments: there()(*arguments)
 
 
 def no_root(error, shown):
@@ -7835,17 +7860,14 @@ class Asked:
         return self._come.wait(seconds)
 
 
-class Beside:
-    """A source for one root on a file system that somebody else answers for; the same methods as
-    Fanotify.
+class Beside(Source):
+    """A source for one root on a file system that somebody else answers for.
 
     A thread has a Watch of its own there, and alone touches it.  Between the two are `news`, a
     queue of (what, value), and two pipes, to wake the reader and to end the thread.  Each side
     closes the ends it has, so that the one need not wait for the other: a thread that gets no
     answer is left behind, and lets go of all it has when it gets one.
     """
-
-    binds = False
 
     def __init__(self, root, kind, make, notice, mounted):
         """`make`: function(notice) -> Watch, called by the thread.  `mounted`: the root is a mount
@@ -7855,7 +7877,7 @@ class Beside:
         self.roots, self.mounted = ([], [root]) if mounted else ([root], [])
         self.stats = collections.Counter()
         self.news = collections.deque()
-        self.arrived = self.is_ready = self.over = False
+        self.is_ready = False
         self.error = None
         self.kept = None                    # capabilities that the thread is to keep
         self.ending, self.farewell = False, None
@@ -7972,31 +7994,7 @@ class Beside:
         return bool(self.news)
 
     def due(self):
-        """Seconds after which to call read() though nothing has come; None: no need to."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    def ahead(self):
-        return 0
-
-    judged = ahead
-
-    def renamed_since(self, ahead):
-        return False
-
-    def inside(self, path):
-        return None                         # that would have to be asked for
-
-    def shown(self, root):
-        return root.display
-
-    def show_as(self, root, display):
-        root.display = display
-
-    def is_shared(self, root):
-        return False
-
-    def counters(self):
-        return self.stats
 
     def keep(self, capabilities):
         """Have the thread keep only these, as soon as it can."""
@@ -8220,7 +8218,8 @@ class Watch:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise           # else one of the two is a subvolume, which takes its own group
-        names = kind(self._mask, self._notice, self._lead, self._in_tree, self._own, name)
+        names = kind(self._mask, self._notice, weakly(self._lead), weakly(self._in_tree),
+                     self._own, name)
         try:
             names.add(given)
         except BaseException:
@@ -8239,7 +8238,7 @@ class Watch:
         if given.tree is not None:
             (source, root), given.tree = given.tree, None
             ahead = source.ahead()
-            while source.judged() < ahead and (source.backlog or readable(source.fd)):
+            while source.is_behind(ahead):
                 told += source.read(self._moment)
             if root in source.roots:
                 source.remove(root)
@@ -8297,8 +8296,8 @@ class Watch:
         mounts = self._mounts.current()
         if not any(map(is_answered, mounts)):
             return False
-
-        number, real = self._answer(Asked(lambda: mount_at(path)), display, "")
+        follow = self._dereference or path.endswith(b"/")
+        number, real = self._answer(Asked(lambda: mount_at(path, follow)), display, "")
         mount = next((each for each in mounts if each.id == number), None)
         far = far_paths(mounts)
         if not is_far(real, far) and (mount is None or not lies_far(mount, far)):
@@ -8409,8 +8408,7 @@ class Watch:
             self._inotify = source
         elif isinstance(source, Fanotify):
             self._fanotify = source
-        watch = weakref.ref(self)           # a cycle would outlive its last name
-        source.on_move = lambda: watch()._follow_foreign()
+        source.on_move = weakly(self._follow_foreign)
         self._sources.append(source)
         self._poll.register(source.fd, select.EPOLLIN)
 
@@ -8429,8 +8427,7 @@ class Watch:
             self._mounts_news = False
         after, current = self._mounts_after
         # Not until no more waits: in a busy tree more comes while that is judged.
-        if any(source.judged() < after.get(source, 0)
-               and (source.backlog or readable(source.fd)) for source in self._sources):
+        if any(source.is_behind(after.get(source, 0)) for source in self._sources):
             return
         self._mounts_after = None
         self._mounts_news = self._follow_mounts(current) or self._mounts_news
@@ -8814,7 +8811,7 @@ class Watch:
         for source in sorted(self._sources, key=lambda each: each not in leading):
             if source in leading:
                 ahead = source.ahead()
-                while source.judged() < ahead and (source.backlog or readable(source.fd)):
+                while source.is_behind(ahead):
                     events += source.read(self._moment)
             if source.fd in ready:
                 events += source.read(self._moment)
@@ -8827,8 +8824,7 @@ class Watch:
         """Keep for the next read() what has happened until now: it is of the roots as they are."""
         after = {source: source.ahead() for source in self._sources}
         while True:
-            behind = [source.fd for source, end in after.items() if source.judged() < end
-                      and (source.backlog or readable(source.fd))]
+            behind = [source.fd for source, end in after.items() if source.is_behind(end)]
             if not behind:
                 break
             self._keep(self._read_sources(behind))
@@ -9226,10 +9222,6 @@ def path_name(name, path):
 def top_of(root, far):
     """The path that leads to a root now, or None, as of visible_path()."""
     return root.path if root.fd is None else visible_path(root.fd, far)
-
-
-def nothing():
-    """What there is to be done where nothing is."""
 
 
 def is_below_any(path, tops):

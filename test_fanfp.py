@@ -4388,12 +4388,14 @@ class Threads(Base):
 
     def test_collected(self):
         before = sorted(os.listdir("/proc/self/fd"))
+        write(self.out + "/file")
         for name in self.filters:
-            watch = fanfp.Watch(self.tree, filter=name)
-            with self.assertWarns(ResourceWarning) as caught:
-                del watch
-            self.assertIn(self.tree, str(caught.warning))
-            self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
+            for root in (self.tree, self.out + "/file"):
+                watch = fanfp.Watch(root, filter=name)
+                with self.assertWarns(ResourceWarning) as caught:
+                    del watch
+                self.assertIn(root, str(caught.warning))
+                self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
 
     def test_not_closed_at_the_end(self):
         """Of a program that ends with a Watch open nothing is said, but where warnings are on."""
