@@ -7879,7 +7879,6 @@ class Beside(Source):
         self.news = collections.deque()
         self.is_ready = False
         self.error = None
-        self.kept = None                    # capabilities that the thread is to keep
         self.ending, self.farewell = False, None
         self.deadline = time.monotonic() + ANSWER_SECONDS
         self.is_announced = False           # whether what becomes of it is news
@@ -7897,6 +7896,11 @@ class Beside(Source):
             except (BlockingIOError, BrokenPipeError):
                 pass                        # it is awake; or has gone
         watch = None
+        try:
+            # They are each thread's own: what the others drop later, this one would keep.
+            keep_capabilities(CAP_DAC_READ_SEARCH | CAP_DAC_OVERRIDE)
+        except Error:
+            pass                            # as in drop_capabilities(), which says so
         try:
             watch = make(lambda message: put("notice", message))
             put("ready")
@@ -7918,9 +7922,6 @@ class Beside(Source):
             ends = any(fd == stop for fd, _ in poll.poll())
             while len(self.news) > BESIDE_ROOM and not self.over:
                 time.sleep(0.01)            # its kernel queue has a limit, and says when it is met
-            if self.kept is not None:
-                keep_capabilities(self.kept)
-                self.kept = None
             events = watch.read(0)
             if events:
                 put("events", events)
@@ -7995,10 +7996,6 @@ class Beside(Source):
 
     def due(self):
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    def keep(self, capabilities):
-        """Have the thread keep only these, as soon as it can."""
-        self.kept = capabilities
 
     def unmounted(self, shown):
         """The list of mounts has it no more: what the thread has heard till then is told, then the

@@ -7099,6 +7099,16 @@ class Unanswered(Mounts):
         self.assertEqual(program.stop()[0], -signal.SIGTERM)
         self.assertLess(time.monotonic() - begun, PATIENCE / 2)
 
+    def check_threads(self, program):
+        """Those beside the reading have no capability but to read what may be closed to others."""
+        pid = program.process.pid
+        others = [task for task in os.listdir("/proc/%d/task" % pid) if task != str(pid)]
+        self.assertNotEqual(others, [])
+        for task in others:
+            found = privileges("%d/task/%s" % (pid, task))
+            self.assertEqual(found["CapPrm"] & ~(fanfp.CAP_DAC_READ_SEARCH
+                                                 | fanfp.CAP_DAC_OVERRIDE), 0)
+
     def each_filter(self):
         return ["auto"] + [name for name in FILTERS if available(name, self.tree) is None]
 
@@ -7160,6 +7170,7 @@ class Unanswered(Mounts):
                       program.errors)
         server.send_signal(signal.SIGCONT)
         program.wait_for("%s/m, fuse mounted inside, is watched from now on" % self.tree)
+        self.check_threads(program)
         os.mkdir(self.tree + "/m/d")
         found = self.reported_in(program, self.tree, self.tree + "/m", self.tree + "/m/d")
         self.assertEqual(found, {self.tree + "/m/d": {"CREATE"}})
