@@ -9793,6 +9793,7 @@ def die_of(number):
 
 class Output:
     """A descriptor that text is written to, to the last byte.  `doing`, `lost`: for errors.
+    Where writing must end before, the last line is still whole, if it fits into PIPE_BUF.
 
     No write blocks where a signal is not heard: poll(2) says when there is room, which a pipe
     then has for PIPE_BUF bytes.  Were it to block all the same (two that write to one pipe), a
@@ -9813,6 +9814,7 @@ class Output:
         while at < len(data):
             self.wait()
             part = data[at:at + select.PIPE_BUF]
+            part = part[:part.rfind(b"\n") + 1] or part     # a pipe takes all of it or nothing
             written = call("write", self.fd, part, len(part))
             number = ctypes.get_errno()
             if written >= 0:

@@ -2793,6 +2793,19 @@ class Ends(Base):
                                       errors.decode())
                         self.assertIn(b"fanfp: stats: ", errors)
 
+    def test_reader_that_stops(self):
+        """Where a signal ends it in the middle of writing, what was written are whole lines."""
+        program = self.program(self.tree)
+        stopped = Stopped(program)
+        for number in range(2000):          # more than a pipe has room for
+            make(self.tree + "/%d" % number)
+        stopped.go_on()
+        self.assertTrue(program.line())
+        program.process.send_signal(signal.SIGTERM)
+        errors = program.process.stderr.read()
+        self.assertIn(b"nobody reads it, and SIGTERM came; what was left is lost\n", errors)
+        self.assertLess(len(program.rest()), 2000)
+
     def test_full_pipe_of_two(self):
         """Two that write to one pipe: when a reader makes room, one of them finds it taken again,
         and still ends by one signal."""
