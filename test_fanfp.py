@@ -8176,7 +8176,8 @@ class Pythons(Base):
 
 
 class Result(unittest.TextTestResult):
-    """Counts what passed, for the closing line, and ends a test that takes too long."""
+    """Counts what passed, for the closing line, and ends a test that takes too long.  What went
+    wrong is told at once: a run may be ended before it comes to its end."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -8202,6 +8203,27 @@ class Result(unittest.TextTestResult):
     def addSuccess(self, test):
         super().addSuccess(test)
         self.passed += 1
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self.tell(self.failures)
+
+    def addError(self, test, err):
+        super().addError(test, err)
+        self.tell(self.errors)
+
+    def addSubTest(self, test, subtest, err):
+        super().addSubTest(test, subtest, err)
+        if err is not None:
+            self.tell(self.failures if issubclass(err[0], test.failureException) else self.errors)
+
+    def tell(self, failures):
+        self.stream.writeln(failures[-1][1])
+
+    def printErrors(self):
+        """Only which, since how has been told."""
+        for test, _ in self.errors + self.failures:
+            self.stream.writeln("failed: %s" % test)
 
 
 def main():
