@@ -8153,8 +8153,9 @@ class Watch:
         self._poll.register(self._mounts.fileno(), select.EPOLLPRI)
         for root in roots:
             self._add_root(root)
-        if self._fanotify is None:
-            self._who.close()
+        if self._fanotify is None and not any(isinstance(names, FanotifyNames)
+                                              for names in self._names):
+            self._who.close()               # left over from a filter that was not to be had
         self._find_mounts()
         self._await_beside()
         self._started = self._notice.running = True

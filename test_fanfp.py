@@ -3182,6 +3182,21 @@ class EndedProcesses(Base):
                                                    "cmdline")],
                          [pid, "worker", self.USER, self.USER + 1, None, None, None])
 
+    def test_file_as_root(self):
+        """Where files alone are given, too."""
+        needs_notes()
+        for name in ("f", "end"):
+            write("%s/%s" % (self.tree, name))
+            os.chmod("%s/%s" % (self.tree, name), 0o666)
+        program = self.program("--who", "-e", "close_write", self.tree + "/f", self.tree + "/end")
+        stopped = Stopped(program)
+        pid = self.run_as("worker", "echo >> f", user=self.USER)
+        stopped.go_on()
+        write(self.tree + "/end")
+        event = program.until(self.tree + "/end")[0]
+        self.assertEqual([event[name] for name in ("path", "pid", "comm", "uid")],
+                         [self.tree + "/f", pid, "worker", self.USER])
+
     def test_control_group(self):
         """Known by its id, for as long as it is there."""
         needs_notes()
