@@ -7593,16 +7593,6 @@ def no_root(error, shown):
     return failure(error.errno, "watching", shown, hint)
 
 
-def listed(mounts):
-    """Mounts, (what to call it, kind), in a line: each of them, or their number where a kind has
-    many, as overlay has where containers run."""
-    kinds = {}
-    for shown, kind in mounts:
-        kinds.setdefault(kind, []).append("%s (%s)" % (printable(shown), kind))
-    return " ".join("%d of kind %s" % (len(each), kind) if len(each) > MANY_MOUNTS
-                    else " ".join(each) for kind, each in kinds.items())
-
-
 class MountList:
     """Tells when the list of mounts has changed.  proc(5), /proc/PID/mountinfo.
 
@@ -7793,6 +7783,41 @@ class Passed(collections.namedtuple("Passed", "place spot device root")):
         """Whether what the list has of its number, or None, is this one; True if hidden now."""
         return mount is not None and (mount.device, mount.root) == (self.device, self.root) \
             and spot_of(mount, far) in (None, self.spot)
+
+
+class MountSummary:
+    """What there is to say of the mounts found at one time: few lines, however many they are."""
+
+    def __init__(self):
+        self._lesser = []       # (what to call it, kind) of those watched with less than others
+        self._failed = {}       # errno -> ([the same], Error) of those not watched
+
+    def lesser(self, shown, kind):
+        """One is watched with inotify, for want of better."""
+        if kind not in PLAIN_KINDS:
+            self._lesser.append((shown, kind))
+
+    def failed(self, shown, kind, error):
+        """One can't be watched."""
+        if error.errno == errno.ENOTDIR:
+            error = Error(error.errno, "what is mounted there is a file", hint="give it as a root")
+        self._failed.setdefault(error.errno, ([], error))[0].append((shown, kind))
+
+    def tell(self, notice):
+        if self._lesser:
+            notice("watched with inotify, which does not tell who: %s" % listed(self._lesser))
+        for mounts, error in self._failed.values():
+            notice("not watched: %s: %s" % (listed(mounts), worded(error)))
+
+
+def listed(mounts):
+    """Mounts, (what to call it, kind), in a line: each of them, or their number where a kind has
+    many, as overlay has where containers run."""
+    kinds = {}
+    for shown, kind in mounts:
+        kinds.setdefault(kind, []).append("%s (%s)" % (printable(shown), kind))
+    return " ".join("%d of kind %s" % (len(each), kind) if len(each) > MANY_MOUNTS
+                    else " ".join(each) for kind, each in kinds.items())
 
 
 class Unwatched:
@@ -8483,7 +8508,6 @@ class Watch:
     def _let_go(self, current):
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
         known, self._known_mounts = self._known_mounts, {}
-        by_number = {(mount.id, mount.device): mount for mount in current.values()}
         by_id = {mount.id: mount for mount in current.values()}
         far = far_paths(current.values())
         # What one is called may depend on another, so none goes before all are asked.  (One that is
@@ -8494,22 +8518,11 @@ class Watch:
         gone = []
         for identity, found, shown in watched:
             found.root.display = shown or found.root.display
-            mount = current.get(identity) or by_number.get(identity[:2])
-            certain = mount is not None
-            # Or it was found by a list in which the one before it still had its number.
-            mount = mount or by_id.get(identity[0])
-            if mount is not None and found.is_at(mount, far, hidden=certain):
-                found.root.path, found.root.is_covered = mount.path, is_far(mount.path, far)
-                if found.source.is_shared(found.root) and not found.source.is_needed(found.root):
-                    found.source.remove(found.root)
-                else:
-                    if mount.path != identity[2] and isinstance(found.place.source, Unwatched):
-                        try:
-                            found = found._replace(place=self._place(mount, current, True))
-                        except Hidden:      # what it is in has left the tree
-                            found.source.remove(found.root)
-                            continue
-                    self._known_mounts[mount.id, mount.device, mount.path] = found
+            mount = by_id.get(identity[0])
+            # Of another device it may be what got the number; or it was found by a list in which
+            # the one before it still had that.
+            if mount is not None and found.is_at(mount, far, hidden=mount.device == identity[1]):
+                self._keep_found(found, mount, identity[2], current, far)
             else:
                 gone.append((found.source, found.root, shown))
                 if found.is_foreign:
@@ -8517,24 +8530,50 @@ class Watch:
         for identity, found in known.items():
             if found is None and identity in current:
                 self._known_mounts[identity] = None
+        self._let_go_passed(by_id, far)
+        gone += self._roots_gone(by_id)
+        self._unmounted(gone[::-1])         # what was mounted last goes first
+
+    def _keep_found(self, found, mount, path_before, current, far):
+        """A mount that is watched is still there, maybe at another path: know it by that."""
+        source, root = found.source, found.root
+        root.path, root.is_covered = mount.path, is_far(mount.path, far)
+        if source.is_shared(root) and not source.is_needed(root):
+            return source.remove(root)
+        if mount.path != path_before and isinstance(found.place.source, Unwatched):
+            try:
+                found = found._replace(place=self._place(mount, current, True))
+            except Hidden:                  # what it is in has left the tree
+                return source.remove(root)
+        self._known_mounts[mount.id, mount.device, mount.path] = found
+        return None
+
+    def _let_go_passed(self, by_id, far):
+        """Of the mounts that are not watched, know no more of those that are gone."""
         for number, passed in list(self._passed.items()):
             if not passed.is_at(by_id.get(number), far):
                 del self._passed[number]
                 passed.place.source.uncovered(passed.place.key, passed.place.name)
-        # A root may be on a mount that is in no list: in a chroot, in another namespace, or
-        # unmounted before.  Only what was in one can be unmounted.
+
+    def _roots_gone(self, by_id):
+        """The roots whose mounts are gone: [(source, root, what to call it)].
+
+        A root may be on a mount that is in no list: in a chroot, in another namespace, or unmounted
+        before.  Only what was in one can be unmounted.
+        """
+        gone = []
         for source in self._sources:
             for root in source.roots:
                 if root.mount_id in by_id:
                     root.is_listed = True
                 elif root.is_listed:
                     gone.append((source, root, source.shown(root)))
-        self._unmounted(gone[::-1])         # what was mounted last goes first
+        return gone
 
     def _take_in(self, current):
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
-        lesser, failed, hidden, self._within = [], {}, set(), False
+        summary, hidden, self._within = MountSummary(), set(), False
         far = far_paths(current.values())
         tops = [(top_of(root, far), root.mount_id) for source in self._trees
                 for root in source.roots]
@@ -8545,7 +8584,7 @@ class Watch:
             if any(path is not None and mount.id != mount_id
                    and below(mount.path, path) is not None for path, mount_id in tops):
                 try:
-                    found = self._mount_found(mount, current, far, lesser, failed)
+                    found = self._mount_found(mount, current, far, summary)
                 except Hidden as reason:    # until the list of mounts changes again
                     self._mounts_news = self._mounts_news or isinstance(reason, Early)
                     hidden.add(identity)
@@ -8554,18 +8593,13 @@ class Watch:
                     self._within = True
                     continue
             self._known_mounts[identity] = found
-        if lesser:
-            self._notice("watched with inotify, which does not tell who: %s" % listed(lesser))
-        for mounts, error in failed.values():
-            self._notice("not watched: %s: %s" % (listed(mounts), worded(error)))
+        summary.tell(self._notice)
         return hidden
 
-    def _mount_found(self, mount, current, far, lesser, failed):
+    def _mount_found(self, mount, current, far, summary):
         """Watch a mount that is below a root's path: its Found, or None if it can't be.
 
         Raises Hidden, before all else: what covers it may be watched already; or Within.
-        `lesser`: [(what to call it, kind)] of those watched with less than others, `failed`:
-        {errno: ([the same], Error)} of those that are not watched; it is added to them.
         """
         at, above_is_far = spot_of(mount, far), is_far(os.path.dirname(mount.path), far)
         if at is None and not above_is_far:
@@ -8578,33 +8612,40 @@ class Watch:
         if mount.kind in KERNEL_KINDS:
             return None                 # as everybody expects: nothing is said
         if lies_far(mount, far):
-            return self._add_beside(mount, place, shown, at)
-        if self._fanotify is not None and self._fanotify.inside(mount.path) is not None:
+            found = self._add_beside(mount, place, shown, at)
+        elif self._fanotify is not None and self._fanotify.inside(mount.path) is not None:
             raise Within
+        else:
+            found = self._add_mount(mount, place, shown, at, far, summary)
+        if found is not None:
+            del self._passed[mount.id]
+        return found
+
+    def _add_mount(self, mount, place, shown, spot, far, summary):
+        """Find which source can watch a mount, and add it there: its Found, or None."""
         reasons = []
-        for each in self._candidates():
+        for name in self._candidates():
             try:
-                root = self._add_to(each, shown, mount.path, place, mount)
+                root = self._add_to(name, shown, mount.path, place, mount)
+                break
             except OSError as error:
                 if spot_of(mount, far) is None:
                     raise Hidden            # a directory above it is being renamed
-                reasons.append((each, error))
-                continue
-            source = self._fanotify if each != "inotify" else self._inotify
-            del self._passed[mount.id]
-            if each == "inotify" and reasons and mount.kind not in PLAIN_KINDS:
-                lesser.append((shown, mount.kind))
-            if root is not None and self._started:
-                self._notice("%s, %s mounted inside, is watched from now on"
-                             % (printable(shown), mount.kind))
-            return root and Found(source, root, place, at)
-        error = self._without_inotify(reasons[0][1])
-        if error.errno == errno.ENOTDIR:
-            if shown in self.roots:
-                return None             # which is watched, as itself
-            error = Error(error.errno, "what is mounted there is a file", hint="give it as a root")
-        failed.setdefault(error.errno, ([], error))[0].append((shown, mount.kind))
-        return None
+                reasons.append((name, error))
+        else:
+            error = self._without_inotify(reasons[0][1])
+            if error.errno == errno.ENOTDIR and shown in self.roots:
+                return None                 # which is watched, as itself
+            summary.failed(shown, mount.kind, error)
+            return None
+        if name == "inotify" and reasons:
+            summary.lesser(shown, mount.kind)
+        if root is None:
+            return None                     # it is a root, too
+        if self._started:
+            self._notice("%s, %s mounted inside, is watched from now on"
+                         % (printable(shown), mount.kind))
+        return Found(self._inotify if name == "inotify" else self._fanotify, root, place, spot)
 
     def _place(self, mount, current, above_is_far):
         """The Place of a mount, of those in the list `current`.  Raises Hidden."""
@@ -8641,7 +8682,6 @@ class Watch:
             root, mount.kind, lambda notice, options: ThreadWatch(mount=mount, notice=notice,
                                                                   **options), True)
         source.is_announced = self._started
-        del self._passed[mount.id]
         return Found(source, root, place, spot)
 
     def _make_beside(self, root, kind, make, mounted):
