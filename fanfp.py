@@ -1930,7 +1930,7 @@ class Btf:
         self._found = {}
 
     def damaged(self, what):
-        return Error(errno.ENOEXEC, "read BPF object %s: %s" % (self.name, what))
+        return Error(errno.ENOEXEC, "reading BPF object %s: %s" % (self.name, what))
 
     def _read_header(self):
         """((start, end) of the types, (start, end) of the strings), checked against the data."""
@@ -2106,8 +2106,8 @@ def kernel_btf(path="/sys/kernel/btf/vmlinux"):
             data = file.read()
     except OSError as why:
         if why.errno != errno.ENOENT:
-            raise failure(why.errno, "read the kernel's BTF", path)
-        raise failure(why.errno, "read the kernel's BTF", path,
+            raise failure(why.errno, "reading the kernel's BTF", path)
+        raise failure(why.errno, "reading the kernel's BTF", path,
                       "the kernel must be built with CONFIG_DEBUG_INFO_BTF")
     return Btf(data, path)
 
@@ -2155,7 +2155,7 @@ class Elf:
         self.symbols = self._read_symbols(headers)
 
     def damaged(self, what):
-        return Error(errno.ENOEXEC, "read BPF object %s: %s" % (self.name, what))
+        return Error(errno.ENOEXEC, "reading BPF object %s: %s" % (self.name, what))
 
     def cut(self, data, offset, size, what):
         """data[offset:offset + size], or an error that says what is cut off."""
@@ -2289,16 +2289,19 @@ OBJECT_NAME = "fan_fp.bpf.o"
 
 def read_object_file(path=None):
     """The Object in a file; without a path, in the one that comes with this module."""
-    hint = "name one that can be read, or leave --object out"
+    hint = "name another, or leave --object out"
     if path is None:
         path = os.path.join(os.path.dirname(os.path.abspath(__file__)), OBJECT_NAME)
-        hint = "it belongs beside fanfp.py"
+        hint = "copy it from where fanfp.py is from, beside it"
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise failure(error.errno, "reading the BPF object", path, hint)
-    return read_object(data, path)
+        raise failure(error.errno, "reading BPF object", path, hint)
+    try:
+        return read_object(data, path)
+    except Error as error:
+        raise Error(error.errno, error.reason, error.detail, hint)
 
 
 def _refuse(elf):
@@ -2685,7 +2688,7 @@ def part_of(obj, programs):
                  if function.is_program and function.name in wanted}
     missing = wanted.difference(function.name for function in functions.values())
     if missing:
-        raise Error(errno.ENOENT, "read BPF object %s: it has no program %s"
+        raise Error(errno.ENOENT, "reading BPF object %s: it has no program %s"
                     % (obj.name, printable(min(missing))))
     waiting = list(functions.values())
     used = {"map": set(), "data": set(), "extern": set()}
@@ -3486,12 +3489,12 @@ def _with_memory(call):
     except Error as why:
         if why.errno != errno.EPERM or _kernel_release() >= (5, 11):
             raise
-    resource = module("resource", "load BPF: raising the limit of locked memory")
+    resource = module("resource", "loading BPF: raising the limit of locked memory")
     had = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
     except (ValueError, OSError):
-        raise failure(errno.EPERM, "load BPF", "",
+        raise failure(errno.EPERM, "loading BPF", "",
                       "needs root, or a higher limit of locked memory than %d bytes (ulimit -l)"
                       % had)
     return call()
@@ -3543,14 +3546,14 @@ class Map:
             value = b"".join(self._bytes(one, self._stride()) for one in value)
         else:
             value = self._bytes(value, self.value_size)
-        self._element(BPF_MAP_UPDATE_ELEM, "set in BPF map", key, value, flags)
+        self._element(BPF_MAP_UPDATE_ELEM, "setting an entry of BPF map", key, value, flags)
 
     def lookup(self, key):
         """The value of a key, or None if it has none."""
         stride = self._stride() if self.type in PER_CPU_MAPS else self.value_size
         room = stride * _possible_cpus() if self.type in PER_CPU_MAPS else stride
         try:
-            value = self._element(BPF_MAP_LOOKUP_ELEM, "look up in BPF map", key, bytes(room))
+            value = self._element(BPF_MAP_LOOKUP_ELEM, "looking up in BPF map", key, bytes(room))
         except Error as why:
             if why.errno == errno.ENOENT:
                 return None
@@ -3562,7 +3565,7 @@ class Map:
     def delete(self, key):
         """Take a key out; False if it was not there."""
         try:
-            self._element(BPF_MAP_DELETE_ELEM, "delete from BPF map", key, b"")
+            self._element(BPF_MAP_DELETE_ELEM, "deleting from BPF map", key, b"")
         except Error as why:
             if why.errno == errno.ENOENT:
                 return False
@@ -3574,7 +3577,8 @@ class Map:
         key = None
         while True:
             try:
-                key = self._element(BPF_MAP_GET_NEXT_KEY, "read BPF map", key, bytes(self.key_size))
+                key = self._element(BPF_MAP_GET_NEXT_KEY, "reading BPF map", key,
+                                    bytes(self.key_size))
             except Error as why:
                 if why.errno == errno.ENOENT:
                     return
@@ -3612,10 +3616,11 @@ def _create_map(spec, btf_fd, prefix=""):
     """Create the map that a MapSpec describes."""
     entries, page = spec.max_entries, os.sysconf("SC_PAGE_SIZE")
     if max(spec[2:10]) >= 1 << 32:
-        raise Error(errno.EINVAL, "create BPF map %s: a number in its description is too large"
+        raise Error(errno.EINVAL, "creating BPF map %s: a number in its description is too large"
                     % spec.name)
     if spec.type in MAPS_IN_MAPS:
-        raise Error(errno.ENOTSUP, "create BPF map %s: maps in maps are not supported" % spec.name)
+        raise Error(errno.ENOTSUP,
+                    "creating BPF map %s: maps in maps are not supported" % spec.name)
     if spec.type == MAP_PERF_EVENT_ARRAY and not entries:
         entries = _possible_cpus()
     if spec.type in (MAP_RINGBUF, MAP_USER_RINGBUF) and entries:
@@ -3630,7 +3635,7 @@ def _create_map(spec, btf_fd, prefix=""):
     attributes = struct.pack(
         "=IIIIIII16sIIIIIQ", spec.type, spec.key_size, spec.value_size, entries, flags, 0,
         spec.numa, _short_name(prefix + spec.name), 0, btf_fd, key_type, value_type, 0, spec.extra)
-    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "create BPF map", spec.name))
+    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "creating BPF map", spec.name))
     return Map(spec.name, spec.type, fd, (spec.key_size, spec.value_size, entries))
 
 
@@ -3738,7 +3743,7 @@ class Loaded:
         """Take a map just created.  All maps share one set of names, or one would be lost."""
         if made.name in self.maps:
             os.close(made.fd)
-            raise Error(errno.ENOEXEC, "load BPF object %s: it has two maps %s"
+            raise Error(errno.ENOEXEC, "loading BPF object %s: it has two maps %s"
                         % (self.name, made.name))
         self.maps[made.name] = made
         return made
@@ -3746,7 +3751,7 @@ class Loaded:
     def memory(self, array):
         """The values of an array map that can be mapped, shared with the kernel until close(): an
         mmap.mmap in which each takes its size rounded up to eight."""
-        mmap = module("mmap", "load BPF: reading and writing its variables")
+        mmap = module("mmap", "loading BPF: reading and writing its variables")
         size = (array.value_size + 7 & ~7) * array.max_entries
         memory = mmap.mmap(array.fd, (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE)
         self._memory.append(memory)
@@ -3766,10 +3771,10 @@ class Loaded:
             attributes = struct.pack("=IIIIQQQ", self.maps[name].fd, 0, BPF_STRUCT_OPS_ATTACH,
                                      0, 0, 0, 0)
             try:
-                self.links[name] = bpf(BPF_LINK_CREATE, attributes, "register struct_ops", name)
+                self.links[name] = bpf(BPF_LINK_CREATE, attributes, "registering struct_ops", name)
             except Error as why:
                 if why.errno == errno.EEXIST:
-                    raise failure(errno.EEXIST, "register struct_ops", name,
+                    raise failure(errno.EEXIST, "registering struct_ops", name,
                                   "another with its name is registered")
                 raise
 
@@ -3777,7 +3782,7 @@ class Loaded:
         point = self.tracepoints[program]
         at, buffer = _address(point.encode() + b"\0")
         link = bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", at, self.programs[program]),
-                   "run a program at tracepoint", point)
+                   "running a program at tracepoint", point)
         del buffer
         return link
 
@@ -3845,7 +3850,7 @@ def _load_btf(loaded, obj):
     try:
         loaded._btf_fd = _with_memory(lambda: bpf(
             BPF_BTF_LOAD, struct.pack("=QQIIII", at, 0, len(obj.btf_load), 0, 0, 0),
-            "load the types of BPF object", obj.name))
+            "loading the types of BPF object", obj.name))
     except Error as why:
         if why.errno == errno.EPERM:
             raise
@@ -3853,7 +3858,7 @@ def _load_btf(loaded, obj):
             return                      # an older kernel, which doesn't know all kinds of types
         log = _log_of(lambda log_at, size: bpf(
             BPF_BTF_LOAD, struct.pack("=QQIIII", at, log_at, len(obj.btf_load), size, 1, 0),
-            "load the types of BPF object", obj.name))
+            "loading the types of BPF object", obj.name))
         raise _with_log(why, log, None) from None
     del buffer
 
@@ -3867,7 +3872,7 @@ def _load_data(loaded, obj, section, prefix, constants):
         memory = bytearray(section.data)
         _set_constants(loaded._btf, memory, section, constants)
         made.update(0, memory)
-        bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freeze BPF map", section.name)
+        bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freezing BPF map", section.name)
         loaded.globals.add(bytes(memory), section.variables)
         return
     memory = loaded.memory(made)
@@ -3887,21 +3892,21 @@ def _set_constants(btf, memory, section, constants):
 def _load_struct_ops(loaded, ops):
     """Always with a link, whatever the object's section says: without one it would stay."""
     if _kernel_release() < (6, 4):
-        raise failure(errno.ENOTSUP, "create struct_ops", ops.name,
+        raise failure(errno.ENOTSUP, "creating struct_ops", ops.name,
                       "struct_ops that go with the process need Linux 6.4")
     value = bytearray(ops.value)
     for offset, name in ops.functions.items():
         struct.pack_into("=Q", value, offset, loaded.programs[name])
     attributes = struct.pack("=IIIIIII16sIIIIIQ", MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK, 0,
                              0, _short_name(ops.name), 0, loaded._btf_fd, 0, 0, ops.value_type, 0)
-    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "create struct_ops", ops.name))
+    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "creating struct_ops", ops.name))
     made = loaded.add_map(Map(ops.name, MAP_STRUCT_OPS, fd, (4, len(value), 1)))
     try:
         made.update(0, bytes(value))
     except Error as why:
         if why.errno != errno.EINVAL:
             raise
-        raise failure(errno.EINVAL, "create struct_ops", ops.name, "the kernel takes names of "
+        raise failure(errno.EINVAL, "creating struct_ops", ops.name, "the kernel takes names of "
                       "letters, digits, _ and . only, and may require members that are missing"
                       ) from None
 
@@ -3927,7 +3932,7 @@ def _load_program(loaded, obj, program):
             program.attach_type, loaded._btf_fd if funcs else 0,
             8 if funcs else 0, funcs_at if funcs else 0, funcs,
             16 if lines else 0, lines_at if lines else 0, lines, program.attach_btf_id, 0),
-            "load BPF program", what)
+            "loading BPF program", what)
     try:
         return _with_memory(attempt)
     except Error as why:
@@ -7590,7 +7595,7 @@ def weakly(method):
 def no_root(error, shown):
     """The Error for a root that can't be looked at."""
     hint = "name a directory or a file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
-    return failure(error.errno, "watching", shown, hint)
+    return failure(error.errno, "watching", shown or '""', hint)
 
 
 class MountList:
@@ -9551,18 +9556,30 @@ def refuse(message):
 
 def seconds(text):
     """An argparse type: a number of seconds, not negative, finite."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
     if not 0 <= value < 1e9:
-        raise ValueError
+        raise unfit("a number of seconds, 0 or more", text)
     return value
 
 
 def positive(text):
     """An argparse type: a whole number above 0."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise ValueError
+        raise unfit("a whole number above 0", text)
     return value
+
+
+def unfit(wanted, text):
+    """What an argparse type raises."""
+    return module("argparse", "reading options").ArgumentTypeError(
+        "it takes %s, not %s" % (wanted, printable(text) or '""'))
 
 
 # --- output: one function from a list of events to text, for each way to print ---
@@ -9942,7 +9959,8 @@ def read_command(command):
     try:
         words = shlex.split(command)
     except ValueError as reason:
-        raise Error(errno.EINVAL, "reading --exec %s: %s" % (printable(command), reason))
+        raise Error(errno.EINVAL, "reading --exec %s: %s; as a shell has it: close the quotes, or "
+                    "put \\ before one that is meant" % (printable(command), reason))
     if not words:
         raise Error(errno.EINVAL, "reading --exec: it is empty; name a command")
     # "$NAME" as a whole word is quoted for a shell, so one was thought of.
@@ -10091,6 +10109,8 @@ def refuse_idle(options):
             (options.devices and options.event
              and not event_mask(",".join(options.event).replace(",", " ").split()) & THROUGH,
              "--devices does nothing with these events"),
+            (options.who and options.filter == "inotify",
+             "--who does nothing with --filter inotify, which does not tell who"),
             (options.who and options.format is not None,
              "--who does nothing with --format, whose letters say what is wanted"),
             (options.quiet > 1 and prints,

@@ -2071,14 +2071,22 @@ class Words(Command):
                 (["-qq", "--json"], "-qq prints no events"),
                 (["-qq", "-o", self.out + "/log"], "-qq prints no events"),
                 (["--probe", "--json"], "--probe takes roots and no other options"),
+                (["--who", "--filter", "inotify"], "--who does nothing with --filter inotify"),
+                (["--count", "0"], "--count: it takes a whole number above 0, not 0; see"),
+                (["-t", ""], "--timeout: it takes a number of seconds, 0 or more, not \"\"; see"),
+                (["--latency", "nan"], "--latency: it takes a number of seconds, 0 or more"),
                 (["-e", ","], "choosing events: none is named")):
             with self.subTest(words):
                 self.assert_fails(text, self.tree, *words)
         self.assertEqual(os.listdir(self.out), [])
 
     def test_missing_files(self):
-        self.assert_fails("reading the BPF object %s/no.o: No such file or directory; name one "
-                          "that can be read, or leave --object out" % self.out,
+        self.assert_fails("reading BPF object %s/no.o: No such file or directory; name "
+                          "another, or leave --object out" % self.out,
+                          "--object", self.out + "/no.o", self.tree) if ROOT else None
+        write(self.out + "/no.o")
+        self.assert_fails("reading BPF object %s/no.o: not an ELF file; name another, or leave "
+                          "--object out" % self.out, "--filter", "fastpath",
                           "--object", self.out + "/no.o", self.tree) if ROOT else None
         status, out, errors = self.finish("--probe", self.out + "/none", self.tree)
         self.assertEqual((status, errors), (
@@ -3049,7 +3057,7 @@ class Exec(Base):
     def test_no_command(self):
         for command in ("", "  "):
             self.refused(command, "reading --exec: it is empty; name a command")
-        self.refused("echo 'a", "reading --exec echo 'a: No closing quotation")
+        self.refused("echo 'a", "reading --exec echo 'a: No closing quotation; as a shell has it: ")
         self.refused("no-such-command {}", "running no-such-command: No such file", "sh -c")
         self.refused(self.out + "/none {}", "running %s/none: No such file" % self.out)
         self.refused(self.out + " {}", "running %s: Permission denied" % self.out)
@@ -5709,7 +5717,7 @@ class PartTest(BpfTest):
             self.assertEqual(loaded.globals["negative"], -5)
         with self.assertRaises(fanfp.Error) as caught:
             fanfp.load(fanfp.part_of(obj, ["second"]))
-        self.assertIn("load the types", str(caught.exception))
+        self.assertIn("loading the types", str(caught.exception))
 
 
 def run_syscall_program(fd):
@@ -5803,7 +5811,7 @@ class RefusalTest(BpfTest):
         with self.assertRaises(fanfp.Error) as caught:
             fanfp.load(OBJECTS.read("refused"), kernel())
         text = str(caught.exception)
-        self.assertIn("load BPF program reads_through_null of refused", text)
+        self.assertIn("loading BPF program reads_through_null of refused", text)
         self.assertIn("*value", text)
         self.assertNotIn("\n", text)
         self.assertIn("\n", caught.exception.detail)

@@ -468,7 +468,7 @@ class Kfuncs(Fastpath):
                 "=IIQQIIQII16sIIIIQIIQIII", fanfp.PROG_STRUCT_OPS, 3,
                 ctypes.addressof(insns), ctypes.addressof(license), 1, len(log),
                 ctypes.addressof(log), 0, 0, b"kfunc", 0, members.index(member), 0, 0, 0, 0, 0, 0,
-                0, ops, 0), "load BPF program"))
+                0, ops, 0), "loading BPF program"))
         return log.value.decode()
 
     def test_programs_of_another_type_may_not_call_them(self):
