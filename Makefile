@@ -42,6 +42,10 @@ SEED ?= 1
 fuzz:
 	@$(PYTHON) lab/fuzz.py --seed $(SEED)
 
+# The places where people run it, set up for real: a row of a table for each.
+places:
+	@$(PYTHON) lab/places.py
+
 # The object is committed, and the same to the byte wherever it is built.
 fan_fp.bpf.o: bpf/fan_fp.bpf.c
 	$(CLANG) -g -O2 -Wall -Werror -target bpf -mcpu=v3 -fdebug-compilation-dir=. \
@@ -62,4 +66,4 @@ lint:
 	$(PYTHON) -m ruff check fanfp.py test_fanfp.py lab bench
 	shellcheck .ci/run
 
-.PHONY: test check check-pythons vmtest vm bench soak fuzz install lint
+.PHONY: test check check-pythons vmtest vm bench soak fuzz places install lint
