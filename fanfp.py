@@ -7794,6 +7794,9 @@ class MountSummary:
     """What there is to say of the mounts found at one time: few lines, however many they are."""
 
     def __init__(self):
+        self._clear()
+
+    def _clear(self):
         self._lesser = []       # (what to call it, kind) of those watched with less than others
         self._failed = {}       # errno -> ([the same], Error) of those not watched
 
@@ -7813,6 +7816,16 @@ class MountSummary:
             notice("watched with inotify, which does not tell who: %s" % listed(self._lesser))
         for mounts, error in self._failed.values():
             notice("not watched: %s: %s" % (listed(mounts), worded(error)))
+        self._clear()
+
+
+def is_device_node(path):
+    """Whether a path leads to a device now."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def listed(mounts):
@@ -7821,8 +7834,8 @@ def listed(mounts):
     kinds = {}
     for shown, kind in mounts:
         kinds.setdefault(kind, []).append("%s (%s)" % (printable(shown), kind))
-    return " ".join("%d of kind %s" % (len(each), kind) if len(each) > MANY_MOUNTS
-                    else " ".join(each) for kind, each in kinds.items())
+    return ", ".join("%d of kind %s" % (len(each), kind) if len(each) > MANY_MOUNTS
+                     else ", ".join(each) for kind, each in kinds.items())
 
 
 class Unwatched:
@@ -8113,6 +8126,7 @@ class Watch:
         self._foreign = []                  # those of them that are in another source's tree
         self._told = set()                  # see _tell_once()
         self._passed = {}                   # number of a mount not watched -> Passed
+        self._summary = MountSummary()
         self._names = []                    # the sources that are Names
         self._window, self._who = (0.0, 0), Who()
         self._moment = Moment((), Processes(self._who, 0.0))
@@ -8188,6 +8202,7 @@ class Watch:
             self._who.close()               # left over from a filter that was not to be had
         self._find_mounts()
         self._await_beside()
+        self._summary.tell(self._notice)
         self._started = self._notice.running = True
 
     def _find_mounts(self):
@@ -8578,7 +8593,7 @@ class Watch:
     def _take_in(self, current):
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
-        summary, hidden, self._within = MountSummary(), set(), False
+        hidden, self._within = set(), False
         far = far_paths(current.values())
         tops = [(top_of(root, far), root.mount_id) for source in self._trees
                 for root in source.roots]
@@ -8589,7 +8604,7 @@ class Watch:
             if any(path is not None and mount.id != mount_id
                    and below(mount.path, path) is not None for path, mount_id in tops):
                 try:
-                    found = self._mount_found(mount, current, far, summary)
+                    found = self._mount_found(mount, current, far)
                 except Hidden as reason:    # until the list of mounts changes again
                     self._mounts_news = self._mounts_news or isinstance(reason, Early)
                     hidden.add(identity)
@@ -8598,10 +8613,11 @@ class Watch:
                     self._within = True
                     continue
             self._known_mounts[identity] = found
-        summary.tell(self._notice)
+        if self._started:
+            self._summary.tell(self._notice)
         return hidden
 
-    def _mount_found(self, mount, current, far, summary):
+    def _mount_found(self, mount, current, far):
         """Watch a mount that is below a root's path: its Found, or None if it can't be.
 
         Raises Hidden, before all else: what covers it may be watched already; or Within.
@@ -8621,12 +8637,12 @@ class Watch:
         elif self._fanotify is not None and self._fanotify.inside(mount.path) is not None:
             raise Within
         else:
-            found = self._add_mount(mount, place, shown, at, far, summary)
+            found = self._add_mount(mount, place, shown, at, far)
         if found is not None:
             del self._passed[mount.id]
         return found
 
-    def _add_mount(self, mount, place, shown, spot, far, summary):
+    def _add_mount(self, mount, place, shown, spot, far):
         """Find which source can watch a mount, and add it there: its Found, or None."""
         reasons = []
         for name in self._candidates():
@@ -8641,10 +8657,12 @@ class Watch:
             error = self._without_inotify(reasons[0][1])
             if error.errno == errno.ENOTDIR and shown in self.roots:
                 return None                 # which is watched, as itself
-            summary.failed(shown, mount.kind, error)
+            if error.errno == errno.ENOTDIR and not self._devices and is_device_node(mount.path):
+                return None                 # as containers have in /dev, and over files in /proc
+            self._summary.failed(shown, mount.kind, error)
             return None
         if name == "inotify" and reasons:
-            summary.lesser(shown, mount.kind)
+            self._summary.lesser(shown, mount.kind)
         if root is None:
             return None                     # it is a root, too
         if self._started:
@@ -8706,6 +8724,9 @@ class Watch:
             for source in asked:
                 self._events.extend(source.read(self._moment))
         self._drop_over()
+        for source in asked:
+            if self._fanotify is not None and source.mounted and source.is_ready:
+                self._summary.lesser(source.root.display, source.kind)
 
     def _drop_over(self):
         """Let go of the sources that have come to their end."""
@@ -9060,7 +9081,8 @@ class Watch:
         """The name of the filter in use; two joined by "+" if some root needed inotify."""
         names = [self._fanotify.filter.name] if self._fanotify is not None else []
         names += [source.filter_name for source in self._names]
-        names += ["inotify" for source in self._sources if isinstance(source, (Inotify, Beside))]
+        names += ["inotify" for source in self._sources if isinstance(source, Inotify)
+                  or isinstance(source, Beside) and source.is_ready]
         return "+".join(collections.OrderedDict.fromkeys(names))
 
     @property

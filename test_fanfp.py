@@ -7004,6 +7004,40 @@ class MountPairs(Mounts):
                          {one + "/x", one + "/m/x", other + "/x"})
 
 
+class MountsSaid(Mounts):
+    """What is said of mounts in a tree at the start."""
+
+    def said(self):
+        """The lines before the ready line, and the filter in that."""
+        lines = self.program(self.tree).errors.decode().splitlines()
+        return lines[:-1], re.search(r"\(filter: (.*)\)$", lines[-1]).group(1)
+
+    def test_lesser(self):
+        """Overlay and FUSE: one line names them both."""
+        if BEST == "inotify":
+            self.skipTest("nothing is watched with more than inotify")
+        for kind in ("overlay", "fuse"):
+            os.mkdir(self.tree + "/" + kind)
+            self.mount_kind(kind, self.tree + "/" + kind)
+        self.assertEqual(self.said(), (
+            ["fanfp: watched with inotify, which does not tell who: %s/overlay (overlay), "
+             "%s/fuse (fuse)" % (self.tree, self.tree)], BEST + "+inotify"))
+
+    def test_device_nodes(self):
+        """Nodes mounted in place, as containers have in /dev and over files in /proc."""
+        os.mkdir(self.tree + "/proc")
+        self.mount("-t", "proc", "proc", self.tree + "/proc")
+        for target in ("null", "plain", "proc/version"):
+            if target != "proc/version":
+                make(self.tree + "/" + target)
+            self.mount("--bind", "/etc/passwd" if target == "plain" else "/dev/null",
+                       self.tree + "/" + target)
+        lines, _ = self.said()
+        self.assertEqual(len(lines), 1, lines)
+        self.assertRegex(lines[0], r"not watched: %s/plain \(\w+\): what is mounted there is a "
+                                   "file; " % self.tree)
+
+
 class Unlisted(Mounts):
     """Trees on mounts that the list of this process's mounts does not have."""
 
@@ -7156,6 +7190,8 @@ class Unanswered(Mounts):
                 program = self.watch("--filter", name, self.tree)
                 self.assertIn(b"not watched: %s/m, fuse.hung " % os.fsencode(self.tree),
                               program.errors)
+                self.assertIn("(filter: %s)" % (BEST if name == "auto" else name),
+                              program.errors.decode())
                 self.check_alive(program)
                 os.remove(self.tree + "/alive")
 
