@@ -20,7 +20,7 @@ from common import (
 )
 
 PACKAGES = ["busybox-static", "python3", "e2fsprogs", "xfsprogs", "btrfs-progs", "bpftool",
-            "libcap2-bin", "util-linux", "mount", "strace", "git", "kmod"]
+            "libcap2-bin", "util-linux", "mount", "strace", "git", "kmod", "bindfs"]
 
 # Programs copied from here, each with the shared libraries it needs; the rest is busybox. (sh
 # is one of them since that of busybox takes its own programs for those of PATH.)
@@ -31,7 +31,7 @@ PROGRAMS = [
     "/usr/bin/git", "/usr/bin/cp", "/usr/bin/mv", "/usr/bin/rm", "/usr/bin/tar",
     "/usr/bin/find", "/usr/bin/stdbuf", "/usr/sbin/capsh", "/usr/sbin/losetup",
     "/usr/sbin/mke2fs", "/usr/sbin/mkfs.ext4", "/usr/sbin/mkfs.xfs", "/usr/sbin/mkfs.btrfs",
-    "/usr/bin/btrfs", "/usr/sbin/bpftool", "/usr/sbin/xfs_io",
+    "/usr/bin/btrfs", "/usr/sbin/bpftool", "/usr/sbin/xfs_io", "/usr/bin/bindfs",
 ]
 DATA = ["/etc/mke2fs.conf", "/etc/services", "/etc/protocols", "/usr/lib/git-core/git",
         "/usr/share/git-core/templates/description"]
