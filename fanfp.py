@@ -6685,6 +6685,10 @@ class Inotify(Source):
             return None
         if mask & (UNMOUNT | IN_IGNORED | DELETE_SELF | MOVE_SELF) or not name:
             return self.self_event(watched, mask)
+        return self.entry_event(watched, mask, cookie, name)
+
+    def entry_event(self, watched, mask, cookie, name):
+        """An event of an entry of a watched directory."""
         if mask & ATTRIB and (watched, name) in self.unreadable:
             self.appeared(watched, name, self.unreadable[watched, name])
         if mask & (CREATE | MOVED_TO) and self.listing is not None \
@@ -8137,6 +8141,7 @@ class Watch:
         self._poll = self._alarm = self._waker = self._waiter = None
         self._rest = collections.deque()    # events read, that the caller has not come to
         self._emptied = False               # the last root was given up by remove()
+        self._counts = collections.Counter()    # what is counted here, or was by sources now over
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
                         "Linux's" % sys.platform)
@@ -8733,6 +8738,7 @@ class Watch:
         for source in [source for source in self._sources if source.over]:
             self._sources.remove(source)
             self._poll.unregister(source.fd)
+            self._counts.update(source.counters())
             source.close()
             for identity, found in list(self._known_mounts.items()):
                 if found is not None and found.source is source:
@@ -8853,9 +8859,7 @@ class Watch:
             events = [event for event in events if event.mask & ALWAYS or is_chosen(event)]
         if self._in_full:
             self._moment.processes.read({event.pid for event in events} - {None})
-        for source in self._sources:
-            source.stats["reported"] += len(events)
-            break
+        self._counts["reported"] += len(events)
         self._rest.extend(events)
 
     @property
@@ -9098,8 +9102,8 @@ class Watch:
     def stats(self):
         """Counters since the start: a dict of str to int."""
         total = collections.Counter({name: 0 for name in STATISTICS})
-        for source in self._sources:
-            total.update(dict(source.counters()))
+        for counts in [self._counts] + [source.counters() for source in self._sources]:
+            total.update(counts)
         return dict(total)
 
     def stop(self):
@@ -9937,7 +9941,7 @@ class Output:
         except OSError:
             return False
 
-    def is_path(self):
+    def path(self):
         """The path of the file written to, if it is one: inotify does not say who wrote."""
         try:
             return os.fsdecode(fd_path(self.fd))
@@ -10169,32 +10173,41 @@ def choose_patterns(plain, caseless, name):
         + [compiled(each, name + "i", True) for each in caseless or ()]
 
 
+def watch_arguments(options):
+    """The arguments of the Watch that the options ask for, by name, but for `notice`."""
+    return {"events": ",".join(options.event) if options.event else DEFAULT_EVENTS,
+            "include": choose_patterns(options.include, options.includei, "--include"),
+            "exclude": choose_patterns(options.exclude, options.excludei, "--exclude"),
+            "comm": options.comm, "pid": options.pid, "user": options.user,
+            # An event waits for the commands before its own.
+            "process": options.command is not None,
+            "filter": options.filter, "object": options.object, "latency": options.latency,
+            "recursive": not options.no_recursive, "mounts": not options.one_file_system,
+            "devices": options.devices, "dereference": not options.no_dereference, "own": False}
+
+
+def make_runner(options, signals, tell):
+    """The Runner of --exec, with notes about the command told; None without."""
+    if options.command is None:
+        return None
+    words, notes = read_command(options.command)
+    for note in notes if not options.quiet else ():
+        tell(note)
+    return Runner(words, signals, tell)
+
+
 def run(options):
     """Watch and print until told to stop; the exit status."""
     refuse_idle(options)
     lines = choose_output(options, lambda: output.is_wide())
-    include = choose_patterns(options.include, options.includei, "--include")
-    exclude = choose_patterns(options.exclude, options.excludei, "--exclude")
-    events = ",".join(options.event) if options.event else DEFAULT_EVENTS
+    arguments = watch_arguments(options)
     signals = Signals()
     errors = Output(2, "standard error", signals)
-    runner = None
-    if options.command is not None:
-        words, notes = read_command(options.command)
-        runner = Runner(words, signals, errors.tell)
-        for note in notes if not options.quiet else ():
-            errors.tell(note)
+    runner = make_runner(options, signals, errors.tell)
     output = open_output(options.outfile, signals, options.quiet < 2)
     raise_descriptor_limit()
-    with Watch(*options.roots, events=events, filter=options.filter, include=include,
-               exclude=exclude, comm=options.comm, pid=options.pid, user=options.user,
-               process=runner is not None,      # an event waits for the commands before its own
-               latency=options.latency, object=options.object,
-               recursive=not options.no_recursive,
-               mounts=not options.one_file_system, devices=options.devices,
-               own=False, dereference=not options.no_dereference,
-               notice=errors.tell) as watch:
-        own = output.is_path() if "inotify" in watch.filter else None
+    with Watch(*options.roots, notice=errors.tell, **arguments) as watch:
+        own = output.path() if "inotify" in watch.filter else None
         if runner is None:              # a command gets what fanfp was started with
             inner = not (options.one_file_system or options.no_recursive)
             drop_capabilities(watch, inner, shows_executable(options))
