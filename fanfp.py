@@ -496,10 +496,15 @@ def is_mount_root(fd):
     return bool(found.attributes & STATX_ATTR_MOUNT_ROOT)
 
 
+def path_to_fd(fd):
+    """A path, as bytes, that leads to an open file whatever becomes of its names.  Needs /proc."""
+    return b"/proc/self/fd/%d" % fd
+
+
 def fd_path(fd):
     """The path of an open descriptor, as bytes, as it is now.  Needs /proc."""
     try:
-        return os.readlink(b"/proc/self/fd/%d" % fd)
+        return os.readlink(path_to_fd(fd))
     except FileNotFoundError:
         raise Error(errno.ENOENT, "reading /proc/self/fd: /proc is not mounted; "
                                   "mount -t proc proc /proc")
@@ -973,11 +978,7 @@ class Root:
         self.parent_key = None
         if self.fd is None:
             return
-        up = os.open(b"..", O_PATH_DIR, dir_fd=self.fd)
-        try:
-            handle, mount_id = name_to_handle(up)
-        finally:
-            os.close(up)
+        handle, mount_id = handle_above(self.fd)
         at_top = mount_id != self.mount_id or self.key[8:] == handle
         self.parent_key = None if at_top else self.key[:8] + handle
         self.path = fd_path(self.fd)
@@ -1033,6 +1034,16 @@ class Root:
             self.fd = None
 
 
+def handle_above(fd):
+    """(handle, mount id) of the directory above an open one.  FileNotFoundError: there is none, on
+    a bind mount of what it has been moved out of."""
+    up = os.open(b"..", O_PATH_DIR, dir_fd=fd)
+    try:
+        return name_to_handle(up)
+    finally:
+        os.close(up)
+
+
 class Node:
     """Where a directory in a tree is: an entry of the directory of another Node.
 
@@ -1053,12 +1064,12 @@ class Node:
             node = node.parent
         return names if names[-1] is not None else []
 
-    def hangs_on(self, other):
-        """Whether it is another Node, or below it."""
-        node = self
-        while node is not None and node is not other:
-            node = node.parent
-        return node is other
+
+def hangs_on(node, other):
+    """Whether something that has a parent, or None, is another such or below it."""
+    while node is not None and node is not other:
+        node = node.parent
+    return node is other
 
 
 class Devices:
@@ -1241,7 +1252,7 @@ class Directories:
         if key in self.anchors:
             return
         node, above, name = self.nodes.get(key), self.nodes[parent], os.fsdecode(name)
-        if node is None or not node.way_up() or above.hangs_on(node):
+        if node is None or not node.way_up() or hangs_on(above, node):
             # New, or what was known of it was wrong; what hung on that is unknown now.
             self.cut(key)
             self.nodes[key] = Node(above, name)
@@ -1284,15 +1295,11 @@ class Directories:
             except (Gone, OSError):
                 continue
             try:
-                up = os.open(b"..", O_PATH_DIR, dir_fd=fd)
+                handle, mount_id = handle_above(fd)
             except OSError:
                 continue                    # there is none on this mount
             finally:
                 os.close(fd)
-            try:
-                handle, mount_id = name_to_handle(up)
-            finally:
-                os.close(up)
             if mount_id == other.mount_id and root.key[8:] != handle:
                 return root.key[:8] + handle
         return None
@@ -5983,13 +5990,6 @@ class Watched:
         self.found = set()              # names reported by a scan, whose CREATE may come yet
         self.inode = None               # inode_of() it: what is opened by name may be another
 
-    def hangs_on(self, other):
-        """Whether it is another or below it."""
-        at = self
-        while at is not None and at is not other:
-            at = at.parent
-        return at is other
-
 
 def way_up(watched):
     """(the given root above a watched directory, the names that lead to the directory).
@@ -6083,7 +6083,7 @@ class Listing:
         # The groups that are to know of it name it by its handle.
         self.read = OwnRead(open_key(fd) if OwnRead.groups else None)
         self.read.note(float("inf"))
-        self.entries = os.scandir(b"/proc/self/fd/%d" % fd)     # Python 3.6 takes no descriptor
+        self.entries = os.scandir(path_to_fd(fd))      # Python 3.6 takes no descriptor
 
     def is_new(self, name):
         """Whether an entry is to be told of."""
@@ -6182,7 +6182,7 @@ class Inotify(Source):
     def set_watch(self, fd, shown):
         """A watch on an open directory, or the one that it has: its descriptor.  Not one that is
         being let go of: what it has told meanwhile is not of the tree."""
-        path = b"/proc/self/fd/%d" % fd
+        path = path_to_fd(fd)
         mask = self.quiet | IN_ONLYDIR | IN_MASK_ADD
         wd = self.add_watch(path, mask, shown)
         if wd in self.leaving:
@@ -6432,7 +6432,7 @@ class Inotify(Source):
         try:
             fd, device = self.directory(watched)
             if name is None:
-                self.add_watch(b"/proc/self/fd/%d" % fd, self.asked | IN_MASK_ADD,
+                self.add_watch(path_to_fd(fd), self.asked | IN_MASK_ADD,
                                lambda: self.prefix(watched))
             elif not name:
                 self.begin(watched, os.dup(fd), since)
@@ -6501,7 +6501,7 @@ class Inotify(Source):
         # Until its mode is another, or that of the directory which has it.
         self.unreadable[watched, name] = since
         try:
-            self.add_watch(b"/proc/self/fd/%d" % self.directory(watched)[0],
+            self.add_watch(path_to_fd(self.directory(watched)[0]),
                            ATTRIB | IN_MASK_ADD, shown)
         except OSError:
             pass
@@ -6562,7 +6562,7 @@ class Inotify(Source):
         if known.root is not None or known.parent is parent and known.name == name:
             return None
         # Moved here before we heard of it.
-        if parent.hangs_on(known):
+        if hangs_on(parent, known):
             self.learn_again()
             return None
         if known.parent is not None and known.parent.children.get(known.name) is known:
@@ -6755,7 +6755,7 @@ class Inotify(Source):
         child = self.take(old_parent, old_name)
         if child is None:
             return self.appeared(parent, name, since)
-        if parent.hangs_on(child):
+        if hangs_on(parent, child):
             return self.learn_again()
         return self.rehang(child, parent, name)
 
@@ -7445,8 +7445,8 @@ class FanotifyNames(Names):
     def mark(self, given, fd):
         """Hear of what happens to an open file by any name; its key."""
         if self.asked:
-            fanotify_mark(self.fd, FAN_MARK_ADD, self.asked, AT_FDCWD,
-                          b"/proc/self/fd/%d" % fd, given.display)
+            fanotify_mark(self.fd, FAN_MARK_ADD, self.asked, AT_FDCWD, path_to_fd(fd),
+                          given.display)
         return self.key(fd)
 
     def unmark(self, key):
@@ -7461,7 +7461,7 @@ class FanotifyNames(Names):
                 fd = open_by_handle(mount_fd, key[8:], O_PATH | os.O_CLOEXEC)
                 try:
                     fanotify_mark(self.fd, FAN_MARK_REMOVE, self.asked, AT_FDCWD,
-                                  b"/proc/self/fd/%d" % fd)
+                                  path_to_fd(fd))
                 finally:
                     os.close(fd)
             except OSError:
@@ -7501,7 +7501,7 @@ class InotifyNames(Names):
         call("inotify_rm_watch", self.fd, key)
 
     def watch(self, fd, mask, shown):
-        return inotify_watch(self.fd, b"/proc/self/fd/%d" % fd, mask, shown, len(self.places))
+        return inotify_watch(self.fd, path_to_fd(fd), mask, shown, len(self.places))
 
     def mark(self, given, fd):
         """Hear of what happens to an open file by any name; its key.
@@ -8293,7 +8293,7 @@ class Watch:
                 self._drop_mounts()
         if fd is not None:
             before = [root for source in self._trees for root in source.roots]
-            root = self._add_tree(given.display, b"/proc/self/fd/%d" % fd)
+            root = self._add_tree(given.display, path_to_fd(fd))
             if root not in before:
                 given.tree = (self._inotify if isinstance(root, InotifyRoot) else self._fanotify,
                               root)

@@ -7060,8 +7060,12 @@ class Unlisted(Mounts):
     def filters(self, where):
         return [name for name in FILTERS if available(name, where) is None]
 
-    def test_chroot(self):
-        """A plain directory is the root of the process, and a directory in it the root given."""
+    def make_chroot(self):
+        """Make the tree, a plain directory, what a process may have for its root: the command that
+        runs fanfp there.  In it is a directory w."""
+        python = "/usr/bin/python3"
+        if not os.path.exists(python):
+            self.skipTest("needs " + python)
         for name in ("usr", "lib", "lib64", "bin", "proc", "w", "fanfp"):
             os.mkdir(self.tree + "/" + name)
         for name in ("usr", "lib", "lib64", "bin"):
@@ -7069,34 +7073,26 @@ class Unlisted(Mounts):
                 self.mount("--bind", "/" + name, self.tree + "/" + name)
         self.mount("--bind", HERE, self.tree + "/fanfp")
         self.mount("-t", "proc", "proc", self.tree + "/proc")
-        python = "/usr/bin/python3"
-        if not os.path.exists(python):
-            self.skipTest("needs " + python)
+        return ["chroot", self.tree, python, "/fanfp/fanfp.py"]
+
+    def test_chroot(self):
+        """A plain directory is the root of the process, and a directory in it the root given."""
+        command = self.make_chroot()
         for name in self.filters(self.tree):
             for root in ("/w", "/"):
                 with self.subTest(filter=name, root=root):
                     if root == "/" and name == "inotify":
                         continue            # it would look through the whole of /usr
                     program = self.program("--filter", name, "--one-file-system", root,
-                                           command=["chroot", self.tree, python,
-                                                    "/fanfp/fanfp.py"])
+                                           command=command)
                     self.check(program, "/w", self.tree + "/w")
                     self.assertEqual(program.stop()[0], -signal.SIGTERM)
 
     def test_mount_in_a_chroot(self):
         """What is mounted inside is found, though the root is on no mount that is known."""
-        for name in ("usr", "lib", "lib64", "bin", "proc", "w", "fanfp"):
-            os.mkdir(self.tree + "/" + name)
-        for name in ("usr", "lib", "lib64", "bin"):
-            if os.path.isdir("/" + name):
-                self.mount("--bind", "/" + name, self.tree + "/" + name)
-        self.mount("--bind", HERE, self.tree + "/fanfp")
-        self.mount("-t", "proc", "proc", self.tree + "/proc")
+        command = self.make_chroot()
         os.mkdir(self.tree + "/w/m")
-        if not os.path.exists("/usr/bin/python3"):
-            self.skipTest("needs /usr/bin/python3")
-        program = self.program("/w", command=["chroot", self.tree, "/usr/bin/python3",
-                                              "/fanfp/fanfp.py"])
+        program = self.program("/w", command=command)
         self.mount("-t", "ramfs", "ramfs", self.tree + "/w/m")
         program.wait_for("/w/m, ramfs")
         make(self.tree + "/w/m/x")
