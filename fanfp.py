@@ -248,21 +248,21 @@ ABIS = {
     (62, 64): Abi(0, 321, 332, 56, FIONREAD),                    # x86-64
     (62, 32): Abi(0x40000000, 321, 332, 56, FIONREAD),           # x86-64, x32
     (40, 32): Abi(0, 386, 397, 48, FIONREAD),                    # ARM
-    (20, 32): Abi(0, 361, 383, 48, FIONREAD_BSD),                  # PowerPC
+    (20, 32): Abi(0, 361, 383, 48, FIONREAD_BSD),                # PowerPC
     (21, 64): Abi(0, 361, 383, 56, FIONREAD_BSD),
     (22, 32): Abi(0, 351, 379, 48, FIONREAD),                    # S/390: f_type has 32 bits
     (22, 64): Abi(0, 351, 379, 48, FIONREAD),
-    (8, 32): Abi(4000, 355, 366, 56, 0x467F),                   # MIPS, o32: a word more in statfs
+    (8, 32): Abi(4000, 355, 366, 56, 0x467F),                    # MIPS, o32: a word more in statfs
     (8, "n32"): Abi(6000, 319, 330, 56, 0x467F),
     (8, 64): Abi(5000, 315, 326, 64, 0x467F),
-    (2, 32): Abi(0, 349, 360, 48, FIONREAD_BSD),                   # SPARC
+    (2, 32): Abi(0, 349, 360, 48, FIONREAD_BSD),                 # SPARC
     (18, 32): Abi(0, 349, 360, 48, FIONREAD_BSD),
     (43, 64): Abi(0, 349, 360, 56, FIONREAD_BSD),
-    (0x9026, 64): Abi(110, 405, 412, 48, FIONREAD_BSD),            # Alpha
+    (0x9026, 64): Abi(110, 405, 412, 48, FIONREAD_BSD),          # Alpha
     (15, 32): Abi(0, 341, 349, 48, FIONREAD),                    # PA-RISC
     (4, 32): Abi(0, 354, 379, 48, FIONREAD),                     # m68k
-    (42, 32): Abi(0, 375, 383, 48, 0x8004667F),                 # SuperH
-    (94, 32): Abi(0, 340, 351, 48, 0x8004667F),                 # Xtensa
+    (42, 32): Abi(0, 375, 383, 48, 0x8004667F),                  # SuperH
+    (94, 32): Abi(0, 340, 351, 48, 0x8004667F),                  # Xtensa
     (189, 32): Abi(0, 387, 398, 48, FIONREAD),                   # MicroBlaze
 }
 GENERIC_ABIS = {                        # all others: <asm-generic/unistd.h>
@@ -914,10 +914,11 @@ class Early(Hidden):
 class OwnRead:
     """While fanfp itself opens, reads or closes the directory of a key (`with`).
 
-    A group that tells of its own process's events tells of all but those.
+    A group that tells of its own process's events tells of all but those.  They are the process's,
+    whichever Watch made them: so there is one table, of all groups that are to know.
     """
 
-    groups = {}             # id of a group that is to know -> {key: until when}
+    groups = {}             # id of a group -> {key: until when, seconds since the epoch}
 
     def __init__(self, key):
         self.key = key
@@ -7576,6 +7577,12 @@ MANY_MOUNTS = 3     # of a kind, of which it is said how many they are and not w
 BURST = 16          # events within `latency` seconds before reading waits for more to gather
 
 
+LONGEST_WAIT = 86400.0  # seconds; epoll_wait() takes less than a month
+
+STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks set", "flushes",
+              "reads")
+
+
 def tell(message):
     """What a Watch says of itself when nothing else was asked: a line on standard error.
 
@@ -7752,7 +7759,19 @@ class Notices:
             self.notice(self.waiting.popleft())
 
 
+# --- the mounts in the trees ---
+
 MOUNT_TRIES = 5             # to find the mounts while directories above them are renamed
+
+
+def is_below_any(path, tops):
+    """Whether a path is that of one of some directories, or below one; None stands for none."""
+    return any(top is not None and below(path, top) is not None for top in tops)
+
+
+def top_of(root, far):
+    """The path that leads to a root now, or None, as of visible_path()."""
+    return root.path if root.fd is None else visible_path(root.fd, far)
 
 
 class Found(collections.namedtuple("Found", "source root place spot")):
@@ -7857,6 +7876,8 @@ class Unwatched:
     def uncovered(self, key, name):
         """What a mount covered is not watched either."""
 
+
+# --- what somebody else answers for ---
 
 # Where somebody else answers for a file system, a server that may be gone, whoever asks it waits in
 # the kernel for as long as it takes.  So nothing is asked there by who reads the events: a thread
@@ -8068,6 +8089,8 @@ class Beside(Source):
             self.fd = None
 
 
+# --- the Watch itself ---
+
 class Watch:
     """Watch directory trees (or single files): iterate over it for Events.
 
@@ -8124,24 +8147,7 @@ class Watch:
                  exclude=None, comm=(), pid=(), user=(), process=False, latency=0.005,
                  recursive=True, mounts=True, devices=False, own=True, dereference=True,
                  notice=tell):
-        self._sources, self._extra_fds = [], []
-        self._fanotify = self._inotify = self._mounts = None
-        self._known_mounts, self._events = {}, collections.deque()
-        self._foreign = []                  # those of them that are in another source's tree
-        self._told = set()                  # see _tell_once()
-        self._passed = {}                   # number of a mount not watched -> Passed
-        self._summary = MountSummary()
-        self._names = []                    # the sources that are Names
-        self._window, self._who = (0.0, 0), Who()
-        self._moment = Moment((), Processes(self._who, 0.0))
-        self._stopped = self._started = False
-        self._within = False                # some are of what is in a tree anyway: see Within
-        self._mounts_news = False           # of the mounts, and nothing has been done about it
-        self._mounts_after = None           # ({source: its judged() when to follow them}, list)
-        self._poll = self._alarm = self._waker = self._waiter = None
-        self._rest = collections.deque()    # events read, that the caller has not come to
-        self._emptied = False               # the last root was given up by remove()
-        self._counts = collections.Counter()    # what is counted here, or was by sources now over
+        self._make_tables()
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
                         "Linux's" % sys.platform)
@@ -8183,6 +8189,27 @@ class Watch:
             if isinstance(error, OSError) and not isinstance(error, Error):
                 raise failure(error.errno, "starting to watch")
             raise
+
+    def _make_tables(self):
+        """What there is before anything is watched."""
+        self._sources, self._extra_fds = [], []
+        self._fanotify = self._inotify = self._mounts = None
+        self._known_mounts, self._events = {}, collections.deque()
+        self._foreign = []                  # those of them that are in another source's tree
+        self._told = set()                  # see _tell_once()
+        self._passed = {}                   # number of a mount not watched -> Passed
+        self._summary = MountSummary()
+        self._names = []                    # the sources that are Names
+        self._window, self._who = (0.0, 0), Who()
+        self._moment = Moment((), Processes(self._who, 0.0))
+        self._stopped = self._started = False
+        self._within = False                # some are of what is in a tree anyway: see Within
+        self._mounts_news = False           # of the mounts, and nothing has been done about it
+        self._mounts_after = None           # ({source: its judged() when to follow them}, list)
+        self._poll = self._alarm = self._waker = self._waiter = None
+        self._rest = collections.deque()    # events read, that the caller has not come to
+        self._emptied = False               # the last root was given up by remove()
+        self._counts = collections.Counter()    # what is counted here, or was by sources now over
 
     # --- starting ---
 
@@ -9248,6 +9275,8 @@ class ThreadWatch(Watch):
                                                         for source in self._sources)
 
 
+# --- forks ---
+
 open_watches = weakref.WeakSet()
 
 
@@ -9261,8 +9290,7 @@ if hasattr(os, "register_at_fork"):         # Python 3.7; before, whatever is ca
     os.register_at_fork(after_in_child=close_in_child)
 
 
-LONGEST_WAIT = 86400.0                      # seconds; epoll_wait() takes less than a month
-
+# --- the arguments of a Watch ---
 
 def duration(name, value, most=1e9):
     """A number of seconds that was given as an argument, as float."""
@@ -9288,16 +9316,6 @@ def path_name(name, path):
     return text
 
 
-def top_of(root, far):
-    """The path that leads to a root now, or None, as of visible_path()."""
-    return root.path if root.fd is None else visible_path(root.fd, far)
-
-
-def is_below_any(path, tops):
-    """Whether a path is that of one of some directories, or below one; None stands for none."""
-    return any(top is not None and below(path, top) is not None for top in tops)
-
-
 def name_of_root(root):
     """A root that was given as an argument, as str."""
     return path_name("watching", root)
@@ -9306,10 +9324,6 @@ def name_of_root(root):
 def shown_name(root):
     """What a root is called in events."""
     return root.rstrip("/") or "/"
-
-
-STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks set", "flushes",
-              "reads")
 
 
 def choose_doers(comm, pid, user):
