@@ -1611,11 +1611,25 @@ ANSWERED_KINDS = frozenset("""
     9p afs autofs beegfs ceph cifs coda fuse fuseblk gfs2 lustre ncpfs nfs nfs4 ocfs2 orangefs smb3
     smbfs vboxsf virtiofs""".split())
 LOOP_MAJOR = "7:"
+P9_CACHE_META, P9_CACHE_LOOSE = 2, 8    # <fs/9p/v9fs.h>, as /proc/PID/mountinfo has it
 
 
 def is_answered(mount):
     """Whether somebody else answers for a file system: fuse.sshfs is a fuse, too."""
     return mount.kind.partition(".")[0] in ANSWERED_KINDS
+
+
+def forgets_inodes(mount):
+    """Whether a directory is another inode when it is opened, once nobody has it open, so that a
+    watch on the one before hears nothing: 9p, unless mounted with cache=loose or fscache."""
+    if mount.kind != "9p":
+        return False
+    options = dict(each.partition(b"=")[::2] for each in mount.options.split(b","))
+    cache = options.get(b"cache", b"none")
+    try:
+        return not int(cache, 16) & (P9_CACHE_META | P9_CACHE_LOOSE)
+    except ValueError:                  # before Linux 6.4: a word
+        return cache not in (b"loose", b"fscache")
 
 
 def far_paths(mounts):
@@ -5968,6 +5982,7 @@ INOTIFY_READ = 1 << 16
 INOTIFY_ALWAYS = CREATE | MOVED_FROM | MOVED_TO | DELETE | DELETE_SELF | MOVE_SELF
 INOTIFY_ASKABLE = 0xFFF
 SCAN_DEPTH = 128                            # directories kept open while there is work
+HOLD_ROOM = SCAN_DEPTH + 64                   # descriptors left free for all else
 # What one read() may do: so many entries are listed, or directories opened or watches removed, each
 # of which counts for several.
 CREDIT, LIST_STEP, OPEN_COST, LEAVE_STEP = 50000, 100, 10, 100
@@ -6019,6 +6034,7 @@ class InotifyRoot:
         self.is_listed = self.is_covered = self.may_wait = False
         self.show_as(display)
         self.renamed = False                # and its new parent has been watched since then
+        self.forgets_inodes = False
         self.watched = self.parent_wd = self.name = self.key = self.fd = None
         if mount is None:
             self.fd = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -6136,6 +6152,8 @@ class Inotify(Source):
         self.lost = {}                      # as `work`: what was not where it should be
         self.unreadable = {}                # (a Watched, a name in it) -> since
         self.opened = collections.OrderedDict()     # a Watched -> (O_PATH descriptor, device)
+        self.held = {}                      # wd -> the same, for as long: see forgets_inodes()
+        self.can_hold = True                # more of them
         self.learning = None                # descriptors from before, see learn_again()
         self.own = set()                    # (wd, name): LISTING there is of our own listing
         self.quiet = self.asked & ~LISTING
@@ -6187,8 +6205,7 @@ class Inotify(Source):
         mask = self.quiet | IN_ONLYDIR | IN_MASK_ADD
         wd = self.add_watch(path, mask, shown)
         if wd in self.leaving:
-            self.leaving.discard(wd)
-            call("inotify_rm_watch", self.fd, wd)
+            self.remove_watch(wd)
             wd = self.add_watch(path, mask, shown)
         return wd
 
@@ -6204,6 +6221,8 @@ class Inotify(Source):
 
     def start(self, root):
         """Set the watch of a root; what is below it is to be looked at."""
+        root.forgets_inodes = any(mount.id == root.mount_id and forgets_inodes(mount)
+                                  for mount in self.mounts.current())
         fd = root.open()
         try:
             wd = self.set_watch(fd, root.display)
@@ -6390,7 +6409,30 @@ class Inotify(Source):
         """Remove some of the watches that are let go of.  Each gives an event, and the queue is
         limited."""
         for _ in range(min(count, len(self.leaving))):
-            call("inotify_rm_watch", self.fd, self.leaving.pop())
+            self.remove_watch(next(iter(self.leaving)))
+
+    def remove_watch(self, wd):
+        self.leaving.discard(wd)
+        call("inotify_rm_watch", self.fd, wd)
+        self.let_go(wd)
+
+    def hold(self, watched, fd):
+        """Keep a directory open for as long as it is watched."""
+        if not self.can_hold or watched.wd in self.held:
+            return
+        copy = os.dup(fd)               # the lowest number that is free
+        if copy < os.sysconf("SC_OPEN_MAX") - HOLD_ROOM:
+            self.held[watched.wd] = copy
+            return
+        os.close(copy)
+        self.can_hold = False
+        self.notice("%s; what happens there, and in directories like it, may be missed; raise "
+                    "the limit (ulimit -n), or mount it with cache=loose"
+                    % failure(errno.EMFILE, "keeping open", self.prefix(watched)))
+
+    def let_go(self, wd):
+        if wd in self.held:
+            os.close(self.held.pop(wd))
 
     def directory(self, watched):
         """(O_PATH descriptor, device) of a watched directory, opened name by name from its root and
@@ -6425,6 +6467,7 @@ class Inotify(Source):
             os.close(self.opened.popitem(last=False)[1][0])
 
     def close_directories(self):
+        """Those opened to be looked at."""
         while self.opened:
             os.close(self.opened.popitem()[1][0])
 
@@ -6555,6 +6598,8 @@ class Inotify(Source):
         if known is None:
             child = self.enter(Watched(wd, parent, name), inode)
             self.put(child)
+            if parent.wd in self.held or parent.root is not None and parent.root.forgets_inodes:
+                self.hold(child, fd)
             return child
         if known.root in self.mounted:
             # Known by a bind mount, which it does not need any more.
@@ -6707,8 +6752,10 @@ class Inotify(Source):
         path = self.prefix(watched) + os.fsdecode(name)
         if mask & DELETE:
             child = watched.children.get(name)
-            if child is not None and child.root is None and child.inode[0] != watched.inode[0]:
-                self.forget(child, True)    # a subvolume: of what was in it nothing else tells
+            # Of a subvolume nothing else tells what was in it; of one held, that it is gone.
+            if child is not None and child.root is None \
+                    and (child.inode[0] != watched.inode[0] or child.wd in self.held):
+                self.forget(child, True)
         if mask & MOVED_FROM:
             other = self.other_half(cookie, watched)
             target = None if other is None else self.by_wd.get(other[0])
@@ -6765,6 +6812,7 @@ class Inotify(Source):
         says so (IN_IGNORED), or exchanged, and it is the one that will be moved from there."""
         before = child.parent.children.get(child.name)
         if before is not None and before is not child:
+            self.let_go(before.wd)
             self.displaced[child.parent.wd, child.name] = before
         child.parent.children[child.name] = child
 
@@ -6891,6 +6939,8 @@ class Inotify(Source):
             self.listing.close()
             self.listing = None
         self.close_directories()
+        for wd in list(self.held):
+            self.let_go(wd)
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None

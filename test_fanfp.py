@@ -25,6 +25,7 @@ import json
 import os
 import random
 import re
+import resource
 import select
 import shlex
 import shutil
@@ -6638,6 +6639,70 @@ class Nature(Base):
         write(self.tree + "/a/other/fuse/f")
         os.mkdir(self.tree + "/a/made")
         self.assert_found(self.reported(program), {"a/other/fuse/f": CREATED, "a/made": "CREATE"})
+
+
+class NineP(Base):
+    """9p, as a virtual machine's shared directory is mounted by default: without a cache, so that
+    a directory is another inode once nobody has it open."""
+
+    def setUp(self):
+        found = [os.fsdecode(mount.path) for mount in fanfp.read_mounts()
+                 if fanfp.forgets_inodes(mount) and os.access(mount.path, os.W_OK)]
+        if not found:
+            self.skipTest("needs a 9p file system without a cache that can be written to")
+        self.where = found[-1]
+        super().setUp()
+
+    @staticmethod
+    def descriptors(program):
+        return len(os.listdir("/proc/%d/fd" % program.process.pid))
+
+    def test_directories(self):
+        """Those there before and those made later are heard, and renamed; none is kept open once
+        it is gone or moved out."""
+        os.makedirs(self.tree + "/before/b/c")
+        program = self.program(self.tree)
+        for place in ("/before", "/made"):
+            os.makedirs(self.tree + place + "/b/c", exist_ok=True)
+            self.reported(program)
+            write(self.tree + place + "/b/c/f")
+            os.rename(self.tree + place, self.tree + place + "2")
+            self.reported(program)
+            write(self.tree + place + "2/b/g")
+            found = self.reported(program)
+            self.assertLessEqual({"CREATE", "MODIFY", "CLOSE_WRITE"},
+                                 found[self.tree + place + "2/b/g"])
+        before = self.descriptors(program)
+        shutil.rmtree(self.tree + "/made2")
+        os.rename(self.tree + "/before2", self.out + "/x")
+        self.reported(program)
+        self.assertEqual(self.descriptors(program), before - 6)
+        write(self.out + "/x/b/f")
+        self.assertEqual(self.reported(program), {})
+
+    def test_too_few_descriptors(self):
+        """It is said, once, and the rest goes on."""
+        for number in range(100):
+            os.mkdir(self.tree + "/%d" % number)
+        program = self.program(self.tree, preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_NOFILE, (256, 256)))
+        self.assertEqual(program.errors.count(b"; raise the limit (ulimit -n), "), 1)
+        write(self.tree + "/f")
+        self.assertIn(self.tree + "/f", self.reported(program))
+
+
+class NinePOptions(unittest.TestCase):
+    def test_cache(self):
+        """As kernels before and after 6.4 write it."""
+        for options, forgets in (
+                (b"rw,access=client,msize=262144,trans=virtio", True),
+                (b"rw,cache=none", True), (b"rw,cache=mmap,trans=fd", True),
+                (b"rw,cache=0x5", True),
+                (b"rw,cache=0xf,access=client", False), (b"rw,cache=loose", False),
+                (b"rw,cache=fscache", False), (b"rw,cache=0x8f", False)):
+            mount = fanfp.Mount(1, 0, "0:1", b"/", b"/m", "9p", options)
+            self.assertEqual(fanfp.forgets_inodes(mount), forgets, options)
+            self.assertFalse(fanfp.forgets_inodes(mount._replace(kind="ext4")))
 
 
 class Btrfs(Base):
