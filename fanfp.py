@@ -924,6 +924,7 @@ class OwnRead:
         self.key = key
 
     def note(self, until):
+        """Have it be so until then, seconds since the epoch."""
         for noted in list(self.groups.values()):
             noted[self.key] = until
 
@@ -999,6 +1000,7 @@ class Root:
         return self.open_path()
 
     def open_path(self):
+        """An ordinary descriptor of what its path leads to, if that is it.  Gone, or OSError."""
         with OwnRead(self.key):
             fd = open_on(self.path, self.mount_id)
         if name_to_handle(fd)[0] != self.key[8:]:
@@ -1996,6 +1998,7 @@ class Btf:
         return len(self._starts) - 1
 
     def string(self, offset):
+        """The string at an offset of the string section, str."""
         end = self._strings.find(b"\0", offset, offset + MAX_NAME) if offset >= 0 else -1
         if end < 0:
             raise self.damaged("its BTF has no string at %d" % offset)
@@ -3677,6 +3680,7 @@ class Globals:
         self._views = []
 
     def add(self, memory, variables):
+        """Have the variables (Variable) of a section whose memory is this."""
         for variable in variables:
             self._places[variable.name] = memory, variable
 
@@ -4356,6 +4360,7 @@ class Cgroups:
                 break
 
     def path(self, number):
+        """The path of the control group of an id, str, or None."""
         if not number or self._top is None:
             return None
         if number not in self._paths:
@@ -6267,6 +6272,7 @@ class Inotify(Source):
             self.parents[wd].append(root)
 
     def remove(self, root):
+        """Watch a root or mount no longer."""
         for roots in (self.roots, self.mounted):
             if root in roots:
                 roots.remove(root)
@@ -6627,6 +6633,7 @@ class Inotify(Source):
     # --- events ---
 
     def report(self, path, mask, old_path=None):
+        """Put out an event, if it is one that was asked for."""
         mask &= self.mask
         if mask & ~ISDIR:
             self.room -= len(path or "") + len(old_path or "")
@@ -6716,6 +6723,7 @@ class Inotify(Source):
         return None
 
     def judge(self, wd, mask, cookie, name):
+        """Report an event if it is of a tree, and keep the table right."""
         if mask & Q_OVERFLOW:
             return self.overflow()
         if mask & MOVED_TO:
@@ -7186,7 +7194,21 @@ class Names(Source):
 
     What it is made with: `lead(given, fd)` has the tree watched that a root is now, open as `fd`,
     or no tree (None), and returns what is still to be told of the one before; `in_tree(fd)` says
-    whether a directory is in a tree, which then tells of its entries.  Subclasses listen.
+    whether a directory is in a tree, which then tells of its entries.
+
+    Subclasses listen, each by keys of its own:
+
+    make()             what is needed for that; the descriptor to read
+    listen(fd, is_own) hear of the entries of an open directory, and of what happens to them if
+                       `is_own`; its key
+    unlisten(key)      not any more
+    mark(given, fd)    hear of what happens to an open file by any name; its key, None if it can't
+                       be heard so
+    unmark(key)        not any more: it is no root
+    key(fd)            the key of an open file, where events tell whose file an entry was
+    ahead()            see Source
+    decode(buffer)     yield (mask, pid, (key, name), target) of the events in a buffer: of an entry
+                       of a directory, or None; and the key of the file, or None
     """
 
     def __init__(self, mask, notice, lead, in_tree, own, filter_name):
@@ -7227,6 +7249,7 @@ class Names(Source):
         given.fd = None
 
     def forget(self, given):
+        """Know a root no more; `given.fd` is left to whoever calls this."""
         del self.given[given.identity]
         self.enter(given, [], None)
         self.be_file(given, None)
@@ -7416,6 +7439,7 @@ class Names(Source):
         self.end_if_gone(given)
 
     def report(self, given, mask, pid):
+        """Put out an event of a root, if it is one that was asked for."""
         mask = mask & self.mask & ~ISDIR
         if mask:
             self.out.append(Event(given.display, mask | (ISDIR if given.is_dir else 0),
@@ -7473,7 +7497,7 @@ class FanotifyNames(Names):
     """By fanotify, with marks on the inodes.  Keys are file-system ids and file handles."""
 
     def make(self):
-        """A group.  An event of a file by whatever name comes once, though two marks ask for it."""
+        """An event of a file by whatever name comes once, though two marks ask for it."""
         self.pid = os.getpid()
         self.asked = self.mask & ASKABLE & ~MOVES & ~NAME_EVENTS
         return new_group()[0]
@@ -7483,8 +7507,6 @@ class FanotifyNames(Names):
         return filesystem_id(fd, shown) + name_to_handle(fd, shown=shown)[0]
 
     def listen(self, fd, is_own):
-        """Hear of the entries of an open directory, and of what happens to them if `is_own`; its
-        key."""
         mask = NAME_EVENTS | ISDIR | (self.asked | EVENT_ON_CHILD if is_own else 0)
         fanotify_mark(self.fd, FAN_MARK_ADD, mask, fd, b".", os.fsdecode(fd_path(fd)))
         return self.place(self.key(fd), fd)
@@ -7494,15 +7516,14 @@ class FanotifyNames(Names):
         fanotify_mark(self.fd, FAN_MARK_REMOVE, mask, self.places[key], b".")
 
     def mark(self, given, fd):
-        """Hear of what happens to an open file by any name; its key."""
         if self.asked:
             fanotify_mark(self.fd, FAN_MARK_ADD, self.asked, AT_FDCWD, path_to_fd(fd),
                           given.display)
         return self.key(fd)
 
     def unmark(self, key):
-        """A file is no root any more.  What can't be opened is gone, or soon; or it is on a file
-        system of which no directory is open here, and what comes of it is dropped."""
+        """What can't be opened is gone, or soon; or it is on a file system of which no directory is
+        open here, and what comes of it is dropped."""
         place = next((fd for each, fd in self.places.items() if each[:8] == key[:8]), None)
         if place is None or not self.asked:
             return
@@ -7525,7 +7546,6 @@ class FanotifyNames(Names):
         return self.done + queued(self.fd) // METADATA.size
 
     def decode(self, buffer):
-        """Yield (mask, pid, (key, name), target) of the events in a buffer."""
         at = 0
         while at < len(buffer):
             raw = decode_one(buffer, at, len(buffer))
@@ -7555,9 +7575,7 @@ class InotifyNames(Names):
         return inotify_watch(self.fd, path_to_fd(fd), mask, shown, len(self.places))
 
     def mark(self, given, fd):
-        """Hear of what happens to an open file by any name; its key.
-
-        What happens to it by its own name is told twice from now on, by its directory and by
+        """What happens to it by its own name is told twice from now on, by its directory and by
         itself.  So from the end of what is queued now its directory is not listened to.
         """
         if not self.asked:
