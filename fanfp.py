@@ -14,7 +14,7 @@ One file, Python 3.6 or later, standard library only.  From top to bottom:
     3. Directories               file handle -> path
     4. BPF objects               reading, relocating and loading them
     5. Who did it                processes, also those that have ended
-    6. Filters                   which events reach user space, and the fanotify group
+    6. Filters                   which events reach user space; what a Source is; fanotify
     7. inotify                   for where fanotify cannot be had
     8. Names                     files and symbolic links as roots
     9. Watch                     the public interface
