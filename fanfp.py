@@ -370,8 +370,11 @@ def name_to_handle(directory, path=b"", shown="a directory"):
 # subvolume, generation.  All subvolumes hang from the top of the file system, which is one.
 BTRFS_FID, BTRFS_FID_TYPE = struct.Struct("=QQI"), 0x4d
 BTRFS_ROOT, BTRFS_TOP_SUBVOLUME = 256, 5    # inode number of a subvolume's root; number of the top
-BTRFS_TOP = HANDLE_HEADER.pack(BTRFS_FID.size, BTRFS_FID_TYPE) + BTRFS_FID.pack(
-    BTRFS_ROOT, BTRFS_TOP_SUBVOLUME, 0)
+# Of <linux/btrfs.h>: struct btrfs_ioctl_search_key; its and the results' size together; the size of
+# what comes before a result; and what the item of an inode begins with, its generation.
+BTRFS_IOC_TREE_SEARCH, BTRFS_INODE_ITEM = 0xD0009411, 1
+BTRFS_SEARCH, BTRFS_SEARCH_ROOM, BTRFS_FOUND = struct.Struct("=7Q4I32x"), 4096, 32
+BTRFS_GENERATION = struct.Struct("<Q")
 
 
 def key_of(at, handle, shown=None):
@@ -401,8 +404,26 @@ def btrfs_place(handle):
     """(inode number, subvolume) of a directory on btrfs; elsewhere those of the top of one."""
     size, kind = HANDLE_HEADER.unpack_from(handle)
     if (size, kind) != (BTRFS_FID.size, BTRFS_FID_TYPE):
-        handle = BTRFS_TOP
+        return BTRFS_ROOT, BTRFS_TOP_SUBVOLUME
     return BTRFS_FID.unpack_from(handle, HANDLE_HEADER.size)[:2]
+
+
+def btrfs_top(fd, display):
+    """The handle of the top of a file system of btrfs of which a directory is open.
+
+    Before Linux 6.2 the kernel takes it with the right generation only, which the tree of the top
+    says.  BTRFS_IOC_TREE_SEARCH, as CAP_SYS_ADMIN may.
+    """
+    anything = (1 << 64) - 1
+    buffer = ctypes.create_string_buffer(BTRFS_SEARCH.pack(
+        BTRFS_TOP_SUBVOLUME, BTRFS_ROOT, BTRFS_ROOT, 0, 0, 0, anything,
+        BTRFS_INODE_ITEM, BTRFS_INODE_ITEM, 1, 0), BTRFS_SEARCH_ROOM)
+    if call("ioctl", fd, BTRFS_IOC_TREE_SEARCH, buffer) < 0:
+        raise failure(ctypes.get_errno(), "asking for the top of the file system of", display,
+                      "use --filter inotify")
+    generation, = BTRFS_GENERATION.unpack_from(buffer, BTRFS_SEARCH.size + BTRFS_FOUND)
+    return HANDLE_HEADER.pack(BTRFS_FID.size, BTRFS_FID_TYPE) + BTRFS_FID.pack(
+        BTRFS_ROOT, BTRFS_TOP_SUBVOLUME, generation & 0xFFFFFFFF)
 
 
 def mark_filesystem(group, mask, root, fd, flag=FAN_MARK_ADD):
@@ -415,7 +436,7 @@ def mark_filesystem(group, mask, root, fd, flag=FAN_MARK_ADD):
     flags = flag | FAN_MARK_FILESYSTEM
     if btrfs_place(root.key[8:])[1] == BTRFS_TOP_SUBVOLUME:
         return fanotify_mark(group, flags, mask, fd, b".", root.display)
-    top = open_by_handle(fd, BTRFS_TOP)
+    top = open_by_handle(fd, btrfs_top(fd, root.display))
     try:
         if filesystem_id(top, root.display) != root.key[:8]:
             raise Error(errno.EXDEV, "marking %s: the top of its file system has another "
