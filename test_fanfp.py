@@ -8341,6 +8341,7 @@ class Result(unittest.TextTestResult):
 
     def tell(self, failures):
         self.stream.writeln(failures[-1][1])
+        self.stream.flush()
 
     def printErrors(self):
         """Only which, since how has been told."""
