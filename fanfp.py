@@ -11,14 +11,14 @@ One file, Python 3.6 or later, standard library only.  From top to bottom:
 
     1. The kernel's interface    constants, structs, system calls, errors
     2. Events                    names, Event, decoding what fanotify gives
-    3. Directories               file handle -> path
+    3. Directories               file handle -> path; the list of mounts
     4. BPF objects               reading, relocating and loading them
     5. Who did it                processes, also those that have ended
     6. Filters                   which events reach user space; what a Source is; fanotify
     7. inotify                   for where fanotify cannot be had
     8. Names                     files and symbolic links as roots
-    9. Watch                     the public interface
-    10. The command line
+    9. Watch                     the public interface; mounts, and what somebody else answers for
+    10. The command line         options, output, --exec, --probe
 """
 
 import sys
@@ -9650,7 +9650,7 @@ def build_parser():
     add("--user", action="append", default=[], metavar="USER",
         help="only what this user did, by name or number; '!USER': not what it did")
     add("-t", "--timeout", type=seconds, default=0, metavar="SECONDS",
-        help="end with status 2 when there was no event for so long")
+        help="end with status 2 when there was no event for so long (0: never)")
     add("--count", type=positive, metavar="N", help="end after N events")
     add("-q", "--quiet", action="count", default=0,
         help="say only what went wrong; twice: print no events")
