@@ -4244,7 +4244,7 @@ class Ended:
         for program, shared in (("note_ended", True), ("note_ended", False),
                                 ("note_ended_no_cgroup", True), ("note_ended_no_cgroup", False)):
             try:
-                self._load(part_of(obj, [program]), shared)
+                self._load(part_of(obj, [program, "take_back"]), shared)
                 return
             except Error as error:
                 why = why or error

@@ -3305,6 +3305,21 @@ class EndedProcesses(Base):
         self.assertEqual(event["pid"], worker.pid)
         self.assertEqual(event["comm"], os.path.basename(sys.executable)[:15])
 
+    def test_second_thread_executes(self):
+        """It takes the place of the first thread, which ends, as if the process had."""
+        needs_notes()
+        code = ("import os, sys, threading\n"
+                "def execute(): os.execv(sys.argv[1], [sys.argv[1], '-c', 'echo > f'])\n"
+                "threading.Thread(target=execute).start()")
+        second = shutil.copy(os.path.realpath(shutil.which("sh")), self.out + "/second")
+        program = self.watch()
+        stopped = Stopped(program)
+        worker = subprocess.Popen([sys.executable, "-c", code, second], cwd=self.tree)
+        self.assertEqual(worker.wait(), 0)
+        stopped.go_on()
+        event = self.events(program)["f"]
+        self.assertEqual((event["pid"], event["comm"], event["uid"]), (worker.pid, "second", 0))
+
     def test_another_has_the_id_now(self):
         """Who has it now is not taken for who had it, nor the other way round; once the id has
         been one's own for a while it is certain."""

@@ -5,9 +5,10 @@
     ended.py PROCESSES
 
 Prints JSON, all in seconds: "start", processor time until the ends of processes are noted, the
-least of five; "note", what the kernel takes to note one (its own figure: Linux 5.8, bpf_stats),
-over so many processes; and the processor time of "living" and "ended", the name of a process that
-is there, and that has ended, and of "living, in full".
+least of five; "note" and "execute", what the kernel takes for one that ends, over so many, and for
+one that executes a program (its own figures: Linux 5.8, bpf_stats); and the processor time of
+"living" and "ended", the name of a process that is there, and that has ended, and of "living, in
+full".
 """
 
 import json
@@ -27,16 +28,16 @@ START = ("import time, fanfp; begun = time.process_time(); fanfp.Ended(); "
          "print(time.process_time() - begun)")
 
 
-def note(ended, count):
-    """Seconds in the kernel for each of `count` processes that end."""
+def in_kernel(ended, name, do, count):
+    """Seconds in the program of this name for each of `count` processes that `do` it."""
     statistics = fanfp.bpf(BPF_ENABLE_STATS, bytes(4), "counting the time of BPF programs")
     try:
         for _ in range(count):
             pid = os.fork()
             if not pid:
-                os._exit(0)
+                do()
             os.waitpid(pid, 0)
-        (program,) = ended.loaded.programs.values()
+        program = next(fd for found, fd in ended.loaded.programs.items() if found.startswith(name))
         with open("/proc/self/fdinfo/%d" % program) as file:
             said = dict(re.findall(r"^(run_\w+):\s*(\d+)", file.read(), re.M))
     finally:
@@ -61,7 +62,10 @@ def main():
     who.attach()
     if who.ended is None:
         raise SystemExit("names of ended processes: " + who.means())
-    result["note"] = note(who.ended, int(sys.argv[1]))
+    count = int(sys.argv[1])
+    result["note"] = in_kernel(who.ended, "note_ended", lambda: os._exit(0), count)
+    result["execute"] = in_kernel(who.ended, "take_back",
+                                  lambda: os.execvp("true", ["true"]), count // 10)
     name, full = fanfp.Processes.name, fanfp.Processes.__getitem__
     result["living"] = ask(who, os.getpid(), name)
     result["living, in full"] = ask(who, os.getpid(), full)

@@ -689,6 +689,9 @@ struct fanotify_fastpath_ops bpf_fanotify_fastpath_ops = {
  * the last events that it makes, and before its pid can be another's: who finds the pid free, or
  * with another, finds the note.  Pids are those of the initial namespace.
  *
+ * When another thread than the first executes a program, the first exits and the other takes its
+ * place and its pid.  The process goes on, so that note is taken back.
+ *
  * The table is an array in which a pid has the entry of its low bits, and the last to end wins.
  * User space maps it.  An entry is 64 bytes written without a lock, so `check` tells one that was
  * written half, or by two at once.
@@ -743,6 +746,28 @@ static __always_inline int note_end(__u64 cgroup)
 	note.uid_gid = bpf_get_current_uid_gid();
 	note.cgroup = cgroup;
 	bpf_get_current_comm(note.comm, sizeof(note.comm));
+	note.check = check_of(&note);
+	*entry = note;
+	return 0;
+}
+
+/* A note of pid 0 is nobody's. */
+SEC("raw_tp/sched_process_exec")
+int take_back(__u64 *ctx)
+{
+	__u64 pid = bpf_get_current_pid_tgid() >> 32;
+	__u64 thread = ctx[1] & 0xffffffff;		/* what it was until now */
+	struct ended note, *entry;
+	__u32 key = pid & (ENDED_ENTRIES - 1);
+
+	if (thread == pid)
+		return 0;
+	entry = bpf_map_lookup_elem(&ended, &key);
+	if (!entry || entry->pid != pid)
+		return 0;
+	note = *entry;
+	note.pid = 0;
+	note.when = note.before;
 	note.check = check_of(&note);
 	*entry = note;
 	return 0;
