@@ -4450,7 +4450,7 @@ def read_process(pid):
     try:
         status = read_status(read_file("status", directory))
         times = read_file("stat", directory).rpartition(b") ")[2].split()
-        comm = os.fsdecode(read_file("comm", directory)[:-1])
+        comm = read_file("comm", directory)         # may be empty, but for its newline
         if int(status.get(b"Tgid", 0)) != pid or len(times) < 20 or not comm:
             return None                 # the id may be one of a thread by now
         try:
@@ -4461,7 +4461,7 @@ def read_process(pid):
         cgroup = cgroup_of(read_file("cgroup", directory))
     finally:
         os.close(directory)
-    process = Process(pid, int(status[b"PPid"]), comm, real_id(status, b"Uid"),
+    process = Process(pid, int(status[b"PPid"]), os.fsdecode(comm[:-1]), real_id(status, b"Uid"),
                       real_id(status, b"Gid"), exe, tuple(map(os.fsdecode, arguments)) or None,
                       cgroup)
     return process, (int(times[19]) + 1) * TICK_SECONDS, times[0] in (b"Z", b"X")

@@ -2293,7 +2293,7 @@ class Patterns(Command):
 DOER = """
 import os, sys
 with open("/proc/self/comm", "wb") as file:
-    file.write(os.fsencode(sys.argv[1]))
+    file.write(os.fsencode(sys.argv[1]) + bytes(1))
 os.setgroups([])
 os.setgid(int(sys.argv[2]) and int(sys.argv[2]) + 1)
 os.setuid(int(sys.argv[2]))
@@ -2365,6 +2365,14 @@ class Who(Command):
         if fanfp.capabilities() & fanfp.CAP_SYS_PTRACE:
             wanted["exe"] = os.path.realpath(sys.executable)
         self.assertEqual({name: event[name] for name in wanted}, wanted)
+
+    def test_no_name(self):
+        """A process may have none: the rest is told all the same."""
+        doer = Doer(self, "", self.USER)
+        event = self.told(doer, "--who")
+        self.assertEqual([event[name] for name in ("pid", "comm", "uid", "gid", "ppid")],
+                         [doer.pid, None, self.USER, self.USER + 1, os.getpid()])
+        self.assertEqual(event["cmdline"][:2], [sys.executable, "-c"])
 
     def test_named_user(self):
         """User names are those of /etc/passwd."""
