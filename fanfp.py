@@ -2340,10 +2340,15 @@ def read_object_file(path=None):
         path = os.path.join(os.path.dirname(os.path.abspath(__file__)), OBJECT_NAME)
         hint = "copy it from where fanfp.py is from, beside it"
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        # A pipe may never give anything, and /dev/zero never an end.
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
+                  ) as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read() if is_file else b""
     except OSError as error:
         raise failure(error.errno, "reading BPF object", path, hint)
+    if not is_file:
+        raise failure(errno.EINVAL, "reading BPF object", path, "it is no file; " + hint)
     try:
         return read_object(data, path)
     except Error as error:

@@ -2089,6 +2089,11 @@ class Words(Command):
         self.assert_fails("reading BPF object %s/no.o: not an ELF file; name another, or leave "
                           "--object out" % self.out, "--filter", "fastpath",
                           "--object", self.out + "/no.o", self.tree) if ROOT else None
+        os.mkfifo(self.out + "/pipe")
+        for path in (self.out + "/pipe", "/dev/zero") if ROOT else ():
+            self.assert_fails("reading BPF object %s: Invalid argument; it is no file; name "
+                              "another, or leave --object out" % path,
+                              "--object", path, self.tree)
         status, out, errors = self.finish("--probe", self.out + "/none", self.tree)
         self.assertEqual((status, errors), (
             1, "fanfp: watching %s/none: No such file or directory; name a directory or a file\n"
