@@ -485,7 +485,7 @@ def statx(directory, name, flags, mask):
 def birth_time(directory, name):
     """When an entry of an open directory was made, in seconds; 0 where nobody knows: not every
     file system keeps it."""
-    found = statx(directory, name, AT_SYMLINK_NOFOLLOW, STATX_BTIME)
+    found = statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BTIME)
     if found is None or not found.mask & STATX_BTIME:
         return 0
     return found.btime + found.btime_nsec / 1e9
@@ -6014,13 +6014,14 @@ INOTIFY_ALWAYS = CREATE | MOVED_FROM | MOVED_TO | DELETE | DELETE_SELF | MOVE_SE
 INOTIFY_ASKABLE = 0xFFF
 SCAN_DEPTH = 128                            # directories kept open while there is work
 HOLD_ROOM = SCAN_DEPTH + 64                   # descriptors left free for all else
-# What one read() may do: so many entries are listed, or directories opened or watches removed, each
-# of which counts for several.
-CREDIT, LIST_STEP, OPEN_COST, LEAVE_STEP = 50000, 100, 10, 100
+# What one read() may do: so many entries are listed, or directories opened, each of which counts
+# for several; and so many watches are removed.
+CREDIT, LIST_STEP, OPEN_COST, LEAVE_STEP = 50000, 100, 10, 500
 MOUNTS_SECONDS = 0.01                       # how long a list of mounts is good for
 EVENTS_AT_ONCE = 1000                       # judged in one read()
-ALL_OF_IT, MOVED_IN = 0.0, -1.0             # see Inotify.work
+ALL_OF_IT = 0.0                             # see Inotify.work
 SAME_TIME = 1e-6                            # what two ways to make a float of a time may differ by
+CLOCK_REALTIME_COARSE = 5                   # which time.h has; what file systems take the time from
 PAIR_SECONDS = 0.002                        # a MOVED_TO mostly follows its MOVED_FROM within this
 PAIR_EVENTS = 1 << 15                       # read ahead for it: more than the queue holds
 OPEN_TRIES = 3                              # for a directory that is not where it appeared
@@ -6133,11 +6134,14 @@ class Listing:
         self.read.note(float("inf"))
         self.entries = os.scandir(path_to_fd(fd))      # Python 3.6 takes no descriptor
 
-    def is_new(self, name):
-        """Whether an entry is to be told of."""
+    def is_new(self, name, is_mount):
+        """Whether an entry is to be told of.  `is_mount`: function(descriptor, name); what
+        something is mounted on can't be asked when it was made."""
         if not self.has_news or not self.since:
             return self.has_news
         try:
+            if is_mount(self.fd, name):
+                return False
             made = birth_time(self.fd, name) or os.stat(
                 name, dir_fd=self.fd, follow_symlinks=False).st_ctime
         except OSError:
@@ -6176,7 +6180,8 @@ class Inotify(Source):
         self.arrivals = set()               # cookies of the MOVED_TO in it
         # What is to be looked at, the latest first: (a Watched, a name in it, or b"" for itself, or
         # None: to end its quiet) -> (since, how often more to try).  Of what is found that is told
-        # which was made since then: ALL_OF_IT, None, or since it was MOVED_IN.
+        # which was made since then: ALL_OF_IT, or None; and if it was moved in after a time, minus
+        # that, since it was.
         self.work = collections.OrderedDict()
         self.listing = None                 # the Listing that is under way
         self.leaving = set()                # descriptors of watches to be removed
@@ -6188,10 +6193,13 @@ class Inotify(Source):
         self.learning = None                # descriptors from before, see learn_again()
         self.own = set()                    # (wd, name): LISTING there is of our own listing
         self.quiet = self.asked & ~LISTING
-        self.mount_paths, self.mount_paths_at = set(), 0.0
+        self.far_mounts = set(), None, 0.0  # paths, MountList.current() and time.monotonic() then
         self.credit = 0                     # see CREDIT
         self.running = False                # it has been read
-        self.emptied = time.time()          # when it is known to have been, to the end
+        # What is judged now was queued after that, by the clock of file systems; so was what is
+        # queued behind `marked`, bytes, after the other time.
+        self.after = self.marked_at = time.clock_gettime(CLOCK_REALTIME_COARSE)
+        self.marked = 0
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
         self.devices = None if devices else Devices()
         self.out, self.room = [], 0
@@ -6222,7 +6230,7 @@ class Inotify(Source):
             if place is not None and place.source is self and root.watched.parent is None:
                 root.watched.parent, root.watched.name = place.key, place.name
                 self.prefixes.clear()
-            while self.working and not (self.running and root.fd is None):
+            while self.looking and not (self.running and root.fd is None):
                 self.room, self.credit = READ_ROOM, CREDIT
                 self.advance()
         except BaseException:
@@ -6387,9 +6395,9 @@ class Inotify(Source):
     # --- looking at directories ---
 
     @property
-    def working(self):
-        """Whether there is something to be looked at, or watches to be removed."""
-        return bool(self.work or self.listing or self.leaving)
+    def looking(self):
+        """Whether there is something to be looked at."""
+        return bool(self.work or self.listing)
 
     def appeared(self, watched, name, since):
         """A directory was made in, or moved into, a watched one: it is to be watched, with what it
@@ -6406,40 +6414,42 @@ class Inotify(Source):
         if self.recursive:
             self.work[watched, b""] = None, OPEN_TRIES
 
-    def pending(self, watched, name):
-        """An entry has left a directory: its `since`, if it was still to be looked at."""
-        key, since = (watched, name), None
+    def told(self, watched, name):
+        """An event tells of an entry: a listing that is under way won't.  Whether it was to."""
         listing = self.listing
-        if listing is not None and listing.watched is watched and name not in listing.told:
-            listing.told.add(name)
-            since = listing.since
+        if listing is None or listing.watched is not watched or name in listing.told:
+            return False
+        listing.told.add(name)
+        return True
+
+    def pending(self, watched, name):
+        """A directory has left one: its `since`, if it was still to be looked at."""
+        key, since = (watched, name), self.listing.since if self.told(watched, name) else None
         for table in (self.lost, self.work):
             since = table.pop(key, (since,))[0]
         return self.unreadable.pop(key, since)
 
     def advance(self):
         """Look at what is to be looked at, for what is left of the credit."""
-        while self.working and self.room >= 0 and self.credit > 0:
+        while self.looking and self.room >= 0 and self.credit > 0:
             if self.listing is not None:
                 self.list_on(self.listing)
-            elif self.work:
-                (watched, name), (since, tries) = self.work.popitem()
-                self.credit -= 1
-                if self.by_wd.get(watched.wd) is watched:   # else let go of meanwhile
-                    self.credit -= OPEN_COST
-                    self.look(watched, name, since, tries)
-            else:
-                self.credit -= CREDIT // 5
-                self.leave(LEAVE_STEP)
-        if self.learning is not None and not self.work and self.listing is None:
+                continue
+            (watched, name), (since, tries) = self.work.popitem()
+            self.credit -= 1
+            if self.by_wd.get(watched.wd) is watched:       # else let go of meanwhile
+                self.credit -= OPEN_COST
+                self.look(watched, name, since, tries)
+        if self.looking:
+            return
+        if self.learning is not None:
             self.leaving.update(wd for wd in self.learning if wd not in self.by_wd)
             self.learning = None
-        if not self.working:
-            self.close_directories()
+        self.close_directories()
 
     def leave(self, count):
         """Remove some of the watches that are let go of.  Each gives an event, and the queue is
-        limited."""
+        limited; and what is to be looked at does not wait for it."""
         for _ in range(min(count, len(self.leaving))):
             self.remove_watch(next(iter(self.leaving)))
 
@@ -6519,9 +6529,8 @@ class Inotify(Source):
 
     def look_at(self, watched, fd, device, name, since):
         """Watch and list a directory in one that is open, unless something is mounted there, of
-        which the list of mounts tells: that is not entered."""
-        names = self.mounts.names()
-        if name in names and self.is_mounted(fd, name):
+        which the list of mounts tells."""
+        if self.is_mount(fd, name):
             return
         child, child_fd = None, os.open(name, O_PATH_ENTRY, dir_fd=fd)
         try:
@@ -6529,11 +6538,10 @@ class Inotify(Source):
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             # A subvolume of btrfs has a device of its own, and is no mount.
-            if (status.st_dev != device or name in names) \
-                    and mount_id_of(child_fd) != mount_id_of(fd):
+            if status.st_dev != device and mount_id_of(child_fd) != mount_id_of(fd):
                 return
-            if since == MOVED_IN:
-                since = self.moved_at(status, os.fstat(fd)) - SAME_TIME
+            if since is not None and since < ALL_OF_IT:
+                since = self.moved_at(status, os.fstat(fd), -since) - SAME_TIME
             child = self.watch_child(child_fd, (status.st_dev, status.st_ino), watched, name)
             self.unreadable.pop((watched, name), None)
         finally:
@@ -6542,21 +6550,36 @@ class Inotify(Source):
         if child is not None:
             self.begin(child, child_fd, since)
 
-    def moved_at(self, status, above):
+    @staticmethod
+    def moved_at(status, above, after):
         """When a directory was moved into another, by the clock of the file system, from the
-        os.stat_result of both: they bear that time, if nothing has changed in them since.  In one
-        tick of it before and after can't be told apart: what was made in that is told of."""
+        os.stat_result of both: they bear that time, if nothing has changed in them since; it was
+        `after` that.  In one tick of it before and after can't be told apart: what was made in
+        that is told of."""
         since = min(status.st_ctime, above.st_mtime)
         if status.st_mtime >= since and above.st_mtime > status.st_ctime:
-            return min(since, self.emptied)     # something has changed in both
+            return min(since, after)            # something has changed in both
         return since
 
-    def is_mounted(self, fd, name):
-        """Whether the list of mounts has one at a name in an open directory."""
-        if time.monotonic() - self.mount_paths_at > MOUNTS_SECONDS:
-            self.mount_paths = {mount.path for mount in read_mounts()}
-            self.mount_paths_at = time.monotonic()
-        return os.path.join(fd_path(fd), name) in self.mount_paths
+    def is_mount(self, fd, name):
+        """Whether something is mounted at a name in an open directory, which is not opened."""
+        return name in self.mounts.names() and (
+            self.is_far_mount(fd, name) or mount_id_at(fd, name) != mount_id_of(fd))
+
+    def is_far_mount(self, fd, name):
+        """Whether a mount that lies_far() is at a name in an open directory: that is not asked.
+
+        The renaming of a directory above a mount changes its path and makes no news, so a list is
+        good for a moment; and for nothing by which a directory would not be watched.
+        """
+        path, listed = os.path.join(fd_path(fd), name), self.mounts.current()
+        paths, known, read_at = self.far_mounts
+        if path in paths or listed is not known or time.monotonic() - read_at > MOUNTS_SECONDS:
+            mounts = read_mounts()
+            far = far_paths(mounts)
+            paths = {mount.path for mount in mounts if lies_far(mount, far)}
+            self.far_mounts = paths, listed, time.monotonic()
+        return path in paths
 
     def not_opened(self, error, watched, name, since, tries):
         """Something of `work` could not be done."""
@@ -6614,7 +6637,7 @@ class Inotify(Source):
         for name, is_dir in entries:
             if name in listing.told:
                 continue
-            is_new = listing.is_new(name)
+            is_new = listing.is_new(name, self.is_mount)
             if is_new and name not in watched.found:
                 watched.found.add(name)
                 self.report(prefix + os.fsdecode(name), CREATE | (ISDIR if is_dir else 0))
@@ -6688,16 +6711,16 @@ class Inotify(Source):
             self.lost.clear()
         self.advance()
         if not self.coming and not queued(self.fd):
-            self.emptied = self.now
             self.bury()
-            if not self.working:
+            if not self.looking:
                 self.own.clear()
+        self.leave(LEAVE_STEP)
         out, self.out = self.out, []
         return out
 
     @property
     def backlog(self):
-        return bool(self.coming or self.out) or self.working
+        return bool(self.coming or self.out or self.leaving) or self.looking
 
     def ahead(self):
         return self.bytes_read + queued(self.fd)
@@ -6713,6 +6736,9 @@ class Inotify(Source):
 
     def fill(self):
         """Read one buffer from the kernel; whether there was anything."""
+        if not self.coming and self.bytes_read >= self.marked:
+            self.after, self.marked_at = self.marked_at, time.clock_gettime(CLOCK_REALTIME_COARSE)
+            self.marked = self.ahead()
         try:
             buffer = os.read(self.fd, INOTIFY_READ)
         except BlockingIOError:
@@ -6771,9 +6797,8 @@ class Inotify(Source):
         """An event of an entry of a watched directory."""
         if mask & ATTRIB and (watched, name) in self.unreadable:
             self.appeared(watched, name, self.unreadable[watched, name])
-        if mask & (CREATE | MOVED_TO) and self.listing is not None \
-                and self.listing.watched is watched:
-            self.listing.told.add(name)
+        if mask & (CREATE | MOVED_TO):
+            self.told(watched, name)
         if mask & (CREATE | MOVED_TO) and name in watched.found:
             watched.found.discard(name)
             mask &= ~CREATE
@@ -6782,7 +6807,11 @@ class Inotify(Source):
         since = None
         if mask & (DELETE | MOVED_FROM):
             watched.found.discard(name)
-            since = self.pending(watched, name)
+            # In an exchange what comes is told first: that is what may still be to be looked at.
+            if mask & ISDIR and not (mask & MOVED_FROM and name in watched.children):
+                since = self.pending(watched, name)
+            else:
+                self.told(watched, name)
         path = self.prefix(watched) + os.fsdecode(name)
         if mask & DELETE:
             child = watched.children.get(name)
@@ -6806,7 +6835,7 @@ class Inotify(Source):
             mask &= ~THROUGH
         self.report(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
-            self.appeared(watched, name, ALL_OF_IT if mask & CREATE else MOVED_IN)
+            self.appeared(watched, name, ALL_OF_IT if mask & CREATE else -self.after)
         return None
 
     def is_device(self, watched, name, changed):
@@ -6836,7 +6865,7 @@ class Inotify(Source):
             return None
         child = self.take(old_parent, old_name)
         if child is None:
-            return self.appeared(parent, name, since)
+            return self.appeared(parent, name, since and abs(since))    # it bears another time
         if hangs_on(parent, child):
             return self.learn_again()
         return self.rehang(child, parent, name)

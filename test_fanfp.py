@@ -184,6 +184,16 @@ class Program:
         return {name: int(value) for name, value in pairs}
 
 
+def exchange(one, other):
+    """renameat2(2), RENAME_EXCHANGE."""
+    try:
+        failed = fanfp.libc().renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2)
+    except AttributeError:
+        raise unittest.SkipTest("this C library has no renameat2()")
+    if failed:
+        raise OSError(ctypes.get_errno(), "exchanging", one)
+
+
 def gather(events):
     """What was reported: {path: set of names}; a rename is under (old path, path)."""
     found = {}
@@ -6538,6 +6548,58 @@ class Nature(Base):
             program.stop()
             shutil.rmtree(self.tree + "/d")
 
+    def test_exchanged_in_and_moved_on(self):
+        """What comes in by an exchange is told of before what goes: the one that is still to be
+        looked at, where it is by then, is the one that came."""
+        os.makedirs(self.tree + "/a/b/old")
+        os.makedirs(self.out + "/d/new")
+        program = self.watch()
+        stopped = Stopped(program)
+        exchange(self.out + "/d", self.tree + "/a/b")
+        os.rename(self.tree + "/a", self.tree + "/c")
+        stopped.go_on()
+        self.assert_found(self.reported(program), {
+            "a/b": "MOVED_TO MOVED_FROM", ("a", "c"): "RENAME"})
+        write(self.tree + "/c/b/new/f")
+        write(self.out + "/d/old/f")
+        self.assert_found(self.reported(program), {"c/b/new/f": CREATED})
+
+    def test_looked_at_before_what_left_is_let_go_of(self):
+        """However much has left, what came is watched by the time that it has been told."""
+        for number in range(20):
+            os.mkdir(self.tree + "/d%d" % number)
+        with fanfp.Watch(self.tree, filter="inotify", notice=lambda text: None) as watch:
+            for number in range(20):
+                os.rename(self.tree + "/d%d" % number, self.out + "/d%d" % number)
+                os.mkdir(self.tree + "/made%d" % number)
+            paths = set()
+            while self.tree + "/made19" not in paths:
+                paths.update(event.path for event in watch.read(PATIENCE))
+            write(self.tree + "/made19/f")
+            write(self.tree + "/end")
+            names, at_end = set(), False
+            while not at_end:
+                events = watch.read(PATIENCE)
+                self.assertTrue(events, names)
+                names.update(name for event in events for name in event.events
+                             if event.path == self.tree + "/made19/f")
+                at_end = any(event.path == self.tree + "/end" for event in events)
+            self.assertEqual(names, set(CREATED.split()))
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_mounted_on_is_not_made(self):
+        """A directory on which something was just mounted is not just made."""
+        os.makedirs(self.out + "/d/place")
+        program = self.watch("--one-file-system")
+        self.pass_a_tick()
+        stopped = Stopped(program)
+        os.rename(self.out + "/d", self.tree + "/d")
+        self.pass_a_tick()
+        self.mount("-t", "tmpfs", "none", self.tree + "/d/place")
+        os.mkdir(self.tree + "/d/made")
+        stopped.go_on()
+        self.assert_found(self.reported(program), {"d": "MOVED_TO", "d/made": "CREATE"})
+
     def test_moved_in_as_it_was(self):
         """Nothing is invented of what was made outside."""
         program = self.watch()
@@ -6647,6 +6709,7 @@ class Nature(Base):
         write(self.tree + "/a/f")
         self.assert_found(self.reported(program), {"a/f": CREATED})
         os.rename(self.tree + "/a", self.tree + "/b")
+        self.addCleanup(os.rename, self.tree + "/b", self.tree + "/a")  # where it is unmounted
         write(self.tree + "/b/g")
         self.assert_found(self.reported(program), {("a", "b"): "RENAME", "b/g": CREATED})
         self.assertEqual(select.select([asked], [], [], 0)[0], [])

@@ -182,6 +182,7 @@ class Model:
         self.bind = None                # the bind mount, of which there is one at a time
         self.unbound = None             # what the last one showed
         self.holds = holds              # whether it is held, so that its unmounting has to be lazy
+        self.found = set()              # (directory, name, node): see may_find()
         self.coming = []                # mounts that came into the tree since the last sentinel
         self.unmounted = []             # paths of what was unmounted since then
         self.rounds = 1
@@ -241,6 +242,9 @@ class Model:
         for mount in self.coming:
             mount.watched = mount.watched or mount.inside() and mount.source is None
         self.coming, self.unmounted = [], []
+        # fanfp may have looked for one where it was no more, and gone on at the sentinel.
+        self.may_find(self.top)
+        self.found.clear()
 
     # --- what happens ---
 
@@ -337,15 +341,25 @@ class Model:
             node.fresh = True
             self.fresh.append(node)
         if self.rule == "made" and not made and "CREATE" in self.events:
-            for directory in walk(node):
-                for name, each in directory.children.items():
-                    if each.made >= self.rounds - 1:
-                        self.atoms.append(Atom(
-                            self.group(None, directory, name, each), directory.path() + "/" + name,
-                            "CREATE", "maybe", each.kind == "d", None))
+            self.found.update((directory, name, each) for directory in walk(node)
+                              for name, each in directory.children.items()
+                              if each.made >= self.rounds - 1)
+
+    def may_find(self, node):
+        """What was made in a directory just before it was moved in may be told of, by the path
+        that it has then: it has another when one above it was moved before that."""
+        if self.found:
+            below = set(walk(node))
+            for directory, name, each in self.found:
+                if directory in below and directory.inside():
+                    self.atoms.append(Atom(
+                        self.group(None, directory, name, each), directory.path() + "/" + name,
+                        "CREATE", "maybe", each.kind == "d", None))
 
     def come(self, node):
         """A directory, or a mount, is in the tree now: so are the mounts in it."""
+        if node.kind == "d":
+            self.may_find(node)
         for each in walk(node) if node.kind == "d" else ():
             if each.covers is not None and not each.watched and each.inside():
                 each.fresh = True
