@@ -6013,6 +6013,7 @@ INOTIFY_READ = 1 << 16
 INOTIFY_ALWAYS = CREATE | MOVED_FROM | MOVED_TO | DELETE | DELETE_SELF | MOVE_SELF
 INOTIFY_ASKABLE = 0xFFF
 SCAN_DEPTH = 128                            # directories kept open while there is work
+MANY_REFUSED = 4                            # directories that are named in a line
 HOLD_ROOM = SCAN_DEPTH + 64                   # descriptors left free for all else
 # What one read() may do: so many entries are listed, or directories opened, each of which counts
 # for several; and so many watches are removed.
@@ -6187,6 +6188,7 @@ class Inotify(Source):
         self.leaving = set()                # descriptors of watches to be removed
         self.lost = {}                      # as `work`: what was not where it should be
         self.unreadable = {}                # (a Watched, a name in it) -> since
+        self.refused = []                   # those of them to be told of: what to call each
         self.opened = collections.OrderedDict()     # a Watched -> (O_PATH descriptor, device)
         self.held = {}                      # wd -> the same, for as long: see forgets_inodes()
         self.can_hold = True                # more of them
@@ -6446,6 +6448,7 @@ class Inotify(Source):
             self.leaving.update(wd for wd in self.learning if wd not in self.by_wd)
             self.learning = None
         self.close_directories()
+        self.tell_refused()
 
     def leave(self, count):
         """Remove some of the watches that are let go of.  Each gives an event, and the queue is
@@ -6507,6 +6510,16 @@ class Inotify(Source):
             self.opened[watched] = fd, inode[0]
         if len(self.opened) > SCAN_DEPTH:
             os.close(self.opened.popitem(last=False)[1][0])
+
+    def tell_refused(self):
+        """Say which directories can't be read: in one line, however many they are."""
+        shown, self.refused = self.refused, []
+        if len(shown) == 1:
+            self.notice("%s can't be read and is not watched" % shown[0])
+        elif shown:
+            more = len(shown) - MANY_REFUSED
+            self.notice("%s%s can't be read and are not watched" % (
+                ", ".join(shown[:MANY_REFUSED]), " and %d more" % more if more > 0 else ""))
 
     def close_directories(self):
         """Those opened to be looked at."""
@@ -6596,7 +6609,7 @@ class Inotify(Source):
         if error.errno not in (errno.EACCES, errno.EPERM):
             return self.notice("%s is not watched: %s" % (shown, error.strerror))
         if (watched, name) not in self.unreadable:
-            self.notice("%s can't be read and is not watched" % shown)
+            self.refused.append(shown)
         # Until its mode is another, or that of the directory which has it.
         self.unreadable[watched, name] = since
         try:
@@ -8816,7 +8829,7 @@ class Watch:
                 return None                 # as containers have in /dev, and over files in /proc
             self._summary.failed(shown, mount.kind, error)
             return None
-        if name == "inotify" and reasons:
+        if name == "inotify" and reasons and self._fanotify is not None:
             self._summary.lesser(shown, mount.kind)
         if root is None:
             return None                     # it is a root, too

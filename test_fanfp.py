@@ -6796,6 +6796,34 @@ class NinePOptions(unittest.TestCase):
             self.assertFalse(fanfp.forgets_inodes(mount._replace(kind="ext4")))
 
 
+class Unreadable(Base):
+    """An ordinary user and directories that only others may read."""
+
+    def test_said_in_one_line(self):
+        if ROOT and not shutil.which("setpriv"):
+            self.skipTest("needs setpriv")
+        command = MODULE
+        if ROOT:
+            os.chmod(self.top, 0o755)
+            command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                       sys.executable, PROGRAM]
+            if subprocess.call(command + ["--version"], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL):
+                command[5:] = ["/usr/bin/python3", shutil.copy(PROGRAM, self.out)]
+                os.chmod(self.out, 0o755)
+        for count, said in ((1, "is"), (3, "are"), (30, "are")):
+            with self.subTest(count):
+                for number in range(count):
+                    os.makedirs(self.tree + "/%d" % number, exist_ok=True)
+                    os.chmod(self.tree + "/%d" % number, 0)
+                program = self.program(self.tree, "--filter", "inotify", command=command)
+                lines = program.errors.decode().splitlines()[:-1]
+                self.assertEqual(len(lines), 1, lines)
+                self.assertTrue(lines[0].endswith(" can't be read and %s not watched" % said))
+                self.assertEqual(lines[0].count(self.tree), min(count, 4))
+                self.assertEqual(" and 26 more " in lines[0], count == 30)
+
+
 class Btrfs(Base):
     """A file system of subvolumes, each with a device number and an identifier of its own."""
 

@@ -175,6 +175,8 @@ def whole_user(top):
 
 def overlay_root(top):
     """A container's root: the host's below, an empty layer above."""
+    if run("findmnt", "-n", "-o", "FSTYPE", "/").strip() == "rootfs":
+        raise Missing("needs a root that can be left, which an initramfs is not")
     parts = mount("tmpfs", top + "/parts")
     for name in ("upper", "work", "merged"):
         os.mkdir(parts + "/" + name)
