@@ -4725,7 +4725,8 @@ class Threads(Base):
             with self.subTest(name):
                 done = subprocess.run(
                     [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", DISPATCHER,
-                     top, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+                     top, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                    timeout=3 * PATIENCE,       # dozens of waits, one after the other
                     env=cached_environment(), stdin=subprocess.DEVNULL)
                 self.assertEqual((done.returncode, done.stderr.decode()), (0, ""))
                 found = json.loads(done.stdout.decode())
