@@ -7284,6 +7284,7 @@ class Names(Source):
         self.own, self.filter_name = own, filter_name
         self.mask = mask | ALWAYS | ISDIR
         self.given = collections.OrderedDict()  # identity of a root -> Given
+        self.gone = {}                      # those whose directory is gone -> pid: of whose event
         self.places = {}                    # key of a directory listened to -> its descriptor
         self.by_name, self.by_inode = {}, {}    # (key, name), and key of a file -> [Given]
         self.stale = False                  # whether a place may be listened to in vain
@@ -7319,6 +7320,7 @@ class Names(Source):
     def forget(self, given):
         """Know a root no more; `given.fd` is left to whoever calls this."""
         del self.given[given.identity]
+        self.gone.pop(given, None)
         self.enter(given, [], None)
         self.be_file(given, None)
         self.tidy()
@@ -7451,7 +7453,7 @@ class Names(Source):
             mask = 0
         if mask and not told_by_tree:
             self.report(given, mask, pid)
-        self.end_if_gone(given, pid)
+        self.note_if_gone(given, pid)
 
     def is_told_twice(self, given):
         """Whether an event of a file by its own name comes once more, from its inode."""
@@ -7473,12 +7475,26 @@ class Names(Source):
             self.notice("%s can't be followed to what it leads to now: %s"
                         % (printable(given.display), error))
 
-    def end_if_gone(self, given, pid=None):
-        """A root ends with the directory that had its name; one that is a tree goes on as that."""
+    def note_if_gone(self, given, pid=None):
+        """A root ends with the directory that had its name; see end_what_is_gone()."""
         if given.leads_to is None and given.removed():
-            if given.tree is None:
-                self.report(given, DELETE_SELF, pid)
-            self.remove(given)
+            self.gone[given] = pid
+
+    def end_what_is_gone(self):
+        """End these roots.  What was done in a directory that is gone is queued by now: it is
+        judged first, and DELETE_SELF comes right after it, whatever others did meanwhile."""
+        while self.gone:
+            gone, ahead = list(self.gone), self.ahead()
+            while self.judged() < ahead and self.read_buffer():
+                pass
+            last = {event.path: at for at, event in enumerate(self.out)}
+            for given in sorted(set(gone) & set(self.gone),
+                                key=lambda each: -last.get(each.display, -1)):
+                count, at = len(self.out), last.get(given.display, -1) + 1
+                if given.tree is None:      # one that is a tree goes on as that
+                    self.report(given, DELETE_SELF, self.gone[given])
+                self.out[at:] = self.out[count:] + self.out[at:count]
+                self.remove(given)
 
     @property
     def has_lost_a_tree(self):
@@ -7495,6 +7511,7 @@ class Names(Source):
                 given.tree = given.is_now = None
             if given.may_be_another():
                 self.look_at(given)
+        self.end_what_is_gone()
         return self.out
 
     def look_at(self, given):
@@ -7504,7 +7521,7 @@ class Names(Source):
         given.untold = given.untold or given.leads_to != leads_to
         if covered and given.is_now != is_now:
             self.report(given, UNMOUNT, None)
-        self.end_if_gone(given)
+        self.note_if_gone(given)
 
     def report(self, given, mask, pid):
         """Put out an event of a root, if it is one that was asked for."""
@@ -7514,8 +7531,15 @@ class Names(Source):
                                   pid or None, self.now, None, self.moment))
 
     def read(self, moment):
-        """The events of the roots in one buffer, [] where there is none.  Never waits."""
+        """The events of the roots in one buffer, [] where there is none, and what is queued when
+        a root ends.  Never waits."""
         self.out, self.now, self.moment = [], time.time(), moment
+        self.read_buffer()
+        self.end_what_is_gone()
+        return self.out
+
+    def read_buffer(self):
+        """Read one buffer and judge what is in it; whether there was anything."""
         began = boot_time()
         try:
             buffer = os.read(self.fd, self.room())
@@ -7532,7 +7556,7 @@ class Names(Source):
             else:
                 self.judge(mask, pid, entry, target)
             self.stats["dropped in user space"] += before == len(self.out)
-        return self.out
+        return bool(buffer)
 
     def room(self):
         """How many bytes to read."""

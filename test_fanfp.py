@@ -887,6 +887,23 @@ class Scenarios:
         self.expect(gather(program.rest()), {path: "DELETE DELETE_SELF"})
         self.assertIn("no root is left", program.stop()[1])
 
+    def test_single_file_whose_directory_is_gone_when_it_is_read(self):
+        """All that was done to it before is told, and its end last."""
+        path = self.tree + "/file"
+        write(path)
+        program = self.watch(path)
+        stopped = Stopped(program)
+        write(self.tree + "/new")
+        os.rename(self.tree + "/new", path)
+        os.remove(path)
+        write(path)
+        run("rm", "-r", self.tree)
+        stopped.go_on()
+        events = program.rest()
+        self.expect(gather(events), {path: "MOVED_TO DELETE DELETE_SELF " + CREATED})
+        self.assertEqual(events[-1]["events"], ["DELETE_SELF"])
+        self.assertEqual(program.stop()[0], 1)
+
     def test_single_file_replaced_at_once(self):
         """As programs save files, without a pause; what the file was before is not the root."""
         path, old = self.tree + "/file", self.out + "/old"
