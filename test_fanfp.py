@@ -53,6 +53,7 @@ FILTERS = [each for each in os.environ.get("FANFP_TEST_FILTERS", "").split(":") 
     or fanfp.FILTER_NAMES[1:]
 PATIENCE = float(os.environ.get("FANFP_TEST_PATIENCE", "60"))     # seconds until a wait is a hang
 FILES = int(os.environ.get("FANFP_TEST_FILES", "100000"))
+PROCESSES = min(200, FILES // 100)      # of a kind, where many are begun one after the other
 ROOT = os.geteuid() == 0
 CREATED = "CREATE MODIFY CLOSE_WRITE"
 
@@ -285,7 +286,7 @@ def needs_notes():
         raise unittest.SkipTest("names of ended processes: " + means)
 
 
-def write_by_many(test, prefix, count=200):
+def write_by_many(test, prefix, count=PROCESSES):
     """Have `count` processes of each kind write a file each in test.tree, the kinds side by side
     and one process after the other: {name of the file: name of the process}."""
     write(test.out + "/a")
@@ -6674,12 +6675,12 @@ class Nature(Base):
                          (self.tree, ["MOVE_SELF"], True))
 
     def test_large_directory_swapped_in_and_out(self):
-        """20,000 entries, moved in and out for five seconds: others are heard, and it can be
+        """Up to 20,000 entries, moved in and out for five seconds: others are heard, and it can be
         ended."""
         for kind in ("files", "directories"):
             with self.subTest(kind):
                 os.mkdir(self.out + "/large")
-                for number in range(20000):
+                for number in range(min(20000, FILES)):
                     path = self.out + "/large/%d" % number
                     os.mkdir(path) if kind == "directories" else write(path)
                 program = self.watch("-e", "create")
