@@ -6713,6 +6713,7 @@ class Nature(Base):
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mount(b"none", os.fsencode(place), kind, 0, options):
             self.skipTest("mounting %s: %s" % (kind.decode(), os.strerror(ctypes.get_errno())))
+        self.addCleanup(Mounts.unmount_all, self)       # it may have been renamed by then
         self.addCleanup(libc.umount2, os.fsencode(place), 2)        # MNT_DETACH
 
     @unittest.skipUnless(ROOT, "needs root, to mount")
