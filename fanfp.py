@@ -6014,7 +6014,7 @@ INOTIFY_ALWAYS = CREATE | MOVED_FROM | MOVED_TO | DELETE | DELETE_SELF | MOVE_SE
 INOTIFY_ASKABLE = 0xFFF
 SCAN_DEPTH = 128                            # directories kept open while there is work
 MANY_REFUSED = 4                            # directories that are named in a line
-HOLD_ROOM = SCAN_DEPTH + 64                   # descriptors left free for all else
+HOLD_ROOM = SCAN_DEPTH + 64                 # descriptors left free for all else
 # What one read() may do: so many entries are listed, or directories opened, each of which counts
 # for several; and so many watches are removed.
 CREDIT, LIST_STEP, OPEN_COST, LEAVE_STEP = 50000, 100, 10, 500
