@@ -104,6 +104,7 @@ AT_SYMLINK_NOFOLLOW = 0x100
 AT_NO_AUTOMOUNT = 0x800
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
+STATX_BASIC = 0x7FF
 STATX_BTIME = 0x800
 STATX_MNT_ID = 0x1000
 STATX_ATTR_MOUNT_ROOT = 0x2000
@@ -468,27 +469,42 @@ def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
 
 
 # struct statx, of which this is what is asked for here.
-STATX = struct.Struct("=I4xQ40xQ16xqI52xQ")
-Statx = collections.namedtuple(
-    "Statx", "mask attributes attributes_mask btime btime_nsec mnt_id")
+STATX = struct.Struct("=I4xQI8xH2xQ16xQ16xqI4xqI4xqI20xQ")
+Statx = collections.namedtuple("Statx", """
+    mask attributes nlink mode ino attributes_mask btime btime_nsec ctime ctime_nsec mtime
+    mtime_nsec mnt_id""")
+Status = collections.namedtuple("Status", "mode inode links ctime mtime birth")
 
 
 def statx(directory, name, flags, mask):
     """The Statx of a name in an open directory, or None with ctypes.get_errno() set.  statx(2):
-    what os.stat() does not tell."""
+    what os.stat() does not tell.
+
+    No automount is triggered, and a file system that asks somebody else (FUSE) is not made to.
+    """
     buffer = ctypes.create_string_buffer(256)
-    if system_call("statx", directory, name, flags, mask, buffer):
+    if system_call("statx", directory, name, flags | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, mask,
+                   buffer):
         return None
     return Statx(*STATX.unpack_from(buffer))
 
 
-def birth_time(directory, name):
-    """When an entry of an open directory was made, in seconds; 0 where nobody knows: not every
-    file system keeps it."""
-    found = statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BTIME)
-    if found is None or not found.mask & STATX_BTIME:
-        return 0
-    return found.btime + found.btime_nsec / 1e9
+def status_of(directory, name):
+    """The Status of an entry of an open directory, whatever may be mounted there: os.stat() asks
+    that for an answer.  OSError.
+
+    Times are in seconds; `birth` is 0 where nobody knows: not every file system keeps it.
+    """
+    found = statx(directory, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC | STATX_BTIME)
+    if found is not None:
+        return Status(found.mode, found.ino, found.nlink, found.ctime + 1e-9 * found.ctime_nsec,
+                      found.mtime + 1e-9 * found.mtime_nsec,
+                      found.btime + 1e-9 * found.btime_nsec if found.mask & STATX_BTIME else 0)
+    if ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        raise failure(ctypes.get_errno(), "looking at", os.fsdecode(name))
+    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return Status(status.st_mode, status.st_ino, status.st_nlink, status.st_ctime,
+                  status.st_mtime, 0)
 
 
 def queued(fd):
@@ -1129,7 +1145,7 @@ class Devices:
         try:
             fd = look()
             try:
-                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+                mode = status_of(fd, name).mode
             finally:
                 os.close(fd)
         except (Gone, OSError):
@@ -1615,10 +1631,11 @@ def name_of(number, directory):
     """The name, as bytes, of the directory with an inode number in one that is open; or Gone."""
     for name in names_in(directory):
         try:
-            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino == number:
+            if status_of(directory, name).inode == number:
                 return name
-        except FileNotFoundError:
-            pass
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
     raise Gone
 
 
@@ -1687,16 +1704,20 @@ def made_of(mount):
     return []
 
 
-def path_on(path, mount_id):
+def path_on(path, mount_id, directory=None):
     """An O_PATH descriptor of what is at a path, if that is on the mount of a number.
 
     Raises FileNotFoundError, before anything is asked of what else may be mounted there by now.
     """
-    fd = os.open(path, O_PATH_ENTRY)
-    if mount_id_of(fd) != mount_id:
+    fd = os.open(path, O_PATH_ENTRY, dir_fd=directory)
+    try:
+        if mount_id_of(fd) == mount_id:
+            return fd
+    except BaseException:
         os.close(fd)
-        raise FileNotFoundError(errno.ENOENT, "another mount has its path by now")
-    return fd
+        raise
+    os.close(fd)
+    raise FileNotFoundError(errno.ENOENT, "another mount has its path by now")
 
 
 def open_on(path, mount_id):
@@ -1813,11 +1834,8 @@ def mount_at(path, follow=True):
 
 
 def mount_id_by_statx(directory, name, flags):
-    """The id of the mount to which a name in an open directory leads; None: it is not told.
-
-    No automount is triggered, and a file system that asks somebody else (FUSE) is not made to.
-    """
-    found = statx(directory, name, flags | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_MNT_ID)
+    """The id of the mount to which a name in an open directory leads; None: it is not told."""
+    found = statx(directory, name, flags, STATX_MNT_ID)
     return found.mnt_id if found is not None and found.mask & STATX_MNT_ID else None
 
 
@@ -5966,18 +5984,18 @@ def changes_since(directories, key, since, limit):
             count += 1
             if count > limit:
                 break
-            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            bits = CREATE if changed and birth_time(fd, name) > since else 0
-            if stat.S_ISREG(status.st_mode) and status.st_mtime >= since:
+            status = status_of(fd, name)
+            bits = CREATE if changed and status.birth > since else 0
+            if stat.S_ISREG(status.mode) and status.mtime >= since:
                 # A file of several names may have been written by another; so may one that had
                 # them, and if one is removed after the write, only the second time is later.
-                if status.st_mtime > since and status.st_nlink == 1 \
-                        and (bits or status.st_ctime_ns == status.st_mtime_ns):
+                if status.mtime > since and status.links == 1 \
+                        and (bits or status.ctime == status.mtime):
                     bits |= MODIFY | CLOSE_WRITE
                 else:
                     unsure = True
             if bits:
-                found.append((name, bits | (ISDIR if stat.S_ISDIR(status.st_mode) else 0)))
+                found.append((name, bits | (ISDIR if stat.S_ISDIR(status.mode) else 0)))
     finally:
         os.close(fd)
     return MODIFY | ISDIR if unsure else 0, found, count
@@ -6097,10 +6115,14 @@ class InotifyRoot:
             # Its path is another one once a directory above it has been renamed.
             self.path = path_to(self.mount_id, self.may_wait)
             fd = path_on(self.path, self.mount_id)
-        if self.key not in (None, inode_of(fd)):
-            os.close(fd)                # its mount's number is another's by now
-            raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
-        return fd
+        try:
+            if self.key in (None, inode_of(fd)):
+                return fd               # else its mount's number is another's by now
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
 
     def remains(self, path):
         """Whether a mount with the same id, at a path, is not another.
@@ -6126,8 +6148,9 @@ class Listing:
     told    names of which events have told meanwhile: they are no news, or gone again
     """
 
-    def __init__(self, watched, fd, since):
+    def __init__(self, watched, fd, mount_id, since):
         self.watched, self.fd, self.since, self.told = watched, fd, since, set()
+        self.mount_id = mount_id
         # If nothing has come into it since then, no entry needs a look.
         self.has_news = since is not None and os.fstat(fd).st_mtime >= since
         # The groups that are to know of it name it by its handle.
@@ -6143,11 +6166,10 @@ class Listing:
         try:
             if is_mount(self.fd, name):
                 return False
-            made = birth_time(self.fd, name) or os.stat(
-                name, dir_fd=self.fd, follow_symlinks=False).st_ctime
+            status = status_of(self.fd, name)
         except OSError:
             return False                # gone again, as an event will tell
-        return made >= self.since
+        return (status.birth or status.ctime) >= self.since
 
     def end(self):
         """It is read to its end; `fd` is left open."""
@@ -6189,8 +6211,9 @@ class Inotify(Source):
         self.lost = {}                      # as `work`: what was not where it should be
         self.unreadable = {}                # (a Watched, a name in it) -> since
         self.refused = []                   # those of them to be told of: what to call each
-        self.opened = collections.OrderedDict()     # a Watched -> (O_PATH descriptor, device)
-        self.held = {}                      # wd -> the same, for as long: see forgets_inodes()
+        # A Watched -> (O_PATH descriptor, id of its mount).
+        self.opened = collections.OrderedDict()
+        self.held = {}                      # wd -> a descriptor, for as long: see forgets_inodes()
         self.can_hold = True                # more of them
         self.learning = None                # descriptors from before, see learn_again()
         self.own = set()                    # (wd, name): LISTING there is of our own listing
@@ -6480,8 +6503,8 @@ class Inotify(Source):
             os.close(self.held.pop(wd))
 
     def directory(self, watched):
-        """(O_PATH descriptor, device) of a watched directory, opened name by name from its root and
-        never through a symbolic link.  OSError where it is not: an event will say.
+        """(O_PATH descriptor, id of its mount) of a watched directory, opened name by name from its
+        root and never through a symbolic link.  OSError where it is not: an event will say.
 
         It stays open until close_directories(), or until many others have been opened after it.
         """
@@ -6493,21 +6516,27 @@ class Inotify(Source):
         if at in self.opened:
             self.opened.move_to_end(at)
         else:
-            self.keep_open(at, at.root.open())
+            fd = at.root.open()
+            self.keep_open(at, fd, mount_id_of(fd))
         for each in reversed(chain):
-            self.keep_open(each, os.open(each.name, O_PATH_ENTRY, dir_fd=self.opened[at][0]))
+            above, mount_id = self.opened[at]
+            self.keep_open(each, path_on(each.name, mount_id, above), mount_id)
             at = each
         return self.opened[watched]
 
-    def keep_open(self, watched, fd):
-        """Have a descriptor for directory(), which is closed if it is of another one."""
-        inode = inode_of(fd)
-        if inode != watched.inode or watched in self.opened:
-            os.close(fd)
-        if inode != watched.inode:
+    def keep_open(self, watched, fd, mount_id):
+        """Have a descriptor for directory(), on the mount of a number, which is closed if it is of
+        another one."""
+        is_it = False
+        try:
+            is_it = inode_of(fd) == watched.inode
+        finally:
+            if not is_it or watched in self.opened:
+                os.close(fd)
+        if not is_it:
             raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
         if watched not in self.opened:
-            self.opened[watched] = fd, inode[0]
+            self.opened[watched] = fd, mount_id
         if len(self.opened) > SCAN_DEPTH:
             os.close(self.opened.popitem(last=False)[1][0])
 
@@ -6529,30 +6558,27 @@ class Inotify(Source):
     def look(self, watched, name, since, tries):
         """Do one thing of `work`."""
         try:
-            fd, device = self.directory(watched)
+            fd, mount_id = self.directory(watched)
             if name is None:
                 self.add_watch(path_to_fd(fd), self.asked | IN_MASK_ADD,
                                lambda: self.prefix(watched))
             elif not name:
-                self.begin(watched, os.dup(fd), since)
+                self.begin(watched, os.dup(fd), mount_id, since)
             else:
-                self.look_at(watched, fd, device, name, since)
+                self.look_at(watched, fd, mount_id, name, since)
         except OSError as error:
             self.not_opened(error, watched, name, since, tries)
 
-    def look_at(self, watched, fd, device, name, since):
-        """Watch and list a directory in one that is open, unless something is mounted there, of
-        which the list of mounts tells."""
+    def look_at(self, watched, fd, mount_id, name, since):
+        """Watch and list a directory in one that is open, on the mount of a number, unless
+        something is mounted there, of which the list of mounts tells."""
         if self.is_mount(fd, name):
             return
-        child, child_fd = None, os.open(name, O_PATH_ENTRY, dir_fd=fd)
+        child, child_fd = None, path_on(name, mount_id, fd)
         try:
             status = os.fstat(child_fd)
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            # A subvolume of btrfs has a device of its own, and is no mount.
-            if status.st_dev != device and mount_id_of(child_fd) != mount_id_of(fd):
-                return
             if since is not None and since < ALL_OF_IT:
                 since = self.moved_at(status, os.fstat(fd), -since) - SAME_TIME
             child = self.watch_child(child_fd, (status.st_dev, status.st_ino), watched, name)
@@ -6561,7 +6587,7 @@ class Inotify(Source):
             if child is None:
                 os.close(child_fd)
         if child is not None:
-            self.begin(child, child_fd, since)
+            self.begin(child, child_fd, mount_id, since)
 
     @staticmethod
     def moved_at(status, above, after):
@@ -6618,14 +6644,14 @@ class Inotify(Source):
         except OSError:
             pass
 
-    def begin(self, watched, fd, since):
-        """List a directory, open as fd, which is closed in the end."""
+    def begin(self, watched, fd, mount_id, since):
+        """List a directory, open as fd, which is closed in the end, on the mount of a number."""
         if self.quiet != self.asked:
             for each, name in ((watched, b""), (watched.parent, watched.name)):
                 if each is not None and (each, None) not in self.work:
                     self.own.add((each.wd, name))
         try:
-            self.listing = Listing(watched, fd, since)
+            self.listing = Listing(watched, fd, mount_id, since)
         except BaseException:
             os.close(fd)
             raise
@@ -6644,7 +6670,7 @@ class Inotify(Source):
         if not entries:
             self.listing = None
             listing.end()
-            return self.keep_open(watched, listing.fd)
+            return self.keep_open(watched, listing.fd, listing.mount_id)
         self.credit -= len(entries)
         prefix = self.prefix(watched) if listing.has_news else ""
         for name, is_dir in entries:
@@ -7100,10 +7126,14 @@ class Way:
     fd       an O_PATH descriptor of what they lead to; None: there is nothing
     rest     the names from the first entry on; None: there is no entry
     own      which of the entries is the file itself, or what is missing: its index, or None
+    mounts   the ids of the mounts that it is on: a set
     """
 
-    def __init__(self, start, names, follow=True):
+    def __init__(self, start, names, follow=True, may_ask=None):
+        """`may_ask`: function(id of a mount), called before anything there is asked what it is;
+        raises OSError to forbid that."""
         self.entries, self.fd, self.rest, self.own = [], None, None, None
+        self.mounts, self.may_ask = set(), may_ask
         self.proc, self.links = os.stat("/proc").st_dev, 0
         at, names = os.open(b".", O_PATH_DIR, dir_fd=start), names[::-1]
         try:
@@ -7121,14 +7151,14 @@ class Way:
         fd = None
         try:
             fd = os.open(name, O_PATH_ENTRY, dir_fd=at)
-            status = os.fstat(fd)
+            status = self.status(fd)
             if stat.S_ISLNK(status.st_mode) and (names or follow):
                 if status.st_dev != self.proc:
                     return self.step_by_link(at, fd, name, names)
                 os.close(fd)                # its text may be what it does not lead to
                 fd = None
                 fd = os.open(name, O_PATH | os.O_CLOEXEC, dir_fd=at)
-                status = os.fstat(fd)
+                status = self.status(fd)
             if stat.S_ISDIR(status.st_mode):
                 found, fd = fd, None
                 return found
@@ -7143,6 +7173,14 @@ class Way:
             if fd is not None:
                 os.close(fd)
         return None
+
+    def status(self, fd):
+        """The os.stat_result of what is open, if it may be asked."""
+        number = mount_id_of(fd)
+        self.mounts.add(number)
+        if self.may_ask is not None:
+            self.may_ask(number)
+        return os.fstat(fd)
 
     def step_by_link(self, at, link, name, names):
         """The directory where a symbolic link starts, whose text is put before `names`."""
@@ -7178,6 +7216,27 @@ class Way:
         self.entries, self.fd = [], None
 
 
+def way_to(path, follow=True, may_ask=None):
+    """The Way to a path, bytes."""
+    start = os.open(b"/" if path.startswith(b"/") else b".", O_PATH_DIR)
+    try:
+        return Way(start, split_names(path), follow or path.endswith(b"/"), may_ask)
+    finally:
+        os.close(start)
+
+
+def way_taken(path, follow):
+    """(id of the mount, real path) of what a path leads to, and the ids of the mounts that the way
+    there is on."""
+    way = way_to(path, follow)
+    try:
+        if way.fd is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return mount_id_of(way.fd), fd_path(way.fd), way.mounts
+    finally:
+        way.close()
+
+
 def split_names(path):
     """The names in a path, bytes: a list."""
     return [name for name in path.split(b"/") if name not in (b"", b".")]
@@ -7202,21 +7261,20 @@ class Given:
     tree      (source, Root) that watches that directory; None where it is no tree of its own
     is_listed whether the mount of `fd` was in the list of mounts
     untold    whether it is another since before the event was read that tells of it
+    why_not   why it could not be followed when that was tried last, as it was told; else None
+    may_ask   see Way
     border    see InotifyNames.mark()
     """
 
-    def __init__(self, display, path, follow=True):
+    def __init__(self, display, path, follow=True, may_ask=None):
         self.display, self.follow = display, follow or path.endswith(b"/")
+        self.may_ask, self.why_not = may_ask, None
         self.fd = self.names = self.own = self.parent = self.inode = None
         self.leads_to = self.is_now = self.tree = None
         self.entries, self.covered, self.is_dir, self.border = [], False, False, 0
         self.untold = self.is_listed = False
         os.stat(path, follow_symlinks=self.follow)      # for the kernel's word, if it is no root
-        start = os.open(b"/" if path.startswith(b"/") else b".", O_PATH_DIR)
-        try:
-            way = Way(start, split_names(path), self.follow)
-        finally:
-            os.close(start)
+        way = way_to(path, self.follow, may_ask)
         try:
             self.is_dir = way.is_dir
             if way.entries:
@@ -7227,7 +7285,7 @@ class Given:
 
     def way(self):
         """Where its names lead now."""
-        return Way(self.fd, self.names, self.follow)
+        return Way(self.fd, self.names, self.follow, self.may_ask)
 
     @property
     def identity(self):
@@ -7465,6 +7523,7 @@ class Names(Source):
         `is_there`: whether the file was there after the change; `target`: and its key, where that
         is known.
         """
+        why_not = None
         try:
             if is_there:
                 self.resolve(given, target)
@@ -7472,8 +7531,11 @@ class Names(Source):
                 given.leads_to = None
                 self.await_end(given)
         except OSError as error:
-            self.notice("%s can't be followed to what it leads to now: %s"
-                        % (printable(given.display), error))
+            why_not = worded(error)
+            if why_not != given.why_not:
+                self.notice("%s can't be followed to what it leads to now: %s"
+                            % (printable(given.display), why_not))
+        given.why_not = why_not
 
     def note_if_gone(self, given, pid=None):
         """A root ends with the directory that had its name; see end_what_is_gone()."""
@@ -7781,6 +7843,7 @@ class MountList:
         self._files = []
         self._news = False                      # a change not told yet
         self._mounts = self._names = self._far = None   # current(), names(), far()
+        self._beyond = None                     # see may_ask()
         try:
             for _ in range(2):
                 self._files.append(open("/proc/self/mountinfo", "rb"))
@@ -7804,7 +7867,7 @@ class MountList:
     def _look(self):
         if self._poll.poll(0):
             self._news = True
-            self._mounts = self._names = self._far = None
+            self._mounts = self._names = self._far = self._beyond = None
 
     @staticmethod
     def read():
@@ -7831,6 +7894,21 @@ class MountList:
         if self._far is None:
             self._far = far_paths(mounts)
         return self._far
+
+    def may_ask(self, number):
+        """Raise Error if somebody else answers for the mount of a number, or for what it lies on.
+
+        Not for "/", as in far_paths().
+        """
+        mounts = self.current()
+        if self._beyond is None:
+            far = self.far()
+            self._beyond = {mount.id: mount for mount in mounts
+                            if mount.path != b"/" and lies_far(mount, far)}
+        if number in self._beyond:
+            mount = self._beyond[number]
+            raise Error(errno.EREMOTE, "it leads into %s, %s, which may never answer"
+                        % (printable(os.fsdecode(mount.path)), mount.kind))
 
     def close(self):
         for file in self._files:
@@ -8125,11 +8203,6 @@ class Beside(Source):
                 pass                        # it is awake; or has gone
         watch = None
         try:
-            # They are each thread's own: what the others drop later, this one would keep.
-            keep_capabilities(CAP_DAC_READ_SEARCH | CAP_DAC_OVERRIDE)
-        except Error:
-            pass                            # as in drop_capabilities(), which says so
-        try:
             watch = make(lambda message: put("notice", message))
             put("ready")
             self._relay(watch, put, stop)
@@ -8183,7 +8256,9 @@ class Beside(Source):
                                 % (printable(self.root.display), self.kind))
             elif what == "failed":
                 self.error = value
-                if self.mounted_inside:
+                # One that came and went is nobody's loss.
+                if self.mounted_inside and self.root.mount_id in {
+                        mount.id for mount in read_mounts()}:
                     self.notice("not watched: %s, %s mounted inside: %s"
                                 % (printable(self.root.display), self.kind, worded(value)))
             else:
@@ -8410,7 +8485,8 @@ class Watch:
         if self._is_far_root(display, path):
             return shown
         try:
-            given = Given(shown, path, self._dereference)
+            given = Given(shown, path, self._dereference,
+                          None if self._may_wait else self._mounts.may_ask)
         except OSError as error:
             raise no_root(error, display)
         if given.names is None:
@@ -8531,21 +8607,22 @@ class Watch:
         mounts = self._mounts.current()
         if not any(map(is_answered, mounts)):
             return False
-        follow = self._dereference or path.endswith(b"/")
-        number, real = self._answer(Asked(lambda: mount_at(path, follow)), display, "")
-        mount = next((each for each in mounts if each.id == number), None)
-        far = far_paths(mounts)
-        if not is_far(real, far) and (mount is None or not lies_far(mount, far)):
+        number, real, crossed = self._answer(
+            Asked(lambda: way_taken(path, self._dereference)), display, "")
+        far = self._mounts.far()
+        beyond = [mount for mount in mounts if lies_far(mount, far) and (
+            mount.id == number or mount.id in crossed and mount.path != b"/")]
+        if not beyond:
             return False
         if "inotify" not in self._candidates():
             return False                    # a filter that was asked for may wait
         root = FarRoot(display.rstrip("/") or "/", real, number)
         source = self._make_beside(
-            root, mount.kind, lambda notice, options: ThreadWatch(display, notice=notice,
-                                                                  **options), False)
+            root, beyond[0].kind, lambda notice, options: ThreadWatch(display, notice=notice,
+                                                                      **options), False)
         while not source.is_ready and not source.over:
             self._wait_for(lambda seconds: select.select([source.fd], [], [], seconds)[0],
-                           display, mount.kind)
+                           display, source.kind)
             self._events.extend(source.read(self._moment))
         if source.error is not None:
             self._drop_over()
@@ -8721,7 +8798,7 @@ class Watch:
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
         known, self._known_mounts = self._known_mounts, {}
         by_id = {mount.id: mount for mount in current.values()}
-        far = far_paths(current.values())
+        far = self._mounts.far()
         # What one is called may depend on another, so none goes before all are asked.  (One that is
         # not in `mounted` has left the tree.)
         watched = [(identity, found, found.shown())
@@ -8786,7 +8863,7 @@ class Watch:
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
         hidden, self._within = set(), False
-        far = far_paths(current.values())
+        far = self._mounts.far()                # by now: the list may have waited
         tops = [(top_of(root, far), root.mount_id) for source in self._trees
                 for root in source.roots]
         for identity, mount in current.items():
@@ -8900,10 +8977,18 @@ class Watch:
         return Found(source, root, place, spot)
 
     def _make_beside(self, root, kind, make, mounted):
-        options = dict(self._options)
-        source = Beside(root, kind, lambda notice: make(notice, options), self._notice, mounted)
+        options, begin = dict(self._options), self._begin_thread
+
+        def start(notice):
+            begin()
+            return make(notice, options)
+        source = Beside(root, kind, start, self._notice, mounted)
         self._register(source)
         return source
+
+    @staticmethod
+    def _begin_thread():
+        """What a thread beside the reading does first: see ProgramWatch."""
 
     def _await_beside(self):
         """Wait for those that were just asked, as long as that is for an answer."""
@@ -10380,7 +10465,7 @@ def run(options):
     runner = make_runner(options, signals, errors.tell)
     output = open_output(options.outfile, signals, options.quiet < 2)
     raise_descriptor_limit()
-    with Watch(*options.roots, notice=errors.tell, **arguments) as watch:
+    with ProgramWatch(*options.roots, notice=errors.tell, **arguments) as watch:
         own = output.path() if "inotify" in watch.filter else None
         if runner is None:              # a command gets what fanfp was started with
             inner = not (options.one_file_system or options.no_recursive)
@@ -10461,6 +10546,28 @@ def shows_executable(options):
     return options.who or options.format is not None and ("x",) in parse_format(options.format)
 
 
+class ProgramWatch(Watch):
+    """The Watch of the command line: its threads drop their capabilities, which are each thread's
+    own, before they ask anything.
+
+    In somebody's program they have what that has: where one thread may not change its user, and
+    the others may, the C library ends the process.
+    """
+
+    @staticmethod
+    def _begin_thread():
+        try:
+            keep_capabilities(kept_to_read())
+        except Error:
+            pass                        # drop_capabilities() says so
+
+
+def kept_to_read():
+    """The capability to read what is closed to others."""
+    # Root in a container has the second alone.
+    return CAP_DAC_READ_SEARCH if capabilities() & CAP_DAC_READ_SEARCH else CAP_DAC_OVERRIDE
+
+
 def drop_capabilities(watch, mounts, executables):
     """Keep only what watching on takes; what that is was found by trying without.
 
@@ -10469,13 +10576,11 @@ def drop_capabilities(watch, mounts, executables):
     maps of the BPF program and the names of processes take none.  /proc/PID/exe of a process that
     may do more than this one is not to be read without CAP_SYS_PTRACE.
     """
-    kept = CAP_DAC_READ_SEARCH
+    kept = kept_to_read()
     if watch.filter != "inotify" and mounts:
         kept |= CAP_SYS_ADMIN
     if executables:
         kept |= CAP_SYS_PTRACE
-    if not capabilities() & CAP_DAC_READ_SEARCH:
-        kept |= CAP_DAC_OVERRIDE        # root in a container has this alone, and reads by it
     try:
         keep_capabilities(kept)
     except Error as error:
