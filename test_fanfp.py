@@ -7351,15 +7351,15 @@ class Unanswered(Mounts):
             self.skipTest("mounting %s: %s" % (kind, os.strerror(ctypes.get_errno())))
         self.addCleanup(LIBC.umount2, os.fsencode(target), 2)           # MNT_DETACH
 
-    def hang(self, target, user=0):
+    def hang(self, target, user=0, mode=0o40000):
         """Mount a FUSE file system of which nobody reads what is asked: the file through which
         one would.  When that is closed, who waits there is let go, with ENOTCONN."""
         try:
             device = open("/dev/fuse", "rb+", buffering=0)
         except OSError as error:
             self.skipTest("/dev/fuse: %s" % error)
-        self.mount_raw("fuse.hung", target, "fd=%d,rootmode=40000,user_id=%d,group_id=%d"
-                       % (device.fileno(), user, user))
+        self.mount_raw("fuse.hung", target, "fd=%d,rootmode=%o,user_id=%d,group_id=%d"
+                       % (device.fileno(), mode, user, user))
         self.addCleanup(device.close)
         return device
 
@@ -7525,6 +7525,47 @@ class Unanswered(Mounts):
             program = self.watch(self.tree, ready=False)
             program.wait_for("waiting for %s" % self.tree)
             self.assertEqual(program.stop(number)[0], -number)
+
+    def test_where_names_lead(self):
+        """Files and links as roots, whose way leads there: they stay what they were."""
+        for name in ("link", "way", "over"):
+            os.makedirs("%s/%s/m" % (self.out, name))
+            write("%s/%s/f" % (self.out, name))
+        self.hang(self.out + "/link/m")
+        os.symlink("link/f", self.out + "/l")
+        os.symlink("way", self.out + "/w")
+        roots = [self.out + name for name in ("/l", "/w/f", "/over/f")]
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                program = self.watch("--filter", name, self.tree, *roots)
+                held = [open(root, "ab", buffering=0) for root in roots]
+                os.symlink("link/m/f", self.out + "/new")
+                os.rename(self.out + "/new", self.out + "/l")
+                self.hang(self.out + "/way")
+                self.hang(self.out + "/over/f", mode=0o100000)
+                for root, file in zip(roots, held):
+                    program.wait_for("%s can't be followed to what it leads to now" % root)
+                    file.write(b"x")
+                    while json.loads(program.line().decode())["path"] != root:
+                        pass
+                    file.close()
+                self.check_alive(program)
+                os.remove(self.tree + "/alive")
+                for target in ("/way", "/over/f"):
+                    LIBC.umount2(os.fsencode(self.out + target), 2)
+                os.remove(self.out + "/l")
+                os.symlink("link/f", self.out + "/l")
+
+    def test_link_that_leads_there(self):
+        """A root that is one is waited for like the mount itself, and what it leads across."""
+        self.serve(self.tree)
+        os.symlink(self.out, self.tree + "/back")
+        os.symlink(self.tree, self.out + "/l")
+        program = self.watch(self.out + "/l", self.tree + "/back", self.out + "/l/back")
+        make(self.tree + "/x")
+        while json.loads(program.line().decode())["path"] != self.out + "/l/x":
+            pass
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
 
     def test_library_changes_its_user(self):
         """All threads of somebody's program may, or the C library ends it."""
