@@ -6520,6 +6520,8 @@ class Inotify(Source):
             self.keep_open(at, fd, mount_id_of(fd))
         for each in reversed(chain):
             above, mount_id = self.opened[at]
+            if each.root is not None:
+                mount_id = each.root.mount_id       # mounted in the directory above
             self.keep_open(each, path_on(each.name, mount_id, above), mount_id)
             at = each
         return self.opened[watched]
