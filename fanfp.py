@@ -108,6 +108,7 @@ STATX_BASIC = 0x7FF
 STATX_BTIME = 0x800
 STATX_MNT_ID = 0x1000
 STATX_ATTR_MOUNT_ROOT = 0x2000
+STATX_MNT_ID_UNIQUE = 0x4000
 OPEN_TREE_CLONE = 1
 MAX_HANDLE_SZ = 128
 HANDLE_TRIES = 50
@@ -1833,10 +1834,13 @@ def mount_at(path, follow=True):
         os.close(fd)
 
 
-def mount_id_by_statx(directory, name, flags):
-    """The id of the mount to which a name in an open directory leads; None: it is not told."""
-    found = statx(directory, name, flags, STATX_MNT_ID)
-    return found.mnt_id if found is not None and found.mask & STATX_MNT_ID else None
+def mount_id_by_statx(directory, name, flags, kind=STATX_MNT_ID):
+    """The id of the mount to which a name in an open directory leads; None: it is not told.
+
+    `kind`: or STATX_MNT_ID_UNIQUE, a number that no other mount ever has: Linux 6.8.
+    """
+    found = statx(directory, name, flags, kind)
+    return found.mnt_id if found is not None and found.mask & kind else None
 
 
 def mount_id_at(directory, name):
@@ -1887,7 +1891,8 @@ def copy_tree(fd):
 
 
 def spot_of(mount, far):
-    """What tells where a mount is: (device and inode number of the directory, its name there).
+    """What tells where a mount is, and which of all that ever had its number: (device and inode
+    number of the directory, its name there, the number that no other mount has, or None).
 
     None if its path does not lead to it: another is mounted over it, or above it, or a directory
     above it has another name by now; or where it leads into one of the far_paths().
@@ -1901,7 +1906,8 @@ def spot_of(mount, far):
         return None
     try:
         same = mount_id_at(above, name or b".") == mount.id
-        return inode_of(above) + (name,) if same else None
+        return inode_of(above) + (name, mount_id_by_statx(
+            above, name or b".", AT_SYMLINK_NOFOLLOW, STATX_MNT_ID_UNIQUE)) if same else None
     except OSError:
         return None
     finally:
@@ -8037,7 +8043,7 @@ class Found(collections.namedtuple("Found", "source root place spot")):
             return hidden                   # it lies where nothing is asked: see Beside
         spot = spot_of(mount, far)
         if spot is None:
-            return hidden and os.path.basename(mount.path) == self.spot[-1]
+            return hidden and os.path.basename(mount.path) == self.spot[2]
         return spot == self.spot and self.root.remains(mount.path)
 
 

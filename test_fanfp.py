@@ -7040,6 +7040,9 @@ def make(path):
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
 
 
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
 class Mounts(Base):
     """What mounts there are on the way."""
 
@@ -7245,6 +7248,43 @@ class MountsSaid(Mounts):
                                    "file; " % self.tree)
 
 
+class MountedAgain(Mounts):
+    """The kernel gives the number of a mount again, and a file system has its own for ever."""
+
+    def test_at_once(self):
+        if fanfp.mount_id_by_statx(fanfp.AT_FDCWD, b"/", 0, fanfp.STATX_MNT_ID_UNIQUE) is None:
+            self.skipTest("needs Linux 6.8")
+        if not shutil.which("mkfs.ext4"):
+            self.skipTest("needs mkfs.ext4")
+        image, place = self.out + "/image", self.tree + "/m"
+        with open(image, "wb") as file:
+            file.truncate(16 << 20)
+        run("mkfs.ext4", "-q", image, stderr=subprocess.DEVNULL)
+        os.mkdir(place)
+        self.mount("-o", "loop", image, place)
+        os.mkdir(place + "/d")
+        device = next(mount.device for mount in fanfp.read_mounts()
+                      if os.fsdecode(mount.path) == place)
+        device = "/dev/loop" + device.partition(":")[2]
+        held = os.open(device, os.O_RDONLY)     # the loop device goes with its last user
+        self.addCleanup(os.close, held)
+        for name in FILTERS:
+            if available(name, self.tree) is not None:
+                continue
+            with self.subTest(filter=name):
+                program = self.program("--filter", name, self.tree)
+                for number in range(5):
+                    run("umount", place)
+                    if LIBC.mount(os.fsencode(device), os.fsencode(place), b"ext4", 0, None):
+                        self.skipTest("mount(2): " + os.strerror(ctypes.get_errno()))
+                    program.wait_for("%s, ext4 mounted inside, is watched from now on" % place)
+                    path = "%s/d/%s-%d" % (place, name, number)
+                    make(path)
+                    found = self.reported_in(program, place)
+                    self.assertEqual((found[place], path in found), ({"UNMOUNT"}, True))
+                program.stop()
+
+
 class Unlisted(Mounts):
     """Trees on mounts that the list of this process's mounts does not have."""
 
@@ -7337,9 +7377,6 @@ class Unlisted(Mounts):
                 program = self.program("--filter", name, root)
                 self.check(program, root, root)
                 self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Unanswered(Mounts):
