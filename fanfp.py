@@ -8265,7 +8265,7 @@ class Beside(Source):
             elif what == "failed":
                 self.error = value
                 # One that came and went is nobody's loss.
-                if self.mounted_inside and self.root.mount_id in {
+                if self.mounted_inside and value.errno != errno.ENOENT and self.root.mount_id in {
                         mount.id for mount in read_mounts()}:
                     self.notice("not watched: %s, %s mounted inside: %s"
                                 % (printable(self.root.display), self.kind, worded(value)))

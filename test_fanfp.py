@@ -7279,9 +7279,11 @@ class MountedAgain(Mounts):
                         self.skipTest("mount(2): " + os.strerror(ctypes.get_errno()))
                     program.wait_for("%s, ext4 mounted inside, is watched from now on" % place)
                     path = "%s/d/%s-%d" % (place, name, number)
-                    make(path)
-                    found = self.reported_in(program, place)
-                    self.assertEqual((found[place], path in found), ({"UNMOUNT"}, True))
+                    found = {}
+                    while path not in found:    # until it has been looked through
+                        write(path)
+                        found.update(self.reported_in(program, place))
+                    self.assertEqual(found.get(place), {"UNMOUNT"})
                 program.stop()
 
 
