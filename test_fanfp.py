@@ -6561,6 +6561,7 @@ class Nature(Base):
                 wait()
                 write(self.tree + path)
             os.makedirs(self.tree + "/d/e/made/below")
+            self.pass_a_tick()      # in one, the change of "d" and the sentinel might be the move
             program.process.send_signal(signal.SIGCONT)
             self.assert_found(self.reported(program), {
                 "d": "MOVED_TO", "d/e/g": "CREATE", "d/e/old/h": "CREATE", "d/i": "CREATE",
