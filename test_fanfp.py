@@ -6386,7 +6386,7 @@ class FilterObjectTest(unittest.TestCase):
     def test_its_groups_share_nothing(self):
         """Neither is loaded with anything of the other's."""
         obj = fanfp.read_object_file()
-        groups = [filter_part(obj)] + [fanfp.part_of(obj, [name])
+        groups = [filter_part(obj)] + [fanfp.part_of(obj, [name, "take_back"])
                                        for name in ("note_ended", "note_ended_no_cgroup")]
         self.assertEqual(groups[0].struct_ops, obj.struct_ops)
         for ended in groups[1:]:
