@@ -7314,13 +7314,14 @@ class Unlisted(Mounts):
         python = "/usr/bin/python3"
         if not os.path.exists(python):
             self.skipTest("needs " + python)
-        for name in ("usr", "lib", "lib64", "bin", "proc", "w", "fanfp"):
+        for name in ("usr", "lib", "lib64", "bin", "proc", "sys", "w", "fanfp"):
             os.mkdir(self.tree + "/" + name)
         for name in ("usr", "lib", "lib64", "bin"):
             if os.path.isdir("/" + name):
                 self.mount("--bind", "/" + name, self.tree + "/" + name)
         self.mount("--bind", HERE, self.tree + "/fanfp")
         self.mount("-t", "proc", "proc", self.tree + "/proc")
+        self.mount("-t", "sysfs", "sysfs", self.tree + "/sys")      # the fastpath's types are there
         return ["chroot", self.tree, python, "/fanfp/fanfp.py"]
 
     def test_chroot(self):
