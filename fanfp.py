@@ -10545,8 +10545,13 @@ def follow(watch, options, lines, output, runner, own, signals):
 
 def is_own(event, own):
     """Whether an event of inotify is of the file that fanfp itself writes."""
-    return event.path is not None and os.path.basename(event.path) == os.path.basename(own) \
-        and event.mask & (MODIFY | CLOSE_WRITE | OPEN) and os.path.realpath(event.path) == own
+    if event.path is None or os.path.basename(event.path) != os.path.basename(own) \
+            or not event.mask & (MODIFY | CLOSE_WRITE | OPEN):
+        return False
+    path = os.path.abspath(event.path)
+    # Where the way leads into what somebody else answers for, it is not asked for.
+    return path == own or not is_far(os.fsencode(path), far_paths(read_mounts())) \
+        and os.path.realpath(path) == own
 
 
 def shows_executable(options):
