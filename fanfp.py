@@ -7040,7 +7040,7 @@ class Inotify(Source):
     def shown(self, root):
         if root.fd is not None or root.watched is None:
             return root.display
-        return self.prefix(root.watched).rstrip("/")
+        return shown_name(self.prefix(root.watched))
 
     def close(self, forked=False):
         for root in self.roots + self.mounted:
@@ -8938,13 +8938,14 @@ class Watch:
                 return None                 # as containers have in /dev, and over files in /proc
             self._summary.failed(shown, mount.kind, error)
             return None
-        if name == "inotify" and reasons and self._fanotify is not None:
-            self._summary.lesser(shown, mount.kind)
+        lesser = name == "inotify" and reasons and self._fanotify is not None
         if root is None:
             return None                     # it is a root, too
         if self._started:
-            self._notice("%s, %s mounted inside, is watched from now on"
-                         % (printable(shown), mount.kind))
+            self._notice("%s, %s mounted inside, is watched from now on%s"
+                         % (printable(shown), mount.kind, ", with inotify" if lesser else ""))
+        elif lesser:
+            self._summary.lesser(shown, mount.kind)
         return Found(self._inotify if name == "inotify" else self._fanotify, root, place, spot)
 
     def _place(self, mount, current, above_is_far):

@@ -153,6 +153,15 @@ class Program:
                 return events
             events.append(event)
 
+    def until_unmounted(self, path):
+        """The events before the UNMOUNT of a path, as dicts."""
+        events = []
+        while True:
+            event = json.loads(self.line().decode("ascii"))
+            if event["path"] == path and "UNMOUNT" in event["events"]:
+                return events
+            events.append(event)
+
     def until_moved(self, path):
         """The events before the MOVED_FROM of a path, as dicts, but for others of that path."""
         events = []
@@ -7522,6 +7531,23 @@ class Unanswered(Mounts):
                 self.check_alive(program)
                 os.remove(self.tree + "/alive")
                 self.assertNotIn(b"No such file", program.errors)
+
+    def test_unmounted_and_mounted_again(self):
+        """What a server serves is no obstacle to an umount, which is told once; and then anew."""
+        place = self.tree + "/m"
+        os.mkdir(place)
+        program = self.watch(self.tree)
+        for _ in range(2):
+            self.serve(place)
+            program.wait_for("%s, fuse mounted inside, is watched from now on" % place)
+            make(place + "/x")
+            self.reported_in(program, self.tree, place)
+            subprocess.check_call(["umount", place])
+            events = program.until_unmounted(place)
+            write(self.tree + "/told")
+            events += program.until(self.tree + "/told")
+            os.remove(self.tree + "/told")
+            self.assertEqual([event for event in events if "UNMOUNT" in event["events"]], [])
 
     def test_it_answers_later(self):
         """It is taken in when it does, and heard from then on; below it, too."""
