@@ -33,7 +33,8 @@ PROGRAMS = [
     "/usr/sbin/mke2fs", "/usr/sbin/mkfs.ext4", "/usr/sbin/mkfs.xfs", "/usr/sbin/mkfs.btrfs",
     "/usr/bin/btrfs", "/usr/sbin/bpftool", "/usr/sbin/xfs_io", "/usr/bin/bindfs",
 ]
-DATA = ["/etc/mke2fs.conf", "/etc/services", "/etc/protocols", "/usr/lib/git-core/git",
+# The C library opens libgcc_s when a thread ends, as Debian's has it depend on it.
+DATA = ["/usr/lib/x86_64-linux-gnu/libgcc_s.so.1", "/etc/mke2fs.conf", "/etc/services", "/etc/protocols", "/usr/lib/git-core/git",
         "/usr/share/git-core/templates/description"]
 
 # Parts of python's standard library that nothing here imports.
