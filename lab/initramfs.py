@@ -34,7 +34,8 @@ PROGRAMS = [
     "/usr/bin/btrfs", "/usr/sbin/bpftool", "/usr/sbin/xfs_io", "/usr/bin/bindfs",
 ]
 # The C library opens libgcc_s when a thread ends, as Debian's has it depend on it.
-DATA = ["/usr/lib/x86_64-linux-gnu/libgcc_s.so.1", "/etc/mke2fs.conf", "/etc/services", "/etc/protocols", "/usr/lib/git-core/git",
+DATA = ["/usr/lib/x86_64-linux-gnu/libgcc_s.so.1", "/etc/mke2fs.conf", "/etc/services",
+        "/etc/protocols", "/usr/lib/git-core/git",
         "/usr/share/git-core/templates/description"]
 
 # Parts of python's standard library that nothing here imports.
