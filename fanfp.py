@@ -8541,11 +8541,11 @@ class Watch:
                      self._own, name)
         try:
             names.add(given)
+            if name != "inotify":
+                self._who.attach()
         except BaseException:
             names.close()
             raise
-        if name != "inotify":
-            self._who.attach()
         self._names.append(names)
         self._register(names)
         return None
@@ -8702,14 +8702,14 @@ class Watch:
                                  self._recursive) if name == "inotify" else \
                     Fanotify(self._mask, name, self._notice, self.object, self._own,
                              self._devices, self._recursive)
-                if name != "inotify":
-                    self._who.attach()
             else:
                 for other in source.roots:
                     if root.key == other.key:
                         root.close()            # given twice
                         return other if place is None else None
             try:
+                if fresh and name != "inotify":
+                    self._who.attach()
                 source.add(root, place)
             except BaseException:
                 if fresh:
