@@ -153,23 +153,14 @@ class Program:
                 return events
             events.append(event)
 
-    def until_unmounted(self, path):
-        """The events before the UNMOUNT of a path, as dicts."""
-        events = []
-        while True:
-            event = json.loads(self.line().decode("ascii"))
-            if event["path"] == path and "UNMOUNT" in event["events"]:
-                return events
-            events.append(event)
-
-    def until_moved(self, path):
-        """The events before the MOVED_FROM of a path, as dicts, but for others of that path."""
+    def until_told(self, name, path):
+        """The events before one of a name and a path, as dicts, but for others of that path."""
         events = []
         while True:
             event = json.loads(self.line().decode("ascii"))
             if event["path"] != path:
                 events.append(event)
-            elif "MOVED_FROM" in event["events"]:
+            elif name in event["events"]:
                 return events
 
     def rest(self):
@@ -692,7 +683,7 @@ class Scenarios:
                     os.rename(self.tree + "/" + old, self.tree + "/" + new)
                 write(self.tree + "/end")
                 os.rename(self.tree + "/end", self.tree + "/z.tmp")
-                found = gather(program.until_moved(self.tree + "/end"))
+                found = gather(program.until_told("MOVED_FROM", self.tree + "/end"))
                 self.expect(found, {"a.conf": "MOVED_FROM", "c.conf": "MOVED_TO",
                                     ("b.conf", "e.conf"): "RENAME"})
                 program.stop()
@@ -7543,7 +7534,7 @@ class Unanswered(Mounts):
             make(place + "/x")
             self.reported_in(program, self.tree, place)
             subprocess.check_call(["umount", place])
-            events = program.until_unmounted(place)
+            events = program.until_told("UNMOUNT", place)
             write(self.tree + "/told")
             events += program.until(self.tree + "/told")
             os.remove(self.tree + "/told")
