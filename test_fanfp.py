@@ -7156,7 +7156,7 @@ class MountPairs(Mounts):
             for place in ("/before", "/after", "/after/n"):
                 make(away + place + "/outside")
             os.rename(away, tree + "/e")
-            for place in (before, nested):
+            for place in (before, after, nested):
                 self.until_heard(program, tree, place)
         for place in (nested, after, before):
             subprocess.check_call(["umount", place])
