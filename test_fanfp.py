@@ -54,6 +54,7 @@ FILTERS = [each for each in os.environ.get("FANFP_TEST_FILTERS", "").split(":") 
 PATIENCE = float(os.environ.get("FANFP_TEST_PATIENCE", "60"))     # seconds until a wait is a hang
 FILES = int(os.environ.get("FANFP_TEST_FILES", "100000"))
 PROCESSES = min(200, FILES // 100)      # of a kind, where many are begun one after the other
+LINE = 300              # characters at most of the line that names a failed test
 ROOT = os.geteuid() == 0
 CREATED = "CREATE MODIFY CLOSE_WRITE"
 
@@ -8601,6 +8602,7 @@ class Result(unittest.TextTestResult):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.passed = 0
+        self.failed = []
 
     def startTest(self, test):
         super().startTest(test)
@@ -8625,34 +8627,40 @@ class Result(unittest.TextTestResult):
 
     def addFailure(self, test, err):
         super().addFailure(test, err)
-        self.tell(self.failures)
+        self.tell(test, err, self.failures)
 
     def addError(self, test, err):
         super().addError(test, err)
-        self.tell(self.errors)
+        self.tell(test, err, self.errors)
 
     def addSubTest(self, test, subtest, err):
         super().addSubTest(test, subtest, err)
         if err is not None:
-            self.tell(self.failures if issubclass(err[0], test.failureException) else self.errors)
+            self.tell(subtest, err,
+                      self.failures if issubclass(err[0], test.failureException) else self.errors)
 
-    def tell(self, failures):
+    def tell(self, test, err, failures):
+        name = re.sub(r"\b__main__\.", "", test.id())
+        line = "FAILED %s: %s: %s" % (name, err[0].__name__, err[1])
+        self.failed.append(" ".join(line.split())[:LINE])
         self.stream.writeln(failures[-1][1])
+        self.stream.writeln(self.failed[-1])
         self.stream.flush()
 
     def printErrors(self):
-        """Only which, since how has been told."""
-        for test, _ in self.errors + self.failures:
-            self.stream.writeln("failed: %s" % test)
+        """Nothing: how has been told, and which comes last, with the closing line."""
 
 
 def main():
-    """Run the tests named on the command line, or all; print the closing line."""
+    """Run the tests named on the command line, or all; print the closing line, and before it those
+    that failed, since of a long log it may be the end alone that is seen."""
     runner = unittest.TextTestRunner(resultclass=Result, verbosity=2, stream=sys.stdout)
     result = unittest.main(testRunner=runner, exit=False).result
     failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
     for test, reason in result.skipped:
         print("skipped: %s: %s" % (test, reason))
+    for line in result.failed:
+        print(line)
     print("%d passed, %d failed, %d skipped" % (result.passed, failed, len(result.skipped)))
     return 1 if failed or not result.testsRun else 0
 

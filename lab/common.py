@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+FAILED_LINES = 30       # that name what failed, at the end of a run
 UNUSED_DAYS = 3         # how long the cache keeps what is not used
 LAB = pathlib.Path(__file__).resolve().parent
 PROJECT = LAB.parent
@@ -32,6 +33,14 @@ def main(function):
 
 def say(*words):
     print(*words, file=sys.stderr, flush=True)
+
+
+def failed_lines(failures):
+    """The lines that name, at the end of a run, each failure: no more than can be read."""
+    lines = [" ".join(f"FAILED {failure}".split())[:300] for failure in dict.fromkeys(failures)]
+    if len(lines) > FAILED_LINES:
+        lines[FAILED_LINES - 1:] = [f"FAILED: {len(lines) - FAILED_LINES + 1} more, named above"]
+    return lines
 
 
 def cache():
