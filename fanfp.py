@@ -10147,14 +10147,16 @@ class Output:
     """A descriptor that text is written to, to the last byte.  `doing`, `lost`: for errors.
     Where writing must end before, the last line is still whole, if it fits into PIPE_BUF.
 
-    No write blocks where a signal is not heard: poll(2) says when there is room, which a pipe
-    then has for PIPE_BUF bytes.  Were it to block all the same (two that write to one pipe), a
-    signal ends it, since it is not os.write(), which would begin again (PEP 475).
+    No write blocks, since a signal that came just before would not be heard: poll(2) says when
+    there is room, and of two that write to one pipe the one that is late finds none.  Where a
+    descriptor can't be had that does not block, a signal ends the write at least, since it is not
+    os.write(), which would begin again (PEP 475).
     """
 
     def __init__(self, fd, name, signals, doing="writing events to",
                  lost="the events since are lost"):
         self.fd, self.name, self.signals, self.doing, self.lost = fd, name, signals, doing, lost
+        self.own_fd = without_blocking(fd)
         self.poll = select.poll()
         self.poll.register(fd, select.POLLOUT)
         self.poll.register(signals.fd, select.POLLIN)
@@ -10167,7 +10169,7 @@ class Output:
             self.wait()
             part = data[at:at + select.PIPE_BUF]
             part = part[:part.rfind(b"\n") + 1] or part     # a pipe takes all of it or nothing
-            written = call("write", self.fd, part, len(part))
+            written = call("write", self.own_fd, part, len(part))
             number = ctypes.get_errno()
             if written >= 0:
                 at += written
@@ -10215,6 +10217,22 @@ class Output:
             return os.fsdecode(fd_path(self.fd))
         except OSError:
             return None
+
+
+def without_blocking(fd):
+    """A descriptor of the same pipe or terminal, of which a write never blocks; `fd` itself where
+    it is something else, or may not be opened.
+
+    Not fcntl(2), O_NONBLOCK: that would be so for all who have the same open file.
+    """
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) and os.isatty(fd):
+            return os.open(path_to_fd(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+                           | os.O_CLOEXEC)
+    except OSError:
+        pass
+    return fd
 
 
 def open_output(path, signals, used=True, **words):
