@@ -90,6 +90,7 @@ MOVE_SELF = 0x800
 OPEN_EXEC = 0x1000                      # fanotify only
 UNMOUNT = 0x2000                        # inotify's; fanfp reports it for fanotify too
 Q_OVERFLOW = 0x4000
+FS_ERROR = 0x8000                       # fanotify only (5.16)
 IN_IGNORED = 0x8000                     # inotify only
 EVENT_ON_CHILD = 0x08000000             # fanotify only
 RENAME = 0x10000000                     # fanotify only (5.17); fanfp makes it from inotify's pair
@@ -659,13 +660,14 @@ EVENTS = {
     "OPEN_EXEC": OPEN_EXEC, "ACCESS": ACCESS, "MODIFY": MODIFY, "ATTRIB": ATTRIB,
     "CLOSE_WRITE": CLOSE_WRITE, "CLOSE_NOWRITE": CLOSE_NOWRITE, "MOVED_FROM": MOVED_FROM,
     "DELETE": DELETE, "MOVE_SELF": MOVE_SELF, "DELETE_SELF": DELETE_SELF, "UNMOUNT": UNMOUNT,
-    "Q_OVERFLOW": Q_OVERFLOW,
+    "FS_ERROR": FS_ERROR, "Q_OVERFLOW": Q_OVERFLOW,
 }
 """Every event's name (as inotifywait has it) and bit, in the order in which most things happen."""
 
 DEFAULT_EVENTS = ("CREATE", "DELETE", "MODIFY", "CLOSE_WRITE", "RENAME", "MOVED_FROM", "MOVED_TO",
-                  "DELETE_SELF", "MOVE_SELF")
-"""Changes of names and contents.  Not ATTRIB: every unlink makes one that no mark can hold back."""
+                  "DELETE_SELF", "MOVE_SELF", "FS_ERROR")
+"""Changes of names and contents, and the errors of file systems.  Not ATTRIB: every unlink makes
+one that no mark can hold back."""
 
 GROUPS = {"ALL": tuple(EVENTS), "CLOSE": ("CLOSE_WRITE", "CLOSE_NOWRITE"),
           "MOVE": ("MOVED_FROM", "MOVED_TO", "RENAME")}
@@ -713,7 +715,8 @@ def event_mask(names):
 class Event(collections.namedtuple("Event", "path mask pid time old_path moment")):
     """One event, or several of one name that the kernel merged while they waited.
 
-    path      str as os.fsdecode gives it, or None for Q_OVERFLOW and for what can't be named
+    path      str as os.fsdecode gives it, or None for Q_OVERFLOW and for what can't be named.
+              Of FS_ERROR that of the root, or of the mount inside, which is on the file system
     mask      int, bits of EVENTS and ISDIR
     pid       int, process id of who did it; None where the kernel does not say (inotify), and of
               a process in another pid namespace, which has no number in this one
@@ -754,6 +757,11 @@ class Event(collections.namedtuple("Event", "path mask pid time old_path moment"
         return None if self.pid is None else self.moment.processes.uid(self.pid)
 
     @property
+    def fs_error(self):
+        """The FsError of an FS_ERROR, else None."""
+        return self.moment.fs_error
+
+    @property
     def process(self):
         """The Process that did it, or None where the pid is None: more than `comm` and `uid`
         takes several more reads."""
@@ -768,12 +776,13 @@ class Moment:
 
     roots      tuple of str, the roots watched then, as they were given
     processes  Processes, who was there then
+    fs_error   FsError, where it is the moment of an FS_ERROR alone, else None
     """
 
-    __slots__ = ("roots", "processes")
+    __slots__ = ("roots", "processes", "fs_error")
 
-    def __init__(self, roots, processes):
-        self.roots, self.processes = roots, processes
+    def __init__(self, roots, processes, fs_error=None):
+        self.roots, self.processes, self.fs_error = roots, processes, fs_error
 
     def root_of(self, path, is_entry):
         """The innermost root that a path is of, or None; if `is_entry`, the one that it is in."""
@@ -783,6 +792,15 @@ class Moment:
         return max(found, key=len) if found else None
 
 
+FsError = collections.namedtuple("FsError", "error count inode")
+"""What a file system says of its errors, fanotify(7).
+
+error  int, errno of the first since the last FS_ERROR: EUCLEAN (damaged), EIO, ...
+count  int, how many there were since then
+inode  int, number of the inode of the first; None where it is of none, or the kernel does not say
+"""
+
+
 # --- what read(2) gives on a fanotify descriptor, fanotify(7) ---
 
 # struct fanotify_event_metadata, then the start of the first information record:
@@ -790,12 +808,16 @@ class Moment:
 METADATA = struct.Struct("=IIQii")
 FIRST_INFO = struct.Struct("=IIQ4xiBxH8xI4x")
 INFO = struct.Struct("=BxH8xI4x")
+ERROR_INFO = struct.Struct("=4xiI")     # struct fanotify_event_info_error: error, error_count
+# Types of handles that begin with the number of the inode: enum fid_type.
+INODE_FORMS = {1: "=I", 2: "=I", 0x81: "=Q", 0x82: "=Q"}
 VERSION = struct.unpack("=I", struct.pack("=BBH", 3, 0, METADATA.size))[0]
 
 # Record types, enum fanotify_event_info_type.  DFID_NAME has a directory's handle and a name.
 INFO_FID = 1
 INFO_DFID_NAME = 2
 INFO_DFID = 3
+INFO_ERROR = 5
 INFO_OLD_DFID_NAME = 10
 INFO_NEW_DFID_NAME = 12
 
@@ -803,14 +825,17 @@ DIRENT = MOVED_FROM | MOVED_TO | CREATE | DELETE | RENAME
 MOVES = MOVED_FROM | MOVED_TO | RENAME
 LISTING = OPEN | ACCESS | CLOSE_NOWRITE     # what reading a directory makes
 # Events that need more than a directory and a name; decode() gives these all their records.
-INTRICATE = ISDIR | MOVES | DELETE_SELF | MOVE_SELF | Q_OVERFLOW
+INTRICATE = ISDIR | MOVES | DELETE_SELF | MOVE_SELF | Q_OVERFLOW | FS_ERROR
+# What is of a file system or the queue, and of no name: not chosen by path or process.
+OF_NO_NAME = FS_ERROR | Q_OVERFLOW
 # What is done by way of an open file: of a device node that is no change of the tree.
 THROUGH = ACCESS | MODIFY | CLOSE_WRITE | CLOSE_NOWRITE | OPEN | OPEN_EXEC
 
 Raw = collections.namedtuple("Raw", "mask pid key name target old_key old_name end")
 """A decoded event.  A key is the bytes of a file-system id and a file handle.
 
-key, name          of the directory and the entry in it; None where the event has none
+key, name          of the directory and the entry in it; None where the event has none.  Of FS_ERROR
+                   the key of the file, and the FsError
 target             key of the entry's own file, for INTRICATE events that say it, else None
 old_key, old_name  where a RENAME came from, else None
 end                offset of the next event in the buffer
@@ -856,7 +881,7 @@ def decode_one(buffer, at, size):
     if not METADATA.size <= length <= size - at:
         raise damaged(at, "an event of %d bytes where there are %d" % (length, size - at))
     end = at + length
-    found = {}
+    found, error = {}, (errno.EIO, 1)
     info_at = at + METADATA.size
     while info_at < end:
         if end - info_at < 4:
@@ -866,7 +891,12 @@ def decode_one(buffer, at, size):
             raise damaged(at, "an information record of %d bytes" % info)
         if kind in (INFO_FID, INFO_DFID, INFO_DFID_NAME, INFO_OLD_DFID_NAME, INFO_NEW_DFID_NAME):
             found[kind] = decode_info(buffer, info_at, info, kind, at)
+        elif kind == INFO_ERROR and info >= ERROR_INFO.size:
+            error = ERROR_INFO.unpack_from(buffer, info_at)
         info_at += info
+    if mask & FS_ERROR:
+        file = found.get(INFO_FID, (b"",))[0]
+        return Raw(mask, pid, file, FsError(*error + (inode_in(file),)), None, None, None, end)
     old_key, old_name = found.get(INFO_OLD_DFID_NAME, (None, None))
     key, name = (found.get(INFO_DFID_NAME) or found.get(INFO_NEW_DFID_NAME)
                  or found.get(INFO_DFID) or (None, None))
@@ -888,6 +918,12 @@ def decode_info(buffer, at, length, kind, event_at):
             raise damaged(event_at, "a name has no end")
         name = buffer[name_at:stop]
     return buffer[at + 4:name_at], name
+
+
+def inode_in(key):
+    """The number of the inode that a key is of, as far as its kind of handle tells, or None."""
+    form = INODE_FORMS.get(struct.unpack_from("=i", key, 12)[0]) if len(key) >= 24 else None
+    return struct.unpack_from(form, key, 16)[0] if form else None
 
 
 def damaged(at, what):
@@ -4585,7 +4621,7 @@ def user_name(uid):
 # the file system would wake us, and an open root is never "deleted" itself); UNMOUNT from
 # mountinfo.
 ASKABLE = (ACCESS | MODIFY | ATTRIB | CLOSE_WRITE | CLOSE_NOWRITE | OPEN | OPEN_EXEC | MOVED_FROM
-           | MOVED_TO | CREATE | DELETE | RENAME)
+           | MOVED_TO | CREATE | DELETE | RENAME | FS_ERROR)
 
 
 ALL = 1 << 62                       # more buffers than are ever read
@@ -4663,7 +4699,7 @@ class MarksFilter(UserFilter):
         # The mark of a directory also hides the events of its children, and a root may be one.
         # Those that tell of a root (its rename, its removal) are of a directory: without ONDIR
         # they come.  So do those of an edge, which are told.
-        mask = self.group.asked | EVENT_ON_CHILD
+        mask = self.group.asked & ~FS_ERROR | EVENT_ON_CHILD
         if self.group.directories.fringe.isdisjoint((key, key[:8])) \
                 and self.group.directories.edge(key) is None:
             mask |= ISDIR
@@ -5226,6 +5262,7 @@ class Fanotify(Source):
         else:
             # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
             halves = True
+            self.asked &= ~FS_ERROR
             if self.mask & RENAME:
                 self.mask |= MOVED_FROM | MOVED_TO
         if halves:
@@ -5401,7 +5438,7 @@ class Fanotify(Source):
         for raw in decode(batch.buffer, batch.at):
             mask, pid, key, name, target, old_key, old_name, end = raw
             count += 1
-            if pid == me:
+            if pid == me and not mask & FS_ERROR:   # which its look-ups may meet as well
                 dropped += 1
                 continue
             if not mask & intricate:
@@ -5603,6 +5640,8 @@ class Fanotify(Source):
         mask, key, name = raw.mask, raw.key, raw.name
         if mask & Q_OVERFLOW:
             return self.overflow()
+        if mask & FS_ERROR:
+            return self.fs_error(raw)
         if mask & RENAME:
             return self.rename(raw)
         if mask & ISDIR and mask & DELETE and mask & (CREATE | MOVED_TO):
@@ -5895,6 +5934,13 @@ class Fanotify(Source):
         self.moved_in()
         self.lossy = True
         self.report(None, Q_OVERFLOW, 0)
+
+    def fs_error(self, raw):
+        """A file system has met errors, in a tree or elsewhere on it."""
+        shown = (self.shown(root) for root in self.directories.mounts.get(raw.key[:8], ()))
+        moment = Moment(self.moment.roots, self.moment.processes, raw.name)
+        self.out.append(Event(next((path for path in shown if path is not None), None),
+                              FS_ERROR | ISDIR, raw.pid or None, self.now, None, moment))
 
     # --- events of directories that are gone ---
 
@@ -7661,7 +7707,7 @@ class FanotifyNames(Names):
     def make(self):
         """An event of a file by whatever name comes once, though two marks ask for it."""
         self.pid = os.getpid()
-        self.asked = self.mask & ASKABLE & ~MOVES & ~NAME_EVENTS
+        self.asked = self.mask & ASKABLE & ~MOVES & ~NAME_EVENTS & ~FS_ERROR
         return new_group()[0]
 
     def key(self, fd):
@@ -8691,6 +8737,10 @@ class Watch:
 
     def _add_to(self, name, shown, path, place=None, mount=None):
         """Watch a root with the filter of a name; of a mount in a tree, the Place and the Mount."""
+        if name == "inotify" and not self._mask & (INOTIFY_ASKABLE | RENAME):
+            raise Error(errno.EINVAL, "watching %s: inotify does not tell of %s"
+                        % (printable(shown), " or ".join(event_names(self._mask))),
+                        hint="choose other events, or run as root")
         make = InotifyRoot if name == "inotify" else Root
         root = make(shown, path, mount)
         root.may_wait = self._may_wait
@@ -9137,7 +9187,8 @@ class Watch:
         if self._include or self._exclude:
             events = list(filter(None, map(self._filtered, events)))
         for is_chosen in self._doers:
-            events = [event for event in events if event.mask & ALWAYS or is_chosen(event)]
+            events = [event for event in events
+                      if event.mask & (ALWAYS | OF_NO_NAME) or is_chosen(event)]
         if self._in_full:
             self._moment.processes.read({event.pid for event in events} - {None})
         self._counts["reported"] += len(events)
@@ -9197,7 +9248,7 @@ class Watch:
         whether the halves were asked for or not.
         """
         path, old_path = event.path, event.old_path
-        now = path is None or self._is_wanted(path)
+        now = path is None or event.mask & OF_NO_NAME or self._is_wanted(path)
         was = now if old_path is None else self._is_wanted(old_path)
         if was and now:
             return event
@@ -9918,8 +9969,17 @@ def text_lines(events, who=named):
             shown = printable(path)
         if old_path is not None:
             shown = printable(old_path) + " -> " + shown
+        if mask & FS_ERROR:
+            shown += " " + error_text(event.fs_error)
         out.append(head + shown + "\n")
     return "".join(out)
+
+
+def error_text(error):
+    """An FsError for people."""
+    return "(%s, errno %d, %d time%s%s)" % (
+        os.strerror(error.error), error.error, error.count, "s" if error.count > 1 else "",
+        "" if error.inode is None else ", inode %d" % error.inode)
 
 
 _texts = {}
@@ -9957,6 +10017,9 @@ def json_lines(events, who=False):
         shown = "null" if path is None else quote(path)
         if old_path is not None:
             shown += ', "old_path": ' + quote(old_path)
+        if mask & FS_ERROR:
+            shown += ', "error": %d, "error_count": %d, "inode": %s' % (
+                event.fs_error[:2] + (text_of(event.fs_error.inode) or "null",))
         out.append(both[0] + shown + both[1])
     return "".join(out)
 

@@ -5073,6 +5073,9 @@ class Decoding(unittest.TestCase):
               + event(fanfp.RENAME | fanfp.ISDIR, 8, record(10, KEY, b"old"),
                       record(12, OTHER, b"new"), record(1, KEY))
               + event(fanfp.Q_OVERFLOW, 0)
+              + event(fanfp.FS_ERROR, 9, record(1, KEY[:8] + struct.pack("=IiII", 8, 1, 12, 3)),
+                      struct.pack("=BBHiI", 5, 0, 12, errno.EIO, 2))
+              + event(fanfp.FS_ERROR, 9, record(1, KEY[:8] + struct.pack("=Ii", 0, 255)))
               + event(fanfp.ATTRIB, 9, record(1, KEY))
               + event(fanfp.OPEN | fanfp.ISDIR, 9, record(2, KEY, b"."))
               + event(fanfp.CLOSE_WRITE, 10, record(2, OTHER, b"n" * 255), record(1, KEY)))
@@ -5094,6 +5097,10 @@ class Decoding(unittest.TestCase):
             (fanfp.CREATE, 7, KEY, b"name", None, None, None),
             (fanfp.RENAME | fanfp.ISDIR, 8, OTHER, b"new", KEY, KEY, b"old"),
             (fanfp.Q_OVERFLOW, 0, None, None, None, None, None),
+            (fanfp.FS_ERROR, 9, KEY[:8] + struct.pack("=IiII", 8, 1, 12, 3), (errno.EIO, 2, 12),
+             None, None, None),
+            (fanfp.FS_ERROR, 9, KEY[:8] + struct.pack("=Ii", 0, 255), (errno.EIO, 1, None),
+             None, None, None),
             (fanfp.ATTRIB, 9, None, None, KEY, None, None),
             (fanfp.OPEN | fanfp.ISDIR, 9, KEY, b".", None, None, None),
             (fanfp.CLOSE_WRITE, 10, OTHER, b"n" * 255, None, None, None)])
@@ -5119,7 +5126,8 @@ class Decoding(unittest.TestCase):
                 self.assertLessEqual(len(found), len(self.buffer) // 24)
                 for raw in found:
                     for part in raw[2:]:
-                        self.assertTrue(part is None or part == b"." or part in damaged)
+                        self.assertTrue(part is None or isinstance(part, fanfp.FsError)
+                                        or part == b"." or part in damaged)
 
     def test_wrong_version(self):
         wrong = struct.pack("=IBBHQii", 24, 4, 0, 24, fanfp.Q_OVERFLOW, -1, 0)
@@ -7113,6 +7121,115 @@ class Mounts(Base):
             events.append(event)
             left.discard(event["path"])
         return gather(events)
+
+
+class FsErrors(Mounts):
+    """What a file system says of its own damage."""
+
+    def setUp(self):
+        super().setUp()
+        if not shutil.which("mkfs.ext4") or not shutil.which("debugfs"):
+            self.skipTest("needs mkfs.ext4 and debugfs")
+        if available("user", self.tree):
+            self.skipTest("needs fanotify")
+        os.close(self.group_with_targets())
+        self.disk = self.out + "/disk"
+        make(self.disk)
+        os.truncate(self.disk, 16 << 20)
+        run("mkfs.ext4", "-q", self.disk, stderr=subprocess.DEVNULL)
+        for request in ("mkdir damaged", "mkdir sub", "set_inode_field damaged block[0] 0"):
+            run("debugfs", "-w", "-R", request, self.disk, stderr=subprocess.DEVNULL)
+        self.mount("-o", "loop", self.disk, self.tree)
+        device = os.stat(self.tree).st_dev
+        link = "/sys/dev/block/%d:%d" % (os.major(device), os.minor(device))
+        self.trigger = "/sys/fs/ext4/%s/trigger_fs_error" % os.path.basename(os.path.realpath(link))
+        if not os.path.exists(self.trigger):
+            self.skipTest("needs ext4 with trigger_fs_error")
+
+    def group_with_targets(self):
+        fd, targets = fanfp.new_group()
+        if not targets:
+            os.close(fd)
+            self.skipTest("needs Linux 5.17")
+        return fd
+
+    def break_down(self, number=1):
+        """Have ext4 meet errors of no inode."""
+        for _ in range(number):
+            with open(self.trigger, "w") as file:
+                file.write("by a test of fanfp")
+
+    def meet_damage(self):
+        """Have ext4 meet a damaged directory; the number of its inode."""
+        with self.assertRaises(OSError) as raised:
+            os.listdir(self.tree + "/damaged")
+        self.assertEqual(raised.exception.errno, errno.EUCLEAN)
+        return next(entry.inode() for entry in os.scandir(self.tree) if entry.name == "damaged")
+
+    def each_filter(self):
+        for name in FILTERS:
+            if name != "inotify" and not available(name, self.tree):
+                with self.subTest(name):
+                    yield name
+
+    def test_told(self):
+        """By default: number, how often since the last, inode; of the whole file system, whatever
+        paths and processes are asked for."""
+        for name in self.each_filter():
+            program = self.program("--filter", name, "--exclude", ".", "--comm", "nobody",
+                                   self.tree + "/sub", json_lines=True)
+            inode = self.meet_damage()
+            event = json.loads(program.line().decode())
+            self.assertGreaterEqual(event.pop("error_count"), 1)
+            self.assertEqual((event["events"], event["path"], event["error"], event["inode"]),
+                             (["FS_ERROR"], self.tree + "/sub", errno.EUCLEAN, inode))
+            stopped = Stopped(program)
+            self.break_down(3)
+            stopped.go_on()
+            counted = 0
+            while counted < 3:
+                event = json.loads(program.line().decode())
+                self.assertEqual((event["error"], event["inode"], event["pid"]),
+                                 (errno.EUCLEAN, None, os.getpid()))
+                counted += event["error_count"]
+            self.assertEqual(counted, 3)
+            self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_line(self):
+        for name in self.each_filter():
+            program = self.program("--filter", name, "-e", "fs_error", self.tree,
+                                   json_lines=False)
+            write(self.tree + "/not-told-" + name)
+            inode = self.meet_damage()
+            self.assertRegex(program.line().decode(), r": FS_ERROR,ISDIR %s \(Structure needs "
+                             r"cleaning, errno 117, \d+ times?, inode %d\)\n$" % (self.tree, inode))
+
+    def test_own(self):
+        """fanfp's own look-ups meet damage as others do."""
+        with fanfp.Watch(self.tree + "/sub", own=False) as watch:
+            self.break_down()
+            event, = watch.read(PATIENCE)
+            self.assertEqual(event.fs_error[:2], (errno.EUCLEAN, 1))
+            write(self.tree + "/sub/own")
+            self.break_down()
+            event, = watch.read(PATIENCE)
+            self.assertEqual(event.events, ("FS_ERROR",))
+
+    def test_mounted_inside(self):
+        """It is called as the mount that it is of."""
+        with fanfp.Watch(self.top, exclude="/out(/|$)") as watch:
+            self.break_down()
+            event, = watch.read(PATIENCE)
+            self.assertEqual((event.path, event.fs_error.inode), (self.tree, None))
+
+    def test_not_had(self):
+        """Where nothing would ever come, it is an error; by default it is not asked for."""
+        with self.assertRaisesRegex(fanfp.Error, "inotify does not tell of FS_ERROR"):
+            fanfp.Watch(self.tree, filter="inotify", events="FS_ERROR")
+        with fanfp.Watch(self.tree, filter="inotify") as watch:
+            self.break_down()
+            write(self.tree + "/f")
+            self.assertEqual(watch.read(PATIENCE)[0].path, self.tree + "/f")
 
 
 class MountPairs(Mounts):
