@@ -2,19 +2,17 @@
 """The kernels that the machine can boot: built here, or Debian's own."""
 
 import json
-import lzma
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
+import debian
 from common import (
     LAB,
     Error,
-    apt_lists,
     cache,
     digest,
     drop_unused,
@@ -34,13 +32,7 @@ BPFTOOL_SOURCES = ["tools", "scripts", "include/uapi", "kernel/bpf", "arch/x86/i
 
 # Each name a kernel can be asked for by.
 BUILT = {"fastpath": ["kernel.config"], "fastpath-debug": ["kernel.config", "debug.config"]}
-STOCK = {"6.1": "linux-image-amd64", "6.12": "linux-image-6.12-amd64"}
-NAMES = [*BUILT, *STOCK]
-
-# What the tests want of a stock kernel, which has all of it as modules. crc32c comes first: others
-# look for it when they are loaded.
-STOCK_MODULES = ["crc32c_generic", "crc32c_intel", "virtio_pci", "virtio_console", "virtio_rng",
-                 "9pnet_virtio", "9p", "loop", "ext4", "xfs", "btrfs", "overlay", "fuse"]
+NAMES = [*BUILT, *debian.KERNELS]
 
 
 class Kernel:
@@ -56,8 +48,8 @@ def get(name):
     """The kernel of this name, built or fetched first if need be."""
     if name in BUILT:
         return Kernel(name, built(name))
-    if name in STOCK:
-        return Kernel(name, stock(name))
+    if name in debian.KERNELS:
+        return Kernel(name, debian.get(name))
     raise Error(f"no kernel is named {name!r}; there are {', '.join(NAMES)}")
 
 
@@ -181,71 +173,3 @@ def check_config(fragment, config):
                 any(line.startswith(option + "=") for line in have))]
     if lost:
         raise Error(f"the kernel source does not take {' '.join(lost)}")
-
-
-def stock(name):
-    """Fetch one of Debian's kernels and unpack what the machine needs of it."""
-    with locked(f"kernel-{name}"):
-        recipe = digest(*STOCK_MODULES)
-        for path in cache().glob(f"kernel-{name}-*-{recipe}"):
-            return path
-        need_packages(["kmod", "xz-utils"], f"unpacking the kernel {name}")
-        apt_lists()
-        depends = run("apt-cache", "depends", "--important", STOCK[name])
-        package = re.search(r"Depends: (linux-image-[\d.]+\S*)", depends)
-        if not package:
-            raise Error(f"no package here is the kernel {name} ({STOCK[name]} depends on none)")
-        say(f"fetching the kernel {name} (package {package.group(1)})")
-        with tempfile.TemporaryDirectory(dir=cache()) as directory:
-            work = pathlib.Path(directory)
-            run("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package.group(1),
-                cwd=work)
-            deb, = work.glob("*.deb")
-            run("dpkg-deb", "-x", deb, work / "root")
-            image, = (work / "root/boot").glob("vmlinuz-*")
-            release = image.name[len("vmlinuz-"):]
-            new = work / "new"
-            (new / "modules").mkdir(parents=True)
-            shutil.copy(image, new / "bzImage")
-            order = copy_modules(work / "root", release, new / "modules")
-            (new / "modules/order").write_text("".join(module + "\n" for module in order))
-            for old in cache().glob(f"kernel-{name}-*"):
-                shutil.rmtree(old)
-            path = cache() / f"kernel-{name}-{release}-{recipe}"
-            replace_tree(new, path)
-            return path
-
-
-def copy_modules(root, release, target):
-    """Copy the modules wanted and those they need; return them in order of loading."""
-    usr = root / "usr" if (root / "usr/lib/modules").exists() else root
-    tree = usr / "lib/modules" / release
-    run("depmod", "-b", usr if usr == root else root / "usr", release)
-    needs, paths = {}, {}
-    for line in (tree / "modules.dep").read_text().splitlines():
-        path, _, rest = line.partition(":")
-        paths[module_name(path)] = tree / path
-        needs[module_name(path)] = [module_name(word) for word in rest.split()]
-    soft = (tree / "modules.softdep").read_text()
-    for module, wanted in re.findall(r"^softdep (\S+) pre: (.*)$", soft, re.MULTILINE):
-        needs.get(module_name(module), []).extend(module_name(word) for word in wanted.split())
-    order = []
-
-    def add(module):
-        if module not in paths or module in order:
-            return      # built in, or in the list already
-        for other in needs[module]:
-            add(other)
-        data = paths[module].read_bytes()
-        if paths[module].suffix == ".xz":
-            data = lzma.decompress(data)
-        (target / f"{module}.ko").write_bytes(data)
-        order.append(module)
-
-    for module in STOCK_MODULES:
-        add(module_name(module))
-    return order
-
-
-def module_name(path):
-    return os.path.basename(path).split(".ko")[0].replace("-", "_")
