@@ -10143,7 +10143,7 @@ KILL_SECONDS = 5            # after a signal, for a command of --exec to end
 
 
 class Signals:
-    """The signals that end fanfp, and those of the ends of children, as something to poll.
+    """The signals that end fanfp, and others that are asked for, as something to poll.
 
     A handler in Python runs between two instructions: when a signal comes just before a system
     call that waits, after that call.  The wakeup descriptor is written to at once, so whoever
@@ -10152,13 +10152,15 @@ class Signals:
 
     def __init__(self):
         self.number = self.since = None         # the signal that ends, and when it was seen
+        self.others = set()                     # names of the others that came: see had()
         self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def catch(self):
-        """From now on; before, a signal does what it does by default: end a start that hangs."""
+    def catch(self, *others):
+        """From now on, `others` too; before, a signal does what it does by default: end a start
+        that hangs."""
         import signal
         signal.set_wakeup_fd(self._write)
-        for name in ENDING + ("SIGCHLD",):
+        for name in ENDING + ("SIGCHLD",) + others:
             number = getattr(signal, name)
             # nohup has it ignore SIGHUP, so be it.  Not SIGINT, which a shell has what it starts
             # in the background ignore: who sends it there with kill means it.
@@ -10171,9 +10173,16 @@ class Signals:
             numbers = os.read(self.fd, 4096)
         except BlockingIOError:
             return
+        self.others.update(map(signal_name, numbers))
         ending = [number for number in numbers if signal_name(number) in ENDING]
         if ending and self.number is None:
             self.number, self.since = ending[0], time.monotonic()
+
+    def had(self, name):
+        """Whether a signal of a name has come since the last call."""
+        had = name in self.others
+        self.others.discard(name)
+        return had
 
     def left(self, seconds):
         """How much is left of the time after a signal that ends; None: there was none."""
@@ -10371,7 +10380,21 @@ def find_command(name):
                                               "(cd, an alias) needs sh -c")
 
 
-class Runner:
+class Part:
+    """What the main loop has to do beside reading and printing."""
+
+    def add(self, events):
+        """Some have come."""
+
+    def due(self):
+        """Seconds after which to call advance() though nothing has come; None: no need to."""
+        return None
+
+    def advance(self):
+        """Do what is to be done by now; whether fanfp is to end."""
+
+
+class Runner(Part):
     """--exec: a command for each event, one at a time, while reading goes on.
 
     Each is a session of its own, so that a signal of the terminal comes to it by us alone, and
@@ -10553,6 +10576,7 @@ def run(options):
     signals = Signals()
     errors = Output(2, "standard error", signals)
     runner = make_runner(options, signals, errors.tell)
+    parts = [runner] if runner is not None else []
     output = open_output(options.outfile, signals, options.quiet < 2)
     raise_descriptor_limit()
     with ProgramWatch(*options.roots, notice=errors.tell, **arguments) as watch:
@@ -10571,7 +10595,7 @@ def run(options):
             errors.tell("watching %s (filter: %s)" % (" ".join(map(printable, watch.roots)),
                                                       watch.filter))
         try:
-            status = follow(watch, options, lines, output, runner, own, signals)
+            status = follow(watch, options, lines, output, parts, own, signals)
         except BrokenPipeError:
             status = 0
         except Error as error:          # of the output; what has been started is finished
@@ -10587,21 +10611,23 @@ def run(options):
     return status if signals.number is None else die_of(signals.number)
 
 
-def follow(watch, options, lines, output, runner, own, signals):
-    """The main loop: read, print, until the end; the exit status."""
+def follow(watch, options, lines, output, parts, own, signals):
+    """The main loop: read, print, do the parts of it, until the end; the exit status."""
     left = options.count
     timeout = options.timeout or None
     last = time.monotonic()
     while True:
         wait = None if timeout is None else max(0.0, last + timeout - time.monotonic())
+        waits = [wait] + [part.due() for part in parts]
+        wait = min((each for each in waits if each is not None), default=None)
         if signals.number is not None:  # what has happened by now, as long as it does not go on
             wait = min(signals.left(END_SECONDS), 0.01)
         events = watch.read(wait)
         signals.take()
         if own is not None:
             events = [event for event in events if not is_own(event, own)]
-        if runner is not None:
-            runner.advance()
+        if any([part.advance() for part in parts]):
+            return 0
         if events:
             last = time.monotonic()
             if left is not None:
@@ -10609,8 +10635,8 @@ def follow(watch, options, lines, output, runner, own, signals):
                 left -= len(events)
             if options.quiet < 2:
                 output.write(lines(events))
-            if runner is not None:
-                runner.add(events)
+            for part in parts:
+                part.add(events)
         if left == 0:
             return 0
         if watch.ended:
