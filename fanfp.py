@@ -1202,10 +1202,11 @@ class Directories:
     of None: it is in no tree.
     """
 
-    def __init__(self, devices=False, recursive=True):
+    def __init__(self, devices=False, recursive=True, ignore=None):
         """`devices`: whether events of device nodes are told like those of files.  Not `recursive`:
-        it knows where directories are all the same, but none but the roots is in a tree."""
-        self.recursive = recursive
+        it knows where directories are all the same, but none but the roots is in a tree.  `ignore`:
+        the Ignore, or None."""
+        self.recursive, self.ignore = recursive, ignore
         self.nodes = {}         # key -> Node
         self.prefixes = {}      # key -> "path/" to put before a name: a cache of what nodes say
         self.outside = set()    # keys of directories known to be in no tree
@@ -1278,10 +1279,14 @@ class Directories:
         if names:
             names.reverse()
             prefix += "/".join(names) + "/"
-        if len(prefix) <= PREFIX_LIMIT and (self.devices is None or not
-                                            self.holds_devices(key, prefix)):
+        if len(prefix) <= PREFIX_LIMIT and not self.ignores(prefix) and (
+                self.devices is None or not self.holds_devices(key, prefix)):
             self.prefixes[key] = prefix
         return prefix
+
+    def ignores(self, prefix):
+        """Whether all that is in a directory in a tree is ignored."""
+        return self.ignore is not None and self.ignore.hides_in(prefix)
 
     def holds_devices(self, key, prefix):
         """Whether a directory is one in which device nodes are at home."""
@@ -4647,8 +4652,9 @@ class UserFilter:
     def removed(self, root):
         """A root or mount is about to be let go of."""
 
-    def outside(self, key, number):
+    def outside(self, key, number, is_ignored=False):
         """A directory outside the trees has been heard from, and `number` buffers read till now.
+        `is_ignored`: it is in a tree, and what happens to directories in it is heard all the same.
 
         Returns the number of the last buffer in which its events are nothing new; ALL, if none of
         them is held back.
@@ -4695,12 +4701,12 @@ class MarksFilter(UserFilter):
                     return                      # see outside()
                 raise
 
-    def outside(self, key, number):
+    def outside(self, key, number, is_ignored=False):
         # The mark of a directory also hides the events of its children, and a root may be one.
         # Those that tell of a root (its rename, its removal) are of a directory: without ONDIR
         # they come.  So do those of an edge, which are told.
         mask = self.group.asked & ~FS_ERROR | EVENT_ON_CHILD
-        if self.group.directories.fringe.isdisjoint((key, key[:8])) \
+        if not is_ignored and self.group.directories.fringe.isdisjoint((key, key[:8])) \
                 and self.group.directories.edge(key) is None:
             mask |= ISDIR
         try:
@@ -5224,7 +5230,7 @@ class Fanotify(Source):
     """
 
     def __init__(self, mask, filter_name, notice, object_path=None, own=False, devices=False,
-                 recursive=True):
+                 recursive=True, ignore=None):
         self.notice, self.own = notice, own
         self.mask = mask | ALWAYS | ISDIR
         self.pid = os.getpid()
@@ -5235,6 +5241,7 @@ class Fanotify(Source):
         self.stats = collections.Counter()
         self.quiet = {}                     # key of an outside directory heard from -> number of
         #                                     the last batch in which that is nothing new
+        self.ignored = False                # whether some of these are in a tree, and ignored
         self.held = collections.OrderedDict()   # key -> (when, since(), [Raw])
         self.released = {}                  # key -> where the event that released it says it was
         self.gone = collections.OrderedDict()   # key -> where it was to the end: see note_gone()
@@ -5249,7 +5256,7 @@ class Fanotify(Source):
         self.now, self.moment = time.time(), None
         self.out = []
         self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
-        self.directories = Directories(devices, recursive)
+        self.directories = Directories(devices, recursive, ignore)
         if own and mask & LISTING:
             OwnRead.groups[id(self)] = self.own_reads
 
@@ -5315,6 +5322,8 @@ class Fanotify(Source):
     def show_as(self, root, display):
         root.display = display
         self.directories.rename(root)
+        if self.ignored:
+            self.moved_in()
 
     def entry(self, key, name, otherwise):
         try:
@@ -5350,6 +5359,7 @@ class Fanotify(Source):
         self.filter.moved_in()
         quiet = [key for key, number in self.quiet.items() if number != ALL]
         self.quiet.clear()
+        self.ignored = False
         return quiet
 
     def inside(self, path):
@@ -5515,6 +5525,8 @@ class Fanotify(Source):
             prefix = directories.prefix(key)
         if prefix is None:
             self.shun(key)
+        elif directories.ignores(prefix):
+            self.shun(key, True)
         return prefix
 
     def find(self, key):
@@ -5593,8 +5605,9 @@ class Fanotify(Source):
             self.notice("what happened just before a directory left what a bind mount shows may be "
                         "missing: %s" % reason)
 
-    def shun(self, key):
-        """An outside directory has been heard from: have the filter hold back what comes next.
+    def shun(self, key, is_ignored=False):
+        """An outside directory, or an ignored one, has been heard from: have the filter hold back
+        what comes next.
 
         Not while directories move in the queue, since it may be in a tree by now; nor what a bind
         mount shows, which may be in one by its own path.
@@ -5607,7 +5620,8 @@ class Fanotify(Source):
         self.queue.look_ahead()
         if self.queue.moves_ahead():
             return
-        self.quiet[key] = self.filter.outside(key, self.queue.number)
+        self.quiet[key] = self.filter.outside(key, self.queue.number, is_ignored)
+        self.ignored = self.ignored or is_ignored
 
     def place(self, key, name):
         """The path to show for an entry of a directory, or None: it was not in a tree."""
@@ -5747,6 +5761,8 @@ class Fanotify(Source):
                 self.enter(raw.target, key, name)
             else:
                 self.directories.put(raw.target, key, name)
+                if self.ignored and self.directories.ignore.may_show(was):
+                    self.hear_again(raw.target, key)
                 self.on_move()
 
     def confirm(self, raw, now):
@@ -5772,6 +5788,11 @@ class Fanotify(Source):
     def enter(self, target, key, name):
         """A directory has come into a tree, and may have brought ignore marks along."""
         self.directories.enter(target, key, name)
+        self.hear_again(target, key)
+
+    def hear_again(self, target, key):
+        """What was held back may be of a tree since a directory was moved to the directory `key`:
+        hold back nothing, and tell what may have been missed since then."""
         held_back = self.moved_in()
         if held_back:
             since = self.moved_at(target, key)
@@ -6237,11 +6258,11 @@ class Inotify(Source):
     """An inotify instance that follows trees.  What bind mounts show is followed at once, so that
     none is_shared(): see drop_mounts(), watch_child()."""
 
-    def __init__(self, mask, notice, mounts, devices=False, recursive=True):
+    def __init__(self, mask, notice, mounts, devices=False, recursive=True, ignore=None):
         """`mounts`: the MountList, for the names of all mounts and the far_paths().
         `devices`: whether events of device nodes are told like those of files.  Not `recursive`:
-        only the roots themselves are watched."""
-        self.recursive = recursive
+        only the roots themselves are watched.  `ignore`: the Ignore, or None."""
+        self.recursive, self.ignore = recursive, ignore
         self.notice, self.mounts = notice, mounts
         self.mask = mask | ALWAYS | ISDIR
         self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
@@ -6471,6 +6492,10 @@ class Inotify(Source):
 
     # --- looking at directories ---
 
+    def ignores(self, path):
+        """Whether a directory is ignored as a whole."""
+        return self.ignore is not None and self.ignore.hides(path, True)
+
     @property
     def looking(self):
         """Whether there is something to be looked at."""
@@ -6625,8 +6650,8 @@ class Inotify(Source):
 
     def look_at(self, watched, fd, mount_id, name, since):
         """Watch and list a directory in one that is open, on the mount of a number, unless
-        something is mounted there, of which the list of mounts tells."""
-        if self.is_mount(fd, name):
+        something is mounted there, of which the list of mounts tells; or it is ignored."""
+        if self.is_mount(fd, name) or self.ignores(self.prefix(watched) + os.fsdecode(name)):
             return
         child, child_fd = None, path_on(name, mount_id, fd)
         try:
@@ -6958,9 +6983,15 @@ class Inotify(Source):
             return None
         child = self.take(old_parent, old_name)
         if child is None:
+            if since is None and self.ignores(old_path):
+                return self.appeared(parent, name, -self.after)         # as if from outside
             return self.appeared(parent, name, since and abs(since))    # it bears another time
         if hangs_on(parent, child):
             return self.learn_again()
+        if child.root is None and self.ignores(path):
+            return self.forget(child, True)
+        if self.ignore is not None and self.ignore.by_path:
+            self.look_again(child)          # what is ignored in it may be other than before
         return self.rehang(child, parent, name)
 
     def put(self, child):
@@ -8397,6 +8428,10 @@ class Watch:
              only paths in which one is found
     exclude  the same: no paths in which one is found.  Of a RENAME from or to such a path the
              other half is told, MOVED_TO or MOVED_FROM
+    ignore   glob of gitignore(5), str or bytes, or a list of these, of which the last that matches
+             counts: no paths below the root that it matches, nor what is in such a directory,
+             whose other names are a border as for `exclude`.  "/x": in the root itself; "x/": only
+             directories; "!x": not that, after all
     comm     name of a process, str, or several: only what it did; "!NAME": not what it did.
              At most 15 bytes count, as in the kernel
     pid      process id, int (or str, for "!PID"), or several
@@ -8433,7 +8468,7 @@ class Watch:
     _process = 0
 
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
-                 exclude=None, comm=(), pid=(), user=(), process=False, latency=0.005,
+                 exclude=None, ignore=None, comm=(), pid=(), user=(), process=False, latency=0.005,
                  recursive=True, mounts=True, devices=False, own=True, dereference=True,
                  notice=tell):
         self._make_tables()
@@ -8458,6 +8493,7 @@ class Watch:
         self._devices, self._dereference = devices, dereference
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
+        self._ignore = Ignore(globs_of(ignore)) if ignore else None
         self._doers, self._in_full = choose_doers(comm, pid, user), process
         # What a Watch in a thread of its own does as this one: see Beside.
         self._options = {"events": event_names(self._mask), "latency": latency, "own": own,
@@ -8536,6 +8572,8 @@ class Watch:
         """Watch a root, by its names or as a tree; the name it has."""
         path = os.fsencode(display)
         shown = shown_name(display)
+        if self._ignore is not None:
+            self._ignore.watch(self.roots + (shown,))
         if self._is_far_root(display, path):
             return shown
         try:
@@ -8672,8 +8710,9 @@ class Watch:
             return False                    # a filter that was asked for may wait
         root = FarRoot(display.rstrip("/") or "/", real, number)
         source = self._make_beside(
-            root, beyond[0].kind, lambda notice, options: ThreadWatch(display, notice=notice,
-                                                                      **options), False)
+            root, beyond[0].kind, lambda notice, options: ThreadWatch(
+                display, notice=notice, ignore=self._ignore and self._ignore.globs, **options),
+            False)
         while not source.is_ready and not source.over:
             self._wait_for(lambda seconds: select.select([source.fd], [], [], seconds)[0],
                            display, source.kind)
@@ -8749,9 +8788,9 @@ class Watch:
             fresh = source is None
             if fresh:
                 source = Inotify(self._mask, self._notice, self._mounts, self._devices,
-                                 self._recursive) if name == "inotify" else \
+                                 self._recursive, self._ignore) if name == "inotify" else \
                     Fanotify(self._mask, name, self._notice, self.object, self._own,
-                             self._devices, self._recursive)
+                             self._devices, self._recursive, self._ignore)
             else:
                 for other in source.roots:
                     if root.key == other.key:
@@ -8954,8 +8993,8 @@ class Watch:
             raise Hidden
         place = self._place(mount, current, above_is_far)
         shown = place.shown()
-        if shown is None:
-            raise Hidden                # the table is behind
+        if shown is None or self._ignore is not None and self._ignore.hides(shown, True):
+            raise Hidden                # the table is behind; or until it is not ignored
         self._passed[mount.id] = Passed(place, at, mount.device, mount.root)
         if mount.kind in KERNEL_KINDS:
             return None                 # as everybody expects: nothing is said
@@ -9184,7 +9223,7 @@ class Watch:
         """Have those of the events, and of those made here, that are asked for told."""
         events = events + list(self._events)
         self._events.clear()
-        if self._include or self._exclude:
+        if self._include or self._exclude or self._ignore is not None:
             events = list(filter(None, map(self._filtered, events)))
         for is_chosen in self._doers:
             events = [event for event in events
@@ -9208,6 +9247,8 @@ class Watch:
         since = min([source.since() for source in [self._fanotify] + self._names
                      if source is not None and (source.fd in ready or source in leading)] or [0.0])
         events, self._moment = [], Moment(self.roots, Processes(self._who, since))
+        if self._ignore is not None:
+            self._ignore.watch(self._moment.roots)
         for source in sorted(self._sources, key=lambda each: each not in leading):
             if source in leading:
                 ahead = source.ahead()
@@ -9242,14 +9283,14 @@ class Watch:
             self._window = (now, 0)
 
     def _filtered(self, event):
-        """What include and exclude leave of an event, None for nothing.
+        """What include, exclude and ignore leave of an event, None for nothing.
 
         They are a border, as that of the tree is: of a RENAME across it one half is left,
         whether the halves were asked for or not.
         """
         path, old_path = event.path, event.old_path
-        now = path is None or event.mask & OF_NO_NAME or self._is_wanted(path)
-        was = now if old_path is None else self._is_wanted(old_path)
+        now = path is None or event.mask & OF_NO_NAME or self._is_wanted(path, event.is_dir)
+        was = now if old_path is None else self._is_wanted(old_path, event.is_dir)
         if was and now:
             return event
         if not was and not now:
@@ -9257,10 +9298,11 @@ class Watch:
         mask = event.mask & ~RENAME | (MOVED_TO if now else MOVED_FROM)
         return event._replace(path=path if now else old_path, old_path=None, mask=mask)
 
-    def _is_wanted(self, path):
-        """Whether include and exclude let a path through."""
+    def _is_wanted(self, path, is_dir):
+        """Whether include, exclude and ignore let a path through."""
         return (not self._include or any(search(path) for search in self._include)) \
-            and not any(search(path) for search in self._exclude)
+            and not any(search(path) for search in self._exclude) \
+            and (self._ignore is None or not self._ignore.hides(path, is_dir))
 
     @property
     def ended(self):
@@ -9785,6 +9827,144 @@ def from_glob(glob):
         + ("" if glob[-1] == "*" else "$")
 
 
+class Ignore:
+    """Which paths are ignored, by globs as in gitignore(5): of those that match the last counts,
+    but what is in an ignored directory is ignored.  A path is looked at from its root on, the
+    innermost; a root is not ignored.
+
+    globs    tuple of str, as given
+    roots    of the Watch, each with a slash at its end, the longest first
+    by_path  whether it depends on the directories above an entry whether that matches
+    """
+
+    def __init__(self, globs):
+        self.globs, self.roots, self.known = tuple(globs), (), {}
+        self.rules = []             # [(match, negated, only_dirs, by_path)], the last glob's first
+        kinds = []                  # [((negated, only_dirs, by_path), [regular expression])]
+        for glob in self.globs:
+            negated = glob.startswith("!")
+            text = glob[1:] if negated else glob
+            only_dirs = text.endswith("/")
+            text = text[:-1] if only_dirs else text
+            regex, kind = glob_regex(text), (negated, only_dirs, "/" in text)
+            if regex is not None and kinds and kinds[-1][0] == kind:
+                kinds[-1][1].append(regex)          # one search for many that follow each other
+            elif regex is not None:
+                kinds.append((kind, [regex]))
+        re = module("re", "reading globs to ignore")
+        for kind, regexes in reversed(kinds):
+            self.rules.append((re.compile("|".join(regexes), re.DOTALL).fullmatch,) + kind)
+        self.by_path = any(rule[3] for rule in self.rules)
+
+    def watch(self, roots):
+        """These are the roots from now on."""
+        roots = tuple(sorted(map(with_slash, roots), key=len, reverse=True))
+        if roots != self.roots:
+            self.roots, self.known = roots, {}
+
+    def start(self, path):
+        """Where in a path that begins which is below its root."""
+        return next((len(root) for root in self.roots if path.startswith(root)), len(path))
+
+    def hides(self, path, is_dir):
+        """Whether a path (str) is ignored."""
+        start, at = self.start(path), path.rfind("/") + 1
+        if start >= len(path) or path + "/" in self.roots:
+            return False
+        return self.hides_in(path[:at]) or self.is_match(path[start:], path[at:], is_dir)
+
+    def hides_in(self, prefix):
+        """Whether all that is in a directory is ignored; its path has a slash at its end."""
+        known = self.known.get(prefix)
+        if known is None:
+            start = at = self.start(prefix)
+            known = False
+            while not known and at < len(prefix):
+                end = prefix.index("/", at)
+                known = self.is_match(prefix[start:end], prefix[at:end], True)
+                at = end + 1
+            if len(self.known) > OUTSIDE_LIMIT:
+                self.known.clear()
+            if len(prefix) <= PREFIX_LIMIT:
+                self.known[prefix] = known
+        return known
+
+    def is_match(self, path, name, is_dir):
+        """Whether the globs ignore an entry of a directory that is not ignored."""
+        for match, negated, only_dirs, by_path in self.rules:
+            if (is_dir or not only_dirs) and match(path if by_path else name):
+                return not negated
+        return False
+
+    def may_show(self, path):
+        """Whether something in a directory that had a path may not be ignored since it has not."""
+        return self.by_path or path is None or self.hides(path, True)
+
+
+def globs_of(given):
+    """What was given as `ignore`, a glob or an iterable of globs, as a list of str."""
+    try:
+        return [os.fsdecode(each) for each in
+                ([given] if isinstance(given, (str, bytes)) else given)]
+    except TypeError:
+        raise TypeError("ignore: not a glob (str or bytes) or a list of them: %r" % (given,))
+
+
+def glob_regex(glob):
+    """A regular expression for a glob of gitignore(5), to match all of a path from the root on or,
+    where the glob has no slash, of a name; None where it can match nothing."""
+    out, at = ["(?:"], 1 if glob.startswith("/") else 0
+    while at < len(glob):
+        char, end = glob[at], at + 1
+        if char == "*":
+            while glob[end:end + 1] == "*":
+                end += 1
+            piece, after = "[^/]*", glob[end:end + 1]
+            if end - at > 1 and "/" in glob and {glob[at - 1:at], after} <= {"", "/"}:
+                piece, end = ("(?:.*/)?", end + 1) if after else (".*", end)
+        elif char == "?":
+            piece = "[^/]"
+        elif char == "[":
+            piece, end = set_regex(glob, at)
+        elif char == "\\":
+            piece, end = quoted(glob[at + 1:at + 2]), at + 2
+        else:
+            piece = quoted(char)
+        if piece is None:
+            return None
+        out.append(piece)
+        at = end
+    return "".join(out) + ")"
+
+
+def quoted(char):
+    """A character as a regular expression; None where there is none."""
+    return ("\\" if char in r"\.^$*+?{}[]|()-&~#" else "") + char if char else None
+
+
+def set_regex(glob, at):
+    """(a regular expression for the [set] of a glob, where that ends); (None, at): it does not
+    end, or has a class that there is not."""
+    import re
+    found = re.compile(r"\[([!^]?)(\]?(?:\[:[^]]*:\]|\[(?!:[^]]*:\])|\\.|[^]\\[])*)\]",
+                       re.DOTALL).match(glob, at)
+    items, char = [], r"(?:\\(?=.))?(.)"
+    for each in re.finditer(r"\[:([^]]*):\]|%s-%s|%s" % (char, char, char),
+                            found.group(2) if found else "", re.DOTALL):
+        name, low, high, single = each.groups()
+        if name is not None and name not in POSIX_CLASSES:
+            found = None
+        elif name is not None:
+            items.append(POSIX_CLASSES[name])
+        elif single is None and low < high:
+            items.append(quoted(low) + "-" + quoted(high))
+        else:
+            items.append(quoted(single or low))     # of a range of nothing it is still one
+    if found is None:
+        return None, at
+    return "(?%s[%s])[^/]" % ("!" if found.group(1) else "=", "".join(items)), found.end()
+
+
 # =============================================================================================
 # 10. The command line
 # =============================================================================================
@@ -9859,6 +10039,10 @@ def build_parser():
     add("--includei", action="append", metavar="REGEX", help="the same, whatever the case")
     add("--exclude", action="append", metavar="REGEX", help="no paths with a match")
     add("--excludei", action="append", metavar="REGEX", help="the same, whatever the case")
+    add("--ignore", action="append", type=ignored_glob, metavar="GLOB",
+        help="no paths that match, as in .gitignore: NAME, DIRECTORY/, /IN/ROOT, **, '!NOT THIS'")
+    add("--ignore-file", action="append", type=ignored_in, dest="ignore", metavar="FILE",
+        help="the same, a glob a line")
     add("-C", "--comm", action="append", default=[], metavar="NAME",
         help="only what processes of this name did; '!NAME': not what they did")
     add("--pid", action="append", default=[], metavar="PID",
@@ -9908,6 +10092,28 @@ def seconds(text):
     if not 0 <= value < 1e9:
         raise unfit("a number of seconds, 0 or more", text)
     return value
+
+
+def ignored_glob(text):
+    """An argparse type: a glob to ignore, in a list."""
+    if glob_regex(text.lstrip("!").rstrip("/")) in (None, "(?:)"):
+        raise unfit("a glob as in .gitignore, which can match something", text)
+    return [text]
+
+
+def ignored_in(path):
+    """An argparse type: the globs in a file.  Raises Error."""
+    import re
+    try:
+        with open(path, "rb") as file:
+            text = os.fsdecode(file.read())
+    except OSError as error:
+        raise failure(error.errno, "reading", path, "name a file that is like a .gitignore")
+    lines = (line[:-1] if line.endswith("\r") else line
+             for line in text.replace("\ufeff", "", 1).split("\n"))
+    # Spaces at the end do not count but after a backslash.
+    lines = (re.sub(r"^((?:\\.|[^\\])*?) +$", r"\1", line, flags=re.DOTALL) for line in lines)
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def positive(text):
@@ -10550,6 +10756,7 @@ def watch_arguments(options):
     return {"events": ",".join(options.event) if options.event else DEFAULT_EVENTS,
             "include": choose_patterns(options.include, options.includei, "--include"),
             "exclude": choose_patterns(options.exclude, options.excludei, "--exclude"),
+            "ignore": [glob for globs in options.ignore or () for glob in globs],
             "comm": options.comm, "pid": options.pid, "user": options.user,
             # An event waits for the commands before its own.
             "process": options.command is not None,

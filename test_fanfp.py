@@ -1748,6 +1748,88 @@ class Scenarios:
         self.assertLess(statistics["reads"], 30)
         self.assertLess(statistics["events read"], 60)      # of 11 directories, not 20,000 files
 
+    # --- --ignore ---
+
+    def test_ignored(self):
+        """Files, directories with all that is in them, and what is excepted."""
+        os.makedirs(self.tree + "/old/build/deep")
+        program = self.watch("--ignore", "*.o", "--ignore", "build/", "--ignore", "/log/*",
+                             "--ignore", "!/log/kept", self.tree)
+        run("sh", "-c", "mkdir log new new/log; echo > a.o; echo > new/build; echo > old/build/f;"
+            "echo > old/build/deep/f; mkdir old/build/more; echo > log/x; echo > log/kept;"
+            "echo > new/log/x; rm a.o; rmdir old/build/more", cwd=self.tree)
+        self.expect(self.reported(program), {
+            "log": "CREATE", "new": "CREATE", "new/log": "CREATE", "new/build": CREATED,
+            "log/kept": CREATED, "new/log/x": CREATED},
+            racy=("new/build", "log/kept", "new/log/x"))
+
+    def test_ignored_renamed(self):
+        """Names that are ignored are a border: what leaves it is told of, what comes is not."""
+        os.makedirs(self.tree + "/build/deep")
+        os.makedirs(self.tree + "/src/deep")
+        write(self.tree + "/build/f")
+        program = self.watch("--ignore", "build/", "--ignore", "*.tmp", self.tree)
+        for path in ("/build/f", "/build/deep/f", "/src/a.tmp"):
+            write(self.tree + path)
+        self.expect(self.reported(program), {})
+        os.rename(self.tree + "/build/deep", self.tree + "/moved")
+        os.rename(self.tree + "/build/f", self.tree + "/f")
+        os.rename(self.tree + "/src/a.tmp", self.tree + "/src/a")
+        self.expect(self.reported(program), {
+            "moved": "MOVED_TO", "f": "MOVED_TO", "src/a": "MOVED_TO"})
+        for path in ("/build/g", "/moved/f"):
+            write(self.tree + path)
+        self.expect(self.reported(program), {"moved/f": "MODIFY CLOSE_WRITE"})
+        os.rename(self.tree + "/build", self.tree + "/other")
+        os.rename(self.tree + "/src", self.tree + "/build")
+        self.expect(self.reported(program), {"other": "MOVED_TO", "src": "MOVED_FROM"})
+        for path in ("/other/g", "/build/deep/f", "/build/g"):
+            write(self.tree + path)
+        self.expect(self.reported(program), {"other/g": "MODIFY CLOSE_WRITE"})
+
+    def test_ignored_by_the_directories_above(self):
+        """They are renamed, and what is below is ignored no more, and again."""
+        os.makedirs(self.tree + "/a/b/c")
+        program = self.watch("--ignore", "/a/b", self.tree)
+        write(self.tree + "/a/b/f")
+        write(self.tree + "/a/b/c/f")
+        self.expect(self.reported(program), {})
+        os.rename(self.tree + "/a", self.tree + "/x")
+        self.expect(self.reported(program), {("a", "x"): "RENAME"})
+        write(self.tree + "/x/b/f")
+        write(self.tree + "/x/b/c/f")
+        self.expect(self.reported(program), {"x/b/f": "MODIFY CLOSE_WRITE",
+                                             "x/b/c/f": "MODIFY CLOSE_WRITE"})
+        os.rename(self.tree + "/x", self.tree + "/a")
+        write(self.tree + "/a/b/f")
+        write(self.tree + "/a/f")
+        self.expect(self.reported(program), {("x", "a"): "RENAME", "a/f": CREATED})
+
+    def test_ignored_costs_little(self):
+        """No watch is set in what is ignored; after the first event no mark lets its files by."""
+        if self.filter not in ("marks", "inotify"):
+            self.skipTest("%s hears of it all the same" % self.filter)
+        if self.filter == "marks":          # elsewhere the machine's other processes are heard
+            self.mount("-t", "tmpfs", "tmpfs", self.tree)
+        for path in ("/build", "/build/deep", "/src"):
+            os.mkdir(self.tree + path)
+        program = self.watch("--stats", "--ignore", "build/", self.tree)
+        os.mkdir(self.tree + "/src/build")
+        places = [self.tree + path for path in ("/build/", "/build/deep/", "/src/build/")]
+        for place in places:
+            write(place + "first")
+        self.assertEqual(self.reported(program), {})
+        if self.filter == "inotify":
+            watches = 0
+            for path in glob.glob("/proc/%d/fdinfo/*" % program.process.pid):
+                with open(path) as file:
+                    watches += sum(line.startswith("inotify wd:") for line in file)
+            self.assertEqual(watches, 3)    # the tree, the directory that has it, and src
+        for number in range(1000):
+            write(places[number % 3] + "file%d" % number)
+        self.assertEqual(self.reported(program), {})
+        self.assertLess(program.statistics()["events read"], 60)
+
 
 MAKER = """
 import os, sys
@@ -2321,6 +2403,87 @@ class Patterns(Command):
         for wrong in (3, [3], [None]):
             with self.assertRaisesRegex(TypeError, "exclude: not a regular expression"):
                 fanfp.Watch(self.tree, exclude=wrong)
+
+
+class Ignoring(Command):
+    """--ignore and --ignore-file, and the library's ignore."""
+
+    NAMES, PIECES = "aab.-x1]", (
+        "a", "b", "x", ".", "-", "*", "?", "[ab]", "[!a]", "[^x]", "[a-x]", "[[:alpha:]]", "[]-]",
+        "[![:digit:]]", "\\a", "\\*", "[x", "1", "]", "[b-]", "[\\]a]", "[[:foo:]]", "[x-a]")
+
+    def glob(self, chosen):
+        """A random line of a .gitignore."""
+        names = [chosen.choice(["**", "".join(chosen.choice(self.PIECES)
+                                              for _ in range(chosen.randint(1, 3)))])
+                 for _ in range(chosen.randint(1, 3))]
+        return chosen.choice(["", "", "!"]) + chosen.choice(["", "/"]) + "/".join(names) \
+            + chosen.choice(["", "", "/", " ", "\\ ", "\r", "\\"])
+
+    def fill(self, directory, chosen, depth=4):
+        """Make random files and directories; yield (path, whether it is a directory)."""
+        for name in {"".join(chosen.choice(self.NAMES) for _ in range(chosen.randint(1, 4)))
+                     for _ in range(6)} - {".", ".."}:
+            path, is_dir = directory + "/" + name, depth > 0 and chosen.random() < 0.5
+            yield path, is_dir
+            if is_dir:
+                os.mkdir(path)
+                yield from self.fill(path, chosen, depth - 1)
+            else:
+                write(path)
+
+    @unittest.skipUnless(shutil.which("git"), "needs git")
+    def test_as_git(self):
+        """Random globs and paths, compared with what git check-ignore says of them."""
+        environment = dict(os.environ, GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_NOSYSTEM="1",
+                           HOME=self.out)
+        seed = random.randrange(1 << 32)
+        chosen = random.Random(seed)
+        paths = list(self.fill(self.tree, chosen))
+        run("git", "init", "-q", self.tree, env=environment)
+        names = "\0".join(path[len(self.tree) + 1:] for path, _ in paths)
+        for _ in range(200):
+            globs = [self.glob(chosen) for _ in range(chosen.randint(1, 6))]
+            with open(self.tree + "/.git/info/exclude", "w", newline="") as file:
+                file.write("# told\n\n" + "\n".join(globs) + "\n")
+            out = subprocess.run(["git", "check-ignore", "--no-index", "-z", "--stdin"],
+                                 cwd=self.tree, env=environment, input=names.encode(),
+                                 stdout=subprocess.PIPE).stdout.decode()
+            ignore = fanfp.Ignore(fanfp.ignored_in(file.name))
+            ignore.watch([self.tree])
+            self.assertEqual(
+                sorted(path[len(self.tree) + 1:] for path, is_dir in paths
+                       if ignore.hides(path, is_dir)),
+                sorted(filter(None, out.split("\0"))), (seed, globs))
+
+    def test_of_a_file_and_of_the_innermost_root(self):
+        """Globs in the order in which they are given, each from its root on."""
+        with open(self.out + "/globs", "wb") as file:
+            file.write(b"\xef\xbb\xbf/x\r\n# y\n\xff\n!z\n")
+        os.makedirs(self.tree + "/x/inner")
+        program = self.program("--ignore", "z", "--ignore-file", self.out + "/globs",
+                               "--ignore", "kept?", "--ignore", "!kept1",
+                               self.tree, self.tree + "/x/inner")
+        for name in (b"x/f", b"x/inner/x", b"x/inner/f", b"\xff", b"y", b"z", b"kept1", b"kept2"):
+            os.mkdir(os.fsencode(self.tree) + b"/" + name)
+        self.assertEqual(set(self.reported(program)), {
+            self.tree + name for name in ("/x/inner/f", "/y", "/z", "/kept1")})
+
+    def test_refused(self):
+        for glob_ in ("", "!", "/", "[", "a\\", "[[:none:]]"):
+            with self.subTest(glob_):
+                self.assert_fails("it takes a glob as in .gitignore, which can match something, "
+                                  "not ", "--ignore", glob_, self.tree)
+        self.assert_fails("reading %s/none: No such file or directory; name a file" % self.out,
+                          "--ignore-file", self.out + "/none", self.tree)
+
+    def test_library(self):
+        with fanfp.Watch(self.tree, ignore=("*.o", b"\xff"), events="CREATE") as watch:
+            run("mkdir", *(os.path.join(self.tree, name) for name in ("a.o", "\udcff", "b")))
+            self.assertEqual([event.path for event in watch.read(PATIENCE)], [self.tree + "/b"])
+        for wrong in (3, [3], [None]):
+            with self.assertRaisesRegex(TypeError, "ignore: not a glob"):
+                fanfp.Watch(self.tree, ignore=wrong)
 
 
 # A process of a name and a user of its own, that makes a directory for each line it is given.  It
