@@ -47,7 +47,7 @@ places:
 	@$(PYTHON) lab/places.py
 
 # The object is committed, and the same to the byte wherever it is built.
-fan_fp.bpf.o: bpf/fan_fp.bpf.c
+fan_fp.bpf.o: bpf/fan_fp.bpf.c bpf/trace.h
 	$(CLANG) -g -O2 -Wall -Werror -target bpf -mcpu=v3 -fdebug-compilation-dir=. \
 		$(patsubst %,-I%,$(wildcard /usr/include/*-linux-gnu)) -c $< -o $@
 	$(STRIP) -g -R .rel.BTF -R .rel.BTF.ext $@

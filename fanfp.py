@@ -2793,14 +2793,16 @@ def part_of(obj, programs):
     """The Object of these programs alone, by their names, with all that they refer to: functions,
     maps, data sections, externs, and a struct_ops with all of its programs.
 
-    What the kernel lacks for the others does not matter then.
+    What the kernel lacks for the others does not matter then.  A program in a section whose name
+    starts with ? is demanded by this.
     """
     wanted = set(programs)
     struct_ops = {name: ops for name, ops in obj.struct_ops.items()
                   if not wanted.isdisjoint(ops.functions.values())}
     for ops in struct_ops.values():
         wanted.update(ops.functions.values())
-    functions = {key: function for key, function in obj.functions.items()
+    functions = {key: function._replace(section_name=function.section_name.lstrip("?"))
+                 for key, function in obj.functions.items()
                  if function.is_program and function.name in wanted}
     missing = wanted.difference(function.name for function in functions.values())
     if missing:
@@ -2820,9 +2822,31 @@ def part_of(obj, programs):
 
     def among(items, names):
         return {name: item for name, item in items.items() if name in names}
-    return obj._replace(functions=functions, struct_ops=struct_ops,
-                        maps=among(obj.maps, used["map"]), data=among(obj.data, used["data"]),
+    maps = among(obj.maps, used["map"])
+    btf_load = obj.btf_load
+    if not any(_has_tags(obj.btf, spec.value_type) for spec in maps.values()):
+        btf_load = _without_tags(obj.btf, btf_load)
+    return obj._replace(functions=functions, struct_ops=struct_ops, btf_load=btf_load, maps=maps,
+                        data=among(obj.data, used["data"]),
                         externs=among(obj.externs, used["extern"]))
+
+
+def _has_tags(btf, number):
+    """Does a map's value have members with type tags: pointers that the kernel looks after?"""
+    return any(kind.kind == BTF_PTR and btf.type(kind.size).kind == BTF_TYPE_TAG
+               for kind in (btf.skip(member.type) for member in btf.skip(number).items
+                            if isinstance(member, Member)))
+
+
+def _without_tags(btf, data):
+    """The BTF to load without type tags.  They mean something in the values of maps only, and a
+    kernel refuses those of types that it doesn't look after, and before Linux 5.17 all."""
+    data = bytearray(data)
+    for number in range(1, len(btf)):
+        start, _ = btf.place(number)
+        if struct.unpack_from("=I", data, start + 4)[0] >> 24 & 31 == BTF_TYPE_TAG:
+            struct.pack_into("=II", data, start, 0, BTF_CONST << 24)
+    return bytes(data)
 
 
 # --- relocating: CO-RE ---
@@ -3301,7 +3325,7 @@ def relocate(obj, kernel, ops_names=None):
         struct_ops.append(_lay_out(obj, kernel, ops, (ops_names or {}).get(ops.name), members))
     programs, total = [], 0
     for function in obj.functions.values():
-        # A section ? is for what is loaded only on demand; nobody demands it here.
+        # A section ? is for what is loaded only on demand: see part_of().
         if function.is_program and not function.section_name.startswith("?"):
             attachment = _attachment(obj, kernel, function, members)
             if attachment is not None:
@@ -3561,6 +3585,7 @@ def _kernel_symbol(obj, kernel, function, relocation, extern):
 BPF_PROG_RUN, BPF_OBJ_GET_INFO_BY_FD, BPF_BTF_LOAD, BPF_MAP_FREEZE = 10, 15, 18, 22
 BPF_RAW_TRACEPOINT_OPEN, BPF_LINK_CREATE, BPF_STRUCT_OPS_ATTACH = 17, 28, 44
 RAW_TRACEPOINTS = ("raw_tp", "raw_tracepoint", "raw_tp.w", "raw_tracepoint.w")
+KPROBES = ("kprobe",)
 BPF_F_RDONLY_PROG, BPF_F_MMAPABLE, BPF_F_LINK = 1 << 7, 1 << 10, 1 << 13
 
 MAP_ARRAY, MAP_PERF_EVENT_ARRAY, MAP_STRUCT_OPS, MAP_RINGBUF, MAP_USER_RINGBUF = 2, 4, 26, 27, 31
@@ -3843,7 +3868,7 @@ class Loaded:
         self.name = name
         self.maps = {}
         self.programs = {}
-        self.tracepoints = {}           # {name of a program: raw tracepoint it is for}
+        self.points = {}                # {name of a program: (kind, point) it is run at}
         self.links = {}
         self.globals = Globals(btf)
         self._btf = btf
@@ -3875,15 +3900,15 @@ class Loaded:
         return memory
 
     def attach(self, *names):
-        """Register struct_ops and run programs at their raw tracepoints, all of them or those
-        named, until close().
+        """Register struct_ops and run programs at their raw tracepoints and kprobes, all of them
+        or those named, until close().
 
         EEXIST: the kernel has a struct_ops of the same name.
         """
-        for name in names or list(self.tracepoints) + [
+        for name in names or list(self.points) + [
                 name for name, found in self.maps.items() if found.type == MAP_STRUCT_OPS]:
-            if name in self.tracepoints:
-                self.links[name] = self._open_tracepoint(name)
+            if name in self.points:
+                self.links[name] = self._run_at_point(name)
                 continue
             attributes = struct.pack("=IIIIQQQ", self.maps[name].fd, 0, BPF_STRUCT_OPS_ATTACH,
                                      0, 0, 0, 0)
@@ -3895,8 +3920,10 @@ class Loaded:
                                   "another with its name is registered")
                 raise
 
-    def _open_tracepoint(self, program):
-        point = self.tracepoints[program]
+    def _run_at_point(self, program):
+        kind, point = self.points[program]
+        if kind in KPROBES:
+            return open_kprobe(point, self.programs[program])
         at, buffer = _address(point.encode() + b"\0")
         link = bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", at, self.programs[program]),
                    "running a program at tracepoint", point)
@@ -3944,8 +3971,8 @@ def load(obj, kernel=None, ops_names=None, constants=None):
         for program in image.programs:
             loaded.programs[program.name] = _load_program(loaded, obj, program)
             kind, _, point = program.section.partition("/")
-            if kind in RAW_TRACEPOINTS:
-                loaded.tracepoints[program.name] = point
+            if point and kind in RAW_TRACEPOINTS + KPROBES:
+                loaded.points[program.name] = kind, point
         for ops in image.struct_ops:
             _load_struct_ops(loaded, ops)
     except BaseException:
@@ -4097,6 +4124,87 @@ def _with_log(why, log, program):
     error = Error(why.errno, text + (", at: " + source if source else ""))
     error.detail = "\n".join(lines[-20:])
     return error
+
+
+# --- running programs ---
+
+KPROBE_TYPE = "/sys/bus/event_source/devices/kprobe/type"
+# The number of perf_event_open(2), <asm/unistd.h>, on the machines whose registers bpf/trace.h has.
+PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "s390x": 331, "ppc64": 319,
+                   "ppc64le": 319}
+PERF_FLAG_FD_CLOEXEC = 8
+# PERF_EVENT_IOC_ENABLE and PERF_EVENT_IOC_SET_BPF, <linux/perf_event.h>; PowerPC encodes otherwise.
+PERF_IOCTLS, PERF_IOCTLS_POWERPC = (0x2400, 0x40042408), (0x20002400, 0x80042408)
+
+
+def perf_event_number():
+    """The number of perf_event_open(2), or Error where probes of functions are not known."""
+    machine = os.uname().machine
+    if machine not in PERF_EVENT_OPEN or struct.calcsize("P") != 8:
+        raise Error(errno.ENOSYS, "tracing: not known on this machine (%s, %d bits); there are %s"
+                    % (machine, 8 * struct.calcsize("P"), ", ".join(sorted(PERF_EVENT_OPEN))))
+    return PERF_EVENT_OPEN[machine]
+
+
+def open_kprobe(function, program):
+    """Run a program at the entry of a kernel function until the descriptor is closed.
+    perf_event_open(2)."""
+    number = perf_event_number()
+    with open(KPROBE_TYPE) as file:
+        kind = int(file.read())
+    at, buffer = _address(function.encode() + b"\0")
+    attributes = struct.pack("=IIQQQQQIIQQ", kind, 72, 0, 0, 0, 0, 0, 0, 0, at, 0)
+    fd = libc().syscall(ctypes.c_long(number), attributes, ctypes.c_long(-1), ctypes.c_long(0),
+                        ctypes.c_long(-1), ctypes.c_long(PERF_FLAG_FD_CLOEXEC))
+    del buffer
+    doing = "running a program at kernel function"
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise failure(number, doing, function, {
+            errno.EPERM: "needs root, or CAP_PERFMON", errno.EACCES: "needs root, or CAP_PERFMON",
+            errno.ENOENT: "this kernel lets nothing run there",
+            errno.EINVAL: "this kernel lets nothing run there"})
+    enable, set_program = \
+        PERF_IOCTLS_POWERPC if os.uname().machine.startswith("ppc") else PERF_IOCTLS
+    for command, argument in ((set_program, program), (enable, 0)):
+        if call("ioctl", fd, command, argument) < 0:
+            number = ctypes.get_errno()
+            os.close(fd)
+            raise failure(number, doing, function)
+    return fd
+
+
+def run_program(program, context, doing):
+    """Run a program in this process, now, with these bytes as its context.  BPF_PROG_RUN."""
+    at, buffer = _address(context)
+    bpf(BPF_PROG_RUN, struct.pack("=IIIIQQIIIIQQIII4x", program, 0, 0, 0, 0, 0, 0, 0, len(context),
+                                  0, at if context else 0, 0, 0, 0, 0), doing)
+    del buffer
+
+
+def missed_runs(program):
+    """How many times the kernel could not run a program; 0 where it doesn't tell (Linux 5.12)."""
+    at, buffer = _address(bytes(216))                   # struct bpf_prog_info, up to that
+    bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, 216, at), "asking about a program")
+    return struct.unpack_from("=Q", buffer, 208)[0]
+
+
+def enumerators(btf, name):
+    """The names that an enum of the kernel has."""
+    return {item for number in btf.find(name, BTF_ENUMS) for item, _ in btf.type(number).items}
+
+
+def kernel_symbol(name):
+    """The address of a kernel symbol, 0 where it is not told.  It takes a while."""
+    wanted = b" " + name.encode()
+    try:
+        with open("/proc/kallsyms", "rb") as file:
+            for line in file:
+                if line.rstrip(b"\n").endswith(wanted):
+                    return int(line.split()[0], 16)
+    except OSError:
+        pass
+    return 0
 
 
 # =============================================================================================
@@ -4934,6 +5042,292 @@ RACE_SECONDS = 0.001                # by when the event of a removal just made h
 HALF_SECONDS = 1.0                  # how long a RENAME's halves may take to follow it
 CATCH_UP_LIMIT = 10000              # entries looked at in what was moved in with an ignore mark
 CLOCK_TICK = 0.02                   # seconds by which the time of a file may be behind the clock
+
+
+# --- BPF programs on the functions that all events pass ---
+
+Record = collections.namedtuple(
+    "Record", "time mask pid uid gid cgroup comm slot path old_slot old_path is_whole")
+
+
+class Tracer:
+    """The events of trees as they happen, from BPF programs (bpf/trace.h) on the two kernel
+    functions that all events pass; for Linux 5.10 and later, by kprobes.
+
+    asked, asked_dir   masks of the events wanted of files and of directories, 0: none
+    own                whether events of this process are recorded
+    ring               bytes of the ring buffer, a power of two from 4096 up
+
+    fd can be polled, and is readable while there is something to read.  caveat is a sentence on
+    what this kernel does not allow, or "".
+
+    The kernel calls the functions only for a file system on which somebody watches something, and
+    only an inode that is watched can be a root: so a root has an inotify watch before its pin().
+    A root whose file system is unmounted is taken out by the program itself, with a record of
+    UNMOUNT; one that was removed ends with one of DELETE_SELF, if that was asked for, and is to be
+    taken out by unpin().
+
+    A Record is what happened:
+      time                 nanoseconds of CLOCK_BOOTTIME
+      mask                 the event's bits, with ISDIR for directories
+      pid                  the process as seen in this pid namespace, None: of another
+      uid gid cgroup comm  of it at that moment; comm is bytes
+      slot, path           the root and the path relative to it, b"" for the root itself; bytes.
+                           path None: too long, or not settled while directories above were being
+                           renamed all the time; slot None: not even whether it is inside is known
+      old_slot, old_path   where it was, for RENAME; else None
+      is_whole             False where something in it is missing or not certain
+    RENAME has both sides inside; with one of them outside it is MOVED_TO or MOVED_FROM, if asked
+    for.  A file that is a root has path b"" by whatever name it is used.  Of a file's or
+    directory's own events one that is the same as the last of it, by the same process and name,
+    is not recorded again while that one is not read.
+
+    pin(), unpin(), locate() and lost() are bpf(2) calls, which before Linux 5.19 need CAP_BPF
+    where kernel.unprivileged_bpf_disabled is set.  Not to be used by two threads at once.
+
+    Raises Error for what this kernel lacks.
+    """
+
+    ROOTS = 4096
+    RING_SIZE = 1 << 24
+    START, PIN, UNPIN, LOCATE, GO_ON = range(5)         # what trace_place is asked
+    RECORD = struct.Struct("=QQQIIiiIIII16s")           # struct trace_record
+    COUNTS = ("sent", "outside", "merged", "own", "full", "detached", "too long", "too deep",
+              "unsettled")                              # enum trace_count
+    FULL = COUNTS.index("full")
+    BUSY, DISCARDED, LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1   # of a record's first word
+    SIGNATURES = {"fsnotify": 7, "__fsnotify_parent": 4}
+    # By whether the kernel has bpf_loop(); the first two are run at kernel functions.
+    PROGRAMS = {True: ("trace_event", "trace_child", "trace_place"),
+                False: ("trace_event_tail", "trace_child_tail", "trace_place_tail",
+                        "trace_climb")}
+
+    def __init__(self, asked, asked_dir, own, ring=None):
+        self.caveat = ""
+        self._lost, self._looked = 0, 0.0
+        self._views, self._mapped = [], []
+        size = ring or self._ring_size()
+        if size < 4096 or size & size - 1:
+            raise Error(errno.EINVAL, "making a ring buffer of %d bytes: that is no power of two "
+                        "from 4096 up" % size)
+        self._require_kprobes()
+        kernel = kernel_btf()
+        self._require_functions(kernel)
+        helpers = enumerators(kernel, "bpf_func_id")
+        programs = list(self.PROGRAMS["BPF_FUNC_loop" in helpers])
+        self._entries = programs[:2]
+        self._placing = programs[2]
+        if "BPF_FUNC_kallsyms_lookup_name" in helpers:
+            programs.append("trace_find_lock")
+        self._load(part_of(read_object_file(), programs), kernel, asked, asked_dir, own, size)
+        try:
+            self._start(size)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def _ring_size(cls):
+        """RING_SIZE, or on a small host a power of two of at most 1/64 of its memory."""
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return min(cls.RING_SIZE, max(1 << 16, 1 << (memory // 64).bit_length() - 1))
+
+    @staticmethod
+    def _require_kprobes():
+        perf_event_number()
+        if not os.path.exists(KPROBE_TYPE):
+            raise failure(errno.ENOENT, "looking for kprobes", KPROBE_TYPE,
+                          "the kernel must be built with CONFIG_KPROBE_EVENTS, and /sys be mounted")
+        try:
+            lockdown = read_file("/sys/kernel/security/lockdown")
+        except OSError:
+            lockdown = b""
+        if b"[confidentiality]" in lockdown:
+            raise Error(errno.EPERM, "tracing: the kernel is locked down (confidentiality), and "
+                        "lets no BPF program read its memory")
+
+    @classmethod
+    def _require_functions(cls, kernel):
+        for name, count in cls.SIGNATURES.items():
+            found = kernel.find(name, (BTF_FUNC,))
+            if not found:
+                raise Error(errno.ENOENT, "tracing: this kernel's BTF has no function %s()" % name)
+            has = kernel.type(kernel.type(found[0]).size).vlen
+            if has != count:
+                raise Error(errno.ENOTSUP, "tracing: %s() takes %d parameters in this kernel, and "
+                            "fanfp knows the one with %d" % (name, has, count))
+        if "FSNOTIFY_EVENT_DENTRY" not in enumerators(kernel, "fsnotify_data_type"):
+            raise Error(errno.ENOTSUP, "tracing: this kernel has no FS_RENAME (Linux 5.17)")
+
+    def _load(self, part, kernel, asked, asked_dir, own, size):
+        cpus = _possible_cpus()
+        part.maps["trace_works"] = part.maps["trace_works"]._replace(max_entries=cpus + 1)
+        part.maps["trace_ring"] = part.maps["trace_ring"]._replace(max_entries=size)
+        namespace = os.stat("/proc/self/ns/pid")
+        device = namespace.st_dev
+        first = namespace.st_ino == dict(FIRST_NAMESPACES)["pid"]
+        self.loaded = load(part, kernel, constants={
+            "trace_asked": self._with_moves(asked), "trace_asked_dir": self._with_moves(asked_dir),
+            "trace_told": asked, "trace_told_dir": asked_dir, "trace_own_too": int(bool(own)),
+            "trace_cpus": cpus, "trace_pidns_dev": os.major(device) << 20 | os.minor(device),
+            "trace_pidns_ino": 0 if first else namespace.st_ino})
+        self._cpus = cpus
+        self._fields = {member.name: member.bit_offset // 8
+                        for member in part.btf.skip(part.maps["trace_works"].value_type).items}
+
+    @staticmethod
+    def _with_moves(mask):
+        """As the program asks: RENAME alone tells of all moves."""
+        return mask & ~MOVES | (RENAME if mask & MOVES else 0)
+
+    def _start(self, size):
+        loaded = self.loaded
+        works = loaded.maps["trace_works"]
+        self._works, self._stride = loaded.memory(works), works.value_size + 7 & ~7
+        self._map_ring(loaded.maps["trace_ring"], size)
+        self._place(self.START)
+        if "trace_climb" in loaded.programs:
+            loaded.maps["trace_on"].update(0, loaded.programs["trace_climb"])
+        if "trace_find_lock" in loaded.programs:
+            run_program(loaded.programs["trace_find_lock"], b"", "looking for rename_lock")
+        else:
+            loaded.globals["trace_rename_lock"] = kernel_symbol("rename_lock")
+        if not loaded.globals["trace_rename_lock"]:
+            self.caveat = ("paths are not certain while directories above are being renamed: the "
+                           "kernel hides its addresses (kernel.kptr_restrict, CAP_SYSLOG)")
+        loaded.attach(*self._entries)
+
+    def _map_ring(self, ring, size):
+        """The ring as bpf(2) lays it out: what is consumed, what is produced, the data twice."""
+        mmap = module("mmap", "reading the ring buffer")
+        page = mmap.PAGESIZE
+        self.fd, self._size = ring.fd, size
+        consumer = mmap.mmap(ring.fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        producer = mmap.mmap(ring.fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ,
+                             offset=page)
+        # A counter is read and written as one word.
+        self._consumed = memoryview(consumer).cast("Q")
+        self._produced = memoryview(producer).cast("Q")
+        self._words = memoryview(producer)[page:].cast("I")
+        self._data = memoryview(producer)[page:]
+        self._views = [self._consumed, self._produced, self._words, self._data]
+        self._mapped = [consumer, producer]
+
+    def _place(self, what, fd=0, slot=0):
+        """Ask trace_place; what it says."""
+        run_program(self.loaded.programs[self._placing], struct.pack("=QQQ", what, fd, slot),
+                    "looking at a root")
+        return struct.unpack_from("=q", self._works, self._own_work() + self._fields["result"])[0]
+
+    def _own_work(self):
+        return self._cpus * self._stride
+
+    def pin(self, fd, slot):
+        """Make the open file `fd`, O_PATH will do, root number `slot` (below ROOTS) from now on.
+
+        Returns the slot it has: another, if it was a root before.  It must have an inotify watch.
+        """
+        result = self._place(self.PIN, fd, slot)
+        if result < 0:
+            raise Error(errno.EINVAL, "tracing a root: %s" % (
+                "it has no inotify watch" if result == -1 else "the kernel takes no more roots"))
+        return result
+
+    def unpin(self, slot):
+        """Nothing is below root number `slot` any more."""
+        self._place(self.UNPIN, 0, slot)
+
+    def locate(self, fd):
+        """(slot, path relative to that root) of an open file, None where it is below no root."""
+        result = self._place(self.LOCATE, fd)
+        while result == 2:
+            result = self._place(self.GO_ON)
+        if not result:
+            return None
+        at = self._own_work() + self._fields["record"]
+        header = self.RECORD.unpack_from(self._works, at)
+        at += self.RECORD.size
+        return header[5], self._path(self._works[at:at + header[7]])
+
+    @staticmethod
+    def _path(names):
+        """A path of its names from the last to the first, each with a NUL."""
+        parts = names.split(b"\0")
+        parts.reverse()
+        return b"/".join(parts[1:])
+
+    def read(self, limit):
+        """The Records that are there, in order, of at most about `limit` bytes of the ring."""
+        begin, produced = self._consumed[0], self._produced[0]
+        at, words, mask = begin, self._words, self._size - 1
+        while at < produced and at - begin < limit:
+            word = words[(at & mask) >> 2]
+            if word & self.BUSY:
+                break
+            at += (word & self.LENGTH) + 15 & ~7
+        if at - begin > self._size:                     # one more than fits was never there
+            raise Error(errno.EIO, "reading the ring buffer: it is damaged")
+        start = begin & mask
+        raw = bytes(self._data[start:start + at - begin])
+        self._consumed[0] = at
+        return self._decode(raw)
+
+    def _decode(self, raw):
+        records, at, first = [], 0, self.RECORD.size + 8
+        unpack, path_of_names = self.RECORD.unpack_from, self._path
+        while at < len(raw):
+            word, = struct.unpack_from("=I", raw, at)
+            if not word & self.DISCARDED:
+                (when, cgroup, uid_gid, mask, pid, slot, old_slot, length, old_length, flags, _,
+                 comm) = unpack(raw, at + 8)
+                start = at + first
+                path = old_path = None
+                if not flags or (length or old_length):
+                    path = path_of_names(raw[start:start + length])
+                    if old_slot >= 0:
+                        start += length
+                        old_path = path_of_names(raw[start:start + old_length])
+                records.append(Record(
+                    when, mask, pid or None, uid_gid & 0xFFFFFFFF, uid_gid >> 32, cgroup,
+                    comm.split(b"\0")[0], slot if slot >= 0 else None, path,
+                    old_slot if old_slot >= 0 else None, old_path, not flags))
+            at += (word & self.LENGTH) + 15 & ~7
+        return records
+
+    def position(self):
+        """(consumed, produced): bytes of the ring that were read, and written, since the start."""
+        return self._consumed[0], self._produced[0]
+
+    def waiting(self):
+        """Bytes of the ring that are not read yet."""
+        return self._produced[0] - self._consumed[0]
+
+    def counters(self):
+        """{name: number} of what the programs did so far."""
+        sums = [0] * len(self.COUNTS)
+        for cpu in range(self._cpus):
+            at = cpu * self._stride + self._fields["counts"]
+            for index, number in enumerate(struct.unpack_from("=%dQ" % len(sums), self._works,
+                                                              at)):
+                sums[index] += number
+        return {"kernel " + name: number for name, number in zip(self.COUNTS, sums)}
+
+    def lost(self):
+        """Events that were lost since the start: the ring was full, or a program was skipped,
+        which the kernel tells since Linux 5.12, and of kprobes since 6.7."""
+        if time.monotonic() - self._looked >= 1:
+            self._looked = time.monotonic()
+            self._lost = sum(missed_runs(self.loaded.programs[name]) for name in self._entries)
+        return self._lost + self.counters()["kernel full"]
+
+    def close(self):
+        """Detach, and let go of all of it."""
+        for view in self._views:
+            view.release()
+        for memory in self._mapped:
+            memory.close()
+        self._views, self._mapped = [], []
+        self.loaded.close()
 
 
 # --- what a Watch reads from ---

@@ -60,16 +60,28 @@ struct super_block {
 struct inode {
 	unsigned short i_mode;
 	struct super_block *i_sb;
+	unsigned long i_ino;
+	__u32 i_generation;
 	struct hlist_head i_dentry;
+	void *i_fsnotify_marks;
+};
+
+struct qstr {
+	const unsigned char *name;
 };
 
 struct dentry {
 	struct dentry *d_parent;
+	struct qstr d_name;
 	struct inode *d_inode;
 	struct super_block *d_sb;
 	union {
 		struct hlist_node d_alias;
 	} d_u;
+};
+
+struct dentry___flat {			/* Linux 7 */
+	struct hlist_node d_alias;
 };
 
 struct task_struct {
@@ -100,12 +112,20 @@ enum {
 };
 
 enum {
+	FS_ACCESS		= 0x00000001,
+	FS_MODIFY		= 0x00000002,
 	FS_ATTRIB		= 0x00000004,
+	FS_CLOSE_WRITE		= 0x00000008,
 	FS_CLOSE_NOWRITE	= 0x00000010,
 	FS_OPEN			= 0x00000020,
+	FS_MOVED_FROM		= 0x00000040,
+	FS_MOVED_TO		= 0x00000080,
+	FS_CREATE		= 0x00000100,
 	FS_DELETE		= 0x00000200,
 	FS_DELETE_SELF		= 0x00000400,
 	FS_MOVE_SELF		= 0x00000800,
+	FS_OPEN_EXEC		= 0x00001000,
+	FS_UNMOUNT		= 0x00002000,
 	FS_RENAME		= 0x10000000,
 	FS_EVENT_ON_CHILD	= 0x08000000,
 	FS_ISDIR		= 0x40000000,	/* told to groups that report file ids */
@@ -131,6 +151,16 @@ extern int *bpf_iter_num_next(struct numbers *numbers) __ksym;
 extern void bpf_iter_num_destroy(struct numbers *numbers) __ksym;
 extern void bpf_rcu_read_lock(void) __ksym;
 extern void bpf_rcu_read_unlock(void) __ksym;
+
+/* The dentry that this member of its inode's list is of; 0: this kernel has it elsewhere. */
+static __always_inline __u64 dentry_at(__u64 alias)
+{
+	if (bpf_core_field_exists(struct dentry, d_u.d_alias))
+		return alias - bpf_core_field_offset(struct dentry, d_u.d_alias);
+	if (bpf_core_field_exists(struct dentry___flat, d_alias))
+		return alias - bpf_core_field_offset(struct dentry___flat, d_alias);
+	return 0;
+}
 
 /* ---- what user space and the program tell each other ---- */
 
@@ -377,12 +407,12 @@ static __noinline void learn(struct inode *dir, __u64 now)
 		remember(dir, INSIDE, now);
 		return;
 	}
-	if (!bpf_core_field_exists(struct dentry, d_u.d_alias) || !all_pinned())
+	if (!all_pinned())
 		return;
 	bpf_rcu_read_lock();
 	alias = dir->i_dentry.first;
 	if (alias)
-		place = climb((void *)alias - bpf_core_field_offset(struct dentry, d_u.d_alias), sb);
+		place = climb((void *)dentry_at((__u64)alias), sb);
 	bpf_rcu_read_unlock();
 	remember(dir, place, now);
 }
@@ -786,3 +816,5 @@ int note_ended_no_cgroup(void *ctx)
 {
 	return note_end(0);
 }
+
+#include "trace.h"

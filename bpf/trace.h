@@ -1,0 +1,959 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * trace: the events of the watched trees as they happen, from the two functions that all events
+ * pass before any group sees them.  For kernels from 5.10 on, by kprobes.
+ *
+ *	int fsnotify(__u32 mask, const void *data, int data_type, struct inode *dir,
+ *		     const struct qstr *file_name, struct inode *inode, u32 cookie)
+ *	int __fsnotify_parent(struct dentry *dentry, __u32 mask, const void *data, int data_type)
+ *
+ * Which calls are events, each of them once:
+ *
+ *	an entry's			fsnotify() with dir, file_name and CREATE, DELETE or RENAME
+ *	a file's own			__fsnotify_parent()
+ *	a directory's own		fsnotify() without such a bit: __fsnotify_parent(), if it
+ *					is called for a directory at all, calls that in turn
+ *	a root's own *_SELF, ATTRIB	fsnotify() with an inode and nothing else
+ *	  of a link count, UNMOUNT
+ *
+ * All else is the same event once more, or one of which nobody can tell where it was.  Of a
+ * rename RENAME has all: `data` is the dentry at its new place, dir and file_name are the old one.
+ *
+ * The kernel calls them only for a super block on which somebody watches something.  User space
+ * has an inotify watch on each root, and so each root's inode has marks: only such an inode is
+ * looked for among the roots.  The watch holds the inode until its file system is unmounted.
+ *
+ * kprobe programs run with preemption off, and none is entered on a CPU where another runs.  So
+ * what a program needs is kept in an entry of its CPU, and nothing there takes a lock.
+ *
+ * Sections have a ? before their names, so that who loads the object as a whole, as bpftool does
+ * for the handler of the fastpath, needs no kernel that has what these need.
+ *
+ * The kernel's memory is read by bpf_probe_read_kernel(), which reads nothing, and says zero,
+ * where there is nothing.  What was read in pieces counts only if no directory was renamed
+ * meanwhile: rename_lock, a sequence counter, tells.
+ */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct path {
+	struct dentry *dentry;
+};
+
+struct file {
+	struct path f_path;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct task_struct___files {
+	struct files_struct *files;
+};
+
+/* The registers of a function's parameters, by machine. */
+struct pt_regs___x86_64 {
+	unsigned long di, si, dx, cx, r8;
+};
+
+struct pt_regs___arm64 {
+	unsigned long regs[31];
+};
+
+struct pt_regs___s390x {
+	unsigned long gprs[16];
+};
+
+struct pt_regs___riscv64 {
+	unsigned long a0, a1, a2, a3, a4;
+};
+
+struct pt_regs___ppc64 {
+	unsigned long gpr[32];
+};
+
+#pragma clang attribute pop
+
+/* As <linux/dcache.h> has it: hash and length are one word. */
+struct name {
+	__u64 hash_len;
+	const char *name;
+};
+
+enum fsnotify_data_type {
+	FSNOTIFY_EVENT_PATH,
+	FSNOTIFY_EVENT_INODE,
+	FSNOTIFY_EVENT_DENTRY,
+};
+
+#define DATA_IS(type, kind)	((type) == bpf_core_enum_value(enum fsnotify_data_type, kind))
+
+#define FS_MERGED	(FS_ACCESS | FS_MODIFY | FS_ATTRIB | FS_CLOSE_WRITE | FS_CLOSE_NOWRITE | \
+			 FS_OPEN | FS_OPEN_EXEC)
+#define FS_ENTRY	(FS_CREATE | FS_DELETE | FS_RENAME)
+
+#define TRACE_ROOTS	4096
+#define PATH_ROOM	65536
+#define NAME_ROOM	1024	/* a name takes less; with vfat, up to 765 bytes */
+#define TRACE_DEPTH	65536	/* levels, with bpf_loop() */
+#define TRACE_TURNS	128	/* levels for each of 33 tail calls, without */
+#define TRIES		16	/* climbs while directories are renamed */
+
+/* What a climb found: the slot of a root, or one of these. */
+enum { CLIMBING = -1, ABOVE_ALL = -2, DETACHED = -3 };
+
+/* Why a record is not whole. */
+enum { TOO_LONG = 1, UNSETTLED = 2, TOO_DEEP = 4 };
+
+/*
+ * What user space gets.  A path is its names from the last to the first, each with a NUL; there
+ * are `length` bytes of the path, then `old_length` of the old one.
+ */
+struct trace_record {
+	__u64 time;		/* bpf_ktime_get_boot_ns() */
+	__u64 cgroup;
+	__u64 uid_gid;
+	__u32 mask;
+	__u32 pid;		/* 0: of another pid namespace */
+	__s32 slot;		/* -1: not known */
+	__s32 old_slot;
+	__u32 length;
+	__u32 old_length;
+	__u32 flags;
+	__u32 unused;
+	char comm[16];
+};
+
+enum trace_count {
+	TRACE_SENT, TRACE_OUTSIDE, TRACE_MERGED, TRACE_OWN, TRACE_FULL, TRACE_DETACHED,
+	TRACE_TOO_LONG, TRACE_TOO_DEEP, TRACE_UNSETTLED, TRACE_COUNTS,
+};
+
+/* The last event of an inode that was recorded, if it is one that may be merged. */
+struct trace_last {
+	__u64 inode;
+	__u64 parent;
+	__u64 name;
+	__u64 what;		/* pid, and mask in the lower half */
+	__u64 renames;
+	__u64 before;		/* where the ring ended before it */
+	__u64 unused;
+	__u64 check;		/* of all above: it is written without a lock */
+};
+
+#define TRACE_LASTS_BITS 11
+
+struct work {
+	__u64 counts[TRACE_COUNTS];
+	__s64 result;			/* for user space, of trace_place */
+	__u64 at;			/* the dentry that was climbed to */
+	__u64 start[2];			/* where it starts; of a rename the old side, too, or 0 */
+	__u64 leaf[2];			/* struct qstr of a name below that, or 0 */
+	__u64 entry;			/* the same, until it is copied */
+	__u64 subject;			/* the inode that an entry's event is about */
+	struct trace_last last;		/* what will be the last event, if it is recorded */
+	__s32 slots[2];
+	__s32 found;
+	__u32 side;
+	__u32 copying;			/* 0: only finding out whether it is inside */
+	__u32 used;			/* bytes of path[] */
+	__u32 renames;			/* rename_lock's counter when it began */
+	__u32 tries;
+	__u32 for_user;			/* no event, but trace_place */
+	__u32 unused;
+	struct trace_record record;
+	char path[PATH_ROOM + NAME_ROOM];
+};
+
+/* For each CPU, and the last for user space's own; the loader sets how many. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct work);
+} trace_works SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} trace_ring SEC(".maps");
+
+/* The roots by the address of their inode; the rest tells that it is still that inode. */
+struct trace_root {
+	__u32 slot;
+	__u32 dev;
+	__u64 ino;
+	__u32 generation;
+	__u32 unused;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, TRACE_ROOTS);
+	__type(key, __u64);
+	__type(value, struct trace_root);
+} trace_roots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TRACE_ROOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} trace_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << TRACE_LASTS_BITS);
+	__type(key, __u32);
+	__type(value, struct trace_last);
+} trace_lasts SEC(".maps");
+
+/* Known before the programs are verified. */
+#define CONSTANT SEC(".rodata.trace")
+const volatile __u32 trace_asked CONSTANT = 0;		/* with RENAME for all three of a move */
+const volatile __u32 trace_asked_dir CONSTANT = 0;
+const volatile __u32 trace_told CONSTANT = 0;		/* the same as user space said it */
+const volatile __u32 trace_told_dir CONSTANT = 0;
+const volatile __u32 trace_own_too CONSTANT = 0;
+const volatile __u32 trace_cpus CONSTANT = 0;		/* and the entry of user space in trace_works */
+const volatile __u64 trace_pidns_dev CONSTANT = 0;
+const volatile __u64 trace_pidns_ino CONSTANT = 0;	/* 0: the first */
+
+__u64 trace_rename_lock SEC(".data.trace") = 0;		/* its address, 0: not known */
+__u32 trace_watcher SEC(".data.trace") = 0;
+
+/* ---- reading ---- */
+
+static __always_inline __u32 renames_now(void)
+{
+	__u32 now = 0;
+
+	if (trace_rename_lock)
+		bpf_probe_read_kernel(&now, sizeof(now), (void *)trace_rename_lock);
+	return now;
+}
+
+/* The slot of a root's inode, or CLIMBING. */
+static __always_inline __s32 slot_of(struct inode *inode)
+{
+	__u64 key = (__u64)inode, marks = 0, ino = 0;
+	__u32 dev = 0, generation = 0;
+	struct super_block *sb = NULL;
+	struct trace_root *root;
+
+	bpf_core_read(&marks, sizeof(marks), &inode->i_fsnotify_marks);
+	if (!marks)
+		return CLIMBING;
+	root = bpf_map_lookup_elem(&trace_roots, &key);
+	if (!root)
+		return CLIMBING;
+	bpf_core_read(&ino, sizeof(ino), &inode->i_ino);
+	bpf_core_read(&generation, sizeof(generation), &inode->i_generation);
+	bpf_core_read(&sb, sizeof(sb), &inode->i_sb);
+	bpf_core_read(&dev, sizeof(dev), &sb->s_dev);
+	if (root->ino != ino || root->generation != generation || root->dev != dev)
+		return CLIMBING;
+	return root->slot & (TRACE_ROOTS - 1);
+}
+
+static __always_inline struct inode *inode_of(struct dentry *dentry)
+{
+	struct inode *inode = NULL;
+
+	bpf_core_read(&inode, sizeof(inode), &dentry->d_inode);
+	return inode;
+}
+
+static __always_inline struct dentry *parent_of(struct dentry *dentry)
+{
+	struct dentry *parent = NULL;
+
+	bpf_core_read(&parent, sizeof(parent), &dentry->d_parent);
+	return parent;
+}
+
+/* A directory has one dentry at most. */
+static __always_inline struct dentry *dentry_of(struct inode *dir)
+{
+	__u64 alias = 0;
+
+	bpf_core_read(&alias, sizeof(alias), &dir->i_dentry.first);
+	return (struct dentry *)dentry_at(alias);
+}
+
+/* ---- climbing ---- */
+
+static __always_inline int append(struct work *work, __u64 qstr)
+{
+	__u32 used = work->used, length;
+	struct name name = {};
+
+	bpf_probe_read_kernel(&name, sizeof(name), (void *)qstr);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	length = name.hash_len >> 32;
+#else
+	length = name.hash_len;
+#endif
+	if (used >= PATH_ROOM || length >= NAME_ROOM) {
+		work->record.flags |= TOO_LONG;
+		return 1;
+	}
+	/* What the compiler knows of the two by now, the verifier does not. */
+	asm volatile("" : "+r"(used), "+r"(length));
+	used &= PATH_ROOM - 1;
+	length &= NAME_ROOM - 1;
+	bpf_probe_read_kernel(work->path + used, length, name.name);
+	used += length;
+	work->path[used] = 0;
+	work->used = used + 1;
+	return 0;
+}
+
+static __always_inline void climb_from(struct work *work, __u32 side)
+{
+	work->side = side;
+	work->at = work->start[side];
+	work->entry = work->leaf[side];
+	work->found = CLIMBING;
+}
+
+static __always_inline void begin(struct work *work)
+{
+	work->renames = renames_now();
+	work->copying = 0;
+	work->used = 0;
+	work->slots[0] = work->slots[1] = ABOVE_ALL;
+	work->record.flags = 0;
+	work->record.length = work->record.old_length = 0;
+	climb_from(work, 0);
+}
+
+/* One level, or the name below the first.  1: it ends here. */
+static __always_inline int climb_turn(struct work *work)
+{
+	struct dentry *dentry = (struct dentry *)work->at, *parent;
+	struct super_block *sb = NULL;
+	struct dentry *top = NULL;
+	__u64 name = work->entry;
+	__s32 slot;
+
+	if (name && work->copying) {
+		work->entry = 0;
+		return append(work, name);
+	}
+	slot = slot_of(inode_of(dentry));
+	if (slot >= 0) {
+		work->found = slot;
+		return 1;
+	}
+	parent = parent_of(dentry);
+	if (!parent || parent == dentry) {
+		bpf_core_read(&sb, sizeof(sb), &dentry->d_sb);
+		bpf_core_read(&top, sizeof(top), &sb->s_root);
+		work->found = dentry == top ? ABOVE_ALL : DETACHED;
+		return 1;
+	}
+	work->at = (__u64)parent;
+	if (!work->copying)
+		return 0;
+	return append(work, (__u64)dentry + bpf_core_field_offset(dentry->d_name));
+}
+
+/* ---- recording ---- */
+
+static __always_inline __u32 pid_here(__u32 pid)
+{
+	struct bpf_pidns_info info = {};
+
+	if (!trace_pidns_ino)
+		return pid;
+	if (bpf_get_ns_current_pid_tgid(trace_pidns_dev, trace_pidns_ino, &info, sizeof(info)))
+		return 0;
+	return info.tgid;
+}
+
+static __always_inline __u64 check_of_last(const struct trace_last *last)
+{
+	const __u64 *word = (const void *)last;
+	__u64 check = 1;
+
+#pragma unroll
+	for (int index = 0; index < 7; index++)
+		check = (check ^ word[index]) * 0x9e3779b97f4a7c15ULL;
+	return check;
+}
+
+static __always_inline struct trace_last *last_of(__u64 inode)
+{
+	__u32 key = (inode * 0x9e3779b97f4a7c15ULL) >> (64 - TRACE_LASTS_BITS);
+
+	return bpf_map_lookup_elem(&trace_lasts, &key);
+}
+
+static __always_inline void send(struct work *work)
+{
+	struct trace_record *record = &work->record;
+	struct trace_last *last;
+	__u64 before;
+	__u32 size;
+
+	if (work->for_user) {
+		work->result = 1;
+		return;
+	}
+	record->time = bpf_ktime_get_boot_ns();
+	record->cgroup = bpf_get_current_cgroup_id();
+	record->uid_gid = bpf_get_current_uid_gid();
+	record->pid = pid_here(bpf_get_current_pid_tgid() >> 32);
+	record->unused = 0;
+	bpf_get_current_comm(record->comm, sizeof(record->comm));
+	if (record->flags) {
+		if (record->flags & TOO_LONG)
+			work->counts[TRACE_TOO_LONG]++;
+		if (record->flags & TOO_DEEP)
+			work->counts[TRACE_TOO_DEEP]++;
+		if (record->flags & UNSETTLED)
+			work->counts[TRACE_UNSETTLED]++;
+	}
+	size = record->length + record->old_length;
+	if (size > PATH_ROOM + NAME_ROOM)
+		return;
+	before = bpf_ringbuf_query(&trace_ring, BPF_RB_PROD_POS);
+	if (bpf_ringbuf_output(&trace_ring, record, sizeof(*record) + size, 0)) {
+		work->counts[TRACE_FULL]++;
+		return;
+	}
+	work->counts[TRACE_SENT]++;
+	if (work->last.inode) {
+		last = last_of(work->last.inode);
+		if (last) {
+			work->last.before = before;
+			work->last.check = check_of_last(&work->last);
+			*last = work->last;
+		}
+	}
+}
+
+/*
+ * Whether the event is the same as the last of its inode that was recorded, and that one is not
+ * read: then it is told by it.  Not before what fanotify would merge, so by the name that was
+ * used; and nothing is merged past an entry's event of the same inode, or past a rename.
+ * An entry's event itself is never merged.
+ */
+static __always_inline int is_merged(struct work *work)
+{
+	struct trace_last *last, *mine = &work->last;
+	struct dentry *dentry = (struct dentry *)work->start[0];
+	__u32 mask = work->record.mask;
+
+	mine->inode = 0;
+	if (mask & FS_ENTRY || work->for_user) {
+		last = work->subject ? last_of(work->subject) : NULL;
+		if (last)
+			last->inode = 0;
+		return 0;
+	}
+	mine->inode = (__u64)inode_of(dentry);
+	mine->parent = (__u64)parent_of(dentry);
+	mine->name = 0;
+	bpf_core_read(&mine->name, sizeof(mine->name), &dentry->d_name);
+	mine->what = bpf_get_current_pid_tgid() >> 32 << 32 | mask;
+	mine->renames = work->renames;
+	last = last_of(mine->inode);
+	if (!last || last->inode != mine->inode || last->parent != mine->parent ||
+	    last->name != mine->name || last->what != mine->what ||
+	    last->renames != mine->renames || last->check != check_of_last(last))
+		return 0;
+	return bpf_ringbuf_query(&trace_ring, BPF_RB_CONS_POS) <= last->before;
+}
+
+static __always_inline void send_unplaced(struct work *work, __u32 flag)
+{
+	work->record.flags = flag;
+	work->record.slot = work->record.old_slot = -1;
+	work->record.length = work->record.old_length = 0;
+	work->last.inode = 0;
+	if (work->for_user)
+		work->result = 0;
+	else
+		send(work);
+}
+
+/* A rename is what it is for the trees.  0: nobody asked for that. */
+static __always_inline int name_move(struct work *work)
+{
+	__u32 mask = work->record.mask, told, bit;
+
+	if (!(mask & FS_RENAME))
+		return 1;
+	bit = FS_MOVED_FROM;
+	if (work->slots[0] >= 0)
+		bit = work->slots[1] >= 0 ? FS_RENAME : FS_MOVED_TO;
+	told = mask & FS_ISDIR ? trace_told_dir : trace_told;
+	return !!(told & bit);
+}
+
+static __always_inline void finish(struct work *work)
+{
+	struct trace_record *record = &work->record;
+	__s32 slot = work->slots[0], old_slot = work->slots[1];
+
+	if (record->mask & FS_RENAME && (slot < 0 || old_slot < 0)) {
+		record->mask ^= FS_RENAME | (slot < 0 ? FS_MOVED_FROM : FS_MOVED_TO);
+		if (slot < 0) {
+			slot = old_slot;
+			record->length = record->old_length;
+		}
+		record->old_length = 0;
+		old_slot = -1;
+	}
+	record->slot = slot;
+	record->old_slot = old_slot < 0 ? -1 : old_slot;
+	if (record->flags & TOO_LONG)
+		record->length = record->old_length = 0;
+	send(work);
+}
+
+/*
+ * What comes after a climb.  First each side is climbed to find out whether it is inside, which
+ * for most events is all; then the sides that are, with names.  1: that was all.
+ */
+static __always_inline int settle(struct work *work)
+{
+	__u32 side = work->side & 1;
+
+	if (!work->copying)
+		work->slots[side] = work->found;
+	else if (!side)
+		work->record.length = work->used;
+	else
+		work->record.old_length = work->used - work->record.length;
+	if (!side && work->start[1] && !(work->copying && work->slots[1] < 0)) {
+		climb_from(work, 1);
+		return 0;
+	}
+
+	if (trace_rename_lock && (work->renames & 1 || work->renames != renames_now())) {
+		if (work->tries < TRIES) {
+			work->tries++;
+			begin(work);
+			return 0;
+		}
+		work->record.flags |= UNSETTLED;
+	}
+	if (work->copying) {
+		finish(work);
+		return 1;
+	}
+
+	if (work->slots[0] < 0 && work->slots[1] < 0) {
+		if (work->slots[0] == CLIMBING || work->slots[1] == CLIMBING)
+			send_unplaced(work, TOO_DEEP);
+		else if (work->record.flags & UNSETTLED)
+			send_unplaced(work, UNSETTLED);
+		else if (work->slots[0] == DETACHED || work->slots[1] == DETACHED)
+			work->counts[TRACE_DETACHED]++;
+		else
+			work->counts[TRACE_OUTSIDE]++;
+		return 1;
+	}
+	if (!name_move(work))
+		return 1;
+	if (is_merged(work)) {
+		work->counts[TRACE_MERGED]++;
+		return 1;
+	}
+	work->copying = 1;
+	climb_from(work, work->slots[0] < 0);
+	return 0;
+}
+
+/* ---- which calls are events ---- */
+
+struct parameters {
+	__u64 at[5];
+};
+
+#define FIRST_FIVE(flavor, a, b, c, d, e) do {						\
+	const volatile struct pt_regs___##flavor *regs = ctx;				\
+	if (bpf_core_field_exists(((struct pt_regs___##flavor *)0)->a)) {		\
+		parameters->at[0] = regs->a;						\
+		parameters->at[1] = regs->b;						\
+		parameters->at[2] = regs->c;						\
+		parameters->at[3] = regs->d;						\
+		parameters->at[4] = regs->e;						\
+		asm volatile("");	/* or clang makes one load of two machines' */	\
+		return;									\
+	}										\
+} while (0)
+
+static __always_inline void read_parameters(struct parameters *parameters, void *ctx)
+{
+	FIRST_FIVE(x86_64, di, si, dx, cx, r8);
+	FIRST_FIVE(arm64, regs[0], regs[1], regs[2], regs[3], regs[4]);
+	FIRST_FIVE(s390x, gprs[2], gprs[3], gprs[4], gprs[5], gprs[6]);
+	FIRST_FIVE(riscv64, a0, a1, a2, a3, a4);
+	FIRST_FIVE(ppc64, gpr[3], gpr[4], gpr[5], gpr[6], gpr[7]);
+}
+
+static __always_inline struct work *work_here(void)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&trace_works, &cpu);
+}
+
+/* The bits of a mask that were asked for, but for UNMOUNT, which is never in the way. */
+static __always_inline __u32 asked_of(__u32 mask)
+{
+	return mask & (mask & FS_ISDIR ? trace_asked_dir : trace_asked);
+}
+
+/* The entry to work with if this event is asked for, or NULL. */
+static __always_inline struct work *take(__u32 mask, __u32 bits)
+{
+	struct work *work;
+
+	if (!bits)
+		return NULL;
+	work = work_here();
+	if (!work)
+		return NULL;
+	if (!trace_own_too && bpf_get_current_pid_tgid() >> 32 == trace_watcher) {
+		work->counts[TRACE_OWN]++;
+		return NULL;
+	}
+	work->record.mask = bits | (mask & FS_ISDIR);
+	work->start[1] = work->leaf[0] = work->leaf[1] = 0;
+	work->tries = 0;
+	return work;
+}
+
+static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask)
+{
+	struct work *work = take(mask, asked_of(mask) & FS_MERGED);
+
+	if (!work)
+		return NULL;
+	work->start[0] = (__u64)dentry;
+	begin(work);
+	return work;
+}
+
+/* What only an inode is told of: that is of no interest, unless it is a root. */
+static __always_inline void take_inode(struct inode *inode, __u32 mask)
+{
+	__s32 slot = slot_of(inode);
+	__u64 key = (__u64)inode;
+	struct work *work;
+
+	if (slot < 0)
+		return;
+	if (mask & FS_UNMOUNT) {
+		bpf_map_delete_elem(&trace_roots, &key);
+		work = work_here();
+		if (!work)
+			return;
+		work->record.mask = mask & (FS_UNMOUNT | FS_ISDIR);
+	} else {
+		work = take(mask, asked_of(mask));
+		if (!work)
+			return;
+	}
+	work->record.slot = slot;
+	work->record.old_slot = -1;
+	work->record.flags = work->record.length = work->record.old_length = 0;
+	work->last.inode = 0;
+	send(work);
+}
+
+static __always_inline struct work *take_entry(struct parameters *parameters)
+{
+	__u32 mask = parameters->at[0], type = parameters->at[2];
+	struct dentry *data = (struct dentry *)parameters->at[1], *old;
+	struct work *work = take(mask, asked_of(mask) & FS_ENTRY);
+
+	if (!work)
+		return NULL;
+	old = dentry_of((struct inode *)parameters->at[3]);
+	work->subject = 0;
+	if (DATA_IS(type, FSNOTIFY_EVENT_DENTRY))
+		work->subject = (__u64)inode_of(data);
+	else if (DATA_IS(type, FSNOTIFY_EVENT_INODE))
+		work->subject = (__u64)data;
+	if (mask & FS_RENAME) {
+		work->start[0] = (__u64)parent_of(data);
+		work->leaf[0] = (__u64)data + bpf_core_field_offset(data->d_name);
+		work->start[1] = (__u64)old;
+		work->leaf[1] = parameters->at[4];
+	} else {
+		work->start[0] = (__u64)old;
+		work->leaf[0] = parameters->at[4];
+	}
+	begin(work);
+	return work;
+}
+
+/* fsnotify(): the entry to climb with, or NULL. */
+static __always_inline struct work *take_event(void *ctx)
+{
+	struct parameters parameters = {};
+	struct dentry *dentry;
+	struct path *path;
+	__u32 mask, type;
+
+	read_parameters(&parameters, ctx);
+	mask = parameters.at[0];
+	type = parameters.at[2];
+	if (parameters.at[3] && parameters.at[4] && mask & FS_ENTRY)
+		return take_entry(&parameters);
+	if (DATA_IS(type, FSNOTIFY_EVENT_INODE)) {
+		if (asked_of(mask) || mask & FS_UNMOUNT)
+			take_inode((struct inode *)parameters.at[1], mask);
+		return NULL;
+	}
+	if (!(asked_of(mask) & FS_MERGED))
+		return NULL;
+	if (DATA_IS(type, FSNOTIFY_EVENT_PATH)) {
+		path = (struct path *)parameters.at[1];
+		dentry = NULL;
+		bpf_core_read(&dentry, sizeof(dentry), &path->dentry);
+	} else if (DATA_IS(type, FSNOTIFY_EVENT_DENTRY)) {
+		dentry = (struct dentry *)parameters.at[1];
+	} else {
+		return NULL;
+	}
+	/* A file that has no parent is all there is of its file system. */
+	if (!(mask & FS_ISDIR) && parent_of(dentry) != dentry)
+		return NULL;
+	return take_own(dentry, mask);
+}
+
+/* __fsnotify_parent(): the same. */
+static __always_inline struct work *take_child(void *ctx)
+{
+	struct parameters parameters = {};
+	__u32 mask;
+
+	read_parameters(&parameters, ctx);
+	mask = parameters.at[1];
+	if (mask & FS_ISDIR)
+		return NULL;
+	return take_own((struct dentry *)parameters.at[0], mask);
+}
+
+/* ---- what user space asks ---- */
+
+enum { PLACE_START, PLACE_PIN, PLACE_UNPIN, PLACE_LOCATE, PLACE_ON };
+
+static __always_inline struct dentry *dentry_of_fd(__u32 fd)
+{
+	struct task_struct___files *task = (void *)bpf_get_current_task();
+	struct files_struct *files = NULL;
+	struct dentry *dentry = NULL;
+	struct file **table = NULL, *file = NULL;
+	struct fdtable *fdt = NULL;
+	__u32 count = 0;
+
+	bpf_core_read(&files, sizeof(files), &task->files);
+	bpf_core_read(&fdt, sizeof(fdt), &files->fdt);
+	bpf_core_read(&count, sizeof(count), &fdt->max_fds);
+	bpf_core_read(&table, sizeof(table), &fdt->fd);
+	if (fd >= count)
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), table + fd);
+	bpf_core_read(&dentry, sizeof(dentry), &file->f_path.dentry);
+	return dentry;
+}
+
+/* The slot that the inode has from now on, which is another if it has one; below 0: no way. */
+static __always_inline __s64 pin_root(struct inode *inode, __u32 slot)
+{
+	struct super_block *sb = NULL;
+	struct trace_root root = { .slot = slot };
+	__u64 key = (__u64)inode, marks = 0;
+	__s32 had;
+
+	bpf_core_read(&marks, sizeof(marks), &inode->i_fsnotify_marks);
+	if (!marks || slot >= TRACE_ROOTS)
+		return -1;
+	had = slot_of(inode);
+	if (had >= 0)
+		return had;
+	bpf_core_read(&root.ino, sizeof(root.ino), &inode->i_ino);
+	bpf_core_read(&root.generation, sizeof(root.generation), &inode->i_generation);
+	bpf_core_read(&sb, sizeof(sb), &inode->i_sb);
+	bpf_core_read(&root.dev, sizeof(root.dev), &sb->s_dev);
+	if (bpf_map_update_elem(&trace_slots, &slot, &key, BPF_ANY) ||
+	    bpf_map_update_elem(&trace_roots, &key, &root, BPF_ANY))
+		return -2;
+	return slot;
+}
+
+static __always_inline void unpin_root(__u32 slot)
+{
+	__u64 *key = bpf_map_lookup_elem(&trace_slots, &slot), inode;
+	struct trace_root *root;
+
+	if (!key || !*key)
+		return;
+	inode = *key;
+	*key = 0;
+	root = bpf_map_lookup_elem(&trace_roots, &inode);
+	if (root && root->slot == slot)		/* its memory may be another root's by now */
+		bpf_map_delete_elem(&trace_roots, &inode);
+}
+
+/* Whether there is something to climb. */
+static __always_inline struct work *take_place(__u64 *ctx)
+{
+	__u32 entry = trace_cpus, fd = ctx[1], slot = ctx[2];
+	struct work *work = bpf_map_lookup_elem(&trace_works, &entry);
+
+	if (!work)
+		return NULL;
+	switch (ctx[0]) {
+	case PLACE_START:
+		trace_watcher = bpf_get_current_pid_tgid() >> 32;
+		return NULL;
+	case PLACE_PIN:
+		work->result = pin_root(inode_of(dentry_of_fd(fd)), slot);
+		return NULL;
+	case PLACE_UNPIN:
+		unpin_root(slot);
+		return NULL;
+	case PLACE_LOCATE:
+		work->start[0] = (__u64)dentry_of_fd(fd);
+		work->start[1] = work->leaf[0] = work->leaf[1] = work->subject = 0;
+		work->record.mask = work->tries = 0;
+		work->for_user = 1;
+		work->result = 0;
+		begin(work);
+		return work;
+	case PLACE_ON:
+		return work;
+	}
+	return NULL;
+}
+
+/* ---- the programs where there is bpf_loop(), from Linux 5.17 on ---- */
+
+struct looping {
+	struct work *work;
+};
+
+static int climb_level(__u32 level, struct looping *looping)
+{
+	return climb_turn(looping->work);
+}
+
+static int climb_once(__u32 round, struct looping *looping)
+{
+	bpf_loop(TRACE_DEPTH, climb_level, looping, 0);
+	return settle(looping->work);
+}
+
+static __always_inline int climb_by_loop(struct work *work)
+{
+	struct looping looping = { .work = work };
+
+	if (work)
+		bpf_loop(4 * (TRIES + 1), climb_once, &looping, 0);
+	return 0;
+}
+
+SEC("?kprobe/fsnotify")
+int trace_event(void *ctx)
+{
+	return climb_by_loop(take_event(ctx));
+}
+
+SEC("?kprobe/__fsnotify_parent")
+int trace_child(void *ctx)
+{
+	return climb_by_loop(take_child(ctx));
+}
+
+SEC("?raw_tp/trace_place")
+int trace_place(__u64 *ctx)
+{
+	return climb_by_loop(take_place(ctx));
+}
+
+/* ---- and where there is none: a plain loop, and the rest of it by a tail call ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} trace_on SEC(".maps");
+
+/* 1: all is done. */
+static __always_inline int climb_some(struct work *work)
+{
+	for (int turn = 0; turn < TRACE_TURNS; turn++)
+		if (climb_turn(work))
+			return settle(work);
+	return 0;
+}
+
+SEC("?kprobe")
+int trace_climb(void *ctx)
+{
+	struct work *work = work_here();
+
+	if (!work || climb_some(work))
+		return 0;
+	bpf_tail_call(ctx, &trace_on, 0);
+	send_unplaced(work, TOO_DEEP);
+	return 0;
+}
+
+SEC("?kprobe/fsnotify")
+int trace_event_tail(void *ctx)
+{
+	if (take_event(ctx))
+		bpf_tail_call(ctx, &trace_on, 0);
+	return 0;
+}
+
+SEC("?kprobe/__fsnotify_parent")
+int trace_child_tail(void *ctx)
+{
+	if (take_child(ctx))
+		bpf_tail_call(ctx, &trace_on, 0);
+	return 0;
+}
+
+/* User space calls it again, with PLACE_ON, until the result is none of CLIMBING's. */
+SEC("?raw_tp/trace_place")
+int trace_place_tail(__u64 *ctx)
+{
+	struct work *work = take_place(ctx);
+
+	if (work && !climb_some(work))
+		work->result = 2;
+	return 0;
+}
+
+/* ---- where rename_lock is, from Linux 5.16 on ---- */
+
+const char trace_lock_name[12] CONSTANT = "rename_lock";
+
+SEC("?syscall")
+int trace_find_lock(void *ctx)
+{
+	__u64 address = 0;
+
+	if (!bpf_kallsyms_lookup_name(trace_lock_name, sizeof(trace_lock_name), 0, &address))
+		trace_rename_lock = address;
+	return 0;
+}
