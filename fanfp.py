@@ -11169,18 +11169,52 @@ def make_runner(options, signals, tell):
     return Runner(words, signals, tell)
 
 
-def run(options):
+class Manner:
+    """What a run tells, and in which words: fanfp's own.  Others are below: see Tools."""
+
+    output = None                       # of the events, once it is open
+
+    def __init__(self, options, signals):
+        refuse_idle(options)
+        self.options = options
+        self.errors = Output(2, "standard error", signals)
+        self.lines = choose_output(options, lambda: self.output.is_wide())
+
+    def tell(self, message):
+        """Say what went wrong, or what is to be known."""
+        self.errors.tell(message)
+
+    def start(self):
+        """The watch is about to be made."""
+
+    def ready(self, watch):
+        """From now on nothing is missed."""
+        if not self.options.quiet:
+            self.tell("watching %s (filter: %s)" % (" ".join(map(printable, watch.roots)),
+                                                    watch.filter))
+
+    def choose(self, events):
+        """Of what the watch has told, what is to be told on, as `lines` takes it."""
+        return events
+
+    def end(self, status, roots):
+        """All is over, with a status of the main loop and these roots left; the exit status."""
+        if not roots:
+            self.tell("no root is left")
+        return status
+
+
+def run(options, make_manner=Manner):
     """Watch and print until told to stop; the exit status."""
-    refuse_idle(options)
-    lines = choose_output(options, lambda: output.is_wide())
-    arguments = watch_arguments(options)
     signals = Signals()
-    errors = Output(2, "standard error", signals)
-    runner = make_runner(options, signals, errors.tell)
+    manner = make_manner(options, signals)
+    arguments = watch_arguments(options)
+    runner = make_runner(options, signals, manner.tell)
     parts = [runner] if runner is not None else []
-    output = open_output(options.outfile, signals, options.quiet < 2)
+    output = manner.output = open_output(options.outfile, signals, options.quiet < 2)
     raise_descriptor_limit()
-    with ProgramWatch(*options.roots, notice=errors.tell, **arguments) as watch:
+    manner.start()
+    with ProgramWatch(*options.roots, notice=manner.tell, **arguments) as watch:
         own = output.path() if "inotify" in watch.filter else None
         if runner is None:              # a command gets what fanfp was started with
             inner = not (options.one_file_system or options.no_recursive)
@@ -11192,27 +11226,24 @@ def run(options):
                 watch.wake_on(output.fd, 0)
             except PermissionError:     # a file: nobody reads it as it is written
                 pass
-        if not options.quiet:
-            errors.tell("watching %s (filter: %s)" % (" ".join(map(printable, watch.roots)),
-                                                      watch.filter))
+        manner.ready(watch)
         try:
-            status = follow(watch, options, lines, output, parts, own, signals)
+            status = follow(watch, options, manner, parts, own, signals)
         except BrokenPipeError:
             status = 0
         except Error as error:          # of the output; what has been started is finished
-            errors.tell(str(error))
+            manner.tell(str(error))
             status = EXIT_ERROR
         roots, counters = watch.roots, watch.stats()
     if runner is not None:
         runner.finish()
     if options.stats:
-        errors.tell("stats: " + ", ".join("%s %d" % item for item in counters.items()))
-    if not roots:
-        errors.tell("no root is left")
+        manner.tell("stats: " + ", ".join("%s %d" % item for item in counters.items()))
+    status = manner.end(status, roots)
     return status if signals.number is None else die_of(signals.number)
 
 
-def follow(watch, options, lines, output, parts, own, signals):
+def follow(watch, options, manner, parts, own, signals):
     """The main loop: read, print, do the parts of it, until the end; the exit status."""
     left = options.count
     timeout = options.timeout or None
@@ -11227,6 +11258,7 @@ def follow(watch, options, lines, output, parts, own, signals):
         signals.take()
         if own is not None:
             events = [event for event in events if not is_own(event, own)]
+        events = manner.choose(events)
         if any([part.advance() for part in parts]):
             return 0
         if events:
@@ -11235,7 +11267,7 @@ def follow(watch, options, lines, output, parts, own, signals):
                 events = events[:left]
                 left -= len(events)
             if options.quiet < 2:
-                output.write(lines(events))
+                manner.output.write(manner.lines(events))
             for part in parts:
                 part.add(events)
         if left == 0:
@@ -11248,7 +11280,7 @@ def follow(watch, options, lines, output, parts, own, signals):
         elif not events:
             if timeout is not None and time.monotonic() >= last + timeout:
                 return EXIT_TIMEOUT
-            if options.quiet < 2 and output.broken():
+            if options.quiet < 2 and manner.output.broken():
                 raise BrokenPipeError
 
 
