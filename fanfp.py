@@ -188,6 +188,7 @@ PROTOTYPES = {
     "fanotify_init": (ctypes.c_uint, ctypes.c_uint),
     "fanotify_mark": (ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int,
                       ctypes.c_char_p),
+    "memfd_create": (ctypes.c_char_p, ctypes.c_uint),
     "name_to_handle_at": (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p,
                           ctypes.c_int),
     "open_by_handle_at": (ctypes.c_int, ctypes.c_char_p, ctypes.c_int),
@@ -10466,6 +10467,12 @@ def build_parser():
              "a shell: {} is the path; FANFP_PATH, _OLD_PATH, "
              "_EVENTS, _IS_DIR, _PID, _COMM, _UID and more of who did it are in its environment; "
              "see below")
+    add("--run", metavar="COMMAND",
+        help="run a command for all that changed until it was quiet for a while: the "
+             "paths are on its standard input, a NUL after each, FANFP_COUNT of them")
+    add("--quiet-for", type=seconds, metavar="SECONDS", help="that while (0.1)")
+    add("--restart", action="store_true",
+        help="--run it at once, and end it then and start it again: for servers")
     add("--stats", action="store_true", help="counters, at the end, on standard error")
     add("--probe", action="store_true", help="say what this host has, and end")
     add("--version", action="store_true", help="say which this is, and end")
@@ -10739,7 +10746,11 @@ def parse_format(pattern):
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")        # what ends fanfp, once all is written
 END_SECONDS = 0.5           # after a signal, for what has happened to be read and written
-KILL_SECONDS = 5            # after a signal, for a command of --exec to end
+KILL_SECONDS = 5            # after a signal, for a command to end
+QUIET_SECONDS = 0.1         # without an event before the command of --run is run
+LOOP_RUNS = 3, 10           # in a row, by the same path or by others each time, are a loop, if what
+SUSPECT_AFTER, SUSPECT_SECONDS = 0.1, 2.0   # starts a command comes so soon after its end or start
+MANY_GLOBS = 3              # of more it is said which directories they are in
 
 
 class Signals:
@@ -10936,37 +10947,42 @@ SHELL_WORD = r"([|;&]+|(?:\d*|&)[<>]\S*|\S*;)$|\S*(\$[A-Za-z_{(]|`)"
 SHELLS = r"(ba|da|z|k|mk|a|fi|c|tc)?sh$"
 
 
-def read_command(command):
-    """The words of --exec, and notes about it: a list of str.  Raises Error."""
+def read_command(command, option="--exec"):
+    """The words of a command, and notes about it: a list of str.  Raises Error."""
     import re
-    shlex = module("shlex", "reading --exec")
+    shlex = module("shlex", "reading " + option)
+    safe = "sh -c 'COMMANDS' - {}" if option == "--exec" else "sh -c 'COMMANDS'"
     try:
         words = shlex.split(command)
     except ValueError as reason:
-        raise Error(errno.EINVAL, "reading --exec %s: %s; as a shell has it: close the quotes, or "
-                    "put \\ before one that is meant" % (printable(command), reason))
+        raise Error(errno.EINVAL, "reading %s %s: %s; as a shell has it: close the quotes, or "
+                    "put \\ before one that is meant" % (option, printable(command), reason))
     if not words:
-        raise Error(errno.EINVAL, "reading --exec: it is empty; name a command")
+        raise Error(errno.EINVAL, "reading %s: it is empty; name a command" % option)
+    if option != "--exec" and "{}" in command:
+        raise Error(errno.EINVAL, "reading %s %s: {} is a path for --exec; here the paths are on "
+                    "standard input, as for xargs -0" % (option, printable(command)))
     # "$NAME" as a whole word is quoted for a shell, so one was thought of.
     bare = re.sub(r'(^|\s)"(\$\w+|\$\{\w+\})"(?=\s|$)', r"\1\2", command)
     bare = re.sub(QUOTED, "q", bare, flags=re.DOTALL).split()
     for word in bare:
         if re.match(SHELL_WORD, word):
-            raise Error(errno.EINVAL, "reading --exec %s: %s is for a shell, and none is used; say "
-                        "--exec \"sh -c 'COMMANDS' - {}\", where \"$1\" is the path, or put it in "
-                        "quotes" % (printable(command), printable(word)))
-    find_command(words[0])
-    notes = ["--exec uses no shell: %s is handed on as it is" % printable(word)
+            raise Error(errno.EINVAL, "reading %s %s: %s is for a shell, and none is used; say "
+                        "%s \"%s\"%s, or put it in quotes" % (
+                            option, printable(command), printable(word), option, safe,
+                            ', where "$1" is the path' if option == "--exec" else ""))
+    find_command(words[0], option)
+    notes = ["%s uses no shell: %s is handed on as it is" % (option, printable(word))
              for word in bare if "*" in word or word.startswith("~")]
-    for shell, option, script in zip(words, words[1:], words[2:]):
-        if re.match(SHELLS, os.path.basename(shell)) and re.match(r"-\w*c$", option) \
+    for shell, flag, script in zip(words, words[1:], words[2:]):
+        if re.match(SHELLS, os.path.basename(shell)) and re.match(r"-\w*c$", flag) \
                 and "{}" in script:
             notes.append("--exec: {} in the script of %s lets the name of a file run commands; "
-                         "say %s %s '... \"$1\"' - {}" % ((shell,) + (shell, option)))
+                         "say %s %s '... \"$1\"' - {}" % ((shell,) + (shell, flag)))
     return words, notes
 
 
-def find_command(name):
+def find_command(name, option):
     """Raise Error if there is no such command; what has {} in it is not known yet."""
     found = errno.ENOENT
     for directory in [""] if "/" in name else os.get_exec_path():
@@ -10976,8 +10992,8 @@ def find_command(name):
         if os.path.exists(path):
             found = errno.EACCES
     if "{}" not in name:
-        raise failure(found, "running", name, "name a program in --exec; what only a shell knows "
-                                              "(cd, an alias) needs sh -c")
+        raise failure(found, "running", name, "name a program in %s; what only a shell knows "
+                                              "(cd, an alias) needs sh -c" % option)
 
 
 class Part:
@@ -11007,7 +11023,7 @@ class Runner(Part):
         self.input = open_null(os.O_RDONLY)
         self.waiting = collections.deque()
         self.child, self.shown = None, ""       # the one that runs, and what to call it
-        self.told = False                       # the signal was passed on to it
+        self.told = False       # it was told to end, by a signal to all that it has started
 
     def add(self, events):
         """Run the command for each event, when its turn comes."""
@@ -11021,9 +11037,8 @@ class Runner(Part):
             if not self.waiting or self.signals.number is not None:
                 return
             self.start(self.waiting.popleft())
-        if self.signals.number is not None and not self.told:
-            self.told = True
-            self.send(self.signals.number)
+        if self.signals.number is not None:
+            self.tell_to_end(self.signals.number)
 
     def start(self, event):
         """Run the command for an event; where that can't be, say so."""
@@ -11033,26 +11048,41 @@ class Runner(Part):
                            FANFP_IS_DIR="1" if event.is_dir else "0")
         for name in ("comm", "uid") + WHO:
             environment["FANFP_" + name.upper()] = text_of(getattr(event.process, name, None))
-        words = [word.replace("{}", path) for word in self.words]
-        self.shown = "%s for %s" % (shorten(printable(words[0])), shorten(printable(path)) or "-")
+        self.launch([word.replace("{}", path) for word in self.words],
+                    shorten(printable(path)) or "-", environment, self.input)
+
+    def launch(self, words, what, environment, stdin):
+        """Run a command for something; where that can't be, say so."""
+        self.shown = "%s for %s" % (shorten(printable(words[0])), what)
+        self.told = False
         try:
             self.child = self.subprocess.Popen(words, env=environment, start_new_session=True,
-                                               stdin=self.input)
+                                               stdin=stdin)
         except (OSError, ValueError) as error:      # of what was possible at the start
             number = getattr(error, "errno", None)
             self.tell("running %s: %s; it is skipped"
                       % (self.shown, error if number is None else os.strerror(number)))
 
     def has_ended(self):
-        """Whether the command has ended; if by a failure, say so.  After a signal: with all that
-        it has started."""
+        """Whether the command has ended; if by a failure, say so.  Where it was told to: with all
+        that it has started."""
         status = self.child.poll()
         if status is None or self.told:
             return status is not None and self.group_has_ended()
+        self.tell_end(status)
+        return True
+
+    def tell_end(self, status):
+        """Say how the command ended, as of Popen.poll(), if it failed."""
         if status:
             self.tell("running %s: it %s" % (self.shown, "ended with status %d" % status
                       if status > 0 else "was killed by " + signal_name(-status)))
-        return True
+
+    def tell_to_end(self, number):
+        """Send a signal, once, to all that the command has started."""
+        if not self.told:
+            self.told = True
+            self.send(number)
 
     def group_has_ended(self):
         """Whether nothing is left of what the command has started."""
@@ -11071,20 +11101,168 @@ class Runner(Part):
             return False
         return True
 
+    def kill(self, name):
+        """Kill all that the command has started, which a signal of a name did not end."""
+        import signal
+        killed = "was killed" if self.send(signal.SIGKILL) else "may not be killed from here"
+        self.tell("running %s: it did not end within %d s of %s, and %s"
+                  % (self.shown, KILL_SECONDS, name, killed))
+
     def finish(self):
         """Run what waits; after a signal only see the end of the command that runs."""
-        import signal
         self.advance()
         while self.child is not None and self.signals.left(KILL_SECONDS) != 0:
             self.signals.wait(0.05 if self.told else None)      # no signal tells of a group's end
             self.advance()
         if self.child is not None:
-            killed = "was killed" if self.send(signal.SIGKILL) else "may not be killed from here"
-            self.tell("running %s: it did not end within %d s of %s, and %s"
-                      % (self.shown, KILL_SECONDS, signal_name(self.signals.number), killed))
+            self.kill(signal_name(self.signals.number))
         if self.waiting:
             self.tell("ended by %s; commands that were not run: %d"
                       % (signal_name(self.signals.number), len(self.waiting)))
+
+
+class BatchRunner(Runner):
+    """--run: a command for all that has changed until it was quiet for a while, their paths on its
+    standard input.  With --restart it runs from the start on, and goes on: each such batch has it
+    ended, with all that it has started, and started again.
+
+    A batch is {path: (its root, whether it is a directory)}, and one waits at most.
+    """
+
+    def __init__(self, words, signals, tell, options):
+        super().__init__(words, signals, tell)
+        os.close(self.input_of(()))             # or that can't be had here
+        self.restarts, self.says_all = options.restart, not options.quiet
+        self.quiet_for = QUIET_SECONDS if options.quiet_for is None else options.quiet_for
+        self.last = self.kill_at = float("-inf")    # time.monotonic() of the last change
+        self.is_over = False            # the one to go on has ended by itself
+        self.common, self.loops, self.suspect = {}, 0, False    # see note_loop()
+        self.suspect_until = float("-inf")
+        if self.restarts:
+            self.waiting.append({})
+
+    def add(self, events):
+        now = time.monotonic()
+        if not self.waiting:
+            self.waiting.append({})
+            self.suspect = now < self.suspect_until
+        batch = self.waiting[0]
+        for event in events:
+            paths = [path for path in (event.path, event.old_path) if path is not None]
+            for path in paths or event.moment.roots:    # anything, where events were lost
+                if path not in batch:
+                    batch[path] = event.moment.root_of(path, False), event.is_dir
+        self.last = now
+        self.advance()
+
+    def due(self):
+        if self.child is not None and self.told:
+            return 0.05                 # no signal tells of a group's end
+        if self.waiting and (self.child is None or self.restarts):
+            return max(0.0, self.last + self.quiet_for - time.monotonic())
+        return None
+
+    def advance(self):
+        """Start the command, or end the one before, when there was nothing new for long enough.
+        After a signal: only pass it on."""
+        import signal
+        now = time.monotonic()
+        if self.child is not None and self.has_ended():
+            if self.told and not self.is_over and self.says_all:
+                self.tell_end(self.child.returncode)
+            self.child = None
+            self.suspect_until = min(self.suspect_until, now + SUSPECT_AFTER)
+        if self.child is not None and self.told:
+            if self.signals.number is None and now >= self.kill_at:
+                self.kill("SIGTERM")
+                self.kill_at = float("inf")
+        elif self.child is not None and self.signals.number is not None:
+            self.tell_to_end(self.signals.number)
+        elif self.waiting and self.signals.number is None and now >= self.last + self.quiet_for:
+            if self.child is None:
+                self.start(self.waiting.popleft())
+            elif self.restarts:
+                self.kill_at = now + KILL_SECONDS
+                self.tell_to_end(signal.SIGTERM)
+
+    def start(self, batch):
+        self.note_loop(batch)
+        self.is_over = False
+        stdin = self.input_of(batch)
+        try:
+            self.launch(self.words, "%d path%s" % (len(batch), "" if len(batch) == 1 else "s"),
+                        dict(os.environ, FANFP_COUNT=str(len(batch))), stdin)
+        finally:
+            os.close(stdin)
+        self.suspect_until = time.monotonic() + SUSPECT_SECONDS if self.restarts else float("inf")
+
+    @staticmethod
+    def input_of(paths):
+        """A descriptor to read paths from, with a NUL after each: a file that is in no tree."""
+        fd = call("memfd_create", b"fanfp", 1)          # MFD_CLOEXEC
+        if fd < 0:
+            raise failure(ctypes.get_errno(), "making a file for the paths for --run")
+        with open(fd, "wb", closefd=False) as file:
+            for path in paths:
+                file.write(os.fsencode(path) + b"\0")
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+    def has_ended(self):
+        if not self.restarts or self.told:
+            return super().has_ended()
+        # It is not waited for yet, so that its number stays that of its process group, in which
+        # others may go on.
+        end = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if end is not None and not self.is_over:
+            self.is_over = True
+            self.tell_end(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
+        return False
+
+    def tell_end(self, status):
+        if status == 0 and self.says_all:
+            self.tell("running %s: it ended with status 0" % self.shown)
+        super().tell_end(status)
+
+    def note_loop(self, batch):
+        """Say so when, several times in a row, what changed while the command ran, or just after
+        its start if it goes on, has it started again."""
+        self.loops = self.loops + 1 if self.suspect else 0
+        self.common = {path: of for path, of in batch.items()
+                       if self.loops < 2 or path in self.common}
+        self.suspect = False
+        if self.loops == LOOP_RUNS[not self.common]:
+            self.tell("running %s: %d times in a row it was started by what changed while it ran; "
+                      "if it writes that itself, %s ends the loop" % (
+                          shorten(printable(self.words[0])), self.loops,
+                          ignore_options(self.common or batch)))
+
+    def finish(self):
+        import signal
+        self.quiet_for = 0.0
+        if self.restarts:
+            self.waiting.clear()
+            if self.child is not None and self.signals.number is None:
+                self.kill_at = time.monotonic() + KILL_SECONDS
+                self.tell_to_end(signal.SIGTERM)
+        super().finish()
+
+
+def ignore_options(paths):
+    """What to say on a command line to have paths ignored, {path: (root, is_dir)}: few options, so
+    of many paths the directories next to the root."""
+    import re
+    import shlex
+    globs = []
+    for path, (root, is_dir) in sorted(paths.items()):
+        name = below(path, root) if root is not None else None
+        if name and not any(each.endswith("/") and ("/" + name).startswith(each)
+                            for each in globs):
+            globs.append("/" + name + ("/" if is_dir else ""))
+    if len(globs) > MANY_GLOBS:
+        globs = sorted({each[:each.find("/", 1) + 1] or each for each in globs})
+    return " ".join("--ignore " + shlex.quote(re.sub(r"[\\*?[]", r"\\\g<0>", printable(each)))
+                    for each in globs[:MANY_GLOBS])
 
 
 def shorten(text):
@@ -11102,6 +11280,10 @@ def refuse_idle(options):
              "--timefmt does nothing without a %T in --format"),
             (options.no_newline and options.format is None,
              "--no-newline does nothing without --format"),
+            (None not in (options.command, options.run), "only one of --exec and --run"),
+            (options.restart and options.run is None, "--restart does nothing without --run"),
+            (options.quiet_for is not None and options.run is None,
+             "--quiet-for does nothing without --run"),
             (options.object is not None and options.filter not in ("auto", "fastpath"),
              "--object does nothing with --filter " + options.filter),
             (options.devices and options.event
@@ -11160,13 +11342,15 @@ def watch_arguments(options):
 
 
 def make_runner(options, signals, tell):
-    """The Runner of --exec, with notes about the command told; None without."""
-    if options.command is None:
+    """The Runner of --exec or --run, with notes about the command told; None without."""
+    if options.command is None and options.run is None:
         return None
-    words, notes = read_command(options.command)
+    words, notes = read_command(options.command) if options.run is None \
+        else read_command(options.run, "--run")
     for note in notes if not options.quiet else ():
         tell(note)
-    return Runner(words, signals, tell)
+    return Runner(words, signals, tell) if options.run is None \
+        else BatchRunner(words, signals, tell, options)
 
 
 class Manner:

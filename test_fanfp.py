@@ -3095,15 +3095,10 @@ class Ends(Base):
             self.assertEqual(program.stop(), (1, "fanfp: no root is left\n"))
 
 
-class Exec(Base):
-    """--exec.  The commands write to fanfp's standard output, so no file system tells of that."""
+class Commands(Base):
+    """Commands that write to fanfp's standard output, so that no file system tells of that."""
 
     where = DIRECTORIES[0]
-
-    def exec(self, words, *arguments, **options):
-        """A program that runs a command."""
-        return self.program("-e", "create", "--exec", words, *arguments + (self.tree,),
-                            json_lines=False, **options)
 
     def script(self, text, name="script"):
         """A shell script: its path."""
@@ -3128,6 +3123,15 @@ class Exec(Base):
         if not program.errors.endswith(b"\n"):
             program.errors += program.process.stderr.readline()
         return program.process.stderr.readline().decode()
+
+
+class Exec(Commands):
+    """--exec."""
+
+    def exec(self, words, *arguments, **options):
+        """A program that runs a command."""
+        return self.program("-e", "create", "--exec", words, *arguments + (self.tree,),
+                            json_lines=False, **options)
 
     def test_three_at_once(self):
         """Three commands, and no further event is needed for the second."""
@@ -3317,6 +3321,195 @@ class Exec(Base):
         write(path)
         self.assertEqual(self.ran(program, 1)[0].split(" CREATE")[0], path)
         self.assertEqual(program.process.wait(PATIENCE), 0)
+
+
+# Tells of its start, and of the numbers that it is given on standard input.
+COUNTER = 'printf "ran %s:" "$FANFP_COUNT"; tr "\\\\0" "|"; echo\n'
+
+
+class Run(Commands):
+    """--run, and --restart."""
+
+    def begin(self, command, *arguments):
+        """A program that runs a command for what changes, and prints no events."""
+        return self.program("--format", "", "--no-newline", "--run", command,
+                            *arguments + (self.tree,), json_lines=False)
+
+    def test_thousand_saves(self):
+        """One run for all that is saved within a second, with each path once."""
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            with self.subTest(name):
+                program = self.begin(self.script(COUNTER), "--filter", name, "--quiet-for", "0.5",
+                                     "-e", "close_write,rename")
+                for number in range(1000):
+                    write(self.tree + "/f%d" % (number % 10))
+                odd = "%s/%s \n%s" % (self.tree, name, "\u00e9")
+                os.rename(self.tree + "/f0", odd)
+                program.wait_for("it ended with status 0\n")
+                status, errors = program.stop()
+                self.assertEqual(status, -signal.SIGTERM)
+                self.assertIn("for 11 paths: it ended with status 0\n", errors)
+                self.assertEqual(errors.count("it ended"), 1)
+                head, paths = program.buffer.decode().split(":", 1)
+                self.assertEqual(head, "ran 11")
+                self.assertEqual(set(paths.rstrip("\n").split("|")), {"", odd} | {
+                    self.tree + "/f%d" % number for number in range(10)})
+                os.remove(odd)
+
+    def test_changes_while_it_runs(self):
+        """They are the next batch, for which no further event is needed."""
+        os.mkfifo(self.out + "/go")
+        script = self.script(COUNTER + "cat %s\n" % (self.out + "/go"))
+        program = self.begin(script, "-e", "create")
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["1:%s/a|" % self.tree])
+        write(self.tree + "/b")
+        with open(self.out + "/go", "w"):
+            pass
+        self.assertEqual(self.ran(program, 1), ["1:%s/b|" % self.tree])
+        with open(self.out + "/go", "w"):
+            pass
+        program.wait_for("ended with status 0\n")
+        program.wait_for("ended with status 0\n")
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_count(self):
+        """What has changed by the end is run for, quiet or not; a failure is told of."""
+        program = self.begin(self.script(COUNTER + "exit 3\n"), "--count", "2",
+                             "--quiet-for", "1000", "-e", "create")
+        run("touch", self.tree + "/a", self.tree + "/b")
+        self.assertEqual(self.ran(program, 1), ["2:%s/a|%s/b|" % (self.tree, self.tree)])
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        self.assertIn("for 2 paths: it ended with status 3\n", program.stop()[1])
+
+    def test_signal(self):
+        """It is passed on to what runs; a batch that waits is not run."""
+        script = self.script('trap "echo ran end; exit 5" INT\necho ran start\n'
+                             'while :; do sleep 0.05; done\n')
+        program = self.begin(script)
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["start"])
+        write(self.tree + "/b")
+        program.process.send_signal(signal.SIGINT)
+        self.assertEqual(self.ran(program, 1), ["end"])
+        status, errors = program.stop(signal.SIGINT)
+        self.assertEqual(status, -signal.SIGINT)
+        self.assertNotIn("ran start", program.buffer.decode())
+
+    def loop_of(self, *arguments, do):
+        """What is said of a command's loop; it is ended by what that says."""
+        for path in ("/out", "/src"):
+            os.makedirs(self.tree + path, exist_ok=True)
+        script = self.script("cat > /dev/null; cd '%s'; %s\n" % (self.tree, do))
+        program = self.begin(script, *arguments)
+        write(self.tree + "/src/a")
+        program.wait_for(" ends the loop\n")
+        errors = program.stop()[1]
+        found = re.search("3 times in a row it was started by what changed while it ran; if it "
+                          "writes that itself, (.*) ends the loop", errors)
+        self.assertIsNotNone(found, errors)
+        program = self.begin(script, *list(arguments) + shlex.split(found.group(1)))
+        if "--restart" in arguments:
+            program.wait_for("for 0 paths: it ended with status 0")
+        for name in "abcde":
+            write(self.tree + "/src/" + name)
+            program.wait_for("for 1 path: it ended with status 0")
+        errors = program.stop()[1]
+        self.assertNotIn("in a row", errors)
+        self.assertEqual(errors.count("it ended"), 6 if "--restart" in arguments else 5, errors)
+        return found.group(1)
+
+    def test_loop(self):
+        """A command that writes into the tree is noticed, and the --ignore that is told ends it."""
+        self.assertEqual(self.loop_of(do="echo > 'out/[x]'"), "--ignore '/out/\\[x]'")
+        self.assertEqual(self.loop_of(do="rm -rf out; mkdir out; echo > out/y"), "--ignore /out/")
+        self.assertEqual(self.loop_of(do="for i in 1 2 3 4 5; do echo > out/$i; done"),
+                         "--ignore /out/")
+
+    def test_loop_of_restarts(self):
+        self.assertEqual(self.loop_of("--restart", do="echo > out/log"), "--ignore /out/log")
+
+    # --- --restart ---
+
+    def restarted(self, text, *arguments):
+        """A program with a server, a shell script, that has started; stop it with `leave`."""
+        program = self.begin(self.script(text), "--restart", *arguments)
+        self.assertEqual(self.ran(program, 1), ["start 0"])
+        return program
+
+    def leave(self, program):
+        """End it; nothing is left of what it started.  What it said."""
+        program.process.send_signal(signal.SIGTERM)
+        while program.line():
+            pass                        # to the end: nobody has the pipe any more
+        status, errors = program.stop()
+        self.assertEqual(status, -signal.SIGTERM)
+        return errors
+
+    def test_restart(self):
+        """A server is started at once, and again for each batch; the one before has ended."""
+        program = self.restarted('trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
+                                 'while :; do sleep 0.02; done\n')
+        for name in "ab":
+            write(self.tree + "/" + name)
+            self.assertEqual(self.ran(program, 2), ["end", "start 1"])
+        errors = self.leave(program)
+        self.assertNotIn("did not end", errors)
+
+    def test_restart_ignores_the_signal(self):
+        """It is killed, and so is all that it has started."""
+        program = self.restarted('trap "" TERM; echo ran start $FANFP_COUNT\n'
+                                 'sleep 1000 & sleep 1000\n')
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["start 1"])
+        errors = self.leave(program)
+        self.assertEqual(errors.count("it did not end within %d s of SIGTERM, and was killed\n"
+                                      % fanfp.KILL_SECONDS), 2, errors)
+
+    def test_restart_of_one_that_forks(self):
+        """A server that goes on in the background, when what was started has ended."""
+        program = self.restarted('(trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
+                                 'while :; do sleep 0.02; done) &\n')
+        program.wait_for("script for 0 paths: it ended with status 0\n")
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 2), ["end", "start 1"])
+        self.leave(program)
+
+    def test_restart_of_one_that_ends(self):
+        """By itself: it is told how, and started again at the next change alone."""
+        program = self.restarted('echo ran start $FANFP_COUNT; exit 7\n')
+        program.wait_for("script for 0 paths: it ended with status 7\n")
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["start 1"])
+        program.wait_for("script for 1 path: it ended with status 7\n")
+        self.assertNotIn("start", self.leave(program))
+
+    def test_restart_at_the_end(self):
+        """With --count the server is ended as well."""
+        program = self.restarted('trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
+                                 'while :; do sleep 0.02; done\n', "--count", "1")
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["end"])
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+
+    def test_refused(self):
+        for words, text in (
+                (["--restart"], "--restart does nothing without --run"),
+                (["--quiet-for", "1"], "--quiet-for does nothing without --run"),
+                (["--run", "true", "--exec", "true"], "only one of --exec and --run"),
+                (["--run", "cat {}"], "reading --run cat {}: {} is a path for --exec; here the "
+                                      "paths are on standard input, as for xargs -0"),
+                (["--run", "a | b"], "reading --run a | b: | is for a shell, and none is used; say "
+                                     "--run \"sh -c 'COMMANDS'\", or put it in quotes"),
+                (["--run", "none-such"], "name a program in --run")):
+            with self.subTest(words):
+                result = subprocess.run(MODULE + words + [self.tree], env=cached_environment(),
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        timeout=PATIENCE)
+                self.assertEqual((result.returncode, result.stdout), (1, b""))
+                self.assertIn(text, result.stderr.decode())
 
 
 # =============================================================================================
