@@ -4265,13 +4265,14 @@ class Process(collections.namedtuple("Process", "pid ppid comm uid gid exe cmdli
 class Processes:
     """The processes of a moment, by pid; each is asked for once, when it is wanted.
 
-    since   boot_time() before the events whose processes are asked for
+    who    what tells them
+    since  boot_time() before the events whose processes are asked for
     """
 
-    __slots__ = ("since", "_who", "_names", "_uids", "_all")
+    __slots__ = ("since", "who", "_names", "_uids", "_all")
 
     def __init__(self, who, since):
-        self._who, self.since = who, max(since, who.begun)
+        self.who, self.since = who, max(since, who.begun)
         self._names, self._uids, self._all = {}, {}, {}
 
     def name(self, pid):
@@ -4279,9 +4280,9 @@ class Processes:
         name = self._names.get(pid)
         if name is None:
             name = ""
-            if self._who.ended is not None:
+            if self.who.ended is not None:
                 name = os.fsdecode(read_file("/proc/%d/comm" % pid)[:-1])
-            if not name or not self._who.undisturbed(pid, self.since):
+            if not name or not self.who.undisturbed(pid, self.since):
                 name = self[pid].comm or ""
             self._names[pid] = name
         return name
@@ -4290,9 +4291,9 @@ class Processes:
         """The real user id of a process, int, or None: one read, where all takes five."""
         uid = self._uids.get(pid)
         if uid is None:
-            if self._who.ended is not None:
+            if self.who.ended is not None:
                 uid = real_id(read_status(read_file("/proc/%d/status" % pid)), b"Uid")
-            if uid is None or not self._who.undisturbed(pid, self.since):
+            if uid is None or not self.who.undisturbed(pid, self.since):
                 uid = self[pid].uid
             self._uids[pid] = uid
         return uid
@@ -4301,12 +4302,29 @@ class Processes:
         """The Process of a pid."""
         process = self._all.get(pid)
         if process is None:
-            process = self._all[pid] = self._who.find(pid, self.since)
+            process = self._all[pid] = self.who.find(pid, self.since)
         return process
 
-    def read(self, pids):
-        """Read these in full now, while they are there."""
-        self._all.update((pid, self[pid]) for pid in pids)
+
+class Noted:
+    """The process of an event, as BPF noted it when that happened: what Processes is, for one."""
+
+    __slots__ = ("_who", "_note", "_process")
+
+    def __init__(self, who, note):
+        """`note`: with pid, comm, uid, gid, cgroup and time, a Record."""
+        self._who, self._note, self._process = who, note, None
+
+    def name(self, _):
+        return os.fsdecode(self._note.comm)
+
+    def uid(self, _):
+        return self._note.uid
+
+    def __getitem__(self, _):
+        if self._process is None:
+            self._process = self._who.complete(self._note)
+        return self._process
 
 
 class Who:
@@ -4378,6 +4396,17 @@ class Who:
         # One of the two: what both say.
         return process._replace(**{field: None for field in Process._fields
                                    if getattr(process, field) != getattr(noted, field)})
+
+    def complete(self, note):
+        """The Process of a Noted: with what /proc says of it, if it is there and runs the program
+        of then."""
+        process = Process(note.pid, None, os.fsdecode(note.comm), note.uid, note.gid, None, None,
+                          self.cgroup(note.cgroup))
+        found = read_process(note.pid) if self._proc else None
+        if found is None or found[1] > note.time / 1e9 or found[0].comm != process.comm:
+            return process
+        return process._replace(ppid=found[0].ppid, exe=found[0].exe, cmdline=found[0].cmdline,
+                                cgroup=process.cgroup or found[0].cgroup)
 
     def _is_hidden(self, pid):
         """Whether there is a process, or a thread, of this id that /proc does not show."""
@@ -5048,7 +5077,7 @@ CLOCK_TICK = 0.02                   # seconds by which the time of a file may be
 # --- BPF programs on the functions that all events pass ---
 
 Record = collections.namedtuple(
-    "Record", "time mask pid uid gid cgroup comm slot path old_slot old_path is_whole")
+    "Record", "time mask pid uid gid cgroup comm slot path old_slot old_path is_whole end")
 
 
 class Tracer:
@@ -5057,6 +5086,7 @@ class Tracer:
 
     asked, asked_dir   masks of the events wanted of files and of directories, 0: none
     own                whether events of this process are recorded
+    devices            whether it is recorded what is done to device nodes that are open
     ring               bytes of the ring buffer, a power of two from 4096 up
 
     fd can be polled, and is readable while there is something to read.  caveat is a sentence on
@@ -5078,6 +5108,7 @@ class Tracer:
                            renamed all the time; slot None: not even whether it is inside is known
       old_slot, old_path   where it was, for RENAME; else None
       is_whole             False where something in it is missing or not certain
+      end                  position() of the reader just after it
     RENAME has both sides inside; with one of them outside it is MOVED_TO or MOVED_FROM, if asked
     for.  A file that is a root has path b"" by whatever name it is used.  Of a file's or
     directory's own events one that is the same as the last of it, by the same process and name,
@@ -5091,7 +5122,7 @@ class Tracer:
 
     ROOTS = 4096
     RING_SIZE = 1 << 24
-    START, PIN, UNPIN, LOCATE, GO_ON = range(5)         # what trace_place is asked
+    START, PIN, UNPIN, LOCATE, GO_ON, PIN_FLAT, ABOVE = range(7)    # what trace_place is asked
     RECORD = struct.Struct("=QQQIIiiIIII16s")           # struct trace_record
     COUNTS = ("sent", "outside", "merged", "own", "full", "detached", "too long", "too deep",
               "unsettled")                              # enum trace_count
@@ -5103,7 +5134,7 @@ class Tracer:
                 False: ("trace_event_tail", "trace_child_tail", "trace_place_tail",
                         "trace_climb")}
 
-    def __init__(self, asked, asked_dir, own, ring=None):
+    def __init__(self, asked, asked_dir, own, ring=None, devices=True):
         self.caveat = ""
         self._lost, self._looked = 0, 0.0
         self._views, self._mapped = [], []
@@ -5120,7 +5151,8 @@ class Tracer:
         self._placing = programs[2]
         if "BPF_FUNC_kallsyms_lookup_name" in helpers:
             programs.append("trace_find_lock")
-        self._load(part_of(read_object_file(), programs), kernel, asked, asked_dir, own, size)
+        self._load(part_of(read_object_file(), programs), kernel, asked, asked_dir, own, size,
+                   devices)
         try:
             self._start(size)
         except BaseException:
@@ -5160,7 +5192,7 @@ class Tracer:
         if "FSNOTIFY_EVENT_DENTRY" not in enumerators(kernel, "fsnotify_data_type"):
             raise Error(errno.ENOTSUP, "tracing: this kernel has no FS_RENAME (Linux 5.17)")
 
-    def _load(self, part, kernel, asked, asked_dir, own, size):
+    def _load(self, part, kernel, asked, asked_dir, own, size, devices):
         cpus = _possible_cpus()
         part.maps["trace_works"] = part.maps["trace_works"]._replace(max_entries=cpus + 1)
         part.maps["trace_ring"] = part.maps["trace_ring"]._replace(max_entries=size)
@@ -5170,6 +5202,7 @@ class Tracer:
         self.loaded = load(part, kernel, constants={
             "trace_asked": self._with_moves(asked), "trace_asked_dir": self._with_moves(asked_dir),
             "trace_told": asked, "trace_told_dir": asked_dir, "trace_own_too": int(bool(own)),
+            "trace_devices": int(bool(devices)),
             "trace_cpus": cpus, "trace_pidns_dev": os.major(device) << 20 | os.minor(device),
             "trace_pidns_ino": 0 if first else namespace.st_ino})
         self._cpus = cpus
@@ -5223,12 +5256,13 @@ class Tracer:
     def _own_work(self):
         return self._cpus * self._stride
 
-    def pin(self, fd, slot):
+    def pin(self, fd, slot, flat=False):
         """Make the open file `fd`, O_PATH will do, root number `slot` (below ROOTS) from now on.
+        Of a `flat` one only what happens to itself and to its own entries is recorded.
 
         Returns the slot it has: another, if it was a root before.  It must have an inotify watch.
         """
-        result = self._place(self.PIN, fd, slot)
+        result = self._place(self.PIN_FLAT if flat else self.PIN, fd, slot)
         if result < 0:
             raise Error(errno.EINVAL, "tracing a root: %s" % (
                 "it has no inotify watch" if result == -1 else "the kernel takes no more roots"))
@@ -5238,9 +5272,10 @@ class Tracer:
         """Nothing is below root number `slot` any more."""
         self._place(self.UNPIN, 0, slot)
 
-    def locate(self, fd):
-        """(slot, path relative to that root) of an open file, None where it is below no root."""
-        result = self._place(self.LOCATE, fd)
+    def locate(self, fd, above=False):
+        """(slot, path relative to that root) of an open file, or of the directory `above` it; None
+        where that is below no root."""
+        result = self._place(self.ABOVE if above else self.LOCATE, fd)
         while result == 2:
             result = self._place(self.GO_ON)
         if not result:
@@ -5271,9 +5306,9 @@ class Tracer:
         start = begin & mask
         raw = bytes(self._data[start:start + at - begin])
         self._consumed[0] = at
-        return self._decode(raw)
+        return self._decode(raw, begin)
 
-    def _decode(self, raw):
+    def _decode(self, raw, begin):
         records, at, first = [], 0, self.RECORD.size + 8
         unpack, path_of_names = self.RECORD.unpack_from, self._path
         while at < len(raw):
@@ -5291,7 +5326,8 @@ class Tracer:
                 records.append(Record(
                     when, mask, pid or None, uid_gid & 0xFFFFFFFF, uid_gid >> 32, cgroup,
                     comm.split(b"\0")[0], slot if slot >= 0 else None, path,
-                    old_slot if old_slot >= 0 else None, old_path, not flags))
+                    old_slot if old_slot >= 0 else None, old_path, not flags,
+                    begin + at + ((word & self.LENGTH) + 15 & ~7)))
             at += (word & self.LENGTH) + 15 & ~7
         return records
 
@@ -5320,6 +5356,12 @@ class Tracer:
             self._looked = time.monotonic()
             self._lost = sum(missed_runs(self.loaded.programs[name]) for name in self._entries)
         return self._lost + self.counters()["kernel full"]
+
+    def why_lost(self):
+        """Why those were lost, and what to do, in words."""
+        if self._lost:
+            return "the kernel skipped BPF programs, %d times; please report this" % self._lost
+        return "the buffer of %d KB was full; see --ring" % (self._size >> 10)
 
     def close(self):
         """Detach, and let go of all of it."""
@@ -6539,22 +6581,24 @@ def way_up(watched):
     return watched.root, names
 
 
-class InotifyRoot:
-    """A root.
+class PlainRoot:
+    """A root that is known by its inode, where there need be no file handles.
 
     The descriptor of a given root keeps it known through renames, and alive when removed, so
-    that its own DELETE_SELF never comes: its removal is heard from its parent's watch.  A mount
-    inside the tree is opened when needed, so as not to pin it.  `kind`: as a Root's.
+    that its own DELETE_SELF never comes: its removal is heard from its parent.  A mount inside the
+    tree is opened when needed, so as not to pin it.
+
+    key      inode_of() it
+    kind     as a Root's
     """
 
     def __init__(self, display, path, mount=None):
         """`mount`: the Mount of which it is the root, inside a tree."""
         self.path, self.kind = path, mount and mount.kind
+        self.is_part = mount is not None and mount.root != b"/"
         self.is_listed = self.is_covered = self.may_wait = False
         self.show_as(display)
-        self.renamed = False                # and its new parent has been watched since then
-        self.forgets_inodes = False
-        self.watched = self.parent_wd = self.name = self.key = self.fd = None
+        self.key = self.fd = None
         if mount is None:
             self.fd = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -6607,6 +6651,20 @@ class InotifyRoot:
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
+
+
+class InotifyRoot(PlainRoot):
+    """A root.  It has a watch, and its parent has one, which tells of its removal.
+
+    watched    its Watched, None while there is none
+    parent_wd  the watch of its parent, in which it is `name`
+    renamed    whether it was renamed, and its new parent has been watched since then
+    """
+
+    def __init__(self, display, path, mount=None):
+        super().__init__(display, path, mount)
+        self.renamed = self.forgets_inodes = False
+        self.watched = self.parent_wd = self.name = None
 
 
 class Listing:
@@ -7582,7 +7640,345 @@ def decode_inotify(buffer):
 
 
 # =============================================================================================
-# 8. Names: files and symbolic links as roots
+# 8. trace: the kernel decides, on any file system
+# =============================================================================================
+# BPF programs on the two functions through which all events pass find out whether an event is of
+# a tree, and what it is called, at the moment when it happens (Tracer, in section 6).  What is
+# left to do here is to put what a root is called before the path.
+#
+# The kernel calls these functions only where somebody watches something of a file system.  So each
+# root gets an inotify watch, of which nothing is ever wanted; it also keeps the root's inode.
+#
+# A file system that is mounted inside a tree is one more root.  Where it is in the tree is a Spot,
+# which the moves of directories change as they are read.
+
+TRACE_READ = 1 << 18                    # bytes of the ring buffer in one read()
+# Of directories, whether asked for or not: see moved().
+TRACE_ALWAYS = MOVES | DELETE | DELETE_SELF | MOVE_SELF
+
+
+class TraceRoot(PlainRoot):
+    """A root.
+
+    slot   the number that its records have
+    place  Place of a mount in a tree, else None
+    left   whether that place has left the trees
+    """
+
+    def __init__(self, display, path, mount=None):
+        super().__init__(display, path, mount)
+        self.slot = self.place = None
+        self.left = False
+
+
+class Spot:
+    """A directory in a tree: the root that it is in, and the path from there, b"" for itself.  The
+    root is None once the directory has left the trees.
+
+    after  where in the ring buffer it was found: moves from there on change it
+    """
+
+    __slots__ = ("root", "path", "after", "__weakref__")
+
+    def __init__(self, root, path, after):
+        self.root, self.path, self.after = root, path, after
+
+
+class Traced:
+    """A Tracer, and the watches that make the kernel call its programs.  ENOSPC where there are too
+    many of those."""
+
+    def __init__(self, asked, asked_dir, own, ring, devices):
+        self.tracer = Tracer(asked, asked_dir, own, ring, devices)
+        self.watches = {}                   # number -> (watch, inode_of() what is pinned)
+        self.numbers = {}                   # inode -> number
+        # The number that was free longest is given next: records of what had it are read by then.
+        self.free = collections.deque(range(Tracer.ROOTS))
+        self.told_lost = 0                  # how many of the lost events are told of
+        try:
+            self.inotify = new_inotify()
+        except BaseException:
+            self.tracer.close()
+            raise
+        self.fd = self.tracer.fd
+
+    def pin(self, fd, shown, flat=False):
+        """Have what happens in an open directory recorded, or to an open file; the number that the
+        records have.  `flat`: only of the entries of the directory itself."""
+        inode = inode_of(fd)
+        if inode not in self.numbers and not self.free:
+            raise Error(errno.ENOSPC, "watching %s: there is room for %d roots and mounts in them"
+                        % (printable(shown), Tracer.ROOTS), hint="watch what is above them")
+        watch = inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF, shown, len(self.watches))
+        if inode not in self.numbers:
+            self.numbers[inode] = self.free.popleft()
+        number = self.numbers[inode]
+        self.watches[number] = watch, inode
+        try:
+            self.tracer.pin(fd, number, flat)
+        except BaseException:
+            self.unpin(number)
+            raise
+        return number
+
+    def unpin(self, number):
+        """Not any more."""
+        self.tracer.unpin(number)
+        watch, inode = self.watches.pop(number)
+        del self.numbers[inode]
+        self.free.append(number)
+        call("inotify_rm_watch", self.inotify, watch)
+
+    def read(self, moment):
+        """Yield the records of one read: (record, seconds since the epoch, its events' Moment)."""
+        moments, clock = {}, time.time() - boot_time()
+        for record in self.tracer.read(TRACE_READ):
+            doer = record[2:7]
+            if doer not in moments:
+                moments[doer] = Moment(moment.roots, Noted(moment.processes.who, record))
+            yield record, clock + record.time / 1e9, moments[doer]
+
+    def lost(self):
+        """What to say of the events that were lost since the last call, or ""."""
+        lost, before = self.tracer.lost(), self.told_lost
+        self.told_lost = lost
+        return "%d events were lost: %s" % (lost - before, self.tracer.why_lost()) \
+            if lost != before else ""
+
+    def close(self):
+        os.close(self.inotify)
+        self.tracer.close()
+
+
+class Trace(Source):
+    """BPF programs that record the events of the trees, and the ring buffer they put them into."""
+
+    filter_name = "trace"
+
+    def __init__(self, mask, notice, own=False, devices=False, recursive=True, ring=None):
+        self.notice, self.recursive = notice, recursive
+        self.mask = mask | ALWAYS | ISDIR
+        self.stats = collections.Counter()
+        self.roots, self.mounted = [], []
+        self.slots = {}                     # number -> TraceRoot
+        self.spots = weakref.WeakSet()      # of all Places in its trees
+        self.out = []
+        asked = mask & ASKABLE & ~FS_ERROR
+        self.traced = Traced(asked, asked | TRACE_ALWAYS, own, ring, devices)
+        self.tracer, self.fd = self.traced.tracer, self.traced.fd
+
+    # --- roots and mounts ---
+
+    def add(self, root, place=None):
+        """Watch a root.  For a mount inside a tree, the Place where it is."""
+        fd = root.open()
+        try:
+            root.slot = self.traced.pin(fd, root.display)
+        finally:
+            os.close(fd)
+        self.slots[root.slot] = root
+        root.place = place
+        (self.mounted if root.fd is None else self.roots).append(root)
+        self.arrived = True                 # what is mounted below it
+
+    def remove(self, root):
+        """Watch a root or mount no longer."""
+        for roots in (self.roots, self.mounted):
+            if root in roots:
+                roots.remove(root)
+        if self.slots.pop(root.slot, None) is not None:
+            self.traced.unpin(root.slot)
+        for spot in self.spots:
+            if spot.root is root:
+                spot.root = None
+        root.close()
+
+    def inside(self, path):
+        """The key of a directory is its Spot."""
+        try:
+            fd = os.open(path, O_PATH_DIR)
+        except OSError:
+            return None
+        try:
+            after = self.tracer.position()[1]
+            found = self.tracer.locate(fd)
+        finally:
+            os.close(fd)
+        if found is None or found[0] not in self.slots:
+            return None
+        spot = Spot(self.slots[found[0]], found[1], after)
+        if self.display_of(spot.root) is None:
+            return None
+        self.spots.add(spot)
+        return spot
+
+    def entry(self, key, name, _):
+        above = key.root and self.display_of(key.root)
+        if above is None:
+            return None
+        return with_slash(above) + os.fsdecode(key.path and key.path + b"/") + os.fsdecode(name)
+
+    def display_of(self, root):
+        """What to call a root, None: it is a mount in a directory that left the tree."""
+        return None if root.left else root.display
+
+    shown = display_of
+
+    def show_as(self, root, display):
+        root.show_as(display)
+        self.rename_mounts()
+
+    def rename_mounts(self):
+        """Call the mounts in the trees as their places are called now."""
+        for root in sorted(self.mounted, key=lambda each: len(each.display)):
+            if root.place is None or root.place.source is not self:
+                continue
+            shown = root.place.shown()
+            root.left = shown is None
+            if shown is not None:
+                root.show_as(shown)
+
+    def is_shared(self, root):
+        return root.is_part
+
+    def is_needed(self, root):
+        """Whether a bind mount is what makes its directory one of a tree."""
+        try:
+            fd = root.open()
+        except OSError:
+            return True
+        try:
+            return self.tracer.locate(fd, above=True) is None and not root.left
+        finally:
+            os.close(fd)
+
+    # --- reading ---
+
+    @property
+    def backlog(self):
+        return bool(self.tracer.waiting())
+
+    def ahead(self):
+        return self.tracer.position()[1]
+
+    def judged(self):
+        return self.tracer.position()[0]
+
+    def is_behind(self, ahead):
+        return self.judged() < ahead
+
+    def renamed_since(self, ahead):
+        return self.tracer.position()[1] > ahead
+
+    def read(self, moment):
+        """The events that the ring buffer has, as far as one read goes.  Never waits."""
+        self.out = []
+        self.stats["reads"] += 1
+        for record, when, its_moment in self.traced.read(moment):
+            before, self.now, self.moment = len(self.out), when, its_moment
+            self.judge(record)
+            self.stats["events read"] += 1
+            self.stats["dropped in user space"] += before == len(self.out)
+        lost = self.traced.lost()
+        if lost:
+            self.notice(lost)
+            self.out.append(Event(None, Q_OVERFLOW, None, time.time(), None, moment))
+            self.arrived = True
+        out, self.out = self.out, []
+        return out
+
+    def judge(self, record):
+        """Report a record, and keep up with where the mounts are."""
+        mask = record.mask
+        root = self.slots.get(record.slot)
+        if root is None:
+            return
+        if mask & UNMOUNT:
+            return                          # the list of mounts tells that, which knows each mount
+        if mask & ISDIR and mask & MOVES:
+            self.moved(record)
+        if not self.recursive:
+            record = self.at_the_top(record)
+            if record is None:
+                return
+        old_path = None
+        if record.old_path is not None:
+            old_root = self.slots.get(record.old_slot)
+            old_path = old_root and self.path(old_root, record.old_path)
+        path = self.path(root, record.path)
+        if record.mask & RENAME and not old_path:
+            record = record._replace(mask=mask & ~RENAME | MOVED_TO)
+        self.report(path, record, old_path)
+        if mask & DELETE_SELF and root.fd is not None and not record.path:
+            self.remove(root)
+
+    def path(self, root, path):
+        """What to call a path below a root, str, "" where it has left the trees; None for None."""
+        if root.left:
+            return ""
+        if not path:
+            return path if path is None else root.display
+        return root.prefix + os.fsdecode(path)
+
+    @staticmethod
+    def at_the_top(record):
+        """What is left of a record where only entries of the roots count, or None."""
+        now = record.path is not None and b"/" not in record.path
+        was = record.old_path is not None and b"/" not in record.old_path
+        if record.old_path is None or now and was:
+            return record if now else None
+        if now:
+            return record._replace(mask=record.mask & ~RENAME | MOVED_TO, old_path=None)
+        return was and record._replace(mask=record.mask & ~RENAME | MOVED_FROM, old_path=None,
+                                       slot=record.old_slot, path=record.old_path) or None
+
+    def report(self, path, record, old_path):
+        mask = record.mask & self.mask
+        if path == "" or not mask & ~ISDIR:
+            return
+        self.out.append(Event(path, mask, record.pid or None, self.now, old_path,
+                              self.moment))
+
+    def moved(self, record):
+        """A directory was moved: with it the places that are in it."""
+        if record.mask & RENAME:
+            before, after = (record.old_slot, record.old_path), (record.slot, record.path)
+        elif record.mask & MOVED_FROM:
+            before, after = (record.slot, record.path), None
+        else:
+            before = after = None
+        if not record.mask & RENAME or self.binds:
+            self.arrived = True             # what is mounted in it
+        changed = False
+        for spot in list(self.spots) if before else ():
+            if spot.root is None or spot.root.slot != before[0] or before[1] is None \
+                    or record.end <= spot.after:
+                continue
+            rest = below(spot.path, before[1])
+            if rest is None:
+                continue
+            changed, spot.after = True, record.end
+            spot.root = after and self.slots.get(after[0])
+            if spot.root is not None:
+                spot.path = after[1] + (b"/" + rest if rest else b"")
+        if changed:
+            self.rename_mounts()
+            self.on_move()
+
+    def counters(self):
+        return dict(self.stats, **self.tracer.counters())
+
+    def close(self, forked=False):
+        for root in self.roots + self.mounted:
+            root.close()
+        self.roots, self.mounted, self.slots = [], [], {}
+        if self.fd is not None:
+            self.traced.close()
+            self.fd = None
+
+
+# =============================================================================================
+# 9. Names: files and symbolic links as roots
 # =============================================================================================
 # A root that is no directory, or to which a symbolic link leads, is two things: names, and what
 # they lead to now.  The directories that hold the names are listened to, for what becomes of these
@@ -8189,6 +8585,69 @@ class FanotifyNames(Names):
                 yield raw.mask, raw.pid, (raw.key, raw.name), raw.target
 
 
+class TraceNames(Names):
+    """By the programs of `trace`.  Keys are the numbers that records have."""
+
+    def make(self):
+        asked = self.mask & ASKABLE & ~FS_ERROR | NAME_EVENTS | RENAME
+        self.traced = Traced(asked, asked, self.own, None, True)
+        return os.dup(self.traced.fd)
+
+    def listen(self, fd, is_own):
+        return self.place(self.traced.pin(fd, os.fsdecode(fd_path(fd)), flat=True), fd)
+
+    def unlisten(self, key):
+        self.traced.unpin(key)
+
+    def mark(self, given, fd):
+        return self.traced.pin(fd, given.display)
+
+    def unmark(self, key):
+        self.traced.unpin(key)
+
+    def key(self, fd):
+        return None
+
+    def ahead(self):
+        return self.traced.tracer.position()[1]
+
+    def judged(self):
+        return self.traced.tracer.position()[0]
+
+    def read_buffer(self):
+        moment, count = self.moment, 0
+        for record, when, its_moment in self.traced.read(moment):
+            count += 1
+            before, self.now, self.moment = len(self.out), when, its_moment
+            for event in self.entries(record):
+                self.judge(*event)
+            self.stats["dropped in user space"] += before == len(self.out)
+        self.moment = moment
+        self.stats["reads"] += 1
+        self.stats["events read"] += count
+        if self.traced.lost():
+            self.overflow()
+        return bool(count)
+
+    @staticmethod
+    def entries(record):
+        """Yield (mask, pid, (key, name), target), as decode(), of a record."""
+        mask = record.mask & ~(DELETE_SELF | MOVE_SELF | UNMOUNT)
+        if mask & RENAME:
+            bits = mask & ~RENAME
+            yield bits | MOVED_FROM, record.pid, (record.old_slot, record.old_path), None
+            yield bits | MOVED_TO, record.pid, (record.slot, record.path), None
+        elif record.path:
+            yield mask, record.pid, (record.slot, record.path), None
+        else:
+            yield mask, record.pid, None, record.slot
+
+    def close(self, forked=False):
+        if self.fd is not None:
+            self.traced.close()
+        super().close(forked)
+
+
 class InotifyNames(Names):
     """By inotify.  Keys are watch descriptors."""
 
@@ -8255,13 +8714,13 @@ class InotifyNames(Names):
 
 
 # =============================================================================================
-# 9. Watch: the public interface
+# 10. Watch: the public interface
 # =============================================================================================
 
-FILTER_NAMES = ("auto",) + tuple(FILTERS) + ("inotify",)
+FILTER_NAMES = ("auto", "fastpath", "marks", "trace", "user", "inotify")    # the better first
 
 # What a filter has less than the one before it.
-LESSER = {"marks": "", "user": ", which reads every event of the file system",
+LESSER = {"marks": "", "trace": "", "user": ", which reads every event of the file system",
           "inotify": ", which does not tell who"}
 
 # File systems of the kernel's own making: nothing in them is created, written or removed in
@@ -8817,7 +9276,8 @@ class Watch:
              as the root was given + the rest.  A file is heard by whatever name it is used; it is
              followed by its own, and ends (DELETE_SELF) with the directory that has that
     events   names (see EVENTS; also "ALL", "CLOSE", "MOVE"), any case
-    filter   "auto", or by name: "fastpath", "marks", "user" (fanotify), "inotify"
+    filter   "auto", or by name: "fastpath", "marks", "user" (fanotify), "trace" (BPF alone),
+             "inotify"
     object   a BPF object for the "fastpath" filter, instead of the one beside this file
     include  regular expression, str or bytes (see searches()) or compiled, or a list of these:
              only paths in which one is found
@@ -8845,6 +9305,7 @@ class Watch:
              itself opens and reads.  inotify does not say who did it, and tells of them always
     dereference  bool, whether a root that is a symbolic link is what the link leads to, also
              when it leads elsewhere later; else it is the link itself
+    ring     int, bytes of the buffer in which the events of "trace" wait to be read
     notice   function(str), told what was lost or can't be watched; default: standard error
 
     Once it is made no event is missed.  Iteration ends when stop() or close() was called or when no
@@ -8865,7 +9326,7 @@ class Watch:
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
                  exclude=None, ignore=None, comm=(), pid=(), user=(), process=False, latency=0.005,
                  recursive=True, mounts=True, devices=False, own=True, dereference=True,
-                 notice=tell):
+                 ring=None, notice=tell):
         self._make_tables()
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
@@ -8885,6 +9346,7 @@ class Watch:
         self._wanted_filter, self.object, self._latency = filter, object, latency
         self._recursive, self._inner_mounts = recursive, mounts and recursive
         self._own, self._notice = own, Notices(notice)
+        self._ring = None if ring is None else ring_size(ring)
         self._devices, self._dereference = devices, dereference
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
@@ -8913,7 +9375,8 @@ class Watch:
     def _make_tables(self):
         """What there is before anything is watched."""
         self._sources, self._extra_fds = [], []
-        self._fanotify = self._inotify = self._mounts = None
+        self._fanotify = self._trace = self._inotify = self._mounts = None
+        self._no_trace = None               # the Error why that is not to be had
         self._known_mounts, self._events = {}, collections.deque()
         self._foreign = []                  # those of them that are in another source's tree
         self._told = set()                  # see _tell_once()
@@ -9008,7 +9471,7 @@ class Watch:
 
     def _add_to_names(self, name, given):
         """Watch a root that is known by its names, with the filter of a name."""
-        kind = InotifyNames if name == "inotify" else FanotifyNames
+        kind = {"inotify": InotifyNames, "trace": TraceNames}.get(name, FanotifyNames)
         for names in self._names:
             try:
                 if isinstance(names, kind):
@@ -9045,8 +9508,7 @@ class Watch:
             before = [root for source in self._trees for root in source.roots]
             root = self._add_tree(given.display, path_to_fd(fd))
             if root not in before:
-                given.tree = (self._inotify if isinstance(root, InotifyRoot) else self._fanotify,
-                              root)
+                given.tree = next(source for source in self._trees if root in source.roots), root
             self._pass_no_mounts([visible_path(fd, self._mounts.far())])
             self._mounts_news = True
         return told
@@ -9161,11 +9623,12 @@ class Watch:
             return [self._wanted_filter]
         last = [] if self._doers else ["inotify"]       # which does not tell who
         if self._fanotify is not None:
-            return [self._fanotify.filter.name] + last
+            name = self._fanotify.filter.name
+            return [name] + (["trace"] if name != "user" else []) + last
         if self.object is not None:
             return ["fastpath"]
         # One stat spares a stock kernel the making of a group for nothing.
-        names = [name for name in FILTERS
+        names = [name for name in FILTER_NAMES[1:-1]
                  if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
         return names + last
 
@@ -9175,24 +9638,21 @@ class Watch:
             raise Error(errno.EINVAL, "watching %s: inotify does not tell of %s"
                         % (printable(shown), " or ".join(event_names(self._mask))),
                         hint="choose other events, or run as root")
-        make = InotifyRoot if name == "inotify" else Root
+        make = {"inotify": InotifyRoot, "trace": TraceRoot}.get(name, Root)
         root = make(shown, path, mount)
         root.may_wait = self._may_wait
         try:
-            source = self._inotify if name == "inotify" else self._fanotify
+            source = self._source(name)
             fresh = source is None
             if fresh:
-                source = Inotify(self._mask, self._notice, self._mounts, self._devices,
-                                 self._recursive, self._ignore) if name == "inotify" else \
-                    Fanotify(self._mask, name, self._notice, self.object, self._own,
-                             self._devices, self._recursive, self._ignore)
+                source = self._make_source(name)
             else:
                 for other in source.roots:
                     if root.key == other.key:
                         root.close()            # given twice
                         return other if place is None else None
             try:
-                if fresh and name != "inotify":
+                if fresh and isinstance(source, Fanotify):
                     self._who.attach()
                 source.add(root, place)
             except BaseException:
@@ -9206,10 +9666,33 @@ class Watch:
             self._register(source)
         return root
 
+    def _source(self, name):
+        """What watches trees with the filter of a name, if that has been made."""
+        return {"inotify": self._inotify, "trace": self._trace}.get(name, self._fanotify)
+
+    def _make_source(self, name):
+        """What watches trees with the filter of a name."""
+        if name == "inotify":
+            return Inotify(self._mask, self._notice, self._mounts, self._devices, self._recursive,
+                           self._ignore)
+        if name != "trace":
+            return Fanotify(self._mask, name, self._notice, self.object, self._own, self._devices,
+                            self._recursive, self._ignore)
+        if self._no_trace is not None:
+            raise self._no_trace
+        try:
+            return Trace(self._mask, self._notice, self._own, self._devices, self._recursive,
+                         self._ring)
+        except Error as error:
+            self._no_trace = error
+            raise
+
     def _register(self, source):
         """Read from a source from now on."""
         if isinstance(source, Inotify):
             self._inotify = source
+        elif isinstance(source, Trace):
+            self._trace = source
         elif isinstance(source, Fanotify):
             self._fanotify = source
         source.on_move = weakly(self._follow_foreign)
@@ -9395,7 +9878,8 @@ class Watch:
             return None                 # as everybody expects: nothing is said
         if lies_far(mount, far):
             found = self._add_beside(mount, place, shown, at)
-        elif self._fanotify is not None and self._fanotify.inside(mount.path) is not None:
+        elif any(source.inside(mount.path) is not None
+                 for source in (self._fanotify, self._trace) if source is not None):
             raise Within
         else:
             found = self._add_mount(mount, place, shown, at, far)
@@ -9422,7 +9906,7 @@ class Watch:
                 return None                 # as containers have in /dev, and over files in /proc
             self._summary.failed(shown, mount.kind, error)
             return None
-        lesser = name == "inotify" and reasons and self._fanotify is not None
+        lesser = name == "inotify" and reasons and (self._fanotify or self._trace)
         if root is None:
             return None                     # it is a root, too
         if self._started:
@@ -9430,7 +9914,7 @@ class Watch:
                          % (printable(shown), mount.kind, ", with inotify" if lesser else ""))
         elif lesser:
             self._summary.lesser(shown, mount.kind)
-        return Found(self._inotify if name == "inotify" else self._fanotify, root, place, spot)
+        return Found(self._source(name), root, place, spot)
 
     def _place(self, mount, current, above_is_far):
         """The Place of a mount, of those in the list `current`.  Raises Hidden."""
@@ -9495,7 +9979,7 @@ class Watch:
                 self._events.extend(source.read(self._moment))
         self._drop_over()
         for source in asked:
-            if self._fanotify is not None and source.mounted and source.is_ready:
+            if (self._fanotify or self._trace) and source.mounted and source.is_ready:
                 self._summary.lesser(source.root.display, source.kind)
 
     def _drop_over(self):
@@ -9624,7 +10108,8 @@ class Watch:
             events = [event for event in events
                       if event.mask & (ALWAYS | OF_NO_NAME) or is_chosen(event)]
         if self._in_full:
-            self._moment.processes.read({event.pid for event in events} - {None})
+            for event in events:
+                self._read_doer(event)
         self._counts["reported"] += len(events)
         self._rest.extend(events)
 
@@ -9676,6 +10161,11 @@ class Watch:
             now = time.monotonic()
         if now - begun >= self._latency:
             self._window = (now, 0)
+
+    @staticmethod
+    def _read_doer(event):
+        """Have the process of an event read now, while it is there."""
+        return event.process
 
     def _filtered(self, event):
         """What include, exclude and ignore leave of an event, None for nothing.
@@ -9853,7 +10343,7 @@ class Watch:
     def filter(self):
         """The name of the filter in use; two joined by "+" if some root needed inotify."""
         names = [self._fanotify.filter.name] if self._fanotify is not None else []
-        names += [source.filter_name for source in self._names]
+        names += [source.filter_name for source in [self._trace] + self._names if source]
         names += ["inotify" for source in self._sources if isinstance(source, Inotify)
                   or isinstance(source, Beside) and source.is_ready]
         return "+".join(collections.OrderedDict.fromkeys(names))
@@ -10045,6 +10535,15 @@ def duration(name, value, most=1e9):
     if not 0 <= value <= most:
         raise ValueError("%s: a number of seconds from 0 on is wanted, not %r" % (name, value))
     return value
+
+
+def ring_size(value):
+    """The size of a ring buffer, as the kernel takes it: a power of two, at least as large."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("ring: a number of bytes (int) is wanted, not %r" % (value,))
+    if not 0 < value <= 1 << 30:
+        raise ValueError("ring: a number of bytes up to 1 GiB is wanted, not %r" % (value,))
+    return max(1 << (value - 1).bit_length(), os.sysconf("SC_PAGE_SIZE"))
 
 
 def path_name(name, path):
@@ -10361,7 +10860,7 @@ def set_regex(glob, at):
 
 
 # =============================================================================================
-# 10. The command line
+# 11. The command line
 # =============================================================================================
 
 DESCRIPTION = """\
@@ -10456,6 +10955,8 @@ def build_parser():
         help="only what happens to a directory given and its entries, nothing below")
     add("--filter", choices=FILTER_NAMES, default="auto", help="how to keep outside events away")
     add("--object", metavar="FILE", help="a BPF object for --filter fastpath")
+    add("--ring", type=size, metavar="SIZE",
+        help="of the buffer in which events wait with --filter trace, as 64M")
     add("--latency", type=seconds, default=0.005, metavar="SECONDS",
         help="let events gather for so long under load (0.005)")
     add("--one-file-system", action="store_true", help="don't watch what is mounted inside")
@@ -10515,6 +11016,14 @@ def ignored_in(path):
     # Spaces at the end do not count but after a backslash.
     lines = (re.sub(r"^((?:\\.|[^\\])*?) +$", r"\1", line, flags=re.DOTALL) for line in lines)
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def size(text):
+    """An argparse type: a number of bytes, also in K, M or G."""
+    digits, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
+    if not digits.isdigit() or unit not in ("", "K", "M", "G"):
+        raise unfit("a number of bytes, as 64M", text)
+    return int(digits) << 10 * " KMG".index(unit or " ")
 
 
 def positive(text):
@@ -11337,6 +11846,7 @@ def watch_arguments(options):
             # An event waits for the commands before its own.
             "process": options.command is not None,
             "filter": options.filter, "object": options.object, "latency": options.latency,
+            "ring": options.ring,
             "recursive": not options.no_recursive, "mounts": not options.one_file_system,
             "devices": options.devices, "dereference": not options.no_dereference, "own": False}
 

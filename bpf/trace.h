@@ -55,6 +55,8 @@ struct files_struct {
 
 struct task_struct___files {
 	struct files_struct *files;
+	struct task_struct___files *group_leader;
+	char comm[16];
 };
 
 /* The registers of a function's parameters, by machine. */
@@ -97,6 +99,9 @@ enum fsnotify_data_type {
 #define FS_MERGED	(FS_ACCESS | FS_MODIFY | FS_ATTRIB | FS_CLOSE_WRITE | FS_CLOSE_NOWRITE | \
 			 FS_OPEN | FS_OPEN_EXEC)
 #define FS_ENTRY	(FS_CREATE | FS_DELETE | FS_RENAME)
+#define FS_THROUGH	(FS_MERGED & ~FS_ATTRIB)	/* what is done by way of an open file */
+#define S_IFCHR		0020000
+#define S_IFBLK		0060000
 
 #define TRACE_ROOTS	4096
 #define PATH_ROOM	65536
@@ -166,7 +171,7 @@ struct work {
 	__u32 renames;			/* rename_lock's counter when it began */
 	__u32 tries;
 	__u32 for_user;			/* no event, but trace_place */
-	__u32 unused;
+	__u32 level;			/* names between `at` and what the event is about */
 	struct trace_record record;
 	char path[PATH_ROOM + NAME_ROOM];
 };
@@ -185,13 +190,16 @@ struct {
 	__uint(max_entries, 4096);
 } trace_ring SEC(".maps");
 
-/* The roots by the address of their inode; the rest tells that it is still that inode. */
+/*
+ * The roots by the address of their inode; the rest tells that it is still that inode.  Of a flat
+ * one only what happens to itself and to its own entries counts.
+ */
 struct trace_root {
 	__u32 slot;
 	__u32 dev;
 	__u64 ino;
 	__u32 generation;
-	__u32 unused;
+	__u32 flat;
 };
 
 struct {
@@ -222,6 +230,7 @@ const volatile __u32 trace_asked_dir CONSTANT = 0;
 const volatile __u32 trace_told CONSTANT = 0;		/* the same as user space said it */
 const volatile __u32 trace_told_dir CONSTANT = 0;
 const volatile __u32 trace_own_too CONSTANT = 0;
+const volatile __u32 trace_devices CONSTANT = 0;	/* also what is done to them when open */
 const volatile __u32 trace_cpus CONSTANT = 0;		/* and the entry of user space in trace_works */
 const volatile __u64 trace_pidns_dev CONSTANT = 0;
 const volatile __u64 trace_pidns_ino CONSTANT = 0;	/* 0: the first */
@@ -240,8 +249,8 @@ static __always_inline __u32 renames_now(void)
 	return now;
 }
 
-/* The slot of a root's inode, or CLIMBING. */
-static __always_inline __s32 slot_of(struct inode *inode)
+/* The slot of a root's inode so many levels up, or CLIMBING. */
+static __always_inline __s32 slot_of(struct inode *inode, __u32 level)
 {
 	__u64 key = (__u64)inode, marks = 0, ino = 0;
 	__u32 dev = 0, generation = 0;
@@ -259,6 +268,8 @@ static __always_inline __s32 slot_of(struct inode *inode)
 	bpf_core_read(&sb, sizeof(sb), &inode->i_sb);
 	bpf_core_read(&dev, sizeof(dev), &sb->s_dev);
 	if (root->ino != ino || root->generation != generation || root->dev != dev)
+		return CLIMBING;
+	if (root->flat && level > 1)
 		return CLIMBING;
 	return root->slot & (TRACE_ROOTS - 1);
 }
@@ -321,6 +332,7 @@ static __always_inline void climb_from(struct work *work, __u32 side)
 	work->side = side;
 	work->at = work->start[side];
 	work->entry = work->leaf[side];
+	work->level = !!work->entry;
 	work->found = CLIMBING;
 }
 
@@ -348,7 +360,7 @@ static __always_inline int climb_turn(struct work *work)
 		work->entry = 0;
 		return append(work, name);
 	}
-	slot = slot_of(inode_of(dentry));
+	slot = slot_of(inode_of(dentry), work->level);
 	if (slot >= 0) {
 		work->found = slot;
 		return 1;
@@ -361,6 +373,7 @@ static __always_inline int climb_turn(struct work *work)
 		return 1;
 	}
 	work->at = (__u64)parent;
+	work->level++;
 	if (!work->copying)
 		return 0;
 	return append(work, (__u64)dentry + bpf_core_field_offset(dentry->d_name));
@@ -399,6 +412,7 @@ static __always_inline struct trace_last *last_of(__u64 inode)
 
 static __always_inline void send(struct work *work)
 {
+	struct task_struct___files *task = (void *)bpf_get_current_task(), *leader;
 	struct trace_record *record = &work->record;
 	struct trace_last *last;
 	__u64 before;
@@ -413,7 +427,9 @@ static __always_inline void send(struct work *work)
 	record->uid_gid = bpf_get_current_uid_gid();
 	record->pid = pid_here(bpf_get_current_pid_tgid() >> 32);
 	record->unused = 0;
-	bpf_get_current_comm(record->comm, sizeof(record->comm));
+	leader = NULL;
+	bpf_core_read(&leader, sizeof(leader), &task->group_leader);
+	bpf_core_read(record->comm, sizeof(record->comm), &leader->comm);
 	if (record->flags) {
 		if (record->flags & TOO_LONG)
 			work->counts[TRACE_TOO_LONG]++;
@@ -638,8 +654,17 @@ static __always_inline struct work *take(__u32 mask, __u32 bits)
 
 static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask)
 {
-	struct work *work = take(mask, asked_of(mask) & FS_MERGED);
+	__u32 bits = asked_of(mask) & FS_MERGED;
+	unsigned short mode = 0;
+	struct work *work;
 
+	if (!trace_devices && bits & FS_THROUGH && !(mask & FS_ISDIR)) {
+		bpf_core_read(&mode, sizeof(mode), &inode_of(dentry)->i_mode);
+		mode &= S_IFMT;
+		if (mode == S_IFCHR || mode == S_IFBLK)
+			bits &= ~FS_THROUGH;
+	}
+	work = take(mask, bits);
 	if (!work)
 		return NULL;
 	work->start[0] = (__u64)dentry;
@@ -647,26 +672,10 @@ static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask)
 	return work;
 }
 
-/* What only an inode is told of: that is of no interest, unless it is a root. */
-static __always_inline void take_inode(struct inode *inode, __u32 mask)
+/* A root's own event, which has no path. */
+static __always_inline void send_of_root(struct work *work, __s32 slot, __u32 mask)
 {
-	__s32 slot = slot_of(inode);
-	__u64 key = (__u64)inode;
-	struct work *work;
-
-	if (slot < 0)
-		return;
-	if (mask & FS_UNMOUNT) {
-		bpf_map_delete_elem(&trace_roots, &key);
-		work = work_here();
-		if (!work)
-			return;
-		work->record.mask = mask & (FS_UNMOUNT | FS_ISDIR);
-	} else {
-		work = take(mask, asked_of(mask));
-		if (!work)
-			return;
-	}
+	work->record.mask = mask;
 	work->record.slot = slot;
 	work->record.old_slot = -1;
 	work->record.flags = work->record.length = work->record.old_length = 0;
@@ -674,12 +683,53 @@ static __always_inline void take_inode(struct inode *inode, __u32 mask)
 	send(work);
 }
 
+/* What only an inode is told of: that is of no interest, unless it is a root. */
+static __always_inline void take_inode(struct inode *inode, __u32 mask)
+{
+	__s32 slot = slot_of(inode, 0);
+	__u64 key = (__u64)inode;
+	struct work *work;
+
+	if (slot < 0)
+		return;
+	if (mask & (FS_UNMOUNT | FS_DELETE_SELF))	/* its memory will soon be another's */
+		bpf_map_delete_elem(&trace_roots, &key);
+	if (mask & FS_UNMOUNT) {
+		work = work_here();
+		if (work)
+			send_of_root(work, slot, mask & (FS_UNMOUNT | FS_ISDIR));
+		return;
+	}
+	work = take(mask, asked_of(mask));
+	if (work)
+		send_of_root(work, slot, work->record.mask);
+}
+
+/*
+ * The removal of a root, which the watcher holds open: so no DELETE_SELF comes but that of its
+ * entry, DELETE.
+ */
+static __always_inline void take_removal(struct inode *inode, __u32 mask)
+{
+	__s32 slot = slot_of(inode, 0);
+	struct work *work;
+
+	if (slot < 0 || !(mask & FS_ISDIR))
+		return;
+	work = work_here();
+	if (work)
+		send_of_root(work, slot, FS_DELETE_SELF | FS_ISDIR);
+}
+
 static __always_inline struct work *take_entry(struct parameters *parameters)
 {
 	__u32 mask = parameters->at[0], type = parameters->at[2];
 	struct dentry *data = (struct dentry *)parameters->at[1], *old;
-	struct work *work = take(mask, asked_of(mask) & FS_ENTRY);
+	struct work *work;
 
+	if (mask & FS_DELETE && DATA_IS(type, FSNOTIFY_EVENT_INODE))
+		take_removal((struct inode *)data, mask);
+	work = take(mask, asked_of(mask) & FS_ENTRY);
 	if (!work)
 		return NULL;
 	old = dentry_of((struct inode *)parameters->at[3]);
@@ -751,7 +801,7 @@ static __always_inline struct work *take_child(void *ctx)
 
 /* ---- what user space asks ---- */
 
-enum { PLACE_START, PLACE_PIN, PLACE_UNPIN, PLACE_LOCATE, PLACE_ON };
+enum { PLACE_START, PLACE_PIN, PLACE_UNPIN, PLACE_LOCATE, PLACE_ON, PLACE_PIN_FLAT, PLACE_ABOVE };
 
 static __always_inline struct dentry *dentry_of_fd(__u32 fd)
 {
@@ -774,17 +824,17 @@ static __always_inline struct dentry *dentry_of_fd(__u32 fd)
 }
 
 /* The slot that the inode has from now on, which is another if it has one; below 0: no way. */
-static __always_inline __s64 pin_root(struct inode *inode, __u32 slot)
+static __always_inline __s64 pin_root(struct inode *inode, __u32 slot, __u32 flat)
 {
 	struct super_block *sb = NULL;
-	struct trace_root root = { .slot = slot };
+	struct trace_root root = { .slot = slot, .flat = flat };
 	__u64 key = (__u64)inode, marks = 0;
 	__s32 had;
 
 	bpf_core_read(&marks, sizeof(marks), &inode->i_fsnotify_marks);
 	if (!marks || slot >= TRACE_ROOTS)
 		return -1;
-	had = slot_of(inode);
+	had = slot_of(inode, 0);
 	if (had >= 0)
 		return had;
 	bpf_core_read(&root.ino, sizeof(root.ino), &inode->i_ino);
@@ -816,6 +866,7 @@ static __always_inline struct work *take_place(__u64 *ctx)
 {
 	__u32 entry = trace_cpus, fd = ctx[1], slot = ctx[2];
 	struct work *work = bpf_map_lookup_elem(&trace_works, &entry);
+	struct dentry *dentry, *above;
 
 	if (!work)
 		return NULL;
@@ -824,17 +875,23 @@ static __always_inline struct work *take_place(__u64 *ctx)
 		trace_watcher = bpf_get_current_pid_tgid() >> 32;
 		return NULL;
 	case PLACE_PIN:
-		work->result = pin_root(inode_of(dentry_of_fd(fd)), slot);
+	case PLACE_PIN_FLAT:
+		work->result = pin_root(inode_of(dentry_of_fd(fd)), slot, ctx[0] == PLACE_PIN_FLAT);
 		return NULL;
 	case PLACE_UNPIN:
 		unpin_root(slot);
 		return NULL;
 	case PLACE_LOCATE:
-		work->start[0] = (__u64)dentry_of_fd(fd);
+	case PLACE_ABOVE:
+		dentry = dentry_of_fd(fd);
+		above = ctx[0] == PLACE_ABOVE ? parent_of(dentry) : NULL;
+		work->result = 0;
+		if (above == dentry)
+			return NULL;
+		work->start[0] = (__u64)(above ?: dentry);
 		work->start[1] = work->leaf[0] = work->leaf[1] = work->subject = 0;
 		work->record.mask = work->tries = 0;
 		work->for_user = 1;
-		work->result = 0;
 		begin(work);
 		return work;
 	case PLACE_ON:
