@@ -5124,8 +5124,8 @@ class Tracer:
     RING_SIZE = 1 << 24
     START, PIN, UNPIN, LOCATE, GO_ON, PIN_FLAT, ABOVE = range(7)    # what trace_place is asked
     RECORD = struct.Struct("=QQQIIiiIIII16s")           # struct trace_record
-    COUNTS = ("sent", "outside", "merged", "own", "full", "detached", "too long", "too deep",
-              "unsettled")                              # enum trace_count
+    COUNTS = ("sent", "outside", "merged", "own", "full", "detached", "too long",
+              "unsettled", "too deep", "unknown data")  # enum trace_count
     FULL = COUNTS.index("full")
     BUSY, DISCARDED, LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1   # of a record's first word
     SIGNATURES = {"fsnotify": 7, "__fsnotify_parent": 4}

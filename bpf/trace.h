@@ -17,7 +17,7 @@
  *	  of a link count, UNMOUNT
  *
  * All else is the same event once more, or one of which nobody can tell where it was.  Of a
- * rename RENAME has all: `data` is the dentry at its new place, dir and file_name are the old one.
+ * rename RENAME has all: `data` has the dentry, at its new place, dir and file_name are the old.
  *
  * The kernel calls them only for a super block on which somebody watches something.  User space
  * has an inotify watch on each root, and so each root's inode has marks: only such an inode is
@@ -51,6 +51,10 @@ struct fdtable {
 
 struct files_struct {
 	struct fdtable *fdt;
+};
+
+struct fsnotify_rename_data {
+	struct dentry *moved;
 };
 
 struct task_struct___files {
@@ -92,6 +96,7 @@ enum fsnotify_data_type {
 	FSNOTIFY_EVENT_PATH,
 	FSNOTIFY_EVENT_INODE,
 	FSNOTIFY_EVENT_DENTRY,
+	FSNOTIFY_EVENT_RENAME,
 };
 
 #define DATA_IS(type, kind)	((type) == bpf_core_enum_value(enum fsnotify_data_type, kind))
@@ -114,7 +119,7 @@ enum fsnotify_data_type {
 enum { CLIMBING = -1, ABOVE_ALL = -2, DETACHED = -3 };
 
 /* Why a record is not whole. */
-enum { TOO_LONG = 1, UNSETTLED = 2, TOO_DEEP = 4 };
+enum { TOO_LONG = 1, UNSETTLED = 2, TOO_DEEP = 4, UNKNOWN_DATA = 8 };
 
 /*
  * What user space gets.  A path is its names from the last to the first, each with a NUL; there
@@ -137,7 +142,7 @@ struct trace_record {
 
 enum trace_count {
 	TRACE_SENT, TRACE_OUTSIDE, TRACE_MERGED, TRACE_OWN, TRACE_FULL, TRACE_DETACHED,
-	TRACE_TOO_LONG, TRACE_TOO_DEEP, TRACE_UNSETTLED, TRACE_COUNTS,
+	TRACE_TOO_LONG, TRACE_UNSETTLED, TRACE_TOO_DEEP, TRACE_UNKNOWN_DATA, TRACE_COUNTS,
 };
 
 /* The last event of an inode that was recorded, if it is one that may be merged. */
@@ -430,14 +435,9 @@ static __always_inline void send(struct work *work)
 	leader = NULL;
 	bpf_core_read(&leader, sizeof(leader), &task->group_leader);
 	bpf_core_read(record->comm, sizeof(record->comm), &leader->comm);
-	if (record->flags) {
-		if (record->flags & TOO_LONG)
-			work->counts[TRACE_TOO_LONG]++;
-		if (record->flags & TOO_DEEP)
-			work->counts[TRACE_TOO_DEEP]++;
-		if (record->flags & UNSETTLED)
-			work->counts[TRACE_UNSETTLED]++;
-	}
+	if (record->flags)
+		for (int flag = 0; flag < 4; flag++)
+			work->counts[TRACE_TOO_LONG + flag] += record->flags >> flag & 1;
 	size = record->length + record->old_length;
 	if (size > PATH_ROOM + NAME_ROOM)
 		return;
@@ -721,10 +721,24 @@ static __always_inline void take_removal(struct inode *inode, __u32 mask)
 		send_of_root(work, slot, FS_DELETE_SELF | FS_ISDIR);
 }
 
+/* The dentry that a RENAME is of: until Linux 7.2 it is the data itself. */
+static __always_inline struct dentry *moved_of(__u64 data, __u32 type)
+{
+	struct dentry *moved = NULL;
+
+	if (DATA_IS(type, FSNOTIFY_EVENT_DENTRY))
+		return (struct dentry *)data;
+	if (bpf_core_enum_value_exists(enum fsnotify_data_type, FSNOTIFY_EVENT_RENAME) &&
+	    DATA_IS(type, FSNOTIFY_EVENT_RENAME))
+		bpf_core_read(&moved, sizeof(moved), &((struct fsnotify_rename_data *)data)->moved);
+	return moved;
+}
+
 static __always_inline struct work *take_entry(struct parameters *parameters)
 {
 	__u32 mask = parameters->at[0], type = parameters->at[2];
-	struct dentry *data = (struct dentry *)parameters->at[1], *old;
+	__u64 data = parameters->at[1], dir;
+	struct dentry *moved;
 	struct work *work;
 
 	if (mask & FS_DELETE && DATA_IS(type, FSNOTIFY_EVENT_INODE))
@@ -732,20 +746,26 @@ static __always_inline struct work *take_entry(struct parameters *parameters)
 	work = take(mask, asked_of(mask) & FS_ENTRY);
 	if (!work)
 		return NULL;
-	old = dentry_of((struct inode *)parameters->at[3]);
-	work->subject = 0;
-	if (DATA_IS(type, FSNOTIFY_EVENT_DENTRY))
-		work->subject = (__u64)inode_of(data);
-	else if (DATA_IS(type, FSNOTIFY_EVENT_INODE))
-		work->subject = (__u64)data;
+	dir = (__u64)dentry_of((struct inode *)parameters->at[3]);
 	if (mask & FS_RENAME) {
-		work->start[0] = (__u64)parent_of(data);
-		work->leaf[0] = (__u64)data + bpf_core_field_offset(data->d_name);
-		work->start[1] = (__u64)old;
+		moved = moved_of(data, type);
+		if (!moved) {
+			send_unplaced(work, UNKNOWN_DATA);
+			return NULL;
+		}
+		work->start[0] = (__u64)parent_of(moved);
+		work->leaf[0] = (__u64)moved + bpf_core_field_offset(moved->d_name);
+		work->start[1] = dir;
 		work->leaf[1] = parameters->at[4];
+		work->subject = (__u64)inode_of(moved);
 	} else {
-		work->start[0] = (__u64)old;
+		work->start[0] = dir;
 		work->leaf[0] = parameters->at[4];
+		work->subject = 0;
+		if (DATA_IS(type, FSNOTIFY_EVENT_DENTRY))
+			work->subject = (__u64)inode_of((struct dentry *)data);
+		else if (DATA_IS(type, FSNOTIFY_EVENT_INODE))
+			work->subject = data;
 	}
 	begin(work);
 	return work;
