@@ -5106,7 +5106,8 @@ class Tracer:
       slot, path           the root and the path relative to it, b"" for the root itself; bytes.
                            path None: too long, or not settled while directories above were being
                            renamed all the time; slot None: not even whether it is inside is known
-      old_slot, old_path   where it was, for RENAME; else None
+      old_slot, old_path   where it was, for RENAME; of a file that is a root and is in the
+                           directory of another: where it is by the name that was used; else None
       is_whole             False where something in it is missing or not certain
       end                  position() of the reader just after it
     RENAME has both sides inside; with one of them outside it is MOVED_TO or MOVED_FROM, if asked
@@ -7662,13 +7663,11 @@ class TraceRoot(PlainRoot):
 
     slot   the number that its records have
     place  Place of a mount in a tree, else None
-    left   whether that place has left the trees
     """
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
         self.slot = self.place = None
-        self.left = False
 
 
 class Spot:
@@ -7702,14 +7701,22 @@ class Traced:
             raise
         self.fd = self.tracer.fd
 
+    def watch(self, fd, shown):
+        """A watch on an open file: its descriptor.  Any thread may call it, and may have to wait
+        for who answers for the file system."""
+        return inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF, shown, len(self.watches))
+
     def pin(self, fd, shown, flat=False):
         """Have what happens in an open directory recorded, or to an open file; the number that the
         records have.  `flat`: only of the entries of the directory itself."""
-        inode = inode_of(fd)
+        return self.pin_watched(fd, shown, inode_of(fd), self.watch(fd, shown), flat)
+
+    def pin_watched(self, fd, shown, inode, watch, flat=False):
+        """The same, of what has its watch, and is this inode_of(): nothing is asked of its file
+        system."""
         if inode not in self.numbers and not self.free:
             raise Error(errno.ENOSPC, "watching %s: there is room for %d roots and mounts in them"
                         % (printable(shown), Tracer.ROOTS), hint="watch what is above them")
-        watch = inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF, shown, len(self.watches))
         if inode not in self.numbers:
             self.numbers[inode] = self.free.popleft()
         number = self.numbers[inode]
@@ -7771,9 +7778,23 @@ class Trace(Source):
 
     def add(self, root, place=None):
         """Watch a root.  For a mount inside a tree, the Place where it is."""
+        self.take(root, self.touch(root), place)
+
+    def touch(self, root):
+        """Do with a root what may have to wait for who answers for its file system, in any thread:
+        what take() wants."""
         fd = root.open()
         try:
-            root.slot = self.traced.pin(fd, root.display)
+            return fd, self.traced.watch(fd, root.display)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def take(self, root, touched, place=None):
+        """Watch a root that was touched; nobody is asked any more."""
+        fd, watch = touched
+        try:
+            root.slot = self.traced.pin_watched(fd, root.display, root.key, watch)
         finally:
             os.close(fd)
         self.slots[root.slot] = root
@@ -7807,35 +7828,29 @@ class Trace(Source):
         if found is None or found[0] not in self.slots:
             return None
         spot = Spot(self.slots[found[0]], found[1], after)
-        if self.display_of(spot.root) is None:
-            return None
         self.spots.add(spot)
         return spot
 
     def entry(self, key, name, _):
-        above = key.root and self.display_of(key.root)
-        if above is None:
+        if key.root is None:
             return None
-        return with_slash(above) + os.fsdecode(key.path and key.path + b"/") + os.fsdecode(name)
-
-    def display_of(self, root):
-        """What to call a root, None: it is a mount in a directory that left the tree."""
-        return None if root.left else root.display
-
-    shown = display_of
+        return key.root.prefix + os.fsdecode(key.path and key.path + b"/") + os.fsdecode(name)
 
     def show_as(self, root, display):
         root.show_as(display)
         self.rename_mounts()
 
     def rename_mounts(self):
-        """Call the mounts in the trees as their places are called now."""
+        """Call the mounts in the trees as their places are called now.  What has left the trees is
+        found again by the list of mounts if it comes back."""
         for root in sorted(self.mounted, key=lambda each: len(each.display)):
             if root.place is None or root.place.source is not self:
                 continue
             shown = root.place.shown()
-            root.left = shown is None
-            if shown is not None:
+            if shown is None:
+                self.remove(root)
+                self.arrived = True
+            else:
                 root.show_as(shown)
 
     def is_shared(self, root):
@@ -7848,7 +7863,7 @@ class Trace(Source):
         except OSError:
             return True
         try:
-            return self.tracer.locate(fd, above=True) is None and not root.left
+            return self.tracer.locate(fd, above=True) is None
         finally:
             os.close(fd)
 
@@ -7901,21 +7916,19 @@ class Trace(Source):
             record = self.at_the_top(record)
             if record is None:
                 return
-        old_path = None
-        if record.old_path is not None:
-            old_root = self.slots.get(record.old_slot)
-            old_path = old_root and self.path(old_root, record.old_path)
-        path = self.path(root, record.path)
-        if record.mask & RENAME and not old_path:
+        old_root = self.slots.get(record.old_slot)
+        if mask & RENAME and old_root is None:
             record = record._replace(mask=mask & ~RENAME | MOVED_TO)
-        self.report(path, record, old_path)
-        if mask & DELETE_SELF and root.fd is not None and not record.path:
+        if mask & (DELETE_SELF | MOVE_SELF) and root.fd is None:
+            return                          # of what a bind mount shows, not of the mount
+        self.report(self.path(root, record.path), record,
+                    old_root and self.path(old_root, record.old_path))
+        if mask & DELETE_SELF:
             self.remove(root)
 
-    def path(self, root, path):
-        """What to call a path below a root, str, "" where it has left the trees; None for None."""
-        if root.left:
-            return ""
+    @staticmethod
+    def path(root, path):
+        """What to call a path below a root, str; None for None."""
         if not path:
             return path if path is None else root.display
         return root.prefix + os.fsdecode(path)
@@ -7934,7 +7947,7 @@ class Trace(Source):
 
     def report(self, path, record, old_path):
         mask = record.mask & self.mask
-        if path == "" or not mask & ~ISDIR:
+        if not mask & ~ISDIR:
             return
         self.out.append(Event(path, mask, record.pid or None, self.now, old_path,
                               self.moment))
@@ -8640,7 +8653,8 @@ class TraceNames(Names):
         elif record.path:
             yield mask, record.pid, (record.slot, record.path), None
         else:
-            yield mask, record.pid, None, record.slot
+            entry = None if record.old_path is None else (record.old_slot, record.old_path)
+            yield mask, record.pid, entry, record.slot
 
     def close(self, forked=False):
         if self.fd is not None:
@@ -9114,13 +9128,14 @@ class Beside(Source):
     answer is left behind, and lets go of all it has when it gets one.
     """
 
-    def __init__(self, root, kind, make, notice, mounted):
+    def __init__(self, root, kind, make, notice, mounted, adopt=None):
         """`make`: function(notice) -> Watch, called by the thread.  `mounted`: the root is a mount
-        in a tree, which the Watch shows as "/"."""
+        in a tree, which the Watch shows as "/".  `adopt`: function of what make() returned then,
+        which another source takes over: that is all."""
         import threading
         self.root, self.kind, self.notice, self.mounted_inside = root, kind, notice, mounted
         self.roots, self.mounted = ([], [root]) if mounted else ([root], [])
-        self.stats = collections.Counter()
+        self.stats, self.adopt = collections.Counter(), adopt
         self.news = collections.deque()
         self.is_ready = False
         self.error = None
@@ -9142,9 +9157,13 @@ class Beside(Source):
                 pass                        # it is awake; or has gone
         watch = None
         try:
-            watch = make(lambda message: put("notice", message))
-            put("ready")
-            self._relay(watch, put, stop)
+            made = make(lambda message: put("notice", message))
+            put("ready", made)
+            if self.adopt is None:
+                watch = made
+                self._relay(watch, put, stop)
+            elif self.over:
+                self._discard()
         except OSError as error:
             put("failed", error)
         finally:
@@ -9168,6 +9187,16 @@ class Beside(Source):
             elif ends and not watch.pending:
                 return
 
+    def _discard(self):
+        """Let go of what the thread has made for another source."""
+        try:
+            while True:
+                what, value = self.news.popleft()
+                if what == "ready" and self.adopt is not None:
+                    self.adopt(value, True)
+        except IndexError:
+            pass
+
     # --- the reader's side ---
 
     def read(self, moment):
@@ -9190,6 +9219,8 @@ class Beside(Source):
                 self.notice(value)
             elif what == "ready":
                 self.is_ready, self.deadline = True, None
+                if self.adopt is not None and not self.adopt(value, self.ending or self.over):
+                    continue
                 if self.is_announced:
                     self.notice("%s, %s mounted inside, is watched from now on"
                                 % (printable(self.root.display), self.kind))
@@ -9258,6 +9289,7 @@ class Beside(Source):
     def close(self, forked=False):
         self.over = True
         self._end_thread()
+        self._discard()
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
@@ -9942,24 +9974,59 @@ class Watch:
 
     def _add_beside(self, mount, place, shown, spot):
         """Watch a mount that somebody else answers for: its Found, or None."""
-        if "inotify" not in self._candidates():
-            self._notice("not watched: %s, %s mounted inside: somebody else answers for it, and "
-                         "only inotify is used there" % (printable(shown), mount.kind))
-            return None
+        trace = self._trace_beside()
         root = FarRoot(shown, mount.path, mount.id)
-        source = self._make_beside(
-            root, mount.kind, lambda notice, options: ThreadWatch(mount=mount, notice=notice,
-                                                                  **options), True)
+        if trace is not None:
+            def touch(*_):
+                touched = TraceRoot(shown, mount.path, mount)
+                return touched, trace.touch(touched)
+
+            def adopt(touched, is_late):
+                return self._adopt(trace, touched, is_late, root, place, spot, mount)
+            source = self._make_beside(root, mount.kind, touch, True, adopt)
+        elif "inotify" not in self._candidates():
+            self._notice("not watched: %s, %s mounted inside: somebody else answers for it, and "
+                         "only trace or inotify is used there" % (printable(shown), mount.kind))
+            return None
+        else:
+            source = self._make_beside(
+                root, mount.kind, lambda notice, options: ThreadWatch(mount=mount, notice=notice,
+                                                                      **options), True)
         source.is_announced = self._started
         return Found(source, root, place, spot)
 
-    def _make_beside(self, root, kind, make, mounted):
+    def _trace_beside(self):
+        """The Trace for what somebody else answers for, if it is to be had and wanted."""
+        if self._trace is None and "trace" in self._candidates():
+            try:
+                self._register(self._make_source("trace"))
+            except Error:
+                pass                        # inotify serves, too
+        return self._trace
+
+    def _adopt(self, trace, touched, is_late, far_root, place, spot, mount):
+        """Have a mount that a thread has touched watched by a Trace; whether it is."""
+        root, (fd, watch) = touched
+        shown = None if is_late else far_root.display
+        if shown is None or trace.fd is None:
+            os.close(fd)
+            return False
+        root.show_as(shown)
+        root.is_covered = is_far(os.path.dirname(mount.path), self._mounts.far())
+        trace.take(root, (fd, watch), place)
+        for identity, found in list(self._known_mounts.items()):
+            if found is not None and found.root is far_root:
+                self._known_mounts[identity] = Found(trace, root, place, spot)
+        self._mounts_news = True            # the list of those in another's tree, and what is in it
+        return True
+
+    def _make_beside(self, root, kind, make, mounted, adopt=None):
         options, begin = dict(self._options), self._begin_thread
 
         def start(notice):
             begin()
             return make(notice, options)
-        source = Beside(root, kind, start, self._notice, mounted)
+        source = Beside(root, kind, start, self._notice, mounted, adopt)
         self._register(source)
         return source
 
@@ -9979,7 +10046,8 @@ class Watch:
                 self._events.extend(source.read(self._moment))
         self._drop_over()
         for source in asked:
-            if (self._fanotify or self._trace) and source.mounted and source.is_ready:
+            if (self._fanotify or self._trace) and source.mounted and source.is_ready \
+                    and source.adopt is None:
                 self._summary.lesser(source.root.display, source.kind)
 
     def _drop_over(self):

@@ -668,6 +668,11 @@ static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask)
 	if (!work)
 		return NULL;
 	work->start[0] = (__u64)dentry;
+	if (!(mask & FS_ISDIR) && slot_of(inode_of(dentry), 0) >= 0) {
+		/* A file that is a root: by which name, too. */
+		work->start[1] = (__u64)parent_of(dentry);
+		work->leaf[1] = (__u64)dentry + bpf_core_field_offset(dentry->d_name);
+	}
 	begin(work);
 	return work;
 }
