@@ -8010,18 +8010,19 @@ NAME_EVENTS = CREATE | DELETE | MOVED_FROM | MOVED_TO
 class Way:
     """What names lead to from an open directory on, found as the kernel does; see close().
 
-    entries  [(descriptor of a directory, name)]: the symbolic links on the way and, last, what is
-             no directory, or is missing
+    entries  [(descriptor of a directory, name)]: the symbolic links on the way, or all names, and,
+             last, what is no directory, or is missing
     fd       an O_PATH descriptor of what they lead to; None: there is nothing
     rest     the names from the first entry on; None: there is no entry
     own      which of the entries is the file itself, or what is missing: its index, or None
     mounts   the ids of the mounts that it is on: a set
     """
 
-    def __init__(self, start, names, follow=True, may_ask=None):
+    def __init__(self, start, names, follow=True, may_ask=None, all_names=False):
         """`may_ask`: function(id of a mount), called before anything there is asked what it is;
-        raises OSError to forbid that."""
+        raises OSError to forbid that.  `all_names`: directories are entries, too."""
         self.entries, self.fd, self.rest, self.own = [], None, None, None
+        self.all_names = all_names
         self.mounts, self.may_ask = set(), may_ask
         self.proc, self.links = os.stat("/proc").st_dev, 0
         at, names = os.open(b".", O_PATH_DIR, dir_fd=start), names[::-1]
@@ -8049,6 +8050,8 @@ class Way:
                 fd = os.open(name, O_PATH | os.O_CLOEXEC, dir_fd=at)
                 status = self.status(fd)
             if stat.S_ISDIR(status.st_mode):
+                if self.all_names:
+                    self.note(at, name, names)
                 found, fd = fd, None
                 return found
             self.note(at, name, names)
@@ -8056,7 +8059,8 @@ class Way:
                 self.fd, fd, self.own = fd, None, len(self.entries) - 1
         except FileNotFoundError:
             self.note(at, name, names)
-            self.own = len(self.entries) - 1
+            if not names:
+                self.own = len(self.entries) - 1
         finally:
             os.close(at)
             if fd is not None:
@@ -8105,11 +8109,11 @@ class Way:
         self.entries, self.fd = [], None
 
 
-def way_to(path, follow=True, may_ask=None):
+def way_to(path, follow=True, may_ask=None, all_names=False):
     """The Way to a path, bytes."""
     start = os.open(b"/" if path.startswith(b"/") else b".", O_PATH_DIR)
     try:
-        return Way(start, split_names(path), follow or path.endswith(b"/"), may_ask)
+        return Way(start, split_names(path), follow or path.endswith(b"/"), may_ask, all_names)
     finally:
         os.close(start)
 
@@ -8152,18 +8156,22 @@ class Given:
     untold    whether it is another since before the event was read that tells of it
     why_not   why it could not be followed when that was tried last, as it was told; else None
     may_ask   see Way
+    waits     whether it may not be there, and is known by all names that lead to it
+    is_there  whether it was when that was told last
     border    see InotifyNames.mark()
     """
 
-    def __init__(self, display, path, follow=True, may_ask=None):
+    def __init__(self, display, path, follow=True, may_ask=None, waits=False):
+        self.waits, self.is_there = waits, True
         self.display, self.follow = display, follow or path.endswith(b"/")
         self.may_ask, self.why_not = may_ask, None
         self.fd = self.names = self.own = self.parent = self.inode = None
         self.leads_to = self.is_now = self.tree = None
         self.entries, self.covered, self.is_dir, self.border = [], False, False, 0
         self.untold = self.is_listed = False
-        os.stat(path, follow_symlinks=self.follow)      # for the kernel's word, if it is no root
-        way = way_to(path, self.follow, may_ask)
+        if not waits:
+            os.stat(path, follow_symlinks=self.follow)  # for the kernel's word, if it is no root
+        way = way_to(path, self.follow, may_ask, waits)
         try:
             self.is_dir = way.is_dir
             if way.entries:
@@ -8174,7 +8182,7 @@ class Given:
 
     def way(self):
         """Where its names lead now."""
-        return Way(self.fd, self.names, self.follow, self.may_ask)
+        return Way(self.fd, self.names, self.follow, self.may_ask, self.waits)
 
     @property
     def identity(self):
@@ -8258,6 +8266,14 @@ class Names(Source):
             raise
         given.close()                       # one descriptor does for all files of a directory
         given.fd = self.places[given.entries[0][0]]
+        self.say_if_there(given)
+
+    def say_if_there(self, given):
+        """Say whether a root that is waited for is there, if that has changed."""
+        if given.waits and given.is_there != (given.leads_to is not None):
+            given.is_there = not given.is_there
+            self.notice("%s is %s" % (printable(given.display), "there, and watched from now on"
+                                      if given.is_there else "not there; it is waited for"))
 
     def remove(self, given):
         """Watch a root no longer."""
@@ -8395,7 +8411,10 @@ class Names(Source):
             before = given.leads_to
             self.follow(given)
             changed = given.untold or given.leads_to != before
-            mask, given.untold = mask & NAME_EVENTS if changed else 0, False
+            # Of the removal of a directory its tree tells.
+            told = NAME_EVENTS & ~DELETE if mask & ISDIR else NAME_EVENTS
+            mask = mask & told if changed else 0
+            given.untold = bool(changed and not mask and given.leads_to)
         elif not is_own or self.is_told_twice(given):
             mask = 0
         if mask and not told_by_tree:
@@ -8425,6 +8444,7 @@ class Names(Source):
                 self.notice("%s can't be followed to what it leads to now: %s"
                             % (printable(given.display), why_not))
         given.why_not = why_not
+        self.say_if_there(given)
 
     def note_if_gone(self, given, pid=None):
         """A root ends with the directory that had its name; see end_what_is_gone()."""
@@ -9337,6 +9357,8 @@ class Watch:
              itself opens and reads.  inotify does not say who did it, and tells of them always
     dereference  bool, whether a root that is a symbolic link is what the link leads to, also
              when it leads elsewhere later; else it is the link itself
+    wait     bool, whether a root that is not there is waited for, and one that goes for its coming
+             again.  `notice` is told of both
     ring     int, bytes of the buffer in which the events of "trace" wait to be read
     notice   function(str), told what was lost or can't be watched; default: standard error
 
@@ -9358,7 +9380,7 @@ class Watch:
     def __init__(self, *roots, events=DEFAULT_EVENTS, filter="auto", object=None, include=None,
                  exclude=None, ignore=None, comm=(), pid=(), user=(), process=False, latency=0.005,
                  recursive=True, mounts=True, devices=False, own=True, dereference=True,
-                 ring=None, notice=tell):
+                 wait=False, ring=None, notice=tell):
         self._make_tables()
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
@@ -9379,7 +9401,7 @@ class Watch:
         self._recursive, self._inner_mounts = recursive, mounts and recursive
         self._own, self._notice = own, Notices(notice)
         self._ring = None if ring is None else ring_size(ring)
-        self._devices, self._dereference = devices, dereference
+        self._devices, self._dereference, self._wait = devices, dereference, wait
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
         self._ignore = Ignore(globs_of(ignore)) if ignore else None
@@ -9468,7 +9490,7 @@ class Watch:
             return shown
         try:
             given = Given(shown, path, self._dereference,
-                          None if self._may_wait else self._mounts.may_ask)
+                          None if self._may_wait else self._mounts.may_ask, self._wait)
         except OSError as error:
             raise no_root(error, display)
         if given.names is None:
@@ -9588,8 +9610,10 @@ class Watch:
         mounts = self._mounts.current()
         if not any(map(is_answered, mounts)):
             return False
-        number, real, crossed = self._answer(
-            Asked(lambda: way_taken(path, self._dereference)), display, "")
+        asked = Asked(lambda: way_taken(path, self._dereference))
+        number, real, crossed = self._answer(asked, display, "")
+        if number is None:
+            return False                    # it is not there yet
         far = self._mounts.far()
         beyond = [mount for mount in mounts if lies_far(mount, far) and (
             mount.id == number or mount.id in crossed and mount.path != b"/")]
@@ -9614,6 +9638,8 @@ class Watch:
     def _answer(self, asked, display, kind):
         """What was asked of a root."""
         self._wait_for(asked.has_come, display, kind)
+        if self._wait and isinstance(asked.error, FileNotFoundError):
+            return None, None, ()
         if asked.error is not None:
             raise no_root(asked.error, display)
         return asked.answer
@@ -11031,6 +11057,8 @@ def build_parser():
     add("--devices", action="store_true",
         help="tell who opens, reads and writes device nodes such as /dev/null, too")
     add("--no-dereference", action="store_true", help="watch a symbolic link given, not its target")
+    add("--wait", action="store_true",
+        help="wait for roots that are not there, and for those that go to come again")
     add("--exec", dest="command", metavar="COMMAND",
         help="run a command for each event, one at a time, without "
              "a shell: {} is the path; FANFP_PATH, _OLD_PATH, "
@@ -11340,7 +11368,8 @@ class Signals:
 
     def __init__(self):
         self.number = self.since = None         # the signal that ends, and when it was seen
-        self.others = set()                     # names of the others that came: see had()
+        self.others = set()                     # names of those that came: see had()
+        self.ending = set(ENDING)
         self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def catch(self, *others):
@@ -11362,9 +11391,14 @@ class Signals:
         except BlockingIOError:
             return
         self.others.update(map(signal_name, numbers))
-        ending = [number for number in numbers if signal_name(number) in ENDING]
-        if ending and self.number is None:
-            self.number, self.since = ending[0], time.monotonic()
+        ending = [number for number in numbers if signal_name(number) in self.ending]
+        if ending:
+            self.end(ending[0])
+
+    def end(self, number):
+        """Have fanfp end by a signal, if none came before."""
+        if self.number is None:
+            self.number, self.since = number, time.monotonic()
 
     def had(self, name):
         """Whether a signal of a name has come since the last call."""
@@ -11401,6 +11435,20 @@ def die_of(number):
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     return 128 + number         # still here: the first process of a container is not ended by it
+
+
+class Part:
+    """What the main loop has to do beside reading and printing."""
+
+    def add(self, events):
+        """Some have come."""
+
+    def due(self):
+        """Seconds after which to call advance() though nothing has come; None: no need to."""
+        return None
+
+    def advance(self):
+        """Do what is to be done by now; whether fanfp is to end."""
 
 
 class Output:
@@ -11504,11 +11552,65 @@ def open_output(path, signals, used=True, **words):
             raise failure(errno.EBADF, output.doing, output.name, "it is closed; have it open, or "
                           "name an --outfile")
         return output
+    return Output(open_to_append(path, "choose another --outfile"), path, signals, **words)
+
+
+def open_to_append(path, hint, flags=0):
+    """A descriptor of a file to write to, which is made if there is none."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | flags, 0o644)
     except OSError as error:
-        raise failure(error.errno, "opening", path, "choose another --outfile")
-    return Output(fd, path, signals, **words)
+        raise failure(error.errno, "opening", path, hint)
+
+
+class Rotation(Part):
+    """SIGHUP has the output file opened again, which has been renamed meanwhile.  Where the
+    terminal has gone it ends fanfp, as it does without a file."""
+
+    def __init__(self, output, manner, signals):
+        self.output, self.manner, self.signals = output, manner, signals
+        self.has_terminal = has_terminal()
+        signals.ending.discard("SIGHUP")
+
+    def advance(self):
+        import signal
+        if not self.signals.had("SIGHUP"):
+            return
+        if self.has_terminal and not has_terminal():
+            return self.signals.end(signal.SIGHUP)
+        try:
+            # Never waits for who reads, if it is a pipe by now.
+            fd = open_to_append(self.output.name, "the old file is written on; who opens it again "
+                                "has no capability to write anywhere", os.O_NONBLOCK)
+        except Error as error:
+            return self.manner.tell(str(error))
+        os.dup2(fd, self.output.fd, inheritable=False)
+        os.close(fd)
+
+
+def has_terminal():
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def say_ready(tell):
+    """Tell who has started fanfp that all is ready, if that is asked for.  sd_notify(3)."""
+    address = os.environ.pop("NOTIFY_SOCKET", None)     # not for commands
+    if not address:
+        return
+    try:
+        socket = module("socket", "saying READY=1")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+            connection.settimeout(ANSWER_SECONDS)
+            connection.sendto(b"READY=1", os.fsencode("\0" + address[1:] if address[0] == "@"
+                                                      else address))
+    except OSError as error:
+        tell("saying READY=1 to NOTIFY_SOCKET, %s: %s; who has started fanfp may wait for it"
+             % (printable(address), error.strerror or error))
 
 
 def say(text):
@@ -11571,20 +11673,6 @@ def find_command(name, option):
     if "{}" not in name:
         raise failure(found, "running", name, "name a program in %s; what only a shell knows "
                                               "(cd, an alias) needs sh -c" % option)
-
-
-class Part:
-    """What the main loop has to do beside reading and printing."""
-
-    def add(self, events):
-        """Some have come."""
-
-    def due(self):
-        """Seconds after which to call advance() though nothing has come; None: no need to."""
-        return None
-
-    def advance(self):
-        """Do what is to be done by now; whether fanfp is to end."""
 
 
 class Runner(Part):
@@ -11916,7 +12004,8 @@ def watch_arguments(options):
             "filter": options.filter, "object": options.object, "latency": options.latency,
             "ring": options.ring,
             "recursive": not options.no_recursive, "mounts": not options.one_file_system,
-            "devices": options.devices, "dereference": not options.no_dereference, "own": False}
+            "devices": options.devices, "dereference": not options.no_dereference,
+            "wait": options.wait, "own": False}
 
 
 def make_runner(options, signals, tell):
@@ -11977,9 +12066,8 @@ def run(options, make_manner=Manner):
     raise_descriptor_limit()
     manner.start()
     with ProgramWatch(*options.roots, notice=manner.tell, **arguments) as watch:
-        own = output.path() if "inotify" in watch.filter else None
         if runner is None:              # a command gets what fanfp was started with
-            inner = not (options.one_file_system or options.no_recursive)
+            inner = options.wait or not (options.one_file_system or options.no_recursive)
             drop_capabilities(watch, inner, shows_executable(options))
         signals.catch()
         watch.wake_on(signals.fd)
@@ -11987,10 +12075,12 @@ def run(options, make_manner=Manner):
             try:
                 watch.wake_on(output.fd, 0)
             except PermissionError:     # a file: nobody reads it as it is written
-                pass
+                if output.fd != 1:
+                    parts.append(Rotation(output, manner, signals))
         manner.ready(watch)
+        say_ready(manner.tell)
         try:
-            status = follow(watch, options, manner, parts, own, signals)
+            status = follow(watch, options, manner, parts, signals)
         except BrokenPipeError:
             status = 0
         except Error as error:          # of the output; what has been started is finished
@@ -12005,7 +12095,7 @@ def run(options, make_manner=Manner):
     return status if signals.number is None else die_of(signals.number)
 
 
-def follow(watch, options, manner, parts, own, signals):
+def follow(watch, options, manner, parts, signals):
     """The main loop: read, print, do the parts of it, until the end; the exit status."""
     left = options.count
     timeout = options.timeout or None
@@ -12018,7 +12108,8 @@ def follow(watch, options, manner, parts, own, signals):
             wait = min(signals.left(END_SECONDS), 0.01)
         events = watch.read(wait)
         signals.take()
-        if own is not None:
+        own = manner.output.path() if events and "inotify" in watch.filter else None
+        if own is not None:             # which is another file since it was renamed
             events = [event for event in events if not is_own(event, own)]
         events = manner.choose(events)
         if any([part.advance() for part in parts]):
@@ -12088,9 +12179,10 @@ def drop_capabilities(watch, mounts, executables):
     """Keep only what watching on takes; what that is was found by trying without.
 
     Directories are read, climbed and opened by handle whatever their mode: CAP_DAC_READ_SEARCH.
-    A file system that is mounted later is marked: CAP_SYS_ADMIN.  Ignore marks, their flush, the
-    maps of the BPF program and the names of processes take none.  /proc/PID/exe of a process that
-    may do more than this one is not to be read without CAP_SYS_PTRACE.
+    A file system that is mounted later, or has a root that comes later, is marked: CAP_SYS_ADMIN.
+    Ignore marks, their flush, the maps of the BPF program and the names of processes take none.
+    /proc/PID/exe of a process that may do more than this one is not to be read without
+    CAP_SYS_PTRACE.
     """
     kept = kept_to_read()
     if watch.filter != "inotify" and mounts:

@@ -1748,6 +1748,67 @@ class Scenarios:
         self.assertLess(statistics["reads"], 30)
         self.assertLess(statistics["events read"], 60)      # of 11 directories, not 20,000 files
 
+    # --- --wait ---
+
+    def test_waits(self):
+        """For a directory at any depth: made, removed, made again, moved away, replaced."""
+        root = self.tree + "/a/b/root"
+        program = self.watch("--wait", root)
+        self.assertIn("fanfp: %s is not there; it is waited for\n" % root,
+                      program.errors.decode())
+        there, gone = "%s is there, and watched" % root, "%s is not there; it" % root
+        program.waited = len(program.errors)
+
+        def told():
+            return {path[len(root):]: names for path, names in
+                    self.reported(program, real=root).items()}
+        os.makedirs(root)
+        program.wait_for(there)
+        write(root + "/f")
+        self.assertEqual(told(), {"": {"CREATE"}, "/f": set(CREATED.split())})
+        shutil.rmtree(root)
+        program.wait_for(gone)
+        os.rmdir(self.tree + "/a/b")
+        os.makedirs(root)
+        program.wait_for(there)
+        write(root + "/g")
+        found = told()
+        self.assertEqual(found[""] & {"DELETE_SELF", "CREATE", "DELETE"}, {"DELETE_SELF", "CREATE"})
+        self.assertEqual(found["/g"], set(CREATED.split()))
+        os.rename(self.tree + "/a", self.tree + "/x")
+        program.wait_for(gone)
+        os.mkdir(self.tree + "/y")
+        os.makedirs(self.tree + "/y/b/root")
+        os.rename(self.tree + "/y", self.tree + "/a")
+        program.wait_for(there)
+        write(root + "/h")
+        write(self.tree + "/x/b/root/h")
+        self.assertEqual(told(), {"": {"MOVED_FROM", "MOVED_TO"}, "/h": set(CREATED.split())})
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_waits_for_each(self):
+        """A file, what a link is to lead to, and a root that is there and goes."""
+        os.mkdir(self.tree + "/here")
+        os.symlink("later/dir", self.tree + "/link")
+        program = self.watch("--wait", *[self.tree + "/" + name
+                                         for name in ("here", "file", "link")])
+        program.waited = len(program.errors)
+        write(self.tree + "/file")
+        program.wait_for("file is there")
+        os.makedirs(self.tree + "/later/dir")
+        program.wait_for("link is there")
+        os.rmdir(self.tree + "/here")
+        program.wait_for("here is not there")
+        os.mkdir(self.tree + "/here")
+        program.wait_for("here is there")
+        for path in ("/file", "/later/dir/f", "/here/g"):
+            write(self.tree + path)
+        found = self.reported(program, real=self.tree + "/here")
+        self.assertLessEqual({"MODIFY", "CLOSE_WRITE"}, found[self.tree + "/file"])
+        for path in ("/link/f", "/here/g"):
+            self.assertEqual(found[self.tree + path], set(CREATED.split()))
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
     # --- --ignore ---
 
     def test_ignored(self):
@@ -2484,6 +2545,135 @@ class Ignoring(Command):
         for wrong in (3, [3], [None]):
             with self.assertRaisesRegex(TypeError, "ignore: not a glob"):
                 fanfp.Watch(self.tree, ignore=wrong)
+
+
+class Service(Command):
+    """What a service manager and logrotate do with it."""
+
+    def listener(self, address):
+        """A NOTIFY_SOCKET; an abstract one for an @."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(listener.close)
+        listener.bind(address.replace("@", "\0", 1))
+        listener.settimeout(PATIENCE)
+        return listener
+
+    def notifying(self, address, *arguments):
+        """A program that is to tell when it is ready."""
+        os.environ["NOTIFY_SOCKET"] = address
+        self.addCleanup(os.environ.pop, "NOTIFY_SOCKET", None)
+        program = self.program(*arguments + (self.tree,), json_lines=False)
+        del os.environ["NOTIFY_SOCKET"]
+        return program
+
+    def test_ready(self):
+        """Once, when all is watched; a command is not given the socket."""
+        for address in (self.out + "/socket", "@fanfp-%d" % os.getpid()):
+            with self.subTest(address):
+                listener = self.listener(address)
+                program = self.notifying(address, "--exec",
+                                         "sh -c 'echo \"ran ${NOTIFY_SOCKET-not given}\"'",
+                                         "-e", "create", "--format", "%f")
+                self.assertEqual(listener.recv(100), b"READY=1")
+                name = "f%d" % len(address)
+                write(self.tree + "/" + name)
+                self.assertEqual(sorted(program.line() for _ in range(2)),
+                                 [name.encode() + b"\n", b"ran not given\n"])
+
+    def test_nobody_to_tell_that(self):
+        """It is said, and watching goes on; so it is where the queue of the socket is full."""
+        for address, reason in ((self.out + "/none", "No such file or directory"),
+                                ("@fanfp-none-%d" % os.getpid(), "Connection refused"),
+                                ("x" * 200, "too long"), (self.out + "/full", "timed out")):
+            if reason == "timed out":
+                self.listener(address)
+                sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+                self.addCleanup(sender.close)
+                with self.assertRaises(BlockingIOError):
+                    while sender.sendto(b"x", address):
+                        pass
+            with self.subTest(address):
+                program = self.notifying(address, "--format", "%f")
+                program.wait_for("saying READY=1 to NOTIFY_SOCKET, %s: " % address)
+                program.wait_for("who has started fanfp may wait for it")
+                self.assertIn(reason, program.errors.decode())
+                self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def rotate(self, *arguments):
+        """Write to a file, which is renamed many times: what all of them have in the end."""
+        log = self.out + "/log"
+        program = self.program("-o", log, "--format", "%f", "-e", "create", *arguments
+                               + (self.tree,), json_lines=False)
+        names = []
+        for number in range(10):
+            names.append("f%d" % number)
+            write(self.tree + "/f%d" % number)
+            os.rename(log, "%s.%d" % (log, number))
+            program.process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + PATIENCE
+            while not os.path.exists(log):
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.01)
+        status, errors = program.stop()
+        self.assertEqual((status, errors.count("\n")), (-signal.SIGTERM, 1), errors)
+        lines = []
+        for path in sorted(glob.glob(log + ".*")) + [log]:
+            with open(path) as file:
+                lines += file.read().split("\n")[:-1]
+        self.assertEqual(lines, names)
+
+    def test_rotation(self):
+        """SIGHUP opens the file again: each event is in one of them, and whole."""
+        self.rotate()
+
+    def test_rotation_inside(self):
+        """inotify does not tell who writes: the file is not reported, whatever its name is now."""
+        self.out = self.tree + "/logs"
+        os.mkdir(self.out)
+        program = self.program("-o", self.out + "/log", "--format", "%f", "--filter", "inotify",
+                               "-e", "modify", self.tree, json_lines=False)
+        write(self.tree + "/a")
+        os.rename(self.out + "/log", self.out + "/old")
+        write(self.tree + "/b")
+        program.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.exists(self.out + "/log"):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        write(self.tree + "/c")
+        program.stop()
+        with open(self.out + "/old") as old, open(self.out + "/log") as new:
+            lines = (old.read() + new.read()).split("\n")
+        self.assertEqual([line for line in lines if line in "abc"], list("abc") + [""])
+        self.assertLess(len(lines), 8, lines)
+
+    def test_rotation_fails(self):
+        """It is said, and the old file is written on."""
+        log = self.out + "/dir/log"
+        os.mkdir(self.out + "/dir")
+        program = self.program("-o", log, "--format", "%f", "-e", "create", self.tree,
+                               json_lines=False)
+        os.rename(self.out + "/dir", self.out + "/other")
+        program.process.send_signal(signal.SIGHUP)
+        program.wait_for("opening %s: No such file or directory; the old file is written on" % log)
+        write(self.tree + "/a")
+        program.stop()
+        with open(self.out + "/other/log") as file:
+            self.assertEqual(file.read(), "a\n")
+
+    def test_hang_up(self):
+        """When its terminal goes it ends, file or not; and without a file SIGHUP ends it."""
+        for arguments in (["-o", self.out + "/log"], []):
+            main, other = os.openpty()
+            process = subprocess.Popen(
+                MODULE + arguments + [self.tree], stdin=other, stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, env=cached_environment(), start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+            os.close(other)
+            with process.stderr:
+                self.assertIn(b"watching", process.stderr.readline())
+                os.close(main)
+                self.assertEqual(process.wait(PATIENCE), -signal.SIGHUP)
 
 
 # A process of a name and a user of its own, that makes a directory for each line it is given.  It
