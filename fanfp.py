@@ -5355,7 +5355,10 @@ class Tracer:
         which the kernel tells since Linux 5.12, and of kprobes since 6.7."""
         if time.monotonic() - self._looked >= 1:
             self._looked = time.monotonic()
-            self._lost = sum(missed_runs(self.loaded.programs[name]) for name in self._entries)
+            try:
+                self._lost = sum(missed_runs(self.loaded.programs[name]) for name in self._entries)
+            except Error:
+                pass                        # not permitted any more: before Linux 5.19
         return self._lost + self.counters()["kernel full"]
 
     def why_lost(self):
@@ -12180,12 +12183,14 @@ def drop_capabilities(watch, mounts, executables):
 
     Directories are read, climbed and opened by handle whatever their mode: CAP_DAC_READ_SEARCH.
     A file system that is mounted later, or has a root that comes later, is marked: CAP_SYS_ADMIN.
-    Ignore marks, their flush, the maps of the BPF program and the names of processes take none.
+    Ignore marks, their flush, the maps of the BPF program and the names of processes take none;
+    nor does what `trace` does for a mount, where bpf(2) is for all who have the descriptors: 5.19.
     /proc/PID/exe of a process that may do more than this one is not to be read without
     CAP_SYS_PTRACE.
     """
     kept = kept_to_read()
-    if watch.filter != "inotify" and mounts:
+    free = {"inotify", "trace"} if _kernel_release() >= (5, 19) else {"inotify"}
+    if mounts and not free.issuperset(watch.filter.split("+")):
         kept |= CAP_SYS_ADMIN
     if executables:
         kept |= CAP_SYS_PTRACE
