@@ -6552,6 +6552,129 @@ class Group:
         self.loaded.close()
 
 
+class TraceTest(Base):
+    """What is of the `trace` filter alone, where it works."""
+
+    def setUp(self):
+        if "trace" not in FILTERS:
+            self.skipTest("not in FANFP_TEST_FILTERS")
+        reason = available("trace", None)
+        if reason is not None:
+            self.skipTest(reason)
+        super().setUp()
+
+    def test_more_than_the_ring_holds(self):
+        """What is lost is told, like an overflow, with what to do; then it goes on."""
+        program = self.program("--filter", "trace", "--ring", "4K", self.tree)
+        stopped = Stopped(program)
+        for number in range(200):
+            write(self.tree + "/f%d" % number)
+        stopped.go_on()
+        found = {}
+        while None not in found:
+            found.update(self.reported(program))
+        self.assertEqual(found.pop(None), {"Q_OVERFLOW"})
+        self.assertTrue(found)
+        self.assertLess(len(found), 200)
+        write(self.tree + "/after")
+        self.assertEqual(self.reported(program), {self.tree + "/after": set(CREATED.split())})
+        status, errors = program.stop()
+        self.assertRegex(errors, r"fanfp: \d+ events were lost: the buffer of \d+ KB was full; "
+                                 r"see --ring\n")
+        self.assertEqual(status, -signal.SIGTERM)
+
+    def test_a_burst_is_held(self):
+        """While nothing is read: 20,000 files, by the default."""
+        program = self.program("--filter", "trace", "-e", "CREATE,CLOSE_WRITE", self.tree)
+        count = min(20000, FILES * 2)
+        stopped = Stopped(program)
+        for number in range(count):
+            os.close(os.open(self.tree + "/f%d" % number, os.O_CREAT | os.O_WRONLY))
+        stopped.go_on()
+        found = self.reported(program)
+        self.assertEqual(len(found), count)
+        self.assertEqual({tuple(sorted(each)) for each in found.values()},
+                         {("CLOSE_WRITE", "CREATE")})
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_order(self):
+        """Each event is told by itself, in the order in which all happened, with the time and the
+        name of its process then."""
+        program = self.program("--filter", "trace", self.tree)
+        before = time.time()
+        run("sh", "-c", "echo > a; mv a b; ln b c; rm b; exec mkdir d", cwd=self.tree)
+        write(self.tree + "/end")
+        events = program.until(self.tree + "/end")
+        self.assertEqual([(event["events"], event["path"][len(self.tree):], event["comm"])
+                          for event in events], [
+            (["CREATE"], "/a", "sh"), (["MODIFY"], "/a", "sh"), (["CLOSE_WRITE"], "/a", "sh"),
+            (["RENAME"], "/b", "mv"), (["CREATE"], "/c", "ln"), (["DELETE"], "/b", "rm"),
+            (["CREATE"], "/d", "mkdir")])
+        times = [event["time"] for event in events]
+        self.assertEqual(times, sorted(times))
+        self.assertTrue(before - 0.1 < times[0] and times[-1] < time.time() + 0.1)
+        self.assertEqual(len({event["pid"] for event in events}), 4)    # the shell became mkdir
+
+    def test_what_it_is_told_of_a_process(self):
+        """All of one that is there; of one that has ended what was noted."""
+        program = self.program("--filter", "trace", "--who", self.tree)
+        run("sh", "-c", "echo > %s/ended" % self.tree)
+        write(self.tree + "/here")
+        ended, here = {}, {}
+        for event in program.until_told("CLOSE_WRITE", self.tree + "/here"):
+            ended = event if event["path"].endswith("/ended") else ended
+        self.assertEqual((ended["comm"], ended["uid"]), ("sh", 0))
+        write(self.tree + "/here")
+        program.line()
+        here = json.loads(program.line().decode())
+        self.assertEqual((here["pid"], here["ppid"]), (os.getpid(), os.getppid()))
+        self.assertEqual(os.path.realpath(here["exe"]), os.path.realpath(sys.executable))
+
+    def test_file_system_in_user_space(self):
+        """A FUSE mount in the tree is watched like the rest: who did it is told."""
+        if not shutil.which("bindfs"):
+            self.skipTest("needs bindfs")
+        os.mkdir(self.tree + "/m")
+        program = self.program("--filter", "trace", self.tree)
+        run("bindfs", self.out, self.tree + "/m")
+        self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree + "/m"],
+                                                stderr=subprocess.DEVNULL))
+        program.wait_for("/m, fuse mounted inside, is watched from now on")
+        os.mkdir(self.tree + "/m/d")
+        write(self.tree + "/m/d/f")
+        os.rename(self.tree + "/m/d", self.tree + "/m/e")
+        write(self.tree + "/end")
+        events = [event for event in program.until(self.tree + "/end")
+                  if event["path"].startswith(self.tree + "/m/")]
+        self.assertEqual({event["pid"] for event in events}, {os.getpid()})
+        self.assertEqual(gather(events), {
+            self.tree + "/m/d": {"CREATE"}, self.tree + "/m/d/f": set(CREATED.split()),
+            (self.tree + "/m/d", self.tree + "/m/e"): {"RENAME"}})
+        run("umount", self.tree + "/m")
+        found = {}
+        while self.tree + "/m" not in found:
+            found.update(self.reported(program))
+        self.assertEqual(found[self.tree + "/m"], {"UNMOUNT"})
+
+    def test_beside_marks(self):
+        """Of `auto`: where marks can't be had, as on ramfs, it is trace, and mounts there follow
+        the directories of the other."""
+        os.makedirs(self.tree + "/a/m")
+        self.mount("-t", "ramfs", "ramfs", self.tree + "/a/m")
+        program = self.program(self.tree)
+        if b"(filter: marks+trace)" not in program.errors:
+            self.skipTest("%r" % program.errors)
+        write(self.tree + "/a/m/f")
+        os.rename(self.tree + "/a", self.tree + "/b")
+        write(self.tree + "/b/m/g")
+        found = {}
+        while self.tree + "/b/m/g" not in found:
+            found.update(self.reported(program))
+        self.assertEqual(found, {
+            self.tree + "/a/m/f": set(CREATED.split()), self.tree + "/b/m/g": set(CREATED.split()),
+            (self.tree + "/a", self.tree + "/b"): {"RENAME"}})
+
+
 class FastpathTest(BpfTest):
     """fan_fp.bpf.o at work, in a kernel that has the fastpath."""
 

@@ -30,7 +30,7 @@ import differential                             # noqa: E402
 import fanfp                                    # noqa: E402
 from test_fanfp import available, run           # noqa: E402
 
-KINDS = {"fastpath": "ext4", "marks": "xfs", "user": "btrfs", "inotify": "tmpfs"}
+KINDS = {"fastpath": "ext4", "trace": "ext4", "marks": "xfs", "user": "btrfs", "inotify": "tmpfs"}
 GROWTH = 1.25               # what memory may grow by after the first tenth
 MEGABYTE = 1 << 20
 TABLES = 16 * MEGABYTE      # beside what the tables take until they are full
