@@ -64,6 +64,7 @@ install:
 
 lint:
 	$(PYTHON) -m ruff check fanfp.py test_fanfp.py lab bench
-	shellcheck .ci/run
+	shellcheck .ci/run doc/examples/busybox/fanfp doc/examples/initramfs-tools/fanfp \
+		doc/examples/dracut/95fanfp/module-setup.sh
 
 .PHONY: test check check-pythons vmtest vm bench soak fuzz places install lint

@@ -2676,6 +2676,170 @@ class Service(Command):
                 self.assertEqual(process.wait(PATIENCE), -signal.SIGHUP)
 
 
+EXAMPLES = os.path.join(HERE, "doc", "examples")
+HOOKS = "/usr/share/initramfs-tools/hook-functions"
+DRACUT = "/usr/lib/dracut"
+
+
+@unittest.skipUnless(os.path.isdir(EXAMPLES), "needs doc/examples")
+class Examples(Base):
+    """doc/examples, each run as far as this host allows."""
+
+    def install(self):
+        """(where `make install` puts it, which Python it is for: Debian's, if there is one)."""
+        if not shutil.which("make"):
+            self.skipTest("needs make")
+        python = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
+        run("make", "-s", "install", "PREFIX=" + self.top + "/usr", "PYTHON=" + python, cwd=HERE)
+        return self.top + "/usr/lib/fanfp", python
+
+    @unittest.skipUnless(shutil.which("shellcheck"), "needs shellcheck")
+    def test_shellcheck(self):
+        paths = [os.path.join(where, name) for where, _, names in os.walk(EXAMPLES)
+                 for name in names if not name.endswith((".service", ".logrotate"))]
+        self.assertEqual(len(paths), 3)
+        result = subprocess.run(["shellcheck"] + paths, stdout=subprocess.PIPE)
+        self.assertEqual((result.returncode, result.stdout.decode()), (0, ""))
+
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "needs systemd-analyze")
+    def test_unit(self):
+        """systemd has nothing to say about it, and fanfp knows the words of its command."""
+        self.install()
+        with open(EXAMPLES + "/fanfp.service") as file:
+            text = file.read().replace("/usr/local/", self.top + "/usr/")
+        with open(self.out + "/fanfp.service", "w") as file:
+            file.write(text)
+        result = subprocess.run(["systemd-analyze", "verify", "--man=no", file.name],
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if b"Failed to" in result.stdout and b"fanfp.service" not in result.stdout:
+            self.skipTest(result.stdout.decode())
+        self.assertEqual((result.returncode, result.stdout.decode()), (0, ""))
+        words = re.search("^ExecStart=(.*)$", text, re.M).group(1).split()
+        log = self.out + "/log"
+        words[words.index("--outfile") + 1], words[-1] = log, self.tree + "/data"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(listener.close)
+        listener.bind(self.out + "/socket")
+        listener.settimeout(PATIENCE)
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL,
+                                   env=dict(os.environ, NOTIFY_SOCKET=self.out + "/socket"))
+        self.assertEqual(listener.recv(100), b"READY=1")
+        os.mkdir(self.tree + "/data")
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.getsize(log):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        process.terminate()
+        self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
+        with open(log) as file:
+            self.assertEqual(json.loads(file.readline())["path"], self.tree + "/data")
+
+    @unittest.skipUnless(shutil.which("busybox"), "needs busybox")
+    def test_busybox(self):
+        """The init script, by busybox's shell with nothing else in PATH: all that it can do."""
+        tools = self.out + "/bin"
+        os.mkdir(tools)
+        names = subprocess.check_output(["busybox", "--list"]).decode().split()
+        if "start-stop-daemon" not in names:
+            self.skipTest("needs busybox's start-stop-daemon")
+        for name in names:
+            os.symlink(shutil.which("busybox"), tools + "/" + name)
+        log, root = self.out + "/log", self.tree + "/data"
+        environment = {"PATH": tools, "PYTHON": sys.executable, "FANFP": PROGRAM, "ROOT": root,
+                       "LOG": log, "PIDFILE": self.out + "/pid"}
+
+        def do(what, status=0):
+            result = subprocess.run(["busybox", "sh", EXAMPLES + "/busybox/fanfp", what],
+                                    env=environment, stdout=subprocess.PIPE,
+                                    stderr=subprocess.STDOUT, timeout=PATIENCE)
+            self.assertEqual(result.returncode, status, result.stdout.decode())
+            return result.stdout.decode()
+
+        def logged(path, text):
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                with open(path) as file:
+                    if text in file.read():
+                        return
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.01)
+        self.addCleanup(do, "stop")
+        self.assertIn("it does not run", do("status", 1))
+        os.mkdir(root)
+        do("start")
+        self.assertIn("it runs: ", do("status"))
+        os.mkdir(root + "/a")
+        logged(log, "CREATE,ISDIR %s/a\n" % root)
+        os.rename(log, log + ".1")
+        do("reload")
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.exists(log):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        os.mkdir(root + "/b")
+        logged(log, "CREATE,ISDIR %s/b\n" % root)
+        do("restart")
+        do("stop")
+        self.assertIn("it does not run", do("status", 1))
+        os.mkdir(self.out + "/dir")
+        environment["LOG"] = self.out + "/dir/log"
+        os.mkdir(environment["LOG"])
+        self.assertIn("it has ended: fanfp: opening %s/dir/log: Is a directory" % self.out,
+                      do("start", 1))
+
+    def works_in(self, top):
+        """The fanfp that was put into an initramfs, unpacked at `top`, watches there."""
+        for name in ("proc", "dev", "watched"):
+            os.makedirs(top + "/" + name, exist_ok=True)
+        self.mount("-t", "proc", "proc", top + "/proc")
+        self.mount("-t", "tmpfs", "tmpfs", top + "/watched")
+        program = self.program("/watched", command=[
+            "chroot", top, "/usr/local/sbin/fanfp", "--json"], json_lines=False)
+        run("sh", "-c", "mkdir d; echo > d/f; mv d e", cwd=top + "/watched")
+        found = self.reported(program, "/watched", top + "/watched")
+        self.assertEqual(found, {"/watched/d": {"CREATE"}, "/watched/d/f": set(CREATED.split()),
+                                 ("/watched/d", "/watched/e"): {"RENAME"}})
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    @unittest.skipUnless(os.path.exists(HOOKS) and shutil.which("busybox"),
+                         "needs initramfs-tools-core and busybox")
+    @unittest.skipUnless(ROOT, "needs root, for chroot")
+    def test_initramfs_tools(self):
+        directory, python = self.install()
+        top = self.top + "/initramfs"
+        os.mkdir(top)
+        for name in ("bin", "sbin", "lib", "lib64"):        # as mkinitramfs lays it out
+            os.makedirs(top + "/usr/" + name)
+            os.symlink("usr/" + name, top + "/" + name)
+        script = ". %s; copy_exec \"$1\"; ln -s \"$1\" $DESTDIR/bin/sh; %s" % (
+            HOOKS, EXAMPLES + "/initramfs-tools/fanfp")
+        run("sh", "-ec", script, "sh", shutil.which("busybox"), env=dict(
+            os.environ, DESTDIR=top, FANFP=directory, PYTHON=python, verbose="n"))
+        self.works_in(top)
+
+    @unittest.skipUnless(os.path.isdir(DRACUT) and shutil.which("cpio") and shutil.which("busybox"),
+                         "needs dracut-core, cpio and busybox")
+    @unittest.skipUnless(ROOT, "needs root, for chroot")
+    def test_dracut(self):
+        directory, python = self.install()
+        base, top, image = self.top + "/dracut", self.top + "/initramfs", self.out + "/image"
+        os.makedirs(base + "/modules.d")
+        os.mkdir(top)
+        for path in glob.glob(DRACUT + "/*") + glob.glob(DRACUT + "/modules.d/*"):
+            if path != DRACUT + "/modules.d":
+                os.symlink(path, base + path[len(DRACUT):])
+        shutil.copytree(EXAMPLES + "/dracut/95fanfp", base + "/modules.d/95fanfp")
+        run("dracut", "-m", "fanfp", "--no-kernel", "--no-hostonly", "--no-early-microcode",
+            "--no-compress", "--install", "busybox", image, "0", stderr=subprocess.DEVNULL,
+            env=dict(os.environ, dracutbasedir=base, FANFP=directory, PYTHON=python))
+        with open(image, "rb") as file:
+            run("cpio", "-idm", "--quiet", cwd=top, stdin=file)
+        os.makedirs(top + "/bin", exist_ok=True)
+        if not os.path.exists(top + "/bin/sh"):
+            os.symlink(shutil.which("busybox"), top + "/bin/sh")
+        self.works_in(top)
+
+
 # A process of a name and a user of its own, that makes a directory for each line it is given.  It
 # changes its user as servers do, without execve(2): its /proc/PID belongs to root then.
 DOER = """
