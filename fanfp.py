@@ -11062,6 +11062,11 @@ def build_parser():
     add("--no-dereference", action="store_true", help="watch a symbolic link given, not its target")
     add("--wait", action="store_true",
         help="wait for roots that are not there, and for those that go to come again")
+    add("--top", action="store_true",
+        help="no events, but tables of the busiest directories and processes, of events, and of "
+             "files that grow, each second; without a terminal a line a second")
+    add("--summary", action="store_true",
+        help="no events, but the same tables at the end and at SIGUSR1; also with --json, --csv")
     add("--exec", dest="command", metavar="COMMAND",
         help="run a command for each event, one at a time, without "
              "a shell: {} is the path; FANFP_PATH, _OLD_PATH, "
@@ -11441,7 +11446,15 @@ def die_of(number):
 
 
 class Part:
-    """What the main loop has to do beside reading and printing."""
+    """What the main loop has to do beside reading and printing.
+
+    catches    names of signals that are not to do what they do by default
+    """
+
+    catches = ()
+
+    def begin(self):
+        """It begins."""
 
     def add(self, events):
         """Some have come."""
@@ -11452,6 +11465,12 @@ class Part:
 
     def advance(self):
         """Do what is to be done by now; whether fanfp is to end."""
+
+    def leave(self):
+        """It has ended, by whatever; the Watch is still there."""
+
+    def finish(self):
+        """Do what is left to be done, without the Watch."""
 
 
 class Output:
@@ -11468,6 +11487,7 @@ class Output:
                  lost="the events since are lost"):
         self.fd, self.name, self.signals, self.doing, self.lost = fd, name, signals, doing, lost
         self.own_fd = without_blocking(fd)
+        self.told, self.instead = 0, None       # messages till now; the function told them instead
         self.poll = select.poll()
         self.poll.register(fd, select.POLLOUT)
         self.poll.register(signals.fd, select.POLLIN)
@@ -11510,17 +11530,21 @@ class Output:
 
     def tell(self, message):
         """What the function tell() does, but that a signal ends it."""
+        self.told += 1
+        if self.instead is not None:
+            return self.instead(message)
         try:
-            self.write("fanfp: %s\n" % message)
+            return self.write("fanfp: %s\n" % message)
         except OSError:
-            pass                        # nobody to tell
+            return None                 # nobody to tell
 
-    def is_wide(self):
-        """Whether it is a terminal with room for users' names, as it is now."""
+    def size(self):
+        """(columns, rows) of the terminal that it is, as it is now."""
         try:
-            return os.get_terminal_size(self.fd).columns >= WIDE
+            columns, rows = os.get_terminal_size(self.fd)
         except OSError:
-            return False
+            columns = rows = 0
+        return columns or 80, rows or 24        # a serial line does not know
 
     def path(self):
         """The path of the file written to, if it is one: inotify does not say who wrote."""
@@ -11933,16 +11957,456 @@ def ignore_options(paths):
                     for each in globs[:MANY_GLOBS])
 
 
-def shorten(text):
-    """A text with its middle left out if it is long."""
-    return text if len(text) <= 300 else text[:150] + "..." + text[-147:]
+def shorten(text, most=300):
+    """A text with its middle left out if it is longer than that."""
+    most = max(most, 12)
+    half = most // 2
+    return text if len(text) <= most else text[:half] + "..." + text[half + 3 - most:]
 
+
+# --- for people: the lines of a terminal ---
+
+COLOURS = ((FS_ERROR | Q_OVERFLOW | UNMOUNT, "1;31"), (RENAME | MOVE_SELF, "36"),
+           (DELETE | DELETE_SELF | MOVED_FROM, "31"), (CREATE | MOVED_TO, "32"),
+           (MODIFY | CLOSE_WRITE | ATTRIB, "33"))
+"""What events are shown in, by the first that fits: ECMA-48, SGR."""
+
+
+class TerminalLines:
+    """The default on a terminal: time, who, what, and the path from the root on.
+
+    What happens again to the same file is one line that counts, written anew in its place, unless
+    something else may be below it by now.
+    """
+
+    def __init__(self, output, errors, who, alone):
+        """`who`: as of text_lines(), or None; `alone`: nobody else writes to the terminal."""
+        self.output, self.errors, self.who = output, errors, who
+        self.goes_back = alone and not is_dumb()
+        self.has_colours = not (is_dumb() or os.environ.get("NO_COLOR"))
+        self.run, self.mask, self.count = None, 0, 0    # what the last line is of, and how often
+        self.told = 0                           # errors.told then; -1 if it is more than a row
+
+    def __call__(self, events):
+        lines, over = [], ""
+        for event in events:
+            # What is done through an open file is one, as it is for the kernel where it can.
+            run = event.path, event.old_path, event.pid, event.mask & ~THROUGH, event.fs_error
+            if run != self.run or not lines:
+                if run != self.run:
+                    self.run, self.count, self.mask = run, 0, 0
+                elif self.goes_back and self.told == self.errors.told:
+                    over = "\x1b[A\r\x1b[K"
+                lines.append(None)
+            self.count, self.mask = self.count + 1, self.mask | event.mask
+            lines[-1] = event._replace(mask=self.mask), self.count
+        return over + "".join([self.line(*each) for each in lines])
+
+    def line(self, event, count):
+        """The line of an event that came so often."""
+        columns, roots = self.output.size()[0], event.moment.roots
+        who = (self.who or (with_user if columns >= WIDE else named))(event)
+        what = names_text(event.mask & ~ISDIR) + (" x%d" % count if count > 1 else "")
+        root = roots[0] if len(roots) == 1 else None
+        paths = [from_root(path, root, event.is_dir) for path in (event.old_path, event.path)
+                 if path is not None]
+        fields = [time.strftime("%H:%M:%S", time.localtime(event.time)), "%-18s" % who,
+                  "%-*s" % (25 if columns >= WIDE else 18, what), " -> ".join(paths) or "-"]
+        if event.fs_error is not None:
+            fields.append(error_text(event.fs_error))
+        self.told = self.errors.told if len(" ".join(fields)) <= columns else -1
+        if self.has_colours:
+            colour = next((each for bits, each in COLOURS if event.mask & bits), "0")
+            fields[0] = "\x1b[2m%s\x1b[0m" % fields[0]
+            fields[2] = "\x1b[%sm%s\x1b[0m" % (colour, fields[2])
+        return " ".join(fields) + "\n"
+
+
+def is_dumb():
+    """Whether the terminal knows no escapes."""
+    return os.environ.get("TERM", "dumb") in ("", "dumb")
+
+
+def from_root(path, root, is_dir=False):
+    """What to call a path below a root (None: as it is); "." is the root itself."""
+    rest = None if root is None else below(path, root)
+    path = path if rest is None else rest or "."
+    return printable(with_slash(path) if is_dir and path != "." else path)
+
+
+# --- for people: --top and --summary ---
+
+TALLY_ROOM = 10000          # what is counted apart from the rest; beyond, there is less detail
+TALLY_PATH = 1024           # longer paths of directories are cut
+
+
+class Tally(Part):
+    """How often what has happened, by whom and where, and which files grow; in bounded memory.
+
+    total, last  Counter: (doer, directory, mask) -> events, in all, and in the `span` seconds
+                 before `at`; a doer is (command, pid, user id), a directory "" stands for no path
+    sizes        path -> [last known size, bytes grown in all, bytes grown in that span]
+    """
+
+    def __init__(self, watch):
+        self.watch, self.roots = watch, watch.roots
+        self.begun = self.at = time.monotonic()
+        self.total, self.last, self.recent = (collections.Counter() for _ in range(3))
+        self.span, self.sizes, self.written = 1.0, {}, set()
+
+    def add(self, events):
+        doers, self.roots = {}, self.watch.roots or self.roots
+        for event in events:
+            path, mask, pid = event[:3]
+            if pid not in doers:
+                doers[pid] = event.comm or "?", pid, event.uid
+            self.recent[doers[pid], self.directory(path or ""), mask] += 1
+            if path and not mask & ISDIR and mask & (CREATE | MODIFY | CLOSE_WRITE | RENAME):
+                # Of a file that was there before, what was written until now is not known.
+                size = self.sizes.pop(event.old_path or path, None) or [self.size(path), 0, 0]
+                self.sizes[path] = [0 if mask & CREATE else size[0]] + size[1:]
+                self.written.add(path)
+
+    def size(self, path):
+        """The size of a file in bytes; None where it is not known, or might never be."""
+        try:
+            return os.lstat(path).st_size if self.watch.answers(path) else None
+        except OSError:
+            return None
+
+    def directory(self, path):
+        """The directory that a path is in; "" where there is none.  A root is in itself."""
+        if path in self.roots:
+            return path
+        return path[:TALLY_PATH].rpartition("/")[0] or path[:path.startswith("/")]
+
+    def above(self, directory):
+        """The directory that one is in; "" above a root."""
+        return "" if directory in self.roots or directory == "/" else self.directory(directory)
+
+    def due(self):
+        return max(0.0, self.at + 1 - time.monotonic())
+
+    def advance(self):
+        if not self.due():
+            self.tick()
+
+    def leave(self):
+        self.tick()
+
+    def tick(self):
+        """Begin another span."""
+        now = time.monotonic()
+        self.span, self.at = max(0.001, now - self.at), now
+        self.total.update(self.recent)
+        self.last, self.recent = self.recent, collections.Counter()
+        for path, size in self.sizes.items():
+            known = self.size(path) if path in self.written else None
+            if known is not None:
+                size[2] = max(0, known - (known if size[0] is None else size[0]))
+                size[:2] = known, size[1] + size[2]
+            else:
+                size[2] = 0
+        self.written.clear()
+        if len(self.total) > TALLY_ROOM:
+            for (doer, directory, mask), count in self.total.most_common()[TALLY_ROOM // 2:]:
+                del self.total[doer, directory, mask]
+                while directory and directory not in self.roots:
+                    directory = self.above(directory)
+                self.total[("(others)", None, None), directory, mask] += count
+        if len(self.sizes) > TALLY_ROOM:
+            most = sorted(self.sizes.items(), key=lambda item: item[1][1])
+            self.sizes = dict(most[-TALLY_ROOM // 2:])
+
+    def table(self, focus, keys):
+        """{key: [events, events of the last span]} of what is in or below a directory ("": all),
+        by keys(doer, directory, mask), of which there may be several."""
+        table = {}
+        for which, counts in enumerate((self.total, self.last)):
+            for (doer, directory, mask), count in counts.items():
+                if not focus or not directory or below(directory, focus) is not None:
+                    for key in keys(doer, directory or focus, mask):
+                        table.setdefault(key, [0, 0])[which] += count
+        return table
+
+    def directories(self, focus, most, which):
+        """Of the busiest subtrees, by events or (`which` 1) those of the last span: each without
+        what is shown of another in it."""
+        own, sums = self.table(focus, lambda doer, directory, mask: [directory]), {focus: 0}
+        for directory, counts in own.items():
+            sums[focus] += counts[which]
+            while directory != focus:
+                sums[directory] = sums.get(directory, 0) + counts[which]
+                directory = self.above(directory)
+        shown, table = {focus: sums[focus]}, {}
+
+        def row_of(directory):
+            while directory not in shown and directory != focus:
+                directory = self.above(directory)
+            return directory
+        for part in sorted(sums.keys() - {focus}, key=lambda each: (-sums[each], len(each))):
+            row = row_of(self.above(part))
+            if sums[part] and (len(shown) < most or shown[row] == sums[part]):
+                shown[part] = sums[part]
+                shown[row] -= sums[part]
+                if not shown[row]:
+                    del shown[row]
+        for directory, counts in own.items():
+            row = table.setdefault(row_of(directory), [0, 0])
+            row[:] = row[0] + counts[0], row[1] + counts[1]
+        return table
+
+
+ORDERS = ("total", "rate", "name")
+
+
+def tables(tally, focus, order, room):
+    """[(heading, rows)] of --top and --summary, of so many rows in all but for the headings.  A
+    row: (label, number, number a second, key)."""
+    found = []
+
+    def add(heading, table, label, most):
+        rows = [(label(key), count, recent / tally.span, key)
+                for key, (count, recent) in table.items()]
+        rows.sort(key=lambda row: (-row[2] if order == "rate" else 0, -row[1], row[0]))
+        found.insert(0, (heading, sorted(rows[:most]) if order == "name" else rows[:most]))
+        return room - len(found[0][1])
+
+    def process(key):
+        return "%-16s%8s %s" % (printable(key[0]), text_of(key[1]),
+                                "" if key[2] is None else printable(user_name(key[2])))
+    room = add("GROWING FILE, BYTES", {
+        path: size[1:] for path, size in tally.sizes.items()
+        if size[1] and (not focus or below(path, focus) is not None)},
+        lambda path: from_root(path, focus or None), room // 6)
+    room = add("EVENT", tally.table(focus, lambda doer, _, mask: event_names(mask)), str,
+               room // 3)
+    processes = tally.table(focus, lambda doer, *_: [doer])
+    if len(processes) > room // 2:      # too many: those of a name together
+        processes = tally.table(focus, lambda doer, *_: [(doer[0], None, doer[2])])
+    room = add("%-16s%8s USER" % ("PROCESS", "PID"), processes, process, room // 2)
+    add("DIRECTORY", tally.directories(focus, room, order == "rate"),
+        lambda path: from_root(path, focus or None, True) if path else "-", room)
+    return found
+
+
+def table_lines(heading, rows):
+    """A table, its heading first."""
+    lines = ["%9s %9s  %s" % ("TOTAL", "A SECOND", heading)]
+    return lines + ["%9d %9.1f  %s" % (row[1], row[2], row[0]) for row in rows]
+
+
+class Top(Part):
+    """--top where there is no terminal: a line a second, of what is new."""
+
+    def __init__(self, output, tally):
+        self.output, self.tally, self.at = output, tally, tally.at
+
+    def due(self):
+        return self.tally.due()
+
+    def advance(self):
+        if self.at != self.tally.at:
+            self.at = self.tally.at
+            self.show()
+
+    def show(self):
+        parts = [", ".join("%s %.0f" % (" ".join(row[0].split()), row[2] * self.tally.span)
+                           for row in rows[:3] if row[2])
+                 for _, rows in tables(self.tally, "", "rate", 40)]
+        self.output.write("; ".join(filter(None, ["%s %d events, %d of them new" % (
+            time.strftime("%H:%M:%S"), sum(self.tally.total.values()),
+            sum(self.tally.last.values()))] + parts)) + "\n")
+
+
+KEYS = {b"\x1b[A": "up", b"k": "up", b"\x1b[B": "down", b"j": "down", b"\x1b[C": "in", b"l": "in",
+        b"\r": "in", b"\n": "in", b"\x1b[D": "out", b"h": "out", b"\x7f": "out", b"\b": "out",
+        b"s": "sort", b"p": "pause", b" ": "pause", b"q": "quit"}
+NOTE_SECONDS = 10
+KEYS_SHOWN = "q quit   p pause   s sort   up, down, enter: into a directory   left: out"
+
+
+class Screen(Top):
+    """--top on a terminal: tables renewed each second.  Only what has changed is written, since
+    a serial line is slow."""
+
+    catches = ("SIGTSTP",)
+
+    def __init__(self, output, tally, watch, signals, errors):
+        super().__init__(output, tally)
+        self.watch, self.signals, self.errors = watch, signals, errors
+        self.notes, self.noted = collections.deque(maxlen=100), 0.0     # told, and when last
+        self.re, self.termios = module("re", "reading keys"), module("termios", "reading keys")
+        self.order, self.is_paused, self.focus, self.selected = ORDERS[0], False, "", None
+        self.modes = None                   # of the terminal that keys come from, as they were
+
+    def begin(self):
+        """Take the terminal: another screen, no cursor, nothing wrapped; keys as they come."""
+        self.shown, self.size, self.errors.instead = [], None, self.note
+        if os.isatty(0):
+            if self.modes is None:
+                self.watch.wake_on(0)
+            self.modes, modes = self.termios.tcgetattr(0), self.termios.tcgetattr(0)
+            modes[3] &= ~(self.termios.ICANON | self.termios.ECHO)
+            self.termios.tcsetattr(0, self.termios.TCSADRAIN, modes)
+        self.output.write("\x1b[?1049h\x1b[?25l\x1b[?7l")
+        self.show()
+
+    def leave(self):
+        self.errors.instead = None
+        try:
+            self.output.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
+            if self.modes is not None:
+                self.termios.tcsetattr(0, self.termios.TCSADRAIN, self.modes)
+        except (OSError, self.termios.error):
+            pass                            # it has gone
+        while self.notes:
+            self.errors.tell(self.notes.popleft())
+
+    def note(self, message):
+        """A notice: for a while in the last row, and when the screen is left."""
+        self.notes.append(message)
+        self.noted = time.monotonic()
+
+    def advance(self):
+        if self.signals.had("SIGTSTP"):
+            import signal
+            self.leave()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self.begin()
+        if self.modes is not None and readable(0):
+            data = os.read(0, 4096).replace(b"\x1bO", b"\x1b[")
+            keys = [KEYS.get(key) for key in self.re.findall(rb"\x1b\[.|[^\x1b]", data)]
+            if not data or "quit" in keys:
+                return True
+            for key in keys:
+                self.press(key)
+            self.show()
+        return None if self.is_paused else super().advance()
+
+    def press(self, key):
+        if key == "pause":
+            self.is_paused = not self.is_paused
+        elif key == "sort":
+            self.order = ORDERS[(ORDERS.index(self.order) + 1) % len(ORDERS)]
+        elif key == "in":
+            self.focus, self.selected = self.chosen(), None
+        elif key == "out" and self.focus != self.top():
+            self.focus, self.selected = self.tally.above(self.focus), self.focus
+        elif key in ("up", "down"):
+            at = self.choices.index(self.chosen()) + (1 if key == "down" else -1)
+            self.selected = self.choices[max(0, min(at, len(self.choices) - 1))]
+
+    def chosen(self):
+        """The directory to go into: the first, until another is selected."""
+        return self.selected if self.selected in self.choices else self.choices[0]
+
+    def top(self):
+        """The directory that all is in: the root, where there is one."""
+        return self.tally.roots[0] if len(self.tally.roots) == 1 else ""
+
+    def show(self):
+        """Write what has changed since the last time."""
+        text, size, before = "", self.output.size(), self.shown
+        if size != self.size:
+            self.size, before, text = size, [], "\x1b[2J"
+        self.shown = self.lines(*size)
+        for number, line in enumerate(self.shown):
+            if before[number:number + 1] != [line]:
+                # Erased before: after the last column the cursor is still in it.
+                text += "\x1b[%d;1H\x1b[K%s\x1b[0m" % (number + 1, line)
+        self.output.write(text)
+
+    def lines(self, columns, rows):
+        """The rows of the screen."""
+        self.focus = self.focus or self.top()
+        found = tables(self.tally, self.focus, self.order, max(0, rows - 6))
+        self.choices = [row[-1] for row in found[0][1]] or [self.focus]
+        title = "%s  %d events, %.1f a second  by %s%s  " % (
+            time.strftime("%H:%M:%S"), sum(self.tally.total.values()),
+            sum(self.tally.last.values()) / self.tally.span, self.order,
+            ", paused" if self.is_paused else "")
+        lines = [title + shorten(printable(self.focus), columns - len(title))]
+        for heading, table in found:
+            texts = [shorten(text, columns) for text in table_lines(heading, table)]
+            texts[0] = "\x1b[1m" + texts[0]
+            if table is found[0][1] and table:
+                at = 1 + self.choices.index(self.chosen())
+                texts[at] = "\x1b[7m" + texts[at]
+            lines += texts
+        lines = lines[:max(0, rows - 1)]
+        return lines + [""] * (
+            rows - 1 - len(lines)) + [shorten(
+                self.notes[-1] if time.monotonic() < self.noted + NOTE_SECONDS else KEYS_SHOWN,
+                columns)]
+
+
+class Summary(Part):
+    """--summary: what a Tally has, at the end and whenever SIGUSR1 comes."""
+
+    catches = ("SIGUSR1",)
+
+    def __init__(self, output, tally, signals, form):
+        self.output, self.tally, self.signals, self.form = output, tally, signals, form
+
+    def advance(self):
+        if self.signals.had("SIGUSR1"):
+            self.tally.tick()
+            self.finish()
+
+    def finish(self):
+        self.output.write(self.form(self.tally))
+
+
+def summary_text(tally):
+    """--summary for people: the tables of --top, with rates over all the time."""
+    whole = Tally(tally.watch)
+    whole.__dict__.update(tally.__dict__, last=tally.total, span=tally.at - tally.begun, sizes={
+        path: [size, grown, grown] for path, (size, grown, _) in tally.sizes.items()})
+    total, lines = sum(whole.total.values()), []
+    for table in tables(whole, "", ORDERS[0], 60):
+        lines += [""] + table_lines(*table)
+    return "%d events in %.1f s, %.1f a second\n%s\n" % (
+        total, whole.span, total / whole.span, "\n".join(lines))
+
+
+SUMMARY_COLUMNS = ("kind", "name", "pid", "uid", "seconds", "bytes", "total")
+
+
+def summary_rows(tally):
+    """--summary for programs: dicts of all, the processes, the directories and the files that have
+    grown, with SUMMARY_COLUMNS and numbers of events by name."""
+    found = {("all",): collections.Counter(seconds=round(tally.at - tally.begun, 3), total=0)}
+    for (doer, directory, mask), count in tally.total.items():
+        for key in ("all",), ("process",) + doer, ("directory", directory or None):
+            row = found.setdefault(key, collections.Counter())
+            for name in ("total",) + event_names(mask):
+                row[name] += count
+    rows = sorted(found.items(), key=lambda item: (item[0][0], -item[1]["total"]))
+    return [dict(zip(SUMMARY_COLUMNS, key), **counts) for key, counts in rows] + [
+        {"kind": "file", "name": path, "bytes": size[1]}
+        for path, size in sorted(tally.sizes.items(), key=lambda item: -item[1][1]) if size[1]]
+
+
+def summary_json(tally):
+    json = module("json", "writing --summary --json")
+    return "".join(json.dumps(row) + "\n" for row in summary_rows(tally))
+
+
+def summary_csv(tally):
+    columns = SUMMARY_COLUMNS + tuple(EVENTS)
+    rows = [columns] + [[text_of(row.get(name)) for name in columns]
+                        for row in summary_rows(tally)]
+    return "".join(",".join(map(csv_field, row)) + "\n" for row in rows)
+
+
+# --- a run ---
 
 def refuse_idle(options):
     """An option that would do nothing is a mistake: raise the Error that says what it needs."""
     pieces = parse_format(options.format or "")
     prints = options.outfile or options.json or options.csv or options.who \
-        or options.format is not None
+        or options.format is not None or options.top or options.summary
     for useless, what in (
             (options.timefmt is not None and ("T",) not in pieces,
              "--timefmt does nothing without a %T in --format"),
@@ -11962,7 +12426,12 @@ def refuse_idle(options):
             (options.who and options.format is not None,
              "--who does nothing with --format, whose letters say what is wanted"),
             (options.quiet > 1 and prints,
-             "-qq prints no events, so --json, --csv, --format, --who and -o do nothing"),
+             "-qq prints no events, so --json, --csv, --format, --who, --top, --summary and -o do "
+             "nothing"),
+            ((options.top or options.summary) and (options.who or options.format is not None),
+             "--top and --summary print no events, so --who and --format do nothing"),
+            (options.top and not options.summary and (options.json or options.csv),
+             "--json and --csv do nothing with --top, but for its --summary"),
             (options.recursive and options.no_recursive, "only one of -r and --no-recursive"),
             (options.one_file_system and options.no_recursive,
              "with --no-recursive nothing mounted inside is watched, so --one-file-system does "
@@ -11973,9 +12442,10 @@ def refuse_idle(options):
             refuse(what)
 
 
-def choose_output(options, is_wide):
-    """The function from events to text that the options ask for; `is_wide`: a function that
-    tells whether lines go to a terminal with room for more."""
+def choose_output(options, output, errors):
+    """The function from events to text that the options ask for; the rest as for TerminalLines."""
+    if options.top or options.summary:
+        return lambda events: ""
     if options.json:
         module("json.encoder", "reading options: --json")
         return lambda events: json_lines(events, options.who)
@@ -11984,9 +12454,10 @@ def choose_output(options, is_wide):
     if options.format is not None:
         return format_lines(options.format, TIME_FORMAT if options.timefmt is None
                             else options.timefmt, not options.no_newline)
-    if options.who:
-        return lambda events: text_lines(events, with_all)
-    return lambda events: text_lines(events, with_user if is_wide() else named)
+    if os.isatty(output.fd):
+        return TerminalLines(output, errors, with_all if options.who else None,
+                             options.command is None and options.run is None)
+    return lambda events: text_lines(events, with_all if options.who else named)
 
 
 def choose_patterns(plain, caseless, name):
@@ -12023,16 +12494,29 @@ def make_runner(options, signals, tell):
         else BatchRunner(words, signals, tell, options)
 
 
+def make_views(options, watch, output, signals, errors):
+    """The parts that --top and --summary are."""
+    tally = Tally(watch)
+    parts = [tally] if options.top or options.summary else []
+    if options.top:
+        is_screen = os.isatty(output.fd) and not is_dumb()
+        parts.append(Screen(output, tally, watch, signals, errors) if is_screen
+                     else Top(output, tally))
+    if options.summary:
+        parts.append(Summary(output, tally, signals, summary_json if options.json else
+                             summary_csv if options.csv else summary_text))
+    return parts
+
+
 class Manner:
     """What a run tells, and in which words: fanfp's own.  Others are below: see Tools."""
 
-    output = None                       # of the events, once it is open
+    output = lines = None               # of the events, once it is open; what makes text of them
 
     def __init__(self, options, signals):
         refuse_idle(options)
         self.options = options
         self.errors = Output(2, "standard error", signals)
-        self.lines = choose_output(options, lambda: self.output.is_wide())
 
     def tell(self, message):
         """Say what went wrong, or what is to be known."""
@@ -12040,6 +12524,7 @@ class Manner:
 
     def start(self):
         """The watch is about to be made."""
+        self.lines = choose_output(self.options, self.output, self.errors)
 
     def ready(self, watch):
         """From now on nothing is missed."""
@@ -12072,7 +12557,8 @@ def run(options, make_manner=Manner):
         if runner is None:              # a command gets what fanfp was started with
             inner = options.wait or not (options.one_file_system or options.no_recursive)
             drop_capabilities(watch, inner, shows_executable(options))
-        signals.catch()
+        parts += make_views(options, watch, output, signals, manner.errors)
+        signals.catch(*(name for part in parts for name in part.catches))
         watch.wake_on(signals.fd)
         if options.quiet < 2:
             try:
@@ -12083,15 +12569,20 @@ def run(options, make_manner=Manner):
         manner.ready(watch)
         say_ready(manner.tell)
         try:
+            for part in parts:
+                part.begin()
             status = follow(watch, options, manner, parts, signals)
         except BrokenPipeError:
             status = 0
         except Error as error:          # of the output; what has been started is finished
             manner.tell(str(error))
             status = EXIT_ERROR
+        finally:
+            for part in parts:
+                part.leave()
         roots, counters = watch.roots, watch.stats()
-    if runner is not None:
-        runner.finish()
+    for part in parts:
+        part.finish()
     if options.stats:
         manner.tell("stats: " + ", ".join("%s %d" % item for item in counters.items()))
     status = manner.end(status, roots)
@@ -12163,6 +12654,10 @@ class ProgramWatch(Watch):
     In somebody's program they have what that has: where one thread may not change its user, and
     the others may, the C library ends the process.
     """
+
+    def answers(self, path):
+        """Whether it is known that nobody else has to answer for what a path leads to."""
+        return not is_far(os.fsencode(path), self._mounts.far())
 
     @staticmethod
     def _begin_thread():

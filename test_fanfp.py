@@ -3059,15 +3059,15 @@ class Who(Command):
             if not number:              # the size is looked at as it is now, not at the start
                 process = subprocess.Popen(
                     MODULE + [self.tree, "-e", "create"], stdout=slave, stderr=subprocess.PIPE,
-                    stdin=subprocess.DEVNULL, env=cached_environment())
+                    stdin=subprocess.DEVNULL, env=dict(cached_environment(), TERM="dumb"))
                 self.addCleanup(process.communicate)
                 self.addCleanup(process.kill)
                 self.assertIn(b"watching", process.stderr.readline())
             for doer, name in zip(doers, ("one", "two")):
                 doer.make("%s/%s%d" % (self.tree, name, number))
                 line = self.from_terminal(master)
-                self.assertRegex(line, r"^[\d:.]{12} %s\(%d\)%s: CREATE,ISDIR %s/%s%d\r\n$" % (
-                    name, doer.pid, user if name == "one" else "", self.tree, name, number))
+                self.assertRegex(line, r"^[\d:]{8} %s\(%d\)%s +CREATE +%s%d/\r\n$" % (
+                    name, doer.pid, user if name == "one" else "", name, number))
         os.close(slave)
         for options, end in (((), ""), (("--who",), r" %s ppid=%d( unit=\S+)?"
                                                     % (shown, os.getpid()))):
@@ -3206,6 +3206,337 @@ class Who(Command):
         self.assert_fails("choosing by process takes fanotify", "--comm", "x", self.tree)
         program = self.program("--comm", "x", self.top)
         self.assertIn("not watched: %s (overlay): " % self.tree, program.stop()[1])
+
+
+class Terminal:
+    """A shell in tmux."""
+
+    def __init__(self, test, columns, rows):
+        for tool in ("tmux", "bash"):
+            if not shutil.which(tool):
+                test.skipTest("needs " + tool)
+        self.tmux = ["tmux", "-S", tempfile.mkdtemp(dir=test.out) + "/socket", "-f", "/dev/null"]
+        run(*self.tmux + ["new-session", "-d", "-x", str(columns), "-y", str(rows),
+                          "bash", "--norc", "--noprofile", "-i"],
+            env=dict(cached_environment(), PS1="$ ", LC_ALL="C.UTF-8"))
+        test.addCleanup(subprocess.call, self.tmux + ["kill-server"])
+        self.wait_for(lambda lines: lines[0] == "$")
+
+    def press(self, *keys):
+        run(*self.tmux + ["send-keys"] + list(keys))
+
+    def lines(self):
+        """What is on the screen."""
+        text = subprocess.check_output(self.tmux + ["capture-pane", "-p"]).decode()
+        return text.split("\n")[:-1]
+
+    def wait_for(self, is_so):
+        """The screen as soon as it is as is_so(lines) says."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            lines = self.lines()
+            if is_so(lines):
+                return lines
+            time.sleep(0.05)
+        raise AssertionError("the screen stays: " + "\n".join(lines))
+
+
+def read_tables(lines):
+    """The tables of --top or --summary: {heading: {label: total}}."""
+    tables = {}
+    for line in lines:
+        words = line.split()
+        if words[:3] == ["TOTAL", "A", "SECOND"]:
+            table = tables[words[3]] = {}
+        elif re.match(r" *\d+ +[\d.]+  ", line):
+            table[" ".join(words[2:])] = int(words[0])
+    return tables
+
+
+class People(Command):
+    """What is for people: lines on a terminal, --top, --summary."""
+
+    def at_terminal(self, *arguments, size=(24, 80), **environment):
+        """Start fanfp on a terminal of its own: (process, what to read of it)."""
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        environment = dict(dict(cached_environment(), TERM="vt100"), **environment)
+        process = subprocess.Popen(
+            MODULE + list(arguments), stdin=subprocess.DEVNULL, stdout=slave,
+            stderr=subprocess.PIPE, env=environment)
+        os.close(slave)
+        for each in (process.stderr.close, process.wait, process.kill):
+            self.addCleanup(each)
+        self.assertIn(b"watching", process.stderr.readline())
+        return process, master
+
+    def until(self, master, text):
+        """What comes on a terminal up to a text."""
+        data = b""
+        while not data.endswith(text.encode()):
+            self.assertTrue(select.select([master], [], [], PATIENCE)[0], data)
+            data += os.read(master, 1)
+        return data.decode()
+
+    def make_all(self, counts, top=None):
+        """Make so many directories in each of some directories of the tree."""
+        for name, count in counts.items():
+            for _ in range(count):
+                tempfile.mkdtemp(dir="%s/%s" % (top or self.tree, name))
+
+    # --- lines ---
+
+    def test_lines(self):
+        """Aligned, from the root on, in colour; a directory by its slash."""
+        os.mkdir(self.tree + "/sub")
+        write(self.tree + "/sub/a\nb")
+        _, master = self.at_terminal(self.tree)
+        os.rename(self.tree + "/sub/a\nb", self.tree + "/c")
+        os.rmdir(self.tree + "/sub")
+        for colour, what, path in (("36", "RENAME", r"sub/a\nb -> c"), ("31", "DELETE", "sub/")):
+            line = self.until(master, "\n")
+            match = re.match(r"\x1b\[2m[\d:]{8}\x1b\[0m (.*) \x1b\[(\d+)m(.*)\x1b\[0m (.*)\r\n$",
+                             line)
+            self.assertTrue(match, line)
+            self.assertEqual((match.group(2), match.group(3), match.group(4)),
+                             (colour, what.ljust(18), path))
+            self.assertEqual(len(match.group(1)), 18)
+
+    def test_no_colour(self):
+        for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+            with self.subTest(environment):
+                _, master = self.at_terminal("-e", "create", self.tree, **environment)
+                os.mkdir(tempfile.mkdtemp(dir=self.tree) + "/d")
+                text = self.until(master, "/d/\r\n")
+                self.assertNotIn("\x1b", text)
+
+    def test_runs(self):
+        """What happens again to a file is one line that counts, unless a notice is below it."""
+        write(self.tree + "/log")
+        mount_point = tempfile.mkdtemp(dir=self.tree)
+        process, master = self.at_terminal("-e", "modify", self.tree, NO_COLOR="1")
+        for number in range(1, 4):
+            with open(self.tree + "/log", "a") as file:
+                file.write("x")
+            text = self.until(master, "log\r\n")
+            self.assertEqual(text.startswith("\x1b[A\r\x1b[K"), number > 1, text)
+            self.assertIn("MODIFY x%d " % number if number > 1 else "MODIFY  ", text)
+        write(self.tree + "/other")
+        self.assertNotIn("\x1b[A", self.until(master, "other\r\n"))
+        write(self.tree + "/log")
+        self.assertNotIn("\x1b[A", self.until(master, "log\r\n"))
+        if not ROOT:
+            return
+        self.mount("-t", "tmpfs", "fanfp", mount_point)
+        self.assertIn(b"is watched from now on", process.stderr.readline())
+        write(self.tree + "/log")
+        self.assertNotIn("\x1b[A", self.until(master, "MODIFY x2          log\r\n"))
+
+    # --- --top ---
+
+    def test_screen(self):
+        """Its totals are what was done; keys go into a directory and out, sort, pause, end it."""
+        counts = {"d%02d" % number: 3 + number for number in range(20)}
+        counts["d19/deep/er"] = 60
+        for columns, rows in ((80, 24), (200, 50)):
+            with self.subTest(columns=columns):
+                self.check_screen(counts, columns, rows)
+
+    def check_screen(self, counts, columns, rows):
+        tree = tempfile.mkdtemp(dir=self.tree)
+        for name in counts:
+            os.makedirs("%s/%s" % (tree, name))
+        terminal = Terminal(self, columns, rows)
+        terminal.press("%s --top -e create %s; echo status $?; stty -a"
+                       % (" ".join(MODULE), tree), "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1])
+        self.make_all(counts, tree)
+        total = sum(counts.values())
+        lines = terminal.wait_for(lambda lines: " %d events, " % total in lines[0]
+                                  and " 0.0 a second" in lines[0])
+        self.assertEqual(len(lines), rows)
+        tables = read_tables(lines)
+        self.assertEqual(sum(tables["DIRECTORY"].values()), total)
+        self.assertEqual(tables["DIRECTORY"]["d19/deep/er/"], 60)
+        if rows == 50:
+            self.assertEqual(tables["DIRECTORY"], {name + "/": count
+                                                   for name, count in counts.items()})
+        else:
+            self.assertLess(len(tables["DIRECTORY"]), len(counts))
+        self.assertEqual(tables["EVENT"], {"CREATE": total})
+        self.assertEqual(sum(tables["PROCESS"].values()), total)
+        if BEST != "inotify":
+            label, = tables["PROCESS"]
+            self.assertRegex(label, r"^python\S* %d \S+$" % os.getpid())
+
+        terminal.press("Enter")             # the busiest comes first
+        lines = terminal.wait_for(lambda lines: lines[0].endswith("/d19/deep/er"))
+        self.assertEqual(read_tables(lines)["DIRECTORY"], {".": 60})
+        terminal.press("Left", "Left")
+        lines = terminal.wait_for(lambda lines: lines[0].endswith("/d19"))
+        self.assertEqual(read_tables(lines)["DIRECTORY"], {"deep/er/": 60, ".": counts["d19"]})
+        terminal.press("Down", "Enter", "h", "h", "h", "s", "s")
+        lines = terminal.wait_for(lambda lines: " by name " in lines[0]
+                                  and lines[0].endswith(tree[-8:]))
+        names = list(read_tables(lines)["DIRECTORY"])
+        self.assertEqual(names, sorted(names))
+
+        terminal.press("p")
+        before = terminal.wait_for(lambda lines: "paused" in lines[0])
+        clock = self.program("--top", tree, json_lines=False)
+        self.make_all({"d00": 7}, tree)
+        while not clock.line().split()[1:2] == [b"7"]:
+            pass
+        clock.line()                        # a second later
+        self.assertEqual(terminal.lines(), before)
+        terminal.press("p")
+        terminal.wait_for(lambda lines: " %d events, " % (total + 7) in lines[0])
+
+        terminal.press("C-z")
+        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
+        terminal.press("clear; fg; echo status $?; stty -a", "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1] and " events, " in lines[0])
+        terminal.press("q")
+        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
+        self.assertIn("status 0", lines)
+        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
+
+    def test_screen_ended_by_signal(self):
+        """The terminal is as it was, and what went wrong meanwhile is told there."""
+        terminal = Terminal(self, 80, 24)
+        terminal.press("echo $$; %s --top %s; echo status $?; stty -a"
+                       % (" ".join(MODULE), self.tree), "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1])
+        os.rmdir(self.tree)
+        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
+        self.assertIn("status 1", lines)
+        self.assertIn("fanfp: no root is left", lines)
+        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
+
+    def test_serial_line(self):
+        """One of a size not known has 80 by 24; only what changes is written again."""
+        process, master = self.at_terminal("--top", self.tree, size=(0, 0))
+        whole = self.until(master, fanfp.KEYS_SHOWN)
+        self.assertIn("\x1b[24;1H", whole)
+        os.mkdir(self.tree + "/a")
+        text = self.until(master, " 1 events, ") + self.until(master, "\x1b[0m")
+        process.terminate()
+        text += self.until(master, "\x1b[?1049l")
+        self.assertNotIn(fanfp.KEYS_SHOWN, text)
+        self.assertIn("\x1b[?25h", text)
+
+    def test_line_a_second(self):
+        """Where there is no terminal."""
+        program = self.program("--top", "-e", "create", self.tree, json_lines=False)
+        for name in ("a", "b"):
+            os.mkdir("%s/%s" % (self.tree, name))
+        self.make_all({"a": 20, "b": 5})
+        line = b""
+        while b" 27 events" not in line:
+            line = program.line()
+            self.assertRegex(line, rb"^[\d:]{8} \d+ events, \d+ of them new")
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    # --- --summary ---
+
+    def summary(self, *options):
+        """The output of --summary, what make_all() did meanwhile."""
+        program = self.program("--summary", "-e", "create", *options + (self.tree,),
+                               json_lines=False)
+        for name in ("a", "b"):
+            os.mkdir("%s/%s" % (self.tree, name))
+        self.make_all({"a": 20, "b": 5})
+        status, _ = program.stop(signal.SIGINT)
+        self.assertEqual(status, -signal.SIGINT)
+        shutil.rmtree(self.tree + "/a")
+        shutil.rmtree(self.tree + "/b")
+        return program.buffer.decode()
+
+    def test_summary(self):
+        text = self.summary()
+        self.assertRegex(text, r"^27 events in [\d.]+ s, [\d.]+ a second\n")
+        tables = read_tables(text.split("\n"))
+        self.assertEqual(tables["DIRECTORY"], {self.tree + "/a/": 20, self.tree + "/b/": 5,
+                                               self.tree + "/": 2})
+        self.assertEqual(tables["EVENT"], {"CREATE": 27})
+
+    def test_summary_for_programs(self):
+        """--json and --csv say the same."""
+        rows = [json.loads(line) for line in self.summary("--json").splitlines()]
+        self.assertEqual({row["name"]: row["CREATE"] for row in rows if row["kind"] == "directory"},
+                         {self.tree: 2, self.tree + "/a": 20, self.tree + "/b": 5})
+        process, = (row for row in rows if row["kind"] == "process")
+        self.assertEqual((process["total"], rows[0]["kind"], rows[0]["total"], rows[0]["CREATE"]),
+                         (27, "all", 27, 27))
+        if BEST != "inotify":
+            self.assertEqual((process["pid"], process["uid"]), (os.getpid(), os.getuid()))
+        table = list(csv.DictReader(io.StringIO(self.summary("--csv"))))
+        for one, other in itertools.zip_longest(rows, table):
+            self.assertEqual({name: fanfp.text_of(value) for name, value in one.items()
+                              if name != "seconds"},
+                             {name: value for name, value in other.items()
+                              if name in one and name != "seconds"})
+            self.assertEqual({other[name] for name in other.keys() - one.keys()}, {""})
+
+    def test_summary_at_signal(self):
+        """SIGUSR1 asks for one, as often as it comes; the counting goes on."""
+        program = self.program("--summary", "--json", "-e", "create", self.tree,
+                               json_lines=False)
+        for number in range(3):
+            os.mkdir("%s/%d" % (self.tree, number))
+            while True:                     # it may not have been read yet
+                program.process.send_signal(signal.SIGUSR1)
+                row = json.loads(program.line().decode())
+                while row["kind"] != "all":
+                    row = json.loads(program.line().decode())
+                if row["total"] == number + 1:
+                    break
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_growing_files(self):
+        """Bytes are those written: of a file made, of one that was there, of one renamed."""
+        write(self.tree + "/old", "x" * 1000)
+        program = self.program("--summary", "--json", self.tree, json_lines=False)
+        write(self.tree + "/new", "x" * 5000)
+        write(self.tree + "/old", "x")      # from when on it is known
+        os.mkdir(self.tree + "/both-are-known")
+        row = {}
+        while not (row.get("kind") == "all" and row.get("CREATE") == 2):
+            program.process.send_signal(signal.SIGUSR1)
+            row = json.loads(program.line().decode())
+        write(self.tree + "/old", "x" * 300)
+        os.rename(self.tree + "/new", self.tree + "/renamed")
+        write(self.tree + "/renamed", "x" * 70)
+        program.stop()
+        rows = [json.loads(line) for line in program.buffer.decode().splitlines()]
+        last = max(number for number, row in enumerate(rows) if row["kind"] == "all")
+        self.assertEqual({row["name"]: row["bytes"] for row in rows[last:]
+                          if row["kind"] == "file"},
+                         {self.tree + "/renamed": 5070, self.tree + "/old": 300})
+
+    def test_bounded(self):
+        """However many processes and directories there are, little is kept; totals are right."""
+        with unittest.mock.patch.object(fanfp, "TALLY_ROOM", 40), \
+                fanfp.ProgramWatch(self.tree, events="CREATE") as watch:
+            tally = fanfp.Tally(watch)
+            for number in range(10):
+                for name in range(30):
+                    os.makedirs("%s/%d/%d/sub" % (self.tree, number, name))
+                while watch.pending:
+                    tally.add(watch.read(0.1))
+                tally.tick()
+            self.assertLessEqual(len(tally.total), 40)
+            self.assertEqual(sum(tally.total.values()), 10 + 300 + 300)
+            self.assertEqual(sum(count for count, _ in tally.directories(
+                self.tree, 10, 0).values()), 610)
+
+    def test_refused(self):
+        for options, text in (
+                (("--top", "--json"), "--json and --csv do nothing with --top"),
+                (("--summary", "--who"), "--who and --format do nothing"),
+                (("--top", "-qq"), "-qq prints no events")):
+            self.assert_fails(text, self.tree, *options)
 
 
 def fill(pipe):
