@@ -7609,6 +7609,642 @@ class FilterObjectTest(unittest.TestCase):
 
 
 # =============================================================================================
+# The BPF programs of the trace filter, without what is made of their records
+# =============================================================================================
+
+def needs_kprobes():
+    """Skip, with the reason, where no program can be run at a kernel function."""
+    needs_bpf()
+    if not os.path.exists(fanfp.KPROBE_TYPE):
+        raise unittest.SkipTest("this kernel has no kprobes")
+
+
+def loaded_programs():
+    """The ids of the BPF programs that the kernel has."""
+    found, number = set(), 0
+    while True:
+        attributes = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 12)
+        if fanfp.system_call("bpf", 11, attributes, 12) < 0:        # BPF_PROG_GET_NEXT_ID
+            return found
+        number, = struct.unpack_from("=I", attributes, 4)
+        found.add(number)
+
+
+class TracerTest(Base):
+
+    ALL = sum(fanfp.EVENTS[name] for name in (
+        "ACCESS", "MODIFY", "ATTRIB", "CLOSE_WRITE", "CLOSE_NOWRITE", "OPEN", "OPEN_EXEC", "CREATE",
+        "DELETE", "DELETE_SELF", "MOVE_SELF", "RENAME", "MOVED_FROM", "MOVED_TO"))
+    ACCESSES = fanfp.ACCESS | fanfp.CLOSE_NOWRITE | fanfp.OPEN | fanfp.OPEN_EXEC
+    CHANGES = ALL & ~ACCESSES
+    ENTRIES = CHANGES & ~(fanfp.MODIFY | fanfp.ATTRIB | fanfp.CLOSE_WRITE)
+
+    def setUp(self):
+        needs_kprobes()
+        super().setUp()
+        self.inotify = fanfp.new_inotify()
+        self.addCleanup(os.close, self.inotify)
+        self.addCleanup(os.chdir, os.getcwd())
+
+    def tracer(self, asked=CHANGES, own=True, roots=(), **options):
+        tracer = fanfp.Tracer(asked, asked, own, **options)
+        self.addCleanup(tracer.close)
+        for slot, root in enumerate(roots or [self.tree]):
+            self.assertEqual(self.pin(tracer, root, slot), slot)
+        return tracer
+
+    def pin(self, tracer, path, slot):
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            fanfp.inotify_watch(self.inotify, fanfp.path_to_fd(fd), fanfp.DELETE_SELF, path, 0)
+            return tracer.pin(fd, slot)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def told(record):
+        """(names, slot, path), and of a RENAME the old slot and path."""
+        names = " ".join(fanfp.event_names(record.mask & ~fanfp.ISDIR))
+        names += " ISDIR" if record.mask & fanfp.ISDIR else ""
+        path = None if record.path is None else os.fsdecode(record.path)
+        if record.old_slot is None:
+            return names, record.slot, path
+        return names, record.slot, path, record.old_slot, os.fsdecode(record.old_path)
+
+    def read(self, tracer):
+        """All there is, as told; whole, but for what says so."""
+        found = []
+        while tracer.waiting():
+            found += tracer.read(1 << 20)
+        for record in found:
+            self.assertEqual(record.is_whole, record.path is not None, record)
+        return [self.told(record) for record in found]
+
+    # --- what is recorded ---
+
+    def operations(self, tree, out, number):
+        """Do all there is to do in a tree whose root has this slot; what is to be recorded."""
+        def made(path):
+            return [("CREATE", number, path), ("MODIFY", number, path),
+                    ("CLOSE_WRITE", number, path)]
+
+        def one(names, path):
+            return [(names, number, path)]
+
+        def moved(path, old):
+            return [("RENAME", number, path, number, old)]
+        wanted = []
+        write(tree + "/a")
+        wanted += made("a")
+        os.mkdir(tree + "/d")
+        wanted += one("CREATE ISDIR", "d")
+        os.rename(tree + "/a", tree + "/d/b")
+        wanted += moved("d/b", "a")
+        os.rename(tree + "/d/b", out + "/b")
+        wanted += one("MOVED_FROM", "d/b")
+        write(out + "/b")
+        os.rename(out + "/b", tree + "/c")
+        wanted += one("MOVED_TO", "c")
+        write(tree + "/d/x")
+        wanted += made("d/x")
+        exchange(tree + "/c", tree + "/d/x")
+        wanted += moved("d/x", "c") + moved("c", "d/x")
+        os.link(tree + "/c", tree + "/d/l")
+        wanted += one("CREATE", "d/l")
+        os.link(tree + "/c", out + "/l")
+        write(out + "/l")                           # the name that is used is outside
+        write(tree + "/d/l")
+        wanted += one("MODIFY", "d/l") + one("CLOSE_WRITE", "d/l")
+        os.symlink("nowhere", tree + "/s")
+        wanted += one("CREATE", "s")
+        os.mkfifo(tree + "/f")
+        wanted += one("CREATE", "f")
+        os.chmod(tree + "/d/l", 0o600)
+        wanted += one("ATTRIB", "d/l")
+        os.chmod(tree + "/d", 0o700)
+        wanted += one("ATTRIB ISDIR", "d")
+        os.chmod(tree, 0o755)
+        wanted += one("ATTRIB ISDIR", "")
+        os.truncate(tree + "/c", 0)
+        wanted += one("MODIFY", "c")
+        os.mkdir(out + "/in")
+        write(out + "/in/y")
+        os.rename(out + "/in", tree + "/d/in")
+        wanted += one("MOVED_TO ISDIR", "d/in")
+        write(tree + "/d/in/z" + "n" * 250)
+        wanted += made("d/in/z" + "n" * 250)
+        os.rename(tree + "/d", tree + "/e")
+        wanted += [("RENAME ISDIR", number, "e", number, "d")]
+        os.unlink(tree + "/e/in/y")                 # heard of for the first time
+        wanted += one("DELETE", "e/in/y")
+        os.rename(tree + "/e", out + "/e")
+        wanted += one("MOVED_FROM ISDIR", "e")
+        write(out + "/e/in/later")
+        os.unlink(out + "/e/in/later")
+        os.rename(tree + "/c", tree + "/s")         # over another
+        wanted += moved("s", "c")
+        os.unlink(tree + "/f")
+        wanted += one("DELETE", "f")
+        os.mkdir(tree + "/g")
+        os.rmdir(tree + "/g")
+        wanted += one("CREATE ISDIR", "g") + one("DELETE ISDIR", "g")
+        return wanted
+
+    def check_operations(self, tree, out):
+        tracer = self.tracer(roots=[tree])
+        self.assertEqual(tracer.caveat, "")
+        wanted = self.operations(tree, out, 0)
+        self.assertEqual(self.read(tracer), wanted)
+        self.assertEqual(tracer.lost(), 0)
+
+    def test_operations(self):
+        self.check_operations(self.tree, self.out)
+
+    def place(self, kind, megabytes):
+        """A file system of its own: (tree, out) on it."""
+        if not shutil.which("mkfs." + kind):
+            self.skipTest("no mkfs." + kind)
+        image, place = self.top + "/image", self.top + "/place"
+        with open(image, "wb") as file:
+            file.truncate(megabytes << 20)
+        run("mkfs." + kind, image, stderr=subprocess.DEVNULL)
+        os.mkdir(place)
+        self.mount("-o", "loop", image, place)
+        for name in ("/tree", "/out"):
+            os.mkdir(place + name)
+        return place + "/tree", place + "/out"
+
+    def test_operations_on_ext4(self):
+        self.check_operations(*self.place("ext4", 32))
+
+    def test_operations_on_xfs(self):
+        self.check_operations(*self.place("xfs", 320))
+
+    def test_operations_on_btrfs_with_a_subvolume_as_root(self):
+        tree, out = self.place("btrfs", 128)
+        if not shutil.which("btrfs"):
+            self.skipTest("no btrfs")
+        # A file can't be moved or linked from one subvolume to another: so all is in one.
+        run("btrfs", "subvolume", "create", tree + "/sub")
+        for name in ("/tree", "/out"):
+            os.mkdir(tree + "/sub" + name)
+        self.check_operations(tree + "/sub/tree", tree + "/sub/out")
+        tracer = self.tracer(self.ENTRIES, roots=[tree])
+        write(tree + "/sub/x")
+        run("btrfs", "subvolume", "snapshot", tree + "/sub", tree + "/snap")
+        write(tree + "/snap/y")
+        write(out + "/z")
+        self.assertEqual(self.read(tracer), [
+            ("CREATE", 0, "sub/x"), ("CREATE ISDIR", 0, "snap"), ("CREATE", 0, "snap/y")])
+
+    def overlay(self, lower, upper, work, merged):
+        for path in (lower, upper, work, merged):
+            os.makedirs(path, exist_ok=True)
+        return self.mount("-t", "overlay", "-o", "lowerdir=%s,upperdir=%s,workdir=%s"
+                          % (lower, upper, work), "overlay", merged)
+
+    def test_operations_on_overlay(self):
+        # Not on what may be an overlay itself.
+        top = self.mount("-t", "tmpfs", "tmpfs", self.top + "/tree")
+        merged = self.overlay(top + "/l", top + "/u", top + "/w", top + "/m")
+        for name in ("/tree", "/out"):
+            os.mkdir(merged + name)
+        try:
+            self.check_operations(merged + "/tree", merged + "/out")
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+
+    def test_copy_up(self):
+        top = self.mount("-t", "tmpfs", "tmpfs", self.top + "/tree")
+        os.makedirs(top + "/l/d")
+        write(top + "/l/d/file")
+        merged = self.overlay(top + "/l", top + "/u", top + "/w", top + "/m")
+        tracer = self.tracer(roots=[merged])
+        write(merged + "/d/file", "more")
+        os.unlink(merged + "/d/file")
+        self.assertEqual(self.read(tracer), [
+            ("MODIFY", 0, "d/file"), ("CLOSE_WRITE", 0, "d/file"), ("DELETE", 0, "d/file")])
+
+    def test_a_file_without_a_name_gets_one(self):
+        try:
+            fd = os.open(self.tree, os.O_TMPFILE | os.O_RDWR)
+        except OSError as error:
+            self.skipTest("O_TMPFILE: %s" % error)
+        tracer = self.tracer()
+        os.write(fd, b"x")
+        descriptors = os.open("/proc/self/fd", os.O_PATH)
+        os.link(str(fd), self.tree + "/named", src_dir_fd=descriptors)      # linkat(2)
+        os.close(descriptors)
+        os.write(fd, b"x")
+        number = os.fstat(fd).st_ino
+        os.close(fd)
+        found = self.read(tracer)
+        self.assertEqual(found[:2], [("MODIFY", 0, "#%d" % number), ("CREATE", 0, "named")])
+
+    def test_a_tree_removed_that_was_never_heard_of(self):
+        for number in range(20):
+            os.makedirs("%s/%d/%d" % (self.tree, number % 4, number))
+            write("%s/%d/%d/x" % (self.tree, number % 4, number))
+        there = {os.path.relpath(os.path.join(top, name), self.tree)
+                 for top, directories, files in os.walk(self.tree) for name in directories + files}
+        tracer = self.tracer(self.ENTRIES)
+        for name in os.listdir(self.tree):
+            shutil.rmtree(self.tree + "/" + name)
+        self.assertEqual({path for _, _, path in self.read(tracer)}, there)
+
+    def test_accesses(self):
+        write(self.tree + "/a")
+        tracer = self.tracer(self.ALL)
+        with open(self.tree + "/a", "rb") as file:
+            file.read()
+        os.listdir(self.tree)
+        self.assertEqual(self.read(tracer), [
+            ("OPEN", 0, "a"), ("ACCESS", 0, "a"), ("CLOSE_NOWRITE", 0, "a"),
+            ("OPEN ISDIR", 0, ""), ("ACCESS ISDIR", 0, ""), ("CLOSE_NOWRITE ISDIR", 0, "")])
+
+    def test_only_what_was_asked_for(self):
+        tracer = fanfp.Tracer(fanfp.MODIFY | fanfp.MOVED_TO, fanfp.CREATE, True)
+        self.addCleanup(tracer.close)
+        self.pin(tracer, self.tree, 7)
+        write(self.tree + "/a")
+        os.rename(self.tree + "/a", self.tree + "/b")
+        os.rename(self.tree + "/b", self.out + "/b")
+        os.rename(self.out + "/b", self.tree + "/c")
+        os.mkdir(self.tree + "/d")
+        os.rmdir(self.tree + "/d")
+        self.assertEqual(self.read(tracer), [
+            ("MODIFY", 7, "a"), ("MOVED_TO", 7, "c"), ("CREATE ISDIR", 7, "d")])
+
+    # --- how deep, how long ---
+
+    def descend(self, levels, name):
+        self.addCleanup(subprocess.call, ["rm", "-rf", self.tree])
+        self.addCleanup(os.chdir, "/")
+        os.chdir(self.tree)
+        for _ in range(levels):
+            os.mkdir(name)
+            os.chdir(name)
+
+    def test_a_deep_tree(self):
+        self.descend(2000, "dir")
+        tracer = self.tracer()
+        write("file")
+        path = 2000 * "dir/" + "file"
+        self.assertEqual(self.read(tracer), [
+            ("CREATE", 0, path), ("MODIFY", 0, path), ("CLOSE_WRITE", 0, path)])
+        fd = os.open("file", os.O_PATH)
+        self.assertEqual(tracer.locate(fd), (0, os.fsencode(path)))
+        os.close(fd)
+
+    def test_a_path_too_long_to_be_told(self):
+        self.descend(300, "n" * 255)
+        tracer = self.tracer(self.ENTRIES)
+        write("file")
+        self.assertEqual(self.read(tracer), [("CREATE", 0, None)])
+        self.assertEqual(tracer.counters()["kernel too long"], 1)
+        os.chdir(self.tree)
+        write("file")
+        self.assertEqual(self.read(tracer), [("CREATE", 0, "file")])
+
+    # --- roots ---
+
+    def test_locate(self):
+        tracer = self.tracer()
+        write(self.tree + "/file")
+        for path, wanted in ((self.tree, (0, b"")), (self.tree + "/file", (0, b"file")),
+                             (self.out, None), ("/", None)):
+            fd = os.open(path, os.O_PATH)
+            self.assertEqual(tracer.locate(fd), wanted)
+            os.close(fd)
+
+    def test_unpinned(self):
+        tracer = self.tracer(self.ENTRIES)
+        write(self.tree + "/a")
+        tracer.unpin(0)
+        write(self.tree + "/b")
+        self.assertEqual(self.pin(tracer, self.tree, 9), 9)
+        self.assertEqual(self.pin(tracer, self.tree, 10), 9)
+        write(self.tree + "/c")
+        self.assertEqual(self.read(tracer), [("CREATE", 0, "a"), ("CREATE", 9, "c")])
+
+    def test_nothing_is_a_root_that_is_not_watched(self):
+        tracer = self.tracer()
+        fd = os.open(self.out, os.O_PATH)
+        self.addCleanup(os.close, fd)
+        with self.assertRaises(fanfp.Error) as caught:
+            tracer.pin(fd, 1)
+        self.assertIn("no inotify watch", str(caught.exception))
+
+    def test_many_roots_one_in_another(self):
+        roots = [self.tree]
+        for number in range(1, 100):
+            roots.append("%s/%d" % (self.tree if number % 2 else roots[-1], number))
+            os.mkdir(roots[-1])
+        tracer = self.tracer(self.ENTRIES, roots=roots)
+        for root in roots:
+            write(root + "/file")
+        os.rename(roots[1], self.tree + "/moved")
+        self.assertEqual(self.read(tracer), [
+            ("CREATE", slot, "file") for slot in range(100)] + [
+            ("RENAME ISDIR", 0, "moved", 0, "1"), ("MOVE_SELF ISDIR", 1, "")])
+
+    def test_a_root_is_renamed_and_removed(self):
+        tracer = self.tracer(self.ENTRIES)
+        os.rename(self.tree, self.out + "/tree")
+        write(self.out + "/tree/a")
+        shutil.rmtree(self.out + "/tree")
+        os.mkdir(self.tree)
+        write(self.tree + "/b")
+        self.assertEqual(self.read(tracer), [
+            ("MOVE_SELF ISDIR", 0, ""), ("CREATE", 0, "a"), ("DELETE", 0, "a"),
+            ("DELETE_SELF ISDIR", 0, "")])
+
+    def test_a_file_as_root(self):
+        file, other = self.out + "/file", self.tree + "/other"
+        write(file)
+        os.link(file, other)
+        tracer = self.tracer(roots=[file])
+        write(other)
+        os.chmod(file, 0o600)
+        write(self.out + "/another")
+        os.rename(file, self.out + "/moved")
+        os.unlink(other)
+        os.unlink(self.out + "/moved")
+        found = self.read(tracer)
+        self.assertEqual({path for _, _, path in found}, {""})
+        self.assertEqual([names for names, _, _ in found], [
+            "MODIFY", "CLOSE_WRITE", "ATTRIB", "MOVE_SELF", "ATTRIB", "ATTRIB", "DELETE_SELF"])
+
+    def test_bind_mount(self):
+        os.mkdir(self.tree + "/dir")
+        place = self.mount("--bind", self.tree + "/dir", self.out)
+        tracer = self.tracer(self.ENTRIES)
+        write(place + "/file")
+        self.assertEqual(self.read(tracer), [("CREATE", 0, "dir/file")])
+
+    def test_unmount(self):
+        place = self.mount("-t", "tmpfs", "tmpfs", self.tree)
+        os.mkdir(place + "/dir")
+        tracer = self.tracer(self.ENTRIES, own=False, roots=[place + "/dir", self.out])
+        run("umount", place)
+        self.assertEqual(self.read(tracer), [("UNMOUNT ISDIR", 0, "")])
+        self.mount("-t", "tmpfs", "tmpfs", self.tree)
+        os.mkdir(place + "/dir")
+        run("touch", place + "/dir/file", self.out + "/file")
+        self.assertEqual(self.read(tracer), [("CREATE", 1, "file")])
+
+    # --- who ---
+
+    def test_who(self):
+        tracer = self.tracer(fanfp.CREATE, own=False)
+        write(self.tree + "/own")
+        child = subprocess.Popen(["touch", self.tree + "/file"], preexec_fn=lambda: os.setgid(12))
+        child.wait()
+        record, = tracer.read(1 << 20)
+        self.assertEqual((record.pid, record.uid, record.gid, record.comm, record.path),
+                         (child.pid, os.getuid(), 12, b"touch", b"file"))
+        self.assertLess(abs(record.time / 1e9 - time.clock_gettime(7)), PATIENCE)   # BOOTTIME
+        self.assertEqual(tracer.counters()["kernel own"], 1)
+
+    def test_in_a_pid_namespace(self):
+        if not shutil.which("unshare"):
+            self.skipTest("no unshare")
+        script = (
+            "import sys, os, subprocess\n"
+            "sys.path.insert(0, %r)\n"
+            "import fanfp\n"
+            "top = %r\n"
+            "inotify = fanfp.new_inotify()\n"
+            "fanfp.inotify_watch(inotify, os.fsencode(top), fanfp.DELETE_SELF, top, 0)\n"
+            "tracer = fanfp.Tracer(fanfp.CREATE, 0, False)\n"
+            "tracer.pin(os.open(top, os.O_PATH), 0)\n"
+            "open(top + '/own', 'w').close()\n"
+            "child = subprocess.Popen(['touch', top + '/inside'])\n"
+            "child.wait()\n"
+            "print('ready', flush=True)\n"
+            "sys.stdin.readline()\n"
+            "print([(each.path, each.pid and each.pid - child.pid) for each in\n"
+            "       tracer.read(1 << 20)])\n" % (HERE, self.tree))
+        child = subprocess.Popen(["unshare", "-pf", sys.executable, "-c", script],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(child.wait)
+        self.addCleanup(child.stdout.close)
+        self.addCleanup(child.stdin.close)
+        self.assertEqual(child.stdout.readline(), b"ready\n")
+        run("touch", self.tree + "/outside")
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        self.assertEqual(child.stdout.read().decode().strip(),
+                         "[(b'inside', 0), (b'outside', None)]")
+
+    # --- merging ---
+
+    def test_the_same_again_is_not_recorded_while_unread(self):
+        tracer = self.tracer(fanfp.MODIFY | fanfp.CREATE | fanfp.DELETE | fanfp.RENAME)
+        file = open(self.tree + "/a", "wb", buffering=0)
+        self.addCleanup(file.close)
+        self.read(tracer)
+        for _ in range(256):
+            file.write(b"x")
+        self.assertEqual(self.read(tracer), [("MODIFY", 0, "a")])
+        self.assertEqual(tracer.counters()["kernel merged"], 255)
+        file.write(b"x")                            # what was told of is read
+        os.rename(self.tree + "/a", self.tree + "/b")
+        file.write(b"x")
+        os.link(self.tree + "/b", self.tree + "/c")
+        with open(self.tree + "/c", "r+b", buffering=0) as other:
+            file.write(b"x")
+            other.write(b"x")
+            file.write(b"x")
+        self.assertEqual(self.read(tracer), [
+            ("MODIFY", 0, "a"), ("RENAME", 0, "b", 0, "a"), ("MODIFY", 0, "b"),
+            ("CREATE", 0, "c"), ("MODIFY", 0, "b"), ("MODIFY", 0, "c"), ("MODIFY", 0, "b")])
+
+    def test_another_process_is_not_merged(self):
+        tracer = self.tracer(fanfp.MODIFY)
+        write(self.tree + "/a")
+        for _ in range(2):
+            run("sh", "-c", "echo >> " + self.tree + "/a")
+        records = tracer.read(1 << 20)
+        self.assertEqual(len({record.pid for record in records}), 3)
+        self.assertEqual(len(records), 3)
+
+    def test_made_anew_is_not_merged(self):
+        tracer = self.tracer(fanfp.CREATE | fanfp.MODIFY | fanfp.DELETE)
+        wanted = []
+        for _ in range(50):                         # the inode's memory is used again
+            write(self.tree + "/a")
+            os.unlink(self.tree + "/a")
+            wanted += [("CREATE", 0, "a"), ("MODIFY", 0, "a"), ("DELETE", 0, "a")]
+        self.assertEqual(self.read(tracer), wanted)
+
+    # --- the ring ---
+
+    def test_a_full_ring_is_counted(self):
+        tracer = self.tracer(fanfp.CREATE, ring=4096)
+        for number in range(500):
+            write("%s/%d" % (self.tree, number))
+        found = self.read(tracer)
+        self.assertLess(len(found), 500)
+        self.assertEqual(found, [("CREATE", 0, str(number)) for number in range(len(found))])
+        time.sleep(1)                               # what the kernel skipped is asked for as often
+        self.assertEqual(tracer.lost(), 500 - len(found))
+        for number in range(1000):                  # round and round
+            write("%s/new-%d" % (self.tree, number))
+            self.assertEqual(self.read(tracer), [("CREATE", 0, "new-%d" % number)])
+
+    def test_reading_in_pieces(self):
+        tracer = self.tracer(fanfp.CREATE)
+        start = tracer.position()
+        self.assertEqual((start[0], tracer.waiting()), (start[1], 0))
+        for number in range(100):
+            write("%s/%d" % (self.tree, number))
+        ready = select.select([tracer.fd], [], [], PATIENCE)[0]
+        self.assertEqual(ready, [tracer.fd])
+        found, end = [], tracer.position()[1]
+        while tracer.position()[0] < end:
+            records = tracer.read(300)
+            self.assertTrue(0 < len(records) < 10)
+            found += records
+        self.assertEqual([record.path for record in found],
+                         [str(number).encode() for number in range(100)])
+        self.assertEqual(select.select([tracer.fd], [], [], 0)[0], [])
+
+    def test_what_a_ring_can_be(self):
+        for size in (1, 4095, 5000, -4096):
+            with self.assertRaises(fanfp.Error) as caught:
+                self.tracer(ring=size)
+            self.assertIn("power of two", str(caught.exception))
+
+    # --- more than one, and what is left ---
+
+    def test_two_at_once(self):
+        one, two = self.tracer(self.ENTRIES), self.tracer(self.ENTRIES, roots=[self.out])
+        write(self.tree + "/a")
+        os.rename(self.tree + "/a", self.out + "/b")
+        one.close()
+        os.rename(self.out + "/b", self.tree + "/c")
+        self.assertEqual(self.read(two), [("MOVED_TO", 0, "b"), ("MOVED_FROM", 0, "b")])
+
+    def test_nothing_is_left_after_a_kill(self):
+        before = loaded_programs()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                tracer = fanfp.Tracer(self.ALL, self.ALL, True)
+                self.pin(tracer, self.tree, 0)
+                os.write(writing, b"x")
+                time.sleep(PATIENCE)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        self.assertEqual(os.read(reading, 1), b"x")
+        os.close(reading)
+        self.assertGreaterEqual(len(loaded_programs() - before), 3)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        deadline = time.monotonic() + PATIENCE      # the kernel frees programs later
+        while loaded_programs() - before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(loaded_programs() - before, set())
+
+    # --- under load ---
+
+    def test_paths_while_directories_above_are_renamed(self):
+        """Each is what it was at some moment, and none is missing."""
+        for path in ("/p/m", "/q"):
+            os.makedirs(self.tree + path)
+        tracer = self.tracer(fanfp.CREATE)
+        mover = os.fork()
+        if not mover:
+            try:
+                os.chdir(self.tree)
+                while True:
+                    os.rename("p/m", "q/n")
+                    os.rename("q", "r")
+                    os.rename("r/n", "p/m")
+                    os.rename("r", "q")
+            finally:
+                os._exit(1)
+        try:
+            fd = os.open(self.tree + "/p", os.O_PATH)
+            inner = None
+            while inner is None:
+                for name in ("p/m", "q/n", "r/n"):
+                    try:
+                        inner = os.open(self.tree + "/" + name, os.O_PATH)
+                        break
+                    except OSError:
+                        pass
+            os.close(fd)
+            found = []
+            for number in range(3000):
+                os.close(os.open(str(number), os.O_CREAT | os.O_WRONLY, dir_fd=inner))
+                found += tracer.read(1 << 16)
+            os.close(inner)
+        finally:
+            os.kill(mover, 9)
+            os.waitpid(mover, 0)
+        found += tracer.read(1 << 20)
+        self.assertEqual([os.path.basename(record.path) for record in found if record.path],
+                         [str(number).encode() for number in range(3000)])
+        places = {os.path.dirname(record.path) for record in found}
+        self.assertLessEqual(places, {b"p/m", b"q/n", b"r/n"})
+        self.assertGreater(len(places), 1)
+        self.assertTrue(all(record.is_whole for record in found))
+
+    def preempt(self):
+        """Have the kernel preempt wherever it can, if it can be told to."""
+        control = "/sys/kernel/debug/sched/preempt"
+        try:
+            with open(control) as file:
+                had = file.read().split("(")[1].split(")")[0]
+            with open(control, "w") as file:
+                file.write("full")
+        except (OSError, IndexError):
+            return
+
+        def restore():
+            with open(control, "w") as file:
+                file.write(had)
+        self.addCleanup(restore)
+
+    def test_many_writers(self):
+        """Every event of each is recorded, preempted as they are."""
+        self.preempt()
+        asked = fanfp.CREATE | fanfp.OPEN | fanfp.CLOSE_WRITE | fanfp.DELETE
+        tracer = self.tracer(asked, own=False)
+        files = max(100, FILES // 40)
+        script = ("import os, sys\n"
+                  "os.mkdir(sys.argv[1])\n"
+                  "os.chdir(sys.argv[1])\n"
+                  "for number in range(%d):\n"
+                  "    os.close(os.open(str(number), os.O_CREAT | os.O_WRONLY))\n"
+                  "    os.unlink(str(number))\n" % files)
+        writers = [subprocess.Popen([sys.executable, "-c", script, self.tree + "/" + name])
+                   for name in "abcdefgh"]
+        found = []
+        while any(writer.poll() is None for writer in writers):
+            select.select([tracer.fd], [], [], 0.05)
+            found += tracer.read(1 << 20)
+        while tracer.waiting():
+            found += tracer.read(1 << 20)
+        self.assertEqual([writer.wait() for writer in writers], [0] * 8)
+        self.assertEqual(tracer.lost(), 0)
+        by_pid = {}
+        for record in found:
+            by_pid.setdefault(record.pid, []).append(self.told(record)[::2])
+        for writer, name in zip(writers, "abcdefgh"):
+            wanted = [("CREATE ISDIR", name)]
+            for number in range(files):
+                wanted += [(event, "%s/%d" % (name, number))
+                           for event in ("CREATE", "OPEN", "CLOSE_WRITE", "DELETE")]
+            self.assertEqual(by_pid[writer.pid], wanted)
+
+
+# =============================================================================================
 # Random programs of file operations, against a model: lab/differential.py
 # =============================================================================================
 

@@ -113,7 +113,7 @@ enum fsnotify_data_type {
 #define NAME_ROOM	1024	/* a name takes less; with vfat, up to 765 bytes */
 #define TRACE_DEPTH	65536	/* levels, with bpf_loop() */
 #define TRACE_TURNS	128	/* levels for each of 33 tail calls, without */
-#define TRIES		16	/* climbs while directories are renamed */
+#define TRIES		64	/* climbs while directories are renamed */
 
 /* What a climb found: the slot of a root, or one of these. */
 enum { CLIMBING = -1, ABOVE_ALL = -2, DETACHED = -3 };
@@ -175,6 +175,8 @@ struct work {
 	__u32 used;			/* bytes of path[] */
 	__u32 renames;			/* rename_lock's counter when it began */
 	__u32 tries;
+	__u32 was_inside;		/* in one of those that were disturbed */
+	__u32 unused;
 	__u32 for_user;			/* no event, but trace_place */
 	__u32 level;			/* names between `at` and what the event is about */
 	struct trace_record record;
@@ -557,6 +559,8 @@ static __always_inline int settle(struct work *work)
 	}
 
 	if (trace_rename_lock && (work->renames & 1 || work->renames != renames_now())) {
+		if (work->slots[0] >= 0 || work->slots[1] >= 0)
+			work->was_inside = 1;
 		if (work->tries < TRIES) {
 			work->tries++;
 			begin(work);
@@ -572,8 +576,8 @@ static __always_inline int settle(struct work *work)
 	if (work->slots[0] < 0 && work->slots[1] < 0) {
 		if (work->slots[0] == CLIMBING || work->slots[1] == CLIMBING)
 			send_unplaced(work, TOO_DEEP);
-		else if (work->record.flags & UNSETTLED)
-			send_unplaced(work, UNSETTLED);
+		else if (work->record.flags & UNSETTLED && work->was_inside)
+			send_unplaced(work, UNSETTLED);		/* else it never was, in all tries */
 		else if (work->slots[0] == DETACHED || work->slots[1] == DETACHED)
 			work->counts[TRACE_DETACHED]++;
 		else
@@ -648,7 +652,7 @@ static __always_inline struct work *take(__u32 mask, __u32 bits)
 	}
 	work->record.mask = bits | (mask & FS_ISDIR);
 	work->start[1] = work->leaf[0] = work->leaf[1] = 0;
-	work->tries = 0;
+	work->tries = work->was_inside = 0;
 	return work;
 }
 
@@ -915,7 +919,7 @@ static __always_inline struct work *take_place(__u64 *ctx)
 			return NULL;
 		work->start[0] = (__u64)(above ?: dentry);
 		work->start[1] = work->leaf[0] = work->leaf[1] = work->subject = 0;
-		work->record.mask = work->tries = 0;
+		work->record.mask = work->tries = work->was_inside = 0;
 		work->for_user = 1;
 		begin(work);
 		return work;
@@ -982,8 +986,8 @@ struct {
 static __always_inline int climb_some(struct work *work)
 {
 	for (int turn = 0; turn < TRACE_TURNS; turn++)
-		if (climb_turn(work))
-			return settle(work);
+		if (climb_turn(work) && settle(work))
+			return 1;
 	return 0;
 }
 
