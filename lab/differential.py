@@ -169,8 +169,9 @@ class Model:
 
     def __init__(self, events, fresh_rule, holds=False):
         self.events = frozenset(events)
-        self.rule = fresh_rule          # "none", "moved": marks, "made": inotify
-        self.merging = fresh_rule != "made"     # whether the kernel merges but what is adjacent
+        self.rule = fresh_rule          # "none", "each": trace, "moved": marks, "made": inotify
+        # Whether the kernel merges but what is adjacent.
+        self.merging = fresh_rule not in ("each", "made")
         self.top = Node("d")
         for name in ("tree", "out"):
             self.top.children[name] = Node("d", self.top, name)
@@ -273,7 +274,7 @@ class Model:
         is_dir = node.kind == "d"
         self.hear(old)
         self.hear(new)
-        if not self.merging:
+        if self.rule == "made":
             self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM")
             self.may_merge(self.group(pid, new, new_name, node), "MOVED_TO")
         if self.rule == "moved":
@@ -291,7 +292,7 @@ class Model:
                 (is_in, new, new_name, paths[1], "MOVED_TO")):
             if inside or self.merging:
                 # Where the kernel is asked for RENAME alone, it is told of from that.
-                group = whole + (bit,) if self.rule == "none" else \
+                group = whole + (bit,) if self.rule in ("none", "each") else \
                     self.group(pid, directory, name, node)
                 shown = bit in self.events and not hidden
                 if shown and self.rule == "moved":
@@ -1037,7 +1038,8 @@ class Run:
     def __init__(self, options, filter_name, directory, events, processes):
         self.top = os.path.realpath(tempfile.mkdtemp(prefix="differential-", dir=directory))
         self.events, self.filter, self.options = events, filter_name, options
-        rule = {"inotify": "made", "marks": "none" if options.window else "moved"}
+        rule = {"inotify": "made", "trace": "each",
+                "marks": "none" if options.window else "moved"}
         self.model = Model(events, rule.get(filter_name, "none"), filter_name == "fastpath")
         for name in ("tree", "out"):
             os.mkdir(os.path.join(self.top, name))
