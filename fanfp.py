@@ -1998,10 +1998,18 @@ BTF_KIND_NAMES = ("void", "int", "ptr", "array", "struct", "union", "enum", "fwd
 # that is not known gets a length that no section has, which ends the walk there.
 _BEYOND = 1 << 40
 _FIXED_WORDS = [_BEYOND, 4, 3, 6] + [3] * 10 + [4, 3, 3, 4, 3, 3] + [_BEYOND] * 12
-_ITEM_WORDS = [0] * 32
-for _kind, _words in ((BTF_STRUCT, 3), (BTF_UNION, 3), (BTF_ENUM, 2), (BTF_FUNC_PROTO, 2),
-                      (BTF_DATASEC, 3), (BTF_ENUM64, 3)):
-    _ITEM_WORDS[_kind] = _words
+_ITEM_WORDS = {BTF_STRUCT: 3, BTF_UNION: 3, BTF_ENUM: 2, BTF_FUNC_PROTO: 2, BTF_DATASEC: 3,
+               BTF_ENUM64: 3}
+
+
+class _Lengths(dict):
+    """{second word of a type: its length in words}, each worked out once: there are few."""
+
+    def __missing__(self, info):
+        kind = info >> 24 & 31
+        self[info] = length = _FIXED_WORDS[kind] + (info & 0xffff) * _ITEM_WORDS.get(kind, 0)
+        return length
+
 
 MAX_NAME = 4096         # longest name accepted: the kernel's own limit is 512
 MAX_HOPS = 32           # modifiers in a row, or types in types: what libbpf allows
@@ -2024,7 +2032,7 @@ class Btf:
     """
 
     __slots__ = ("name", "data", "_words", "_starts", "_strings", "_names", "_types", "_found",
-                 "header")
+                 "_flavors", "header")
 
     def __init__(self, data, name):
         self.name = name
@@ -2039,6 +2047,7 @@ class Btf:
         self._names = b""
         self._types = {}
         self._found = {}
+        self._flavors = None
 
     def damaged(self, what):
         return Error(errno.ENOEXEC, "reading BPF object %s: %s" % (self.name, what))
@@ -2063,16 +2072,14 @@ class Btf:
 
     def _walk(self):
         """Where each type starts, in words, by id; and after the last, the end."""
-        words, fixed, item = self._words, _FIXED_WORDS, _ITEM_WORDS
+        lengths, seconds = _Lengths(), memoryview(self._words)[1:]
         starts = [0]                    # id 0 is void, and lies nowhere
         append = starts.append
-        at, end = 0, len(words)
+        at, end = 0, len(self._words)
         try:
             while at < end:
                 append(at)
-                info = words[at + 1]
-                kind = info >> 24 & 31
-                at += fixed[kind] + (info & 0xffff) * item[kind]
+                at += lengths[seconds[at]]
         except IndexError:
             at = _BEYOND
         if at != end:
@@ -2160,16 +2167,27 @@ class Btf:
         return sorted(ids)
 
     def _string_offsets(self, name):
-        """Where the strings NAME and NAME___FLAVOR start.  No producer lets strings share tails."""
-        at = self._strings.find(b"\0" + name)
+        """Where the strings NAME and NAME___FLAVOR start.  No producer has a string twice, or lets
+        strings share tails."""
+        at = self._strings.find(b"\0" + name + b"\0")
+        if at >= 0:
+            yield at + 1
+        if self._flavors is None:
+            self._flavors = self._find_flavors()
+        for offset in self._flavors.get(name, ()):
+            yield offset
+
+    def _find_flavors(self):
+        """{essential name: where the strings with flavors of it start}: few have one."""
+        found = {}
+        at = self._strings.find(b"___")
         while at >= 0:
-            after = at + 1 + len(name)
-            if self._strings[after:after + 1] == b"\0":
-                yield at + 1
-            elif self._strings.startswith(b"___", after) and \
-                    essential(self.string(at + 1)).encode("utf-8", "replace") == name:
-                yield at + 1
-            at = self._strings.find(b"\0" + name, at + 1)
+            start = self._strings.rfind(b"\0", 0, at) + 1
+            text = self.string(start)
+            if essential(text) != text:
+                found.setdefault(essential(text).encode("utf-8", "replace"), []).append(start)
+            at = self._strings.find(b"___", self._strings.find(b"\0", at))
+        return found
 
     def skip(self, number):
         """The type behind typedefs and modifiers."""
@@ -2357,7 +2375,8 @@ class Elf:
 #   "extern"    name of a kernel function or variable
 Relocation = collections.namedtuple("Relocation", "index kind target addend")
 CoreRelocation = collections.namedtuple("CoreRelocation", "index type access kind")
-# insns: the instructions as bytes; lines: (instruction, file, line, column) with string offsets.
+# insns: the instructions as bytes; lines: (byte in the section, file, line, column), with string
+# offsets.
 Function = collections.namedtuple(
     "Function", "name section section_name offset insns is_program relocations core type lines")
 MapSpec = collections.namedtuple(
@@ -2685,25 +2704,35 @@ def _read_btf_ext(elf, btf, functions):
     for what, (offset, size), shape in (("func_info", places[0:2], "=II"),
                                         ("line_info", places[2:4], "=IIII"),
                                         ("core_relo", places[4:6], "=IIII")):
-        for where, row in _rows(elf, btf, elf.cut(data, length + offset, size, ".BTF.ext"),
-                                what, shape):
-            function = find(indexes.get(where), row[0]) if where in indexes else None
-            if function is None or row[0] % 8:
-                raise elf.damaged(".BTF.ext: %s of %s is outside of its functions" % (what, where))
-            index = (row[0] - function[3]) // 8
-            if what == "func_info":
-                if index == 0:
-                    function[8] = row[1]
-            elif what == "line_info":
-                function[9].append((index,) + row[1:])
-            else:
-                function[7].append(CoreRelocation(index, row[1], btf.string(row[2]), row[3]))
-    for function in functions.values():
-        function[9].sort()
+        for where, rows in _rows(elf, btf, elf.cut(data, length + offset, size, ".BTF.ext"),
+                                 what, shape):
+            rows.sort()
+            is_aligned = not any(row[0] % 8 for row in rows)
+            at = 0
+            while at < len(rows):       # all of a function at once: lines are many
+                function = find(indexes.get(where), rows[at][0]) if where in indexes else None
+                if function is None or not is_aligned:
+                    raise elf.damaged(".BTF.ext: %s of %s is outside of its functions"
+                                      % (what, where))
+                end = bisect_right(rows, (function[3] + len(function[4]) - 1, 1 << 32), at)
+                _add_info(btf, function, what, rows[at:end])
+                at = end
+
+
+def _add_info(btf, function, what, rows):
+    """Keep what the rows of one part of .BTF.ext say of a function, whose first is at byte
+    function[3] of its section."""
+    if what == "line_info":
+        function[9] += rows
+    elif what == "core_relo":
+        function[7] += [CoreRelocation((at - function[3]) // 8, kind, btf.string(access), what)
+                        for at, kind, access, what in rows]
+    elif rows[0][0] == function[3]:
+        function[8] = rows[0][1]
 
 
 def _rows(elf, btf, data, what, shape):
-    """The records of one part of .BTF.ext: (name of the section, record)..."""
+    """The records of one part of .BTF.ext: (name of the section, [record...])..."""
     if not data:
         return
     size, = struct.unpack_from("=I", elf.cut(data, 0, 4, ".BTF.ext"))
@@ -2714,9 +2743,7 @@ def _rows(elf, btf, data, what, shape):
     while at < len(data):
         name, count = struct.unpack_from("=II", elf.cut(data, at, 8, ".BTF.ext"))
         records = elf.cut(data, at + 8, size * count, ".BTF.ext")
-        name = btf.string(name)
-        for offset in range(0, size * count, size):
-            yield name, struct.unpack_from(shape, records, offset)
+        yield btf.string(name), list(struct.iter_unpack(shape + "%dx" % (size - known), records))
         at += 8 + size * count
 
 
@@ -3453,6 +3480,7 @@ def _link(obj, kernel, function, attachment, resolved):
         entries.append(targets)
         waiting.extend(obj.functions[target] for _, target in reversed(targets))
     fixups, poison, func_info, line_info = [], {}, b"", b""
+    pack = struct.Struct("=IIII").pack
     for callee, targets in zip(order, entries):
         base = placed[callee.section, callee.offset]
         for index, target in targets:
@@ -3465,8 +3493,9 @@ def _link(obj, kernel, function, attachment, resolved):
                                relocation.addend if relocation.kind == "data" else None))
         if callee.type:
             func_info += struct.pack("=II", base, callee.type)
-        for index, file, line, column in callee.lines:
-            line_info += struct.pack("=IIII", base + index, file, line, column)
+        first = base - callee.offset // 8
+        line_info += b"".join([pack(first + at // 8, file, line, column)
+                               for at, file, line, column in callee.lines])
     if len(func_info) != 8 * len(order):
         func_info = b""                 # the kernel takes all functions or none
     kind, attach_type, flags, btf_id = attachment
