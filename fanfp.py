@@ -6304,7 +6304,7 @@ class Fanotify(Source):
         try:
             self.find(key)
             prefix = self.directories.prefix(key)
-            if prefix is None:
+            if prefix is None or self.directories.ignores(prefix):
                 return 0                # one of those still outside
             bits, found, count = changes_since(self.directories, key, since, limit)
         except (Gone, Held, OSError):
@@ -9436,7 +9436,8 @@ class Watch:
         self._devices, self._dereference, self._wait = devices, dereference, wait
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
-        self._ignore = Ignore(globs_of(ignore)) if ignore else None
+        globs = [ignore] if isinstance(ignore, (str, bytes)) else ignore or ()
+        self._ignore = Ignore([path_name("ignore", each) for each in globs]) if globs else None
         self._doers, self._in_full = choose_doers(comm, pid, user), process
         # What a Watch in a thread of its own does as this one: see Beside.
         self._options = {"events": event_names(self._mask), "latency": latency, "own": own,
@@ -10858,23 +10859,19 @@ class Ignore:
     """
 
     def __init__(self, globs):
-        self.globs, self.roots, self.known = tuple(globs), (), {}
-        self.rules = []             # [(match, negated, only_dirs, by_path)], the last glob's first
-        kinds = []                  # [((negated, only_dirs, by_path), [regular expression])]
-        for glob in self.globs:
-            negated = glob.startswith("!")
-            text = glob[1:] if negated else glob
-            only_dirs = text.endswith("/")
-            text = text[:-1] if only_dirs else text
-            regex, kind = glob_regex(text), (negated, only_dirs, "/" in text)
-            if regex is not None and kinds and kinds[-1][0] == kind:
-                kinds[-1][1].append(regex)          # one search for many that follow each other
-            elif regex is not None:
-                kinds.append((kind, [regex]))
+        import itertools
         re = module("re", "reading globs to ignore")
-        for kind, regexes in reversed(kinds):
-            self.rules.append((re.compile("|".join(regexes), re.DOTALL).fullmatch,) + kind)
-        self.by_path = any(rule[3] for rule in self.rules)
+        self.globs, self.roots, self.known = tuple(globs), (), {}
+        kinds = []                  # [((negated, only_dirs, by_path), regular expression)]
+        for glob in self.globs:
+            text = glob[1:] if glob.startswith("!") else glob
+            name = text[:-1] if text.endswith("/") else text
+            kinds.append(((text != glob, name != text, "/" in name), glob_regex(name) or "(?!)"))
+        self.by_path = any(kind[2] for kind, _ in kinds)
+        self.rules = []             # [(match, negated, only_dirs, by_path)], the last glob's first
+        for kind, alike in itertools.groupby(kinds, lambda each: each[0]):
+            regex = "|".join(regex for _, regex in alike)
+            self.rules.insert(0, (re.compile(regex, re.DOTALL).fullmatch,) + kind)
 
     def watch(self, roots):
         """These are the roots from now on."""
@@ -10921,68 +10918,40 @@ class Ignore:
         return self.by_path or path is None or self.hides(path, True)
 
 
-def globs_of(given):
-    """What was given as `ignore`, a glob or an iterable of globs, as a list of str."""
-    try:
-        return [os.fsdecode(each) for each in
-                ([given] if isinstance(given, (str, bytes)) else given)]
-    except TypeError:
-        raise TypeError("ignore: not a glob (str or bytes) or a list of them: %r" % (given,))
+# What a glob consists of: **/, ** at the end, *, ?, a set, what is escaped or not whole, the rest.
+GLOB = (r"(?:^|(?<=/))(\*\*+/)|(?:^|(?<=/))(\*\*+$)|(\*+)|(\?)|\[([!^]?)"
+        r"(\]?(?:\[:[^]]*:\]|\[(?!:[^]]*:\])|\\.|[^]\\[])*)\]|([\\[])(.?)|(.)")
+GLOB_SET = r"\[:([^]]*):\]|(\\.|[^\\])-(\\.|[^\\])|(\\.|[^\\])"
 
 
 def glob_regex(glob):
     """A regular expression for a glob of gitignore(5), to match all of a path from the root on or,
     where the glob has no slash, of a name; None where it can match nothing."""
-    out, at = ["(?:"], 1 if glob.startswith("/") else 0
-    while at < len(glob):
-        char, end = glob[at], at + 1
-        if char == "*":
-            while glob[end:end + 1] == "*":
-                end += 1
-            piece, after = "[^/]*", glob[end:end + 1]
-            if end - at > 1 and "/" in glob and {glob[at - 1:at], after} <= {"", "/"}:
-                piece, end = ("(?:.*/)?", end + 1) if after else (".*", end)
-        elif char == "?":
-            piece = "[^/]"
-        elif char == "[":
-            piece, end = set_regex(glob, at)
-        elif char == "\\":
-            piece, end = quoted(glob[at + 1:at + 2]), at + 2
-        else:
-            piece = quoted(char)
-        if piece is None:
-            return None
-        out.append(piece)
-        at = end
-    return "".join(out) + ")"
-
-
-def quoted(char):
-    """A character as a regular expression; None where there is none."""
-    return ("\\" if char in r"\.^$*+?{}[]|()-&~#" else "") + char if char else None
-
-
-def set_regex(glob, at):
-    """(a regular expression for the [set] of a glob, where that ends); (None, at): it does not
-    end, or has a class that there is not."""
     import re
-    found = re.compile(r"\[([!^]?)(\]?(?:\[:[^]]*:\]|\[(?!:[^]]*:\])|\\.|[^]\\[])*)\]",
-                       re.DOTALL).match(glob, at)
-    items, char = [], r"(?:\\(?=.))?(.)"
-    for each in re.finditer(r"\[:([^]]*):\]|%s-%s|%s" % (char, char, char),
-                            found.group(2) if found else "", re.DOTALL):
-        name, low, high, single = each.groups()
-        if name is not None and name not in POSIX_CLASSES:
-            found = None
-        elif name is not None:
-            items.append(POSIX_CLASSES[name])
-        elif single is None and low < high:
-            items.append(quoted(low) + "-" + quoted(high))
-        else:
-            items.append(quoted(single or low))     # of a range of nothing it is still one
-    if found is None:
-        return None, at
-    return "(?%s[%s])[^/]" % ("!" if found.group(1) else "=", "".join(items)), found.end()
+
+    def in_set(found):
+        name, low, high, single = found.groups()
+        if name is not None:
+            return POSIX_CLASSES[name]
+        first = re.escape((low or single)[-1])      # of a range of nothing that is left
+        return first + "-" + re.escape(high[-1]) if low and low[-1] <= high[-1] else first
+
+    def piece(found):
+        kind, text = found.lastindex, found.group(found.lastindex)
+        if kind < 5:
+            return ("(?:.*/)?", ".*", "[^/]*", "[^/]")[kind - 1]
+        if kind == 6:
+            return "(?%s[%s])[^/]" % ("!" if found.group(5) else "=",
+                                      re.sub(GLOB_SET, in_set, text, flags=re.DOTALL))
+        if kind == 8 and (found.group(7) == "[" or not text):
+            raise KeyError              # a set that does not end, or a backslash before nothing
+        return re.escape(text)
+
+    try:
+        glob = glob[1:] if glob.startswith("/") else glob
+        return "(?:%s)" % re.sub(GLOB, piece, glob, flags=re.DOTALL)
+    except KeyError:                    # or a class that there is not
+        return None
 
 
 # =============================================================================================
@@ -11745,6 +11714,7 @@ class Runner(Part):
         self.waiting = collections.deque()
         self.child, self.shown = None, ""       # the one that runs, and what to call it
         self.told = False       # it was told to end, by a signal to all that it has started
+        self.says_all = False
 
     def add(self, events):
         """Run the command for each event, when its turn comes."""
@@ -11794,10 +11764,10 @@ class Runner(Part):
         return True
 
     def tell_end(self, status):
-        """Say how the command ended, as of Popen.poll(), if it failed."""
-        if status:
+        """Say how the command ended, as of Popen.poll(), if it failed or all is said."""
+        if status or self.says_all:
             self.tell("running %s: it %s" % (self.shown, "ended with status %d" % status
-                      if status > 0 else "was killed by " + signal_name(-status)))
+                      if status >= 0 else "was killed by " + signal_name(-status)))
 
     def tell_to_end(self, number):
         """Send a signal, once, to all that the command has started."""
@@ -11940,11 +11910,6 @@ class BatchRunner(Runner):
             self.tell_end(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
         return False
 
-    def tell_end(self, status):
-        if status == 0 and self.says_all:
-            self.tell("running %s: it ended with status 0" % self.shown)
-        super().tell_end(status)
-
     def note_loop(self, batch):
         """Say so when, several times in a row, what changed while the command ran, or just after
         its start if it goes on, has it started again."""
@@ -11974,12 +11939,8 @@ def ignore_options(paths):
     of many paths the directories next to the root."""
     import re
     import shlex
-    globs = []
-    for path, (root, is_dir) in sorted(paths.items()):
-        name = below(path, root) if root is not None else None
-        if name and not any(each.endswith("/") and ("/" + name).startswith(each)
-                            for each in globs):
-            globs.append("/" + name + ("/" if is_dir else ""))
+    globs = [path[len(root.rstrip("/")):] + ("/" if is_dir else "")
+             for path, (root, is_dir) in sorted(paths.items()) if root not in (None, path)]
     if len(globs) > MANY_GLOBS:
         globs = sorted({each[:each.find("/", 1) + 1] or each for each in globs})
     return " ".join("--ignore " + shlex.quote(re.sub(r"[\\*?[]", r"\\\g<0>", printable(each)))

@@ -2471,7 +2471,8 @@ class Ignoring(Command):
 
     NAMES, PIECES = "aab.-x1]", (
         "a", "b", "x", ".", "-", "*", "?", "[ab]", "[!a]", "[^x]", "[a-x]", "[[:alpha:]]", "[]-]",
-        "[![:digit:]]", "\\a", "\\*", "[x", "1", "]", "[b-]", "[\\]a]", "[[:foo:]]", "[x-a]")
+        "[![:digit:]]", "\\a", "\\*", "[x", "1", "]", "[b-]", "[\\]a]", "[[:foo:]]", "[x-a]",
+        "[--0]", "[+--]", "[!-]")
 
     def glob(self, chosen):
         """A random line of a .gitignore."""
@@ -2543,7 +2544,7 @@ class Ignoring(Command):
             run("mkdir", *(os.path.join(self.tree, name) for name in ("a.o", "\udcff", "b")))
             self.assertEqual([event.path for event in watch.read(PATIENCE)], [self.tree + "/b"])
         for wrong in (3, [3], [None]):
-            with self.assertRaisesRegex(TypeError, "ignore: not a glob"):
+            with self.assertRaises(TypeError):
                 fanfp.Watch(self.tree, ignore=wrong)
 
 
@@ -4109,7 +4110,8 @@ class Run(Commands):
     def test_loop(self):
         """A command that writes into the tree is noticed, and the --ignore that is told ends it."""
         self.assertEqual(self.loop_of(do="echo > 'out/[x]'"), "--ignore '/out/\\[x]'")
-        self.assertEqual(self.loop_of(do="rm -rf out; mkdir out; echo > out/y"), "--ignore /out/")
+        self.assertEqual(self.loop_of(do="rm -rf out; mkdir out; echo > out/y"),
+                         "--ignore /out/ --ignore /out/y")
         self.assertEqual(self.loop_of(do="for i in 1 2 3 4 5; do echo > out/$i; done"),
                          "--ignore /out/")
 
