@@ -10027,6 +10027,10 @@ class Watch:
         path = next((each.path for each in current.values() if each.id == number), None)
         if number in self._passed:
             yield path, self._passed[number].place
+        for found in self._known_mounts.values():
+            if found is not None and found.root.mount_id == number \
+                    and not isinstance(found.source, Beside):
+                yield path, found
         for source in self._sources:
             if isinstance(source, Beside) and source.root.mount_id == number:
                 yield (path if source.mounted else source.root.path), source.root
