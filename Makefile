@@ -54,17 +54,30 @@ fan_fp.bpf.o: bpf/fan_fp.bpf.c bpf/trace.h
 
 # Python compiles a script whenever it starts, but a module once: what is installed starts sooner.
 LIB = $(PREFIX)/lib/fanfp
+MAN = $(PREFIX)/share/man/man8
+BASH_COMPLETIONS = $(PREFIX)/share/bash-completion/completions
+ZSH_FUNCTIONS = $(PREFIX)/share/zsh/site-functions
 install:
-	install -d $(DESTDIR)$(LIB) $(DESTDIR)$(PREFIX)/sbin
+	install -d $(foreach each,$(LIB) $(PREFIX)/sbin $(MAN) $(BASH_COMPLETIONS) $(ZSH_FUNCTIONS), \
+		$(DESTDIR)$(each))
 	install -m 644 fanfp.py fan_fp.bpf.o $(DESTDIR)$(LIB)
 	$(PYTHON) -m compileall -q -d $(LIB) $(DESTDIR)$(LIB)
 	printf '%s\n' '#!/usr/bin/env python3' 'import sys' 'sys.path.insert(0, "$(LIB)")' \
 		'import fanfp' 'sys.exit(fanfp.main())' > $(DESTDIR)$(PREFIX)/sbin/fanfp
 	chmod 755 $(DESTDIR)$(PREFIX)/sbin/fanfp
+	install -m 644 doc/fanfp.8 $(DESTDIR)$(MAN)
+	install -m 644 doc/completions/fanfp.bash $(DESTDIR)$(BASH_COMPLETIONS)/fanfp
+	install -m 644 doc/completions/_fanfp $(DESTDIR)$(ZSH_FUNCTIONS)
+
+uninstall:
+	rm -rf $(DESTDIR)$(LIB)
+	rm -f $(DESTDIR)$(PREFIX)/sbin/fanfp $(DESTDIR)$(MAN)/fanfp.8 \
+		$(DESTDIR)$(BASH_COMPLETIONS)/fanfp $(DESTDIR)$(ZSH_FUNCTIONS)/_fanfp
 
 lint:
 	$(PYTHON) -m ruff check fanfp.py test_fanfp.py lab bench
-	shellcheck .ci/run doc/examples/busybox/fanfp doc/examples/initramfs-tools/fanfp \
-		doc/examples/dracut/95fanfp/module-setup.sh
+	mandoc -T lint -W warning doc/fanfp.8
+	shellcheck .ci/run doc/completions/fanfp.bash doc/examples/busybox/fanfp \
+		doc/examples/initramfs-tools/fanfp doc/examples/dracut/95fanfp/module-setup.sh
 
-.PHONY: test check check-pythons vmtest vm bench soak fuzz places install lint
+.PHONY: test check check-pythons vmtest vm bench soak fuzz places install uninstall lint

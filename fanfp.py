@@ -9349,6 +9349,9 @@ class Beside(Source):
 
 # --- the Watch itself ---
 
+NOT_TOLD = {"inotify": OPEN_EXEC | FS_ERROR, "trace": FS_ERROR}     # of events, by filter
+
+
 class Watch:
     """Watch directory trees (or single files): iterate over it for Events.
 
@@ -9725,10 +9728,10 @@ class Watch:
 
     def _add_to(self, name, shown, path, place=None, mount=None):
         """Watch a root with the filter of a name; of a mount in a tree, the Place and the Mount."""
-        if name == "inotify" and not self._mask & (INOTIFY_ASKABLE | RENAME):
-            raise Error(errno.EINVAL, "watching %s: inotify does not tell of %s"
-                        % (printable(shown), " or ".join(event_names(self._mask))),
-                        hint="choose other events, or run as root")
+        if not self._mask & ~NOT_TOLD.get(name, 0):
+            raise Error(errno.EINVAL, "watching %s: %s does not tell of %s"
+                        % (printable(shown), name, " or ".join(event_names(self._mask))),
+                        hint="choose other events, or --filter marks")
         make = {"inotify": InotifyRoot, "trace": TraceRoot}.get(name, Root)
         root = make(shown, path, mount)
         root.may_wait = self._may_wait
@@ -10962,6 +10965,13 @@ def glob_regex(glob):
 # 11. The command line
 # =============================================================================================
 
+EXAMPLES = """\
+fanfp /srv/data                           each change, by whom, as it happens
+fanfp --top /srv/data                     who is busy there, and where
+fanfp --run make --ignore /build/ src     build when something has changed
+
+"""
+
 DESCRIPTION = """\
 Watch directory trees and print an event a line: every event under them, none
 from outside."""
@@ -11013,7 +11023,7 @@ def build_parser():
         epilog=(EPILOG % (folded("default: " + " ".join(DEFAULT_EVENTS)),
                           folded("events: " + " ".join(EVENTS)), KILL_SECONDS)))
     parser.error = refuse
-    parser.print_help = lambda: say(parser.format_help())
+    parser.print_help = lambda: say(EXAMPLES + parser.format_help())
     add = parser.add_argument
     add("roots", nargs="*", metavar="ROOT", help="a directory or a file")
     add("-e", "--event", action="append", metavar="EVENT[,EVENT...]", help="what to report")

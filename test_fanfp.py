@@ -1970,14 +1970,6 @@ class CommandLine(Command):
                 self.assert_fails("reading the command line: ", self.tree, *words)
                 self.assert_fails("; see --help", *words)
 
-    @unittest.skipUnless(shutil.which("make") and os.path.exists(HERE + "/Makefile"),
-                         "needs make")
-    def test_make_install(self):
-        run("make", "-s", "install", "PREFIX=" + self.top, "PYTHON=" + sys.executable, cwd=HERE)
-        line = self.lines(self.tree, do=lambda: write(self.tree + "/a"),
-                          command=[sys.executable, self.top + "/sbin/fanfp"]).decode()
-        self.assertTrue(line.endswith("%s/a\n" % self.tree), line)
-
     def test_default_line(self):
         line = self.lines(self.tree, do=lambda: write(self.tree + "/a\x1b[1m\nb"),
                           command=[sys.executable, PROGRAM]).decode()
@@ -3210,15 +3202,15 @@ class Who(Command):
 
 
 class Terminal:
-    """A shell in tmux."""
+    """A shell in tmux, with a prompt of "$ " alone."""
 
-    def __init__(self, test, columns, rows):
-        for tool in ("tmux", "bash"):
+    def __init__(self, test, columns, rows, shell=("bash", "--norc", "--noprofile", "-i")):
+        for tool in ("tmux", shell[0]):
             if not shutil.which(tool):
                 test.skipTest("needs " + tool)
         self.tmux = ["tmux", "-S", tempfile.mkdtemp(dir=test.out) + "/socket", "-f", "/dev/null"]
-        run(*self.tmux + ["new-session", "-d", "-x", str(columns), "-y", str(rows),
-                          "bash", "--norc", "--noprofile", "-i"],
+        run(*self.tmux + ["new-session", "-d", "-x", str(columns), "-y", str(rows)]
+            + list(shell),
             env=dict(cached_environment(), PS1="$ ", LC_ALL="C.UTF-8"))
         test.addCleanup(subprocess.call, self.tmux + ["kill-server"])
         self.wait_for(lambda lines: lines[0] == "$")
@@ -3538,6 +3530,139 @@ class People(Command):
                 (("--summary", "--who"), "--who and --format do nothing"),
                 (("--top", "-qq"), "-qq prints no events")):
             self.assert_fails(text, self.tree, *options)
+
+
+@unittest.skipUnless(shutil.which("make") and os.path.exists(HERE + "/Makefile"), "needs make")
+class Installed(Command):
+    """What comes with the program: make install, the manual, completions."""
+
+    def setUp(self):
+        super().setUp()
+        self.make("install")
+
+    def make(self, target):
+        run("make", "-s", target, "PREFIX=" + self.out, "PYTHON=" + sys.executable, cwd=HERE)
+
+    def files(self):
+        return [os.path.relpath(os.path.join(directory, name), self.out)
+                for directory, _, names in os.walk(self.out) for name in names
+                if not name.endswith(".pyc")]
+
+    def test_make(self):
+        """It runs where it is installed, and nothing is left once it is uninstalled."""
+        line = self.lines(self.tree, do=lambda: write(self.tree + "/a"),
+                          command=[sys.executable, self.out + "/sbin/fanfp"]).decode()
+        self.assertTrue(line.endswith("%s/a\n" % self.tree), line)
+        self.assertEqual(sorted(self.files()), [
+            "lib/fanfp/fan_fp.bpf.o", "lib/fanfp/fanfp.py", "sbin/fanfp",
+            "share/bash-completion/completions/fanfp", "share/man/man8/fanfp.8",
+            "share/zsh/site-functions/_fanfp"])
+        self.make("uninstall")
+        self.assertEqual(self.files(), [])
+        self.assertFalse(os.path.exists(self.out + "/lib/fanfp"))
+
+    def test_help(self):
+        """It begins with three examples, and they are none that would be refused."""
+        status, out, _ = self.finish("--help")
+        examples = out.decode().split("\n\n")[0].splitlines()
+        self.assertEqual((status, len(examples)), (0, 3))
+        for example in examples:
+            command = re.split(r"  +", example)[0]
+            words = shlex.split(command)
+            self.assertEqual(words.pop(0), "fanfp")
+            fanfp.refuse_idle(fanfp.build_parser().parse_args(words))
+
+    # --- the manual ---
+
+    def manual(self, section=""):
+        """The source of the manual, or of one section."""
+        with open(self.out + "/share/man/man8/fanfp.8") as file:
+            text = file.read()
+        return text[text.index(".Sh " + section):].split("\n.Sh ")[0] if section else text
+
+    def test_manual_is_clean(self):
+        page = self.out + "/share/man/man8/fanfp.8"
+        for command in (["mandoc", "-T", "lint", page], ["groff", "-ww", "-mdoc", "-z", page],
+                        ["man", "-l", page]):
+            with self.subTest(command[0]):
+                if not shutil.which(command[0]):
+                    self.skipTest("needs " + command[0])
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL, env=dict(os.environ, LC_ALL="C", MANPAGER="cat"))
+                lines = process.communicate()[0].decode().splitlines()
+                if command[0] == "man":
+                    self.assertIn("EXIT STATUS", "\n".join(lines))
+                else:               # which other manuals are here is not the question
+                    self.assertEqual([line for line in lines if "mandoc.db" not in line
+                                      and "referenced manual not found" not in line], [])
+
+    def test_manual_has_what_help_has(self):
+        """The options, events and letters of formats, each way."""
+        items = [line for line in self.manual().splitlines() if line.startswith(".It ")]
+        options = {"-" + option for line in items for option in re.findall(r"\bFl (\S+)", line)}
+        self.assertEqual(options, {option for action in fanfp.build_parser()._actions
+                                   for option in action.option_strings})
+        events = self.manual("EVENTS")
+        self.assertEqual({name for line in events.splitlines() if line.startswith(".It ")
+                          for name in line[4:].split(" , ")}, set(fanfp.EVENTS))
+        default = re.search(r"By default\n(.*?)\.\n", events, re.DOTALL).group(1)
+        self.assertEqual(default.replace(",", "").split(), list(fanfp.DEFAULT_EVENTS))
+        items = [line for line in self.manual("FORMAT").splitlines() if line.startswith(".It ")]
+        self.assertEqual(set(re.findall(r"&%(.)", " ".join(items))),
+                         set("wfPoeT0n%") | set(fanfp.FORMAT_EVENT) | set(fanfp.FORMAT_PROCESS))
+        filters = re.search(r"^\.It Fl -filter Cm (.*)", self.manual(), re.MULTILINE).group(1)
+        self.assertEqual(filters.split(" | "), list(fanfp.FILTER_NAMES))
+
+    def test_examples_of_manual(self):
+        """None of them would be refused."""
+        examples = re.findall(r"^\.Dl \"?(fanfp .*|timeout .*)", self.manual("EXAMPLES"),
+                              re.MULTILINE)
+        self.assertGreater(len(examples), 3)
+        for example in examples:
+            words = shlex.split(re.split(r" [|>] ", example)[0])
+            words = words[words.index("fanfp") + 1:]
+            with self.subTest(example):
+                fanfp.refuse_idle(fanfp.build_parser().parse_args(words))
+
+    # --- completions ---
+
+    COMPLETIONS = (("--su", "--summary"), ("--filter ma", "marks"),
+                   ("-e CLOSE_N", "CLOSE_NOWRITE"), ("-e create,CLOSE_W", "create,CLOSE_WRITE"),
+                   ("--user roo", "root"), ("--json %s/som", "%s/somewhere"))
+
+    def check_completions(self, terminal):
+        os.mkdir(self.tree + "/somewhere")
+        for typed, wanted in self.COMPLETIONS:
+            with self.subTest(typed):
+                typed, wanted = (each.replace("%s", self.tree) for each in (typed, wanted))
+                terminal.press("C-u", "C-l")
+                terminal.wait_for(lambda lines: lines[0] == "$")
+                terminal.press("-l", "fanfp " + typed)
+                terminal.press("Tab")
+                terminal.wait_for(lambda lines: any(
+                    wanted in re.split(r" +", line) or wanted + "/" in line.split()
+                    for line in lines))
+
+    def test_completion_by_bash(self):
+        """By bash itself; and all options are offered."""
+        terminal = Terminal(self, 200, 24)
+        terminal.press("PATH=%s:$PATH; . %s" % (
+            self.out + "/sbin", self.out + "/share/bash-completion/completions/fanfp"), "Enter")
+        self.check_completions(terminal)
+        out = subprocess.check_output(
+            ["bash", "-c", '. "$1"; _fanfp "$2" - "$2"; echo "${COMPREPLY[@]}"', "-",
+             self.out + "/share/bash-completion/completions/fanfp", self.out + "/sbin/fanfp"])
+        self.assertEqual(set(out.decode().split()),
+                         {option for action in fanfp.build_parser()._actions
+                          for option in action.option_strings})
+
+    def test_completion_by_zsh(self):
+        terminal = Terminal(self, 200, 24, ("zsh", "-f"))
+        terminal.press("PATH=%s:$PATH; fpath=(%s $fpath); autoload -Uz compinit; "
+                       "compinit -u -D" % (self.out + "/sbin",
+                                           self.out + "/share/zsh/site-functions"), "Enter")
+        self.check_completions(terminal)
 
 
 def fill(pipe):
