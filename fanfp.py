@@ -1203,10 +1203,10 @@ class Directories:
     of None: it is in no tree.
     """
 
-    def __init__(self, devices=False, recursive=True, ignore=None):
+    def __init__(self, devices, recursive, ignore):
         """`devices`: whether events of device nodes are told like those of files.  Not `recursive`:
         it knows where directories are all the same, but none but the roots is in a tree.  `ignore`:
-        the Ignore, or None."""
+        the Ignore."""
         self.recursive, self.ignore = recursive, ignore
         self.nodes = {}         # key -> Node
         self.prefixes = {}      # key -> "path/" to put before a name: a cache of what nodes say
@@ -1280,14 +1280,10 @@ class Directories:
         if names:
             names.reverse()
             prefix += "/".join(names) + "/"
-        if len(prefix) <= PREFIX_LIMIT and not self.ignores(prefix) and (
+        if len(prefix) <= PREFIX_LIMIT and not self.ignore.hides_in(prefix) and (
                 self.devices is None or not self.holds_devices(key, prefix)):
             self.prefixes[key] = prefix
         return prefix
-
-    def ignores(self, prefix):
-        """Whether all that is in a directory in a tree is ignored."""
-        return self.ignore is not None and self.ignore.hides_in(prefix)
 
     def holds_devices(self, key, prefix):
         """Whether a directory is one in which device nodes are at home."""
@@ -5699,8 +5695,8 @@ class Fanotify(Source):
     tells of a moment past and the kernel answers for now; see the top of section 3.
     """
 
-    def __init__(self, mask, filter_name, notice, object_path=None, own=False, devices=False,
-                 recursive=True, ignore=None):
+    def __init__(self, mask, filter_name, notice, ignore, object_path=None, own=False,
+                 devices=False, recursive=True):
         self.notice, self.own = notice, own
         self.mask = mask | ALWAYS | ISDIR
         self.pid = os.getpid()
@@ -5995,7 +5991,7 @@ class Fanotify(Source):
             prefix = directories.prefix(key)
         if prefix is None:
             self.shun(key)
-        elif directories.ignores(prefix):
+        elif directories.ignore.hides_in(prefix):
             self.shun(key, True)
         return prefix
 
@@ -6231,7 +6227,8 @@ class Fanotify(Source):
                 self.enter(raw.target, key, name)
             else:
                 self.directories.put(raw.target, key, name)
-                if self.ignored and self.directories.ignore.may_show(was):
+                ignore = self.directories.ignore
+                if self.ignored and (ignore.by_path or ignore.hides(was, True)):
                     self.hear_again(raw.target, key)
                 self.on_move()
 
@@ -6304,7 +6301,7 @@ class Fanotify(Source):
         try:
             self.find(key)
             prefix = self.directories.prefix(key)
-            if prefix is None or self.directories.ignores(prefix):
+            if prefix is None or self.directories.ignore.hides_in(prefix):
                 return 0                # one of those still outside
             bits, found, count = changes_since(self.directories, key, since, limit)
         except (Gone, Held, OSError):
@@ -6744,10 +6741,10 @@ class Inotify(Source):
     """An inotify instance that follows trees.  What bind mounts show is followed at once, so that
     none is_shared(): see drop_mounts(), watch_child()."""
 
-    def __init__(self, mask, notice, mounts, devices=False, recursive=True, ignore=None):
+    def __init__(self, mask, notice, mounts, ignore, devices=False, recursive=True):
         """`mounts`: the MountList, for the names of all mounts and the far_paths().
         `devices`: whether events of device nodes are told like those of files.  Not `recursive`:
-        only the roots themselves are watched.  `ignore`: the Ignore, or None."""
+        only the roots themselves are watched.  `ignore`: the Ignore."""
         self.recursive, self.ignore = recursive, ignore
         self.notice, self.mounts = notice, mounts
         self.mask = mask | ALWAYS | ISDIR
@@ -6978,10 +6975,6 @@ class Inotify(Source):
 
     # --- looking at directories ---
 
-    def ignores(self, path):
-        """Whether a directory is ignored as a whole."""
-        return self.ignore is not None and self.ignore.hides(path, True)
-
     @property
     def looking(self):
         """Whether there is something to be looked at."""
@@ -7137,7 +7130,8 @@ class Inotify(Source):
     def look_at(self, watched, fd, mount_id, name, since):
         """Watch and list a directory in one that is open, on the mount of a number, unless
         something is mounted there, of which the list of mounts tells; or it is ignored."""
-        if self.is_mount(fd, name) or self.ignores(self.prefix(watched) + os.fsdecode(name)):
+        if self.is_mount(fd, name) \
+                or self.ignore.hides(self.prefix(watched) + os.fsdecode(name), True):
             return
         child, child_fd = None, path_on(name, mount_id, fd)
         try:
@@ -7469,14 +7463,14 @@ class Inotify(Source):
             return None
         child = self.take(old_parent, old_name)
         if child is None:
-            if since is None and self.ignores(old_path):
+            if since is None and self.ignore.hides(old_path, True):
                 return self.appeared(parent, name, -self.after)         # as if from outside
             return self.appeared(parent, name, since and abs(since))    # it bears another time
         if hangs_on(parent, child):
             return self.learn_again()
-        if child.root is None and self.ignores(path):
+        if child.root is None and self.ignore.hides(path, True):
             return self.forget(child, True)
-        if self.ignore is not None and self.ignore.by_path:
+        if self.ignore.by_path:
             self.look_again(child)          # what is ignored in it may be other than before
         return self.rehang(child, parent, name)
 
@@ -8054,8 +8048,7 @@ class Way:
         """`may_ask`: function(id of a mount), called before anything there is asked what it is;
         raises OSError to forbid that.  `all_names`: directories are entries, too."""
         self.entries, self.fd, self.rest, self.own = [], None, None, None
-        self.all_names = all_names
-        self.mounts, self.may_ask = set(), may_ask
+        self.mounts, self.may_ask, self.all_names = set(), may_ask, all_names
         self.proc, self.links = os.stat("/proc").st_dev, 0
         at, names = os.open(b".", O_PATH_DIR, dir_fd=start), names[::-1]
         try:
@@ -9440,7 +9433,7 @@ class Watch:
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
         globs = [ignore] if isinstance(ignore, (str, bytes)) else ignore or ()
-        self._ignore = Ignore([path_name("ignore", each) for each in globs]) if globs else None
+        self._ignore = Ignore([path_name("ignore", each) for each in globs])
         self._doers, self._in_full = choose_doers(comm, pid, user), process
         # What a Watch in a thread of its own does as this one: see Beside.
         self._options = {"events": event_names(self._mask), "latency": latency, "own": own,
@@ -9520,8 +9513,7 @@ class Watch:
         """Watch a root, by its names or as a tree; the name it has."""
         path = os.fsencode(display)
         shown = shown_name(display)
-        if self._ignore is not None:
-            self._ignore.watch(self.roots + (shown,))
+        self._ignore.watch(self.roots + (shown,))
         if self._is_far_root(display, path):
             return shown
         try:
@@ -9660,7 +9652,7 @@ class Watch:
         root = FarRoot(display.rstrip("/") or "/", real, number)
         source = self._make_beside(
             root, beyond[0].kind, lambda notice, options: ThreadWatch(
-                display, notice=notice, ignore=self._ignore and self._ignore.globs, **options),
+                display, notice=notice, ignore=self._ignore.globs, **options),
             False)
         while not source.is_ready and not source.over:
             self._wait_for(lambda seconds: select.select([source.fd], [], [], seconds)[0],
@@ -9767,11 +9759,11 @@ class Watch:
     def _make_source(self, name):
         """What watches trees with the filter of a name."""
         if name == "inotify":
-            return Inotify(self._mask, self._notice, self._mounts, self._devices, self._recursive,
-                           self._ignore)
+            return Inotify(self._mask, self._notice, self._mounts, self._ignore, self._devices,
+                           self._recursive)
         if name != "trace":
-            return Fanotify(self._mask, name, self._notice, self.object, self._own, self._devices,
-                            self._recursive, self._ignore)
+            return Fanotify(self._mask, name, self._notice, self._ignore, self.object, self._own,
+                            self._devices, self._recursive)
         if self._no_trace is not None:
             raise self._no_trace
         try:
@@ -9965,7 +9957,7 @@ class Watch:
             raise Hidden
         place = self._place(mount, current, above_is_far)
         shown = place.shown()
-        if shown is None or self._ignore is not None and self._ignore.hides(shown, True):
+        if shown is None or self._ignore.hides(shown, True):
             raise Hidden                # the table is behind; or until it is not ignored
         self._passed[mount.id] = Passed(place, at, mount.device, mount.root)
         if mount.kind in KERNEL_KINDS:
@@ -10236,7 +10228,7 @@ class Watch:
         """Have those of the events, and of those made here, that are asked for told."""
         events = events + list(self._events)
         self._events.clear()
-        if self._include or self._exclude or self._ignore is not None:
+        if self._include or self._exclude or self._ignore.rules:
             events = list(filter(None, map(self._filtered, events)))
         for is_chosen in self._doers:
             events = [event for event in events
@@ -10261,8 +10253,7 @@ class Watch:
         since = min([source.since() for source in [self._fanotify] + self._names
                      if source is not None and (source.fd in ready or source in leading)] or [0.0])
         events, self._moment = [], Moment(self.roots, Processes(self._who, since))
-        if self._ignore is not None:
-            self._ignore.watch(self._moment.roots)
+        self._ignore.watch(self._moment.roots)
         for source in sorted(self._sources, key=lambda each: each not in leading):
             if source in leading:
                 ahead = source.ahead()
@@ -10321,7 +10312,7 @@ class Watch:
         """Whether include, exclude and ignore let a path through."""
         return (not self._include or any(search(path) for search in self._include)) \
             and not any(search(path) for search in self._exclude) \
-            and (self._ignore is None or not self._ignore.hides(path, is_dir))
+            and not self._ignore.hides(path, is_dir)
 
     @property
     def ended(self):
@@ -10861,14 +10852,13 @@ class Ignore:
     innermost; a root is not ignored.
 
     globs    tuple of str, as given
-    roots    of the Watch, each with a slash at its end, the longest first
+    roots    of the Watch
+    tops     the same with a slash at their ends, the longest first
     by_path  whether it depends on the directories above an entry whether that matches
     """
 
     def __init__(self, globs):
-        import itertools
-        re = module("re", "reading globs to ignore")
-        self.globs, self.roots, self.known = tuple(globs), (), {}
+        self.globs, self.roots, self.tops, self.known = tuple(globs), (), (), {}
         kinds = []                  # [((negated, only_dirs, by_path), regular expression)]
         for glob in self.globs:
             text = glob[1:] if glob.startswith("!") else glob
@@ -10876,30 +10866,33 @@ class Ignore:
             kinds.append(((text != glob, name != text, "/" in name), glob_regex(name) or "(?!)"))
         self.by_path = any(kind[2] for kind, _ in kinds)
         self.rules = []             # [(match, negated, only_dirs, by_path)], the last glob's first
-        for kind, alike in itertools.groupby(kinds, lambda each: each[0]):
-            regex = "|".join(regex for _, regex in alike)
-            self.rules.insert(0, (re.compile(regex, re.DOTALL).fullmatch,) + kind)
+        while kinds:                    # one search for all of a kind that follow each other
+            kind, alike = kinds[0][0], []
+            while kinds and kinds[0][0] == kind:
+                alike.append(kinds.pop(0)[1])
+            re = module("re", "reading globs to ignore")
+            self.rules.insert(0, (re.compile("|".join(alike), re.DOTALL).fullmatch,) + kind)
 
     def watch(self, roots):
         """These are the roots from now on."""
-        roots = tuple(sorted(map(with_slash, roots), key=len, reverse=True))
         if roots != self.roots:
             self.roots, self.known = roots, {}
+            self.tops = sorted(map(with_slash, roots), key=len, reverse=True)
 
     def start(self, path):
         """Where in a path that begins which is below its root."""
-        return next((len(root) for root in self.roots if path.startswith(root)), len(path))
+        return next((len(top) for top in self.tops if path.startswith(top)), len(path))
 
     def hides(self, path, is_dir):
         """Whether a path (str) is ignored."""
         start, at = self.start(path), path.rfind("/") + 1
-        if start >= len(path) or path + "/" in self.roots:
+        if not self.rules or start >= len(path) or path in self.roots:
             return False
         return self.hides_in(path[:at]) or self.is_match(path[start:], path[at:], is_dir)
 
     def hides_in(self, prefix):
         """Whether all that is in a directory is ignored; its path has a slash at its end."""
-        known = self.known.get(prefix)
+        known = self.known.get(prefix) if self.rules else False
         if known is None:
             start = at = self.start(prefix)
             known = False
@@ -10919,10 +10912,6 @@ class Ignore:
             if (is_dir or not only_dirs) and match(path if by_path else name):
                 return not negated
         return False
-
-    def may_show(self, path):
-        """Whether something in a directory that had a path may not be ignored since it has not."""
-        return self.by_path or path is None or self.hides(path, True)
 
 
 # What a glob consists of: **/, ** at the end, *, ?, a set, what is escaped or not whole, the rest.
@@ -11124,13 +11113,12 @@ def ignored_in(path):
     import re
     try:
         with open(path, "rb") as file:
-            text = os.fsdecode(file.read())
+            data = file.read().replace(b"\r\n", b"\n")
     except OSError as error:
         raise failure(error.errno, "reading", path, "name a file that is like a .gitignore")
-    lines = (line[:-1] if line.endswith("\r") else line
-             for line in text.replace("\ufeff", "", 1).split("\n"))
+    text = os.fsdecode(data[3:] if data.startswith(b"\xef\xbb\xbf") else data)
     # Spaces at the end do not count but after a backslash.
-    lines = (re.sub(r"^((?:\\.|[^\\])*?) +$", r"\1", line, flags=re.DOTALL) for line in lines)
+    lines = (re.sub(r"^((?:\\.|[^\\])*?) +$", r"\1", line) for line in text.split("\n"))
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -11619,8 +11607,7 @@ class Rotation(Part):
             return self.signals.end(signal.SIGHUP)
         try:
             # Never waits for who reads, if it is a pipe by now.
-            fd = open_to_append(self.output.name, "the old file is written on; who opens it again "
-                                "has no capability to write anywhere", os.O_NONBLOCK)
+            fd = open_to_append(self.output.name, "the old file is written on", os.O_NONBLOCK)
         except Error as error:
             return self.manner.tell(str(error))
         os.dup2(fd, self.output.fd, inheritable=False)
@@ -11628,12 +11615,8 @@ class Rotation(Part):
 
 
 def has_terminal():
-    """Whether this process has a controlling terminal."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True
+    """Whether this process has a controlling terminal.  proc(5), /proc/PID/stat."""
+    return read_file("/proc/self/stat").rpartition(b")")[2].split()[4:5] != [b"0"]
 
 
 def say_ready(tell):
@@ -11728,7 +11711,7 @@ class Runner(Part):
         self.waiting = collections.deque()
         self.child, self.shown = None, ""       # the one that runs, and what to call it
         self.told = False       # it was told to end, by a signal to all that it has started
-        self.says_all = False
+        self.says_all, self.kill_at = False, None
 
     def add(self, events):
         """Run the command for each event, when its turn comes."""
@@ -11786,7 +11769,7 @@ class Runner(Part):
     def tell_to_end(self, number):
         """Send a signal, once, to all that the command has started."""
         if not self.told:
-            self.told = True
+            self.told, self.kill_at = True, time.monotonic() + KILL_SECONDS
             self.send(number)
 
     def group_has_ended(self):
@@ -11836,13 +11819,13 @@ class BatchRunner(Runner):
 
     def __init__(self, words, signals, tell, options):
         super().__init__(words, signals, tell)
-        os.close(self.input_of(()))             # or that can't be had here
+        self.input_of(()).close()               # or that can't be had here
         self.restarts, self.says_all = options.restart, not options.quiet
         self.quiet_for = QUIET_SECONDS if options.quiet_for is None else options.quiet_for
-        self.last = self.kill_at = float("-inf")    # time.monotonic() of the last change
+        self.last = float("-inf")       # time.monotonic() of the last change
         self.is_over = False            # the one to go on has ended by itself
-        self.common, self.loops, self.suspect = {}, 0, False    # see note_loop()
-        self.suspect_until = float("-inf")
+        # See note_loop().
+        self.common, self.loops, self.suspect, self.suspect_until = {}, 0, False, self.last
         if self.restarts:
             self.waiting.append({})
 
@@ -11887,31 +11870,26 @@ class BatchRunner(Runner):
             if self.child is None:
                 self.start(self.waiting.popleft())
             elif self.restarts:
-                self.kill_at = now + KILL_SECONDS
                 self.tell_to_end(signal.SIGTERM)
 
     def start(self, batch):
         self.note_loop(batch)
         self.is_over = False
-        stdin = self.input_of(batch)
-        try:
+        with self.input_of(batch) as stdin:
             self.launch(self.words, "%d path%s" % (len(batch), "" if len(batch) == 1 else "s"),
                         dict(os.environ, FANFP_COUNT=str(len(batch))), stdin)
-        finally:
-            os.close(stdin)
         self.suspect_until = time.monotonic() + SUSPECT_SECONDS if self.restarts else float("inf")
 
     @staticmethod
     def input_of(paths):
-        """A descriptor to read paths from, with a NUL after each: a file that is in no tree."""
+        """A file to read paths from, with a NUL after each, which is in no tree."""
         fd = call("memfd_create", b"fanfp", 1)          # MFD_CLOEXEC
         if fd < 0:
             raise failure(ctypes.get_errno(), "making a file for the paths for --run")
-        with open(fd, "wb", closefd=False) as file:
-            for path in paths:
-                file.write(os.fsencode(path) + b"\0")
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
+        file = open(fd, "w+b")
+        file.writelines(os.fsencode(path) + b"\0" for path in paths)
+        file.seek(0)
+        return file
 
     def has_ended(self):
         if not self.restarts or self.told:
@@ -11943,7 +11921,6 @@ class BatchRunner(Runner):
         if self.restarts:
             self.waiting.clear()
             if self.child is not None and self.signals.number is None:
-                self.kill_at = time.monotonic() + KILL_SECONDS
                 self.tell_to_end(signal.SIGTERM)
         super().finish()
 
@@ -12417,9 +12394,8 @@ def refuse_idle(options):
             (options.no_newline and options.format is None,
              "--no-newline does nothing without --format"),
             (None not in (options.command, options.run), "only one of --exec and --run"),
-            (options.restart and options.run is None, "--restart does nothing without --run"),
-            (options.quiet_for is not None and options.run is None,
-             "--quiet-for does nothing without --run"),
+            ((options.restart or options.quiet_for is not None) and options.run is None,
+             "--restart and --quiet-for do nothing without --run"),
             (options.object is not None and options.filter not in ("auto", "fastpath"),
              "--object does nothing with --filter " + options.filter),
             (options.devices and options.event
@@ -12490,8 +12466,8 @@ def make_runner(options, signals, tell):
     """The Runner of --exec or --run, with notes about the command told; None without."""
     if options.command is None and options.run is None:
         return None
-    words, notes = read_command(options.command) if options.run is None \
-        else read_command(options.run, "--run")
+    words, notes = read_command(options.command or options.run or "",
+                                "--exec" if options.run is None else "--run")
     for note in notes if not options.quiet else ():
         tell(note)
     return Runner(words, signals, tell) if options.run is None \

@@ -4308,8 +4308,8 @@ class Run(Commands):
 
     def test_refused(self):
         for words, text in (
-                (["--restart"], "--restart does nothing without --run"),
-                (["--quiet-for", "1"], "--quiet-for does nothing without --run"),
+                (["--restart"], "--restart and --quiet-for do nothing without --run"),
+                (["--quiet-for", "1"], "--restart and --quiet-for do nothing without --run"),
                 (["--run", "true", "--exec", "true"], "only one of --exec and --run"),
                 (["--run", "cat {}"], "reading --run cat {}: {} is a path for --exec; here the "
                                       "paths are on standard input, as for xargs -0"),
