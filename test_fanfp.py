@@ -10657,16 +10657,21 @@ class Pythons(Base):
 
 
 class Result(unittest.TextTestResult):
-    """Counts what passed, for the closing line, and ends a test that takes too long.  What went
+    """Counts by class, for the closing lines, and ends a test that takes too long.  What went
     wrong is told at once: a run may be ended before it comes to its end."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.passed = 0
+        self.classes = {}       # name: [passed, failed, skipped, seconds]
         self.failed = []
+
+    def count(self, test, index, number=1):
+        case = type(getattr(test, "test_case", test)).__name__      # a subtest has one
+        self.classes.setdefault(case, [0, 0, 0, 0])[index] += number
 
     def startTest(self, test):
         super().startTest(test)
+        self.started = time.monotonic()
         signal.signal(signal.SIGALRM, self.too_long)
         # Again and again, since what is undone after the test may wait for the same.
         signal.setitimer(signal.ITIMER_REAL, 5 * PATIENCE, PATIENCE)
@@ -10677,6 +10682,7 @@ class Result(unittest.TextTestResult):
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         super().stopTest(test)
+        self.count(test, 3, time.monotonic() - self.started)
 
     @staticmethod
     def too_long(*_):
@@ -10684,7 +10690,11 @@ class Result(unittest.TextTestResult):
 
     def addSuccess(self, test):
         super().addSuccess(test)
-        self.passed += 1
+        self.count(test, 0)
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        self.count(test, 2)
 
     def addFailure(self, test, err):
         super().addFailure(test, err)
@@ -10701,6 +10711,7 @@ class Result(unittest.TextTestResult):
                       self.failures if issubclass(err[0], test.failureException) else self.errors)
 
     def tell(self, test, err, failures):
+        self.count(test, 1)
         name = re.sub(r"\b__main__\.", "", test.id())
         line = "FAILED %s: %s: %s" % (name, err[0].__name__, err[1])
         self.failed.append(" ".join(line.split())[:LINE])
@@ -10717,12 +10728,15 @@ def main():
     that failed, since of a long log it may be the end alone that is seen."""
     runner = unittest.TextTestRunner(resultclass=Result, verbosity=2, stream=sys.stdout)
     result = unittest.main(testRunner=runner, exit=False).result
+    passed = sum(numbers[0] for numbers in result.classes.values())
     failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
     for test, reason in result.skipped:
         print("skipped: %s: %s" % (test, reason))
+    for name, numbers in sorted(result.classes.items(), key=lambda each: each[1][3]):
+        print("%s: passed %d, failed %d, skipped %d in %d s" % ((name,) + tuple(numbers)))
     for line in result.failed:
         print(line)
-    print("%d passed, %d failed, %d skipped" % (result.passed, failed, len(result.skipped)))
+    print("%d passed, %d failed, %d skipped" % (passed, failed, len(result.skipped)))
     return 1 if failed or not result.testsRun else 0
 
 
