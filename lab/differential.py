@@ -1200,7 +1200,7 @@ class Run:
 
 def session(options, filter_name, directory, seed, operations):
     """A run of a number of operations: (operations done, events); raises Failed."""
-    generator = Generator(seed, options.processes, mounting(options))
+    generator = Generator(seed, options.processes, mounting(options, filter_name))
     events = generator.random.choice(EVENT_SETS)
     run = Run(options, filter_name, directory, events, options.processes)
     rounds, done = [], 0
@@ -1224,9 +1224,10 @@ def session(options, filter_name, directory, seed, operations):
     return done, run.count
 
 
-def mounting(options):
-    """Whether to mount."""
-    return os.geteuid() == 0 and not options.no_mounts
+def mounting(options, filter_name):
+    """Whether to mount: a tmpfs, which of old has no identifier for fanotify to tell of it by."""
+    told = filter_name not in ("fastpath", "marks", "user") or any(fanfp.filesystem_id(b"/dev/shm"))
+    return os.geteuid() == 0 and not options.no_mounts and told
 
 
 class Failed(Exception):

@@ -30,13 +30,15 @@ PROGRAMS = [
     "/usr/bin/findmnt", "/usr/bin/setfattr", "/usr/bin/getfattr", "/usr/bin/strace",
     "/usr/bin/git", "/usr/bin/cp", "/usr/bin/mv", "/usr/bin/rm", "/usr/bin/tar",
     "/usr/bin/find", "/usr/bin/stdbuf", "/usr/sbin/capsh", "/usr/sbin/losetup",
-    "/usr/sbin/mke2fs", "/usr/sbin/mkfs.ext4", "/usr/sbin/mkfs.xfs", "/usr/sbin/mkfs.btrfs",
-    "/usr/bin/btrfs", "/usr/sbin/bpftool", "/usr/sbin/xfs_io", "/usr/bin/bindfs",
+    "/usr/sbin/mke2fs", "/usr/sbin/debugfs", "/usr/sbin/mkfs.ext4", "/usr/sbin/mkfs.xfs",
+    "/usr/sbin/mkfs.btrfs", "/usr/bin/btrfs", "/usr/sbin/bpftool", "/usr/sbin/xfs_io",
+    "/usr/bin/bindfs",
 ]
 # The C library opens libgcc_s when a thread ends, as Debian's has it depend on it.
 DATA = ["/usr/lib/x86_64-linux-gnu/libgcc_s.so.1", "/etc/mke2fs.conf", "/etc/services",
         "/etc/protocols", "/usr/lib/git-core/git",
-        "/usr/share/git-core/templates/description"]
+        "/usr/share/git-core/templates/description",
+        "/usr/share/git-core/templates/info/exclude"]
 
 # Parts of python's standard library that nothing here imports.
 WITHOUT = re.compile(r"/(test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|pydoc_data|"

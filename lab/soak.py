@@ -57,7 +57,7 @@ def one(options, name, directory):
     row = {"filter": name, "kind": differential.filesystem_type(directory), "operations": 0,
            "events": 0, "missed": 0, "invented": 0, "memory": [], "descriptors": []}
     generator = differential.Generator(options.seed, options.processes,
-                                       differential.mounting(options))
+                                       differential.mounting(options, name))
     session = differential.Run(options, name, directory, fanfp.DEFAULT_EVENTS, options.processes)
     noise = []
     tenths = 1
