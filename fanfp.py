@@ -9767,11 +9767,14 @@ class Watch:
         if self._no_trace is not None:
             raise self._no_trace
         try:
-            return Trace(self._mask, self._notice, self._own, self._devices, self._recursive,
-                         self._ring)
+            trace = Trace(self._mask, self._notice, self._own, self._devices, self._recursive,
+                          self._ring)
         except Error as error:
             self._no_trace = error
             raise
+        if trace.tracer.caveat:
+            self._notice(trace.tracer.caveat)
+        return trace
 
     def _register(self, source):
         """Read from a source from now on."""
