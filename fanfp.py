@@ -7689,11 +7689,13 @@ class TraceRoot(PlainRoot):
 
     slot   the number that its records have
     place  Place of a mount in a tree, else None
+    is_far whether somebody else answers for it, so that nothing is asked of it
     """
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
         self.slot = self.place = None
+        self.is_far = False
 
 
 class Spot:
@@ -7880,7 +7882,7 @@ class Trace(Source):
                 root.show_as(shown)
 
     def is_shared(self, root):
-        return root.is_part
+        return root.is_part and not root.is_far
 
     def is_needed(self, root):
         """Whether a bind mount is what makes its directory one of a tree."""
@@ -10073,6 +10075,7 @@ class Watch:
             os.close(fd)
             return False
         root.show_as(shown)
+        root.is_far = True
         root.is_covered = is_far(os.path.dirname(mount.path), self._mounts.far())
         trace.take(root, (fd, watch), place)
         for identity, found in list(self._known_mounts.items()):
