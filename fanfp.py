@@ -18,7 +18,7 @@ One file, Python 3.6 or later, standard library only.  From top to bottom:
     7. inotify                   for where fanotify cannot be had
     8. Names                     files and symbolic links as roots
     9. Watch                     the public interface; mounts, and what somebody else answers for
-    10. The command line         options, output, --exec, --probe
+    10. The command line         options, output, --exec, --probe; inotify-tools' own
 """
 
 import sys
@@ -205,6 +205,9 @@ PROTOTYPES = {
     "statfs64": (ctypes.c_char_p, ctypes.c_void_p),
     "fstatfs64": (ctypes.c_int, ctypes.c_void_p),
     "write": (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t),
+    "regcomp": (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int),
+    "regexec": (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int),
+    "regerror": (ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
 }
 # What does the same where a C library has no function of a name: musl has 64 bits for numbers of
 # blocks on all machines, glibc on those of 32 bits only in the functions that say so.
@@ -2418,7 +2421,7 @@ def read_object_file(path=None):
     """The Object in a file; without a path, in the one that comes with this module."""
     hint = "name another, or leave --object out"
     if path is None:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), OBJECT_NAME)
+        path = os.path.join(os.path.dirname(os.path.realpath(__file__)), OBJECT_NAME)
         hint = "copy it from where fanfp.py is from, beside it"
     try:
         # A pipe may never give anything, and /dev/zero never an end.
@@ -11087,6 +11090,9 @@ def build_parser():
         help="--run it at once, and end it then and start it again: for servers")
     add("--stats", action="store_true", help="counters, at the end, on standard error")
     add("--probe", action="store_true", help="say what this host has, and end")
+    add("--as", dest="tool", metavar="NAME",
+        help="first of all: be " + ", ".join(TOOL_NAMES) + ", with its options; so it is where "
+             "that is the name of a link to it")
     add("--version", action="store_true", help="say which this is, and end")
     return parser
 
@@ -11539,8 +11545,12 @@ class Output:
         self.told += 1
         if self.instead is not None:
             return self.instead(message)
+        return self.say("fanfp: " + message)
+
+    def say(self, line):
+        """Write a line, if that can be."""
         try:
-            return self.write("fanfp: %s\n" % message)
+            return self.write(line + "\n")
         except OSError:
             return None                 # nobody to tell
 
@@ -12494,14 +12504,14 @@ def make_views(options, watch, output, signals, errors):
     return parts
 
 
-class Manner:
-    """What a run tells, and in which words: fanfp's own.  Others are below: see Tools."""
+class Manner(Part):
+    """What a run tells, and in which words: fanfp's own.  Another is below: see Tool."""
 
     output = lines = None               # of the events, once it is open; what makes text of them
 
     def __init__(self, options, signals):
         refuse_idle(options)
-        self.options = options
+        self.options, self.signals = options, signals
         self.errors = Output(2, "standard error", signals)
 
     def tell(self, message):
@@ -12526,7 +12536,11 @@ class Manner:
         """All is over, with a status of the main loop and these roots left; the exit status."""
         if not roots:
             self.tell("no root is left")
-        return status
+        return self.die(status)
+
+    def die(self, status):
+        """End by the signal that ended the run; the exit status, where there was none."""
+        return status if self.signals.number is None else die_of(self.signals.number)
 
 
 def run(options, make_manner=Manner):
@@ -12535,7 +12549,7 @@ def run(options, make_manner=Manner):
     manner = make_manner(options, signals)
     arguments = watch_arguments(options)
     runner = make_runner(options, signals, manner.tell)
-    parts = [runner] if runner is not None else []
+    parts = [manner] + ([runner] if runner is not None else [])
     output = manner.output = open_output(options.outfile, signals, options.quiet < 2)
     raise_descriptor_limit()
     manner.start()
@@ -12571,8 +12585,7 @@ def run(options, make_manner=Manner):
         part.finish()
     if options.stats:
         manner.tell("stats: " + ", ".join("%s %d" % item for item in counters.items()))
-    status = manner.end(status, roots)
-    return status if signals.number is None else die_of(signals.number)
+    return manner.end(status, roots)
 
 
 def follow(watch, options, manner, parts, signals):
@@ -12788,6 +12801,532 @@ def attempt(action):
     return "yes"
 
 
+# --- inotify-tools: fanfp as inotifywait, fsnotifywait, inotifywatch, fsnotifywatch ---
+
+TOOL_NAMES = ("inotifywait", "fsnotifywait", "inotifywatch", "fsnotifywatch")
+
+TOOL_OPTIONS = (
+    # For which tools, those that wait or that watch and count; letter, name, argument, what it is.
+    ("wait watch", "h", "help", "", "Show this help text."),
+    ("watch", "v", "verbose", "", "Say more while it starts."),
+    ("wait watch", "", "fromfile", "file",
+     "Read what to watch from a file, `-' for stdin, one a line; @name: not that."),
+    ("wait watch", "", "exclude", "pattern",
+     "No events of what matches an extended regular expression."),
+    ("wait watch", "", "excludei", "pattern", "Like --exclude but case insensitive."),
+    ("wait watch", "", "include", "pattern",
+     "Only events of what matches an extended regular expression."),
+    ("wait watch", "", "includei", "pattern", "Like --include but case insensitive."),
+    ("wait", "m", "monitor", "", "Go on after one event, for ever or until --timeout."),
+    ("wait", "d", "daemon", "",
+     "Like --monitor, in the background; needs --outfile, implies --syslog."),
+    ("watch", "z", "zero", "", "Show rows and columns of zeros, too."),
+    ("wait watch", "P", "no-dereference", "", "Do not follow symlinks."),
+    ("wait watch", "r", "recursive", "", "Watch directories recursively."),
+    ("wait watch", "I", "inotify", "", "Watch with inotify."),
+    ("wait watch", "F", "fanotify", "", "Watch with fanotify."),
+    ("wait watch", "S", "filesystem", "", "Watch the entire filesystem with fanotify."),
+    ("wait watch", "", "filter", "name", "fanfp's own: which of its filters."),
+    ("wait", "o", "outfile", "file", "Append events to a file."),
+    ("wait", "s", "syslog", "", "Send errors to syslog rather than stderr."),
+    ("wait", "q", "quiet", "", "Print only events; -qq: nothing, not even events."),
+    ("wait", "", "format", "fmt",
+     "%w directory, %f name, %e or %Xe events, %T time, %c cookie, %0 NUL, %n newline."),
+    ("wait", "", "no-newline", "", "No newline after --format."),
+    ("wait", "", "timefmt", "fmt", "strftime format of %T in --format."),
+    ("wait", "c", "csv", "", "Print events in CSV format."),
+    ("wait", "t", "timeout", "seconds", "End when there was no event for so long; 0: never."),
+    ("watch", "t", "timeout", "seconds", "Listen for so long; 0: until a signal comes."),
+    ("wait watch", "e", "event", "event[,event]", "Listen for these only; else for all."),
+    ("watch", "a", "ascending", "event", "Sort ascending by an event, or `total'."),
+    ("watch", "d", "descending", "event", "Sort descending by an event, or `total'."),
+)
+
+# The columns of inotifywatch.
+TOOL_EVENTS = tuple(EVENTS[name] for name in (
+    "ACCESS", "MODIFY", "ATTRIB", "CLOSE_WRITE", "CLOSE_NOWRITE", "OPEN", "MOVED_FROM", "MOVED_TO",
+    "MOVE_SELF", "CREATE", "DELETE", "DELETE_SELF", "UNMOUNT"))
+TOOL_GROUPS = {"close": CLOSE_WRITE | CLOSE_NOWRITE, "move": MOVED_FROM | MOVED_TO}
+SELF = MOVE_SELF | DELETE_SELF | UNMOUNT
+REG_EXTENDED, REG_ICASE, REG_NOSUB = 1, 2, 8            # <regex.h>
+
+Line = collections.namedtuple("Line", "directory name mask cookie time")
+"""What inotifywait prints a line of: %w, %f, one bit of an event and maybe ISDIR, %c, %T."""
+
+
+def called_as(program, arguments):
+    """(the tool of inotify-tools to be, or None; the arguments for it)."""
+    flag, given, name = arguments[0].partition("=") if arguments else ("", "", "")
+    if flag != "--as":
+        name = os.path.basename(program)
+        return name if name in TOOL_NAMES else None, arguments
+    rest = arguments[1:]
+    if not given:
+        name, rest = "".join(rest[:1]), rest[1:]
+    if name not in TOOL_NAMES:
+        refuse("--as: it takes %s, not %s" % (", ".join(TOOL_NAMES), name or '""'))
+    return name, rest
+
+
+def tool_rows(name):
+    """The rows of TOOL_OPTIONS of a tool."""
+    return [row for row in TOOL_OPTIONS if name.partition("notify")[2] in row[0].split()]
+
+
+def tool_help(name):
+    """What a tool says of itself."""
+    rows = [(("-%s|" % letter if letter else "") + "--" + option
+             + (" <%s>" % argument if argument else ""), what)
+            for _, letter, option, argument, what in tool_rows(name)]
+    rows.insert(1, ("@<file>", "Exclude the specified file from being watched."))
+    events = list(TOOL_GROUPS) + [event_names(bit)[0].lower() for bit in TOOL_EVENTS]
+    return ("%s (fanfp %s)\nUsage: %s [ options ] file1 [ file2 ] [ ... ]\nOptions:\n%s"
+            "Events:\n%s") % (
+        name, __version__, name, "".join("\t%s\n\t\t%s\n" % row for row in rows),
+        "".join("\t%s\n" % event for event in sorted(events)))
+
+
+def read_tool_options(name, arguments):
+    """({option: [its values]}, the rest) of the command line of a tool."""
+    getopt = module("getopt", "reading options")
+    rows = tool_rows(name)
+    try:
+        pairs, rest = getopt.gnu_getopt(
+            arguments, "".join(letter + (":" if argument else "")
+                               for _, letter, _, argument, _ in rows if letter),
+            [option + ("=" if argument else "") for _, _, option, argument, _ in rows])
+    except getopt.GetoptError as error:
+        raise Error(errno.EINVAL, "%s: %s" % (name, printable(str(error))))
+    by_letter = {"-" + letter: option for _, letter, option, _, _ in rows}
+    given = {}
+    for flag, value in pairs:
+        given.setdefault(by_letter.get(flag, flag[2:]), []).append(value)
+    return given, rest
+
+
+def mistake(message):
+    """The Error for a mistake on the command line, in the words of the tool."""
+    return Error(errno.EINVAL, message)
+
+
+def tool_mask(names):
+    """The bits of events by name, as -e has them: 0 where there are none."""
+    known = dict(TOOL_GROUPS, **{event_names(bit)[0].lower(): bit for bit in TOOL_EVENTS})
+    mask = 0
+    for name in filter(None, ",".join(names).split(",")):
+        if name.lower() not in known:
+            raise mistake("'%s' is not a valid event!  Run with the '--help' option to see a list "
+                          "of events." % printable(name))
+        mask |= known[name.lower()]
+    return mask
+
+
+def tool_seconds(text):
+    """The whole number of seconds of -t."""
+    try:
+        return int(text)
+    except ValueError:
+        raise mistake("'%s' is not a valid timeout value.\nPlease specify a long int value."
+                      % printable(text))
+
+
+def tool_paths(given, rest):
+    """(what to watch, what not to): lists of paths, also of those that are in files."""
+    names = list(rest)
+    for path in given.get("fromfile", ()):
+        try:
+            with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+                names += map(os.fsdecode, file.read().split(b"\n"))
+        except OSError as error:
+            raise mistake("Couldn't open %s: %s" % (printable(path), os.strerror(error.errno)))
+    roots = [name for name in names if name and name[0] != "@"]
+    if not roots:
+        raise mistake("No files specified to watch!")
+    return roots, [name[1:].rstrip("/") for name in names if name[:1] == "@" and name[1:]]
+
+
+def posix_search(pattern, caseless, option):
+    """The search for an extended regular expression of POSIX, a function of a path: the C
+    library's own.  regex(3)."""
+    made = (ctypes.c_long * 64)()               # a regex_t has 64 bytes at most
+    failed = call("regcomp", made, os.fsencode(pattern),
+                  REG_EXTENDED | REG_NOSUB | (REG_ICASE if caseless else 0))
+    if failed:
+        text = ctypes.create_string_buffer(200)
+        call("regerror", failed, made, text, len(text))
+        raise mistake("Error in `%s' regular expression.  %s: %s"
+                      % (option, printable(pattern), os.fsdecode(text.value)))
+    return lambda path: call("regexec", made, os.fsencode(path), 0, None, 0) == 0
+
+
+def tool_search(given):
+    """(the search of --include or --exclude, whether what it finds is wanted)."""
+    used = [option for option in ("exclude", "excludei", "include", "includei") if option in given]
+    if not used:
+        return lambda _: True, True
+    option = used[0][:7]
+    if len(used) > 1:
+        raise mistake("--%s and --%si cannot both be specified." % (option, option)
+                      if used[1][:7] == option else
+                      "include and exclude regexp cannot both be specified.")
+    return posix_search(given[used[0]][-1], used[0] != option, option), option == "include"
+
+
+def tool_names(mask, separator=","):
+    """An event as inotifywait calls it: "CLOSE_WRITE,CLOSE"."""
+    names = event_names(mask) + (("CLOSE",) if mask & TOOL_GROUPS["close"] else ())
+    return separator.join(names + (("ISDIR",) if mask & ISDIR else ()))
+
+
+def tool_csv(text):
+    """A field of --csv, its quotes doubled where it has to be quoted."""
+    if text != text.strip(" ") or any(char in text for char in ',"\n'):
+        return '"%s"' % text.replace('"', '""')
+    return text
+
+
+def tool_format(given):
+    """The function from Lines to text that the options ask for."""
+    import re
+    pattern, timefmt = given.get("format", [None])[-1], given.get("timefmt", [None])[-1]
+    for is_wrong, message in (
+            (pattern is not None and "csv" in given, "-c and --format cannot both be specified."),
+            (pattern is None and timefmt is not None,
+             "--timefmt cannot be specified without --format."),
+            (pattern is None and "no-newline" in given,
+             "--no-newline cannot be specified without --format."),
+            (timefmt is None and "%T" in (pattern or ""),
+             "%T is in --format string, but --timefmt was not specified."),
+            ("daemon" in given and "outfile" not in given, "-o must be specified with -d.")):
+        if is_wrong:
+            raise mistake(message)
+    if "csv" in given:
+        return lambda lines: "".join(",".join(map(tool_csv, (
+            line.directory, tool_names(line.mask), line.name))) + "\n" for line in lines)
+    if pattern is None:
+        return lambda lines: "".join("%s %s %s\n" % (line.directory, tool_names(line.mask),
+                                                     line.name) for line in lines)
+
+    def field(line, letter, separator):
+        if letter == "T":
+            return time.strftime(timefmt, time.localtime(line.time))
+        return {"w": line.directory, "f": line.name, "c": "%x" % line.cookie, "0": "\0",
+                "n": "\n", "%": "%"}.get(letter) or ("" if letter and letter != "e" else
+                                                     tool_names(line.mask, separator or ","))
+    end = "" if "no-newline" in given else "\n"
+    return lambda lines: "".join(
+        re.sub(r"%(?:([%0nwfceT])|(.)e)", lambda match: field(line, *match.groups()), pattern,
+               flags=re.DOTALL) + end for line in lines)
+
+
+class Tool(Manner):
+    """What inotifywait or fsnotifywait tells; `given`, `rest`: of its command line.
+
+    A Watch tells of a name what has happened to it; inotify, on each directory that is watched,
+    what its watch has seen: one thing at a time, of a directory in a tree that it was opened by
+    the watch above it and by its own.  fsnotifywait's fanotify tells it by that of its own alone.
+    """
+
+    def __init__(self, name, given, rest):
+        self.name, self.given = name, given
+        self.is_plain = name[0] == "i" or "inotify" in given    # it tells what inotify would
+        self.asked = tool_mask(given.get("event", ())) or tool_mask(map(
+            str.lower, event_names(sum(TOOL_EVENTS))))
+        self.seconds = tool_seconds(given.get("timeout", ["0"])[-1])
+        self.lines = tool_format(given)
+        self.search, self.keeps = tool_search(given)
+        self.roots, self.left_out = tool_paths(given, rest)
+        self.files, self.cookie, self.before = set(), 0, None
+        self.goes_on = not given.keys().isdisjoint(("monitor", "daemon"))
+        self.is_over, self.syslog, self.ready_fd = False, None, None
+        if not given.keys().isdisjoint(("syslog", "daemon")):
+            self.syslog = module("syslog", "reading options: --syslog")
+            self.syslog.openlog(name, self.syslog.LOG_PID | self.syslog.LOG_NDELAY,
+                                self.syslog.LOG_DAEMON)
+
+    def options(self):
+        """fanfp's options that do what this one's ask for."""
+        given, options = self.given, build_parser().parse_args([])
+        roots = self.roots if self.is_plain else map(os.path.abspath, self.roots)
+        is_whole = "filesystem" in given
+        options.roots = list(map(top_of_mount, roots) if is_whole else roots)
+        options.event = list(event_names(self.asked | DIRENT | SELF))
+        options.count = None if self.goes_on else 1
+        options.timeout = max(0, self.seconds)
+        options.quiet = len(given.get("quiet", ()))
+        options.outfile = given.get("outfile", [None])[-1]
+        options.no_recursive = not is_whole and "recursive" not in given
+        options.one_file_system = is_whole
+        options.no_dereference = "no-dereference" in given
+        # Without privilege inotify is what is expected, and nothing to be said.
+        options.filter = given["filter"][-1] if "filter" in given else "inotify" \
+            if "inotify" in given or not capabilities() & CAP_SYS_ADMIN else "auto"
+        return options
+
+    def with_options(self, options, signals):
+        """This Manner, for a run."""
+        self.options, self.signals = options, signals
+        self.errors = None if self.syslog is not None else Output(2, "standard error", signals)
+        return self
+
+    def say(self, text):
+        """Say a line of one's own."""
+        if self.syslog is not None:
+            self.syslog.syslog(text)
+        else:
+            self.errors.say(text)
+
+    def tell(self, message):
+        self.say("fanfp: " + message)
+
+    def start(self):
+        for option in ("exclude", "excludei"):
+            if len(self.given.get(option, ())) > 1:
+                self.say("--%s: only the last option will be taken into consideration." % option)
+        if not self.options.quiet:
+            self.say("Setting up filesystem watches." if "filesystem" in self.given else
+                     "Setting up watches.  Beware: since -r was given, this may take a while!"
+                     if "recursive" in self.given else "Setting up watches.")
+
+    def ready(self, watch):
+        self.note_roots(watch)
+        if not self.options.quiet:
+            self.say("Watches established.")
+        if self.ready_fd is not None:
+            null = open_null(os.O_RDWR)
+            for fd in range(3):
+                os.dup2(null, fd)
+            os.write(self.ready_fd, b"+")
+            os.close(self.ready_fd)
+
+    def note_roots(self, watch):
+        """Know which roots there are, and which are files."""
+        self.roots = watch.roots
+        self.files = {root for root in watch.roots if not os.path.isdir(root)
+                      or self.options.no_dereference and os.path.islink(root)}
+
+    def choose(self, events):
+        chosen = []
+        for line in (line for event in events for line in self.told(event)):
+            if line.mask & self.asked:
+                if self.is_wanted(line):
+                    chosen.append(line)
+            elif line.mask & (DELETE_SELF | UNMOUNT) and not (chosen or self.goes_on) \
+                    and (line.directory + line.name).rstrip("/") in self.roots:
+                self.is_over = True
+                break
+        return chosen
+
+    def is_wanted(self, line):
+        """Whether neither a regular expression nor an @path leaves a Line out."""
+        path = line.directory + line.name
+        return self.search(path) == self.keeps and not any(
+            below(path, top) is not None and path != top
+            and not any(below(path, root) is not None and below(root, top) is not None
+                        for root in self.roots) for top in self.left_out)
+
+    def told(self, event):
+        """The Lines of an Event, in the order in which it must have been."""
+        path, mask, _, when, old_path, _ = event
+        of_root = path in self.roots and event.root == path
+        is_dir = mask & ISDIR
+        self.cookie += 1
+        for bit in map(EVENTS.get, event_names(mask & ~(OPEN_EXEC | Q_OVERFLOW))):
+            parts = [(path or "", bit)]
+            if bit == RENAME:
+                parts = [(old_path, MOVED_FROM), (path, MOVED_TO)]
+            if of_root:
+                lines = self.of_root(path, bit, is_dir)
+            elif is_dir and bit & (LISTING | ATTRIB):
+                lines = (split_path(path) + (bit | is_dir,) if self.is_plain else ()),
+                if not (self.is_plain and self.options.no_recursive):
+                    lines += (path + "/", "", bit | is_dir),
+            else:
+                lines = [split_path(each) + (part | is_dir,) for each, part in parts]
+                if is_dir and self.is_plain and not self.options.no_recursive:
+                    # The directory itself was watched.
+                    if bit == DELETE:
+                        lines.insert(0, (path + "/", "", DELETE_SELF))
+                    elif bit & (RENAME | MOVED_FROM):
+                        lines.append((path + "/", "", MOVE_SELF))
+            for directory, name, each in filter(None, lines):
+                yield Line(directory, name, each, self.cookie if each & TOOL_GROUPS["move"] else 0,
+                           when)
+
+    def of_root(self, path, bit, is_dir):
+        """(directory, name, bits) of what has happened to a root.  Of a file inotify tells what
+        comes of it for the one that had the name at the start."""
+        if path not in self.files:
+            shown = path if path.endswith("/") else path + "/", ""
+            if bit & SELF and self.is_plain:
+                is_dir = 0
+            return [] if bit & DIRENT else [shown + (bit | is_dir,)]
+        shown = (path, "") if self.is_plain else split_path(path)
+        before, self.before = self.before, (path, bit)
+        if bit & (DELETE | MOVED_TO):   # that it has lost a link is told by itself, or not
+            return ([] if before == (path, ATTRIB) else [shown + (ATTRIB,)]) \
+                + [shown + (DELETE_SELF,)]
+        if bit == CREATE:
+            return []
+        return [shown + (MOVE_SELF if bit == MOVED_FROM else bit,)]
+
+    def advance(self):
+        return self.is_over
+
+    def end(self, status, roots):
+        if self.goes_on and not roots:
+            self.tell("no root is left")
+        return EXIT_ERROR if self.is_over else self.die(status)
+
+
+class CountingTool(Tool):
+    """What inotifywatch or fsnotifywatch tells: a table, at the end."""
+
+    def __init__(self, name, given, rest):
+        super().__init__(name, given, rest)
+        self.counts = {}                # {path: Counter of bits}
+        self.goes_on, self.deadline = True, None
+        self.sign, self.key = self.read_order(given)
+
+    def read_order(self, given):
+        """(1 or -1, the bits to sort by) of -a and -d."""
+        for option, sign in (("ascending", 1), ("descending", -1)):
+            if option in given:
+                key = given[option][-1].lower()
+                try:
+                    bits = self.asked if key == "total" else tool_mask([key])
+                except Error:
+                    raise mistake("'%s' is not a valid key for sorting!" % printable(key))
+                if not bits & self.asked:
+                    raise mistake("Can't sort by an event which isn't being watched for!")
+                return sign, bits
+        return -1, self.asked
+
+    def options(self):
+        options = super().options()
+        options.timeout = 0             # it is not for an event
+        return options
+
+    def start(self):
+        self.say("Establishing watches...")
+        for root in self.options.roots if "verbose" in self.given else ():
+            self.say("Setting up watch(es) on " + root)
+
+    def ready(self, watch):
+        self.note_roots(watch)
+        self.watch = watch
+        if "verbose" in self.given:
+            for root in watch.roots:
+                self.say("OK, %s is now being watched." % root)
+            self.say("Total of %d watches." % len(watch.roots))
+        self.say("Finished establishing watches, now collecting statistics.")
+        if self.seconds > 0:
+            self.deadline = time.monotonic() + self.seconds
+            if "verbose" in self.given:
+                self.say("Will listen for events for %d seconds." % self.seconds)
+        if "zero" in self.given:
+            for line in (self.of_root(root, OPEN, 0)[0] for root in watch.roots):
+                self.counts[line[0] + line[1]] = collections.Counter()
+
+    def choose(self, events):
+        for line in super().choose(events):
+            row = line.directory if self.is_plain else line.directory + line.name
+            self.counts.setdefault(row, collections.Counter())[line.mask & ~ISDIR] += 1
+        return []
+
+    def due(self):
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def advance(self):
+        # What has happened by then is still to be counted.
+        return self.due() == 0 and not (
+            self.watch.pending and time.monotonic() < self.deadline + END_SECONDS)
+
+    def end(self, status, roots):
+        if self.counts:
+            self.output.write(self.table())
+        else:
+            self.say("No events occurred.")
+        return EXIT_ERROR if status == EXIT_ERROR and roots else 0
+
+    def table(self):
+        """The counts, a row for each path."""
+        bits = [bit for bit in TOOL_EVENTS if any(each[bit] for each in self.counts.values())
+                or "zero" in self.given and bit & self.asked & ~UNMOUNT]
+        rows = [(self.sign * sum(counts[bit] for bit in TOOL_EVENTS if bit & self.key), path,
+                 ["%d" % each for each in [sum(counts.values())] + [counts[bit] for bit in bits]])
+                for path, counts in self.counts.items()]
+        cells = [(["total"] + [event_names(bit)[0].lower() for bit in bits], "filename")]
+        cells += [(numbers, path) for _, path, numbers in sorted(rows)]
+        widths = [max(map(len, column)) for column in zip(*(numbers for numbers, _ in cells))]
+        return "".join("".join("%-*s  " % pair for pair in zip(widths, numbers)) + path + "\n"
+                       for numbers, path in cells)
+
+
+def top_of_mount(path):
+    """The path at which the file system of a path is mounted."""
+    try:
+        number, _ = mount_at(os.fsencode(path))
+    except OSError as error:
+        raise mistake("Couldn't add filesystem watch %s: %s"
+                      % (printable(path), os.strerror(error.errno)))
+    return next((os.fsdecode(mount.path) for mount in read_mounts() if mount.id == number), path)
+
+
+def in_background():
+    """Go on in the background.  Who called waits until something is written to the descriptor
+    that is returned; if that never is, for the exit status."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(write_end)
+        os._exit(0 if os.read(read_end, 1) else os.WEXITSTATUS(os.waitpid(child, 0)[1])
+                 or EXIT_ERROR)
+    os.close(read_end)
+    os.setsid()
+    return write_end
+
+
+def tool_words(name, error):
+    """An Error in the words of a tool, where scripts look at them."""
+    text = worded(error)
+    root = text[len("watching "):].partition(": ")[0]
+    if error.errno == errno.ENOSPC and "inotify" in text:
+        return ("Failed to watch %s; upper limit on inotify watches reached!\nPlease increase the "
+                "amount of inotify watches allowed per user via "
+                "`/proc/sys/fs/inotify/max_user_watches'." % root)
+    for start, words in (
+            ("watching ", "Failed to watch " if name.endswith("watch") else "Couldn't watch "),
+            ("opening ", "Failed to open output file ")):
+        if text.startswith(start):
+            return words + text[len(start):]
+    return text
+
+
+def run_tool(name, arguments):
+    """Be one of inotify-tools; the exit status."""
+    given, rest = {}, []
+    try:
+        given, rest = read_tool_options(name, arguments)
+        if "help" in given:
+            say(tool_help(name))
+            return EXIT_ERROR
+        tool = (CountingTool if name.endswith("watch") else Tool)(name, given, rest)
+        options = tool.options()
+        if "daemon" in given:
+            tool.ready_fd = in_background()
+        return run(options, tool.with_options)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        text = tool_words(name, error)
+        if "syslog" in given:
+            tool.syslog.syslog(text)
+        else:
+            sys.stderr.write(text + "\n")
+        return EXIT_ERROR
+
+
 def main(arguments=None):
     """Run the command line; the exit status."""
     import signal
@@ -12795,8 +13334,14 @@ def main(arguments=None):
         # No KeyboardInterrupt: until all is ready there is nothing to do about it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         fill_standard_descriptors()
+        tool, arguments = called_as(sys.argv[0], sys.argv[1:]) if arguments is None \
+            else called_as("", list(arguments))
+        if tool is not None:
+            return run_tool(tool, arguments)
         parser = build_parser()
         options = parser.parse_args(arguments)
+        if options.tool is not None:
+            refuse("--as comes first, before all that is for %s" % printable(options.tool))
         if options.version:
             return say("fanfp %s\n" % __version__)
         if options.probe:

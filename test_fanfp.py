@@ -18,6 +18,7 @@ import ctypes
 import errno
 import faulthandler
 import fcntl
+import functools
 import glob
 import io
 import itertools
@@ -2870,6 +2871,501 @@ for line in sys.stdin:
     os.mkdir(line[:-1])
     print(os.getpid(), flush=True)
 """
+
+
+def with_each_filter(test):
+    """A test that is run for each filter that works here, in a tree of its own."""
+    @functools.wraps(test)
+    def tests(self):
+        for name in self.filters:
+            with self.subTest(filter=name):
+                self.tree = tempfile.mkdtemp(dir=self.top)
+                test(self, name)
+    return tests
+
+
+class Tools(Base):
+    """fanfp as inotifywait, fsnotifywait, inotifywatch and fsnotifywatch."""
+
+    where = DIRECTORIES[0]
+    READY = {"wait": "Watches established.\n", "atch": "now collecting statistics.\n"}
+
+    def setUp(self):
+        super().setUp()
+        self.filters = [name for name in FILTERS if available(name, self.where) is None]
+
+    def tool(self, *arguments, name="inotifywait", ready=True, **options):
+        """Start a tool, and wait until it is ready."""
+        program = self.program(*arguments, command=MODULE + ["--as", name], ready=False,
+                               json_lines=False, **options)
+        if ready:
+            program.wait_for(self.READY[name[-4:]])
+        return program
+
+    def ended(self, program, status=0):
+        """What a tool printed, in lines, once it has ended by itself."""
+        lines = [os.fsdecode(line) for line in iter(program.line, b"")]
+        program.errors += program.process.stderr.read()
+        self.assertEqual(program.process.wait(PATIENCE), status, program.errors)
+        return lines
+
+    def told(self, *arguments, do, name="inotifywait", **options):
+        """The lines of a tool that goes on, while something is done and a sentinel made, up to
+        the first of that."""
+        program = self.tool("-m", *arguments, name=name, **options)
+        do()
+        return self.before_sentinel(program)
+
+    def before_sentinel(self, *programs):
+        """The lines of programs before the first of a sentinel, which is made."""
+        path = self.tree + "/sentinel"
+        write(path)
+        os.chmod(path, 0o600)
+        os.rename(path, path + "-2")
+        os.remove(path + "-2")
+        found = []
+        for program in programs:
+            lines = iter(lambda: os.fsdecode(program.line()), "")
+            found.append(list(itertools.takewhile(lambda line: "sentinel" not in line, lines)))
+            self.assertIsNone(program.process.poll(), program.errors)
+            program.process.terminate()
+        return found[0] if len(found) == 1 else found
+
+    def until_end(self, program):
+        """The lines of a program, which may not tell of a sentinel, up to its end by a signal:
+        before that it tells of all that has happened."""
+        program.process.terminate()
+        return list(map(os.fsdecode, iter(program.line, b"")))
+
+    # --- what is told ---
+
+    @with_each_filter
+    def test_words(self, name):
+        """One thing at a time, in the order in which it must have been, as inotify calls it."""
+        def do():
+            write(self.tree + "/a")
+            with open(self.tree + "/r") as file:
+                file.read()
+            os.rename(self.tree + "/a", self.tree + "/b")
+            os.mkdir(self.tree + "/d")
+            os.rename(self.tree + "/b", self.out + "/b")
+            os.remove(self.tree + "/c")
+        write(self.tree + "/c")
+        write(self.tree + "/r")
+        lines = self.told("--filter", name, self.tree, do=do)
+        self.assertEqual("".join(lines).replace(self.tree, "T"),
+                         "T/ CREATE a\nT/ OPEN a\nT/ MODIFY a\nT/ CLOSE_WRITE,CLOSE a\n"
+                         "T/ OPEN r\nT/ ACCESS r\nT/ CLOSE_NOWRITE,CLOSE r\n"
+                         "T/ MOVED_FROM a\nT/ MOVED_TO b\nT/ CREATE,ISDIR d\n"
+                         "T/ MOVED_FROM b\nT/ DELETE c\n")
+
+    @with_each_filter
+    def test_merged(self, name):
+        """What the kernel has merged comes in lines of its own, in order."""
+        program = self.tool("-m", "--filter", name, self.tree)
+        stopped = Stopped(program)
+        write(self.tree + "/a")
+        os.remove(self.tree + "/a")
+        stopped.go_on()
+        self.assertEqual("".join(self.before_sentinel(program)).replace(self.tree, "T"),
+                         "T/ CREATE a\nT/ OPEN a\nT/ MODIFY a\nT/ CLOSE_WRITE,CLOSE a\n"
+                         "T/ DELETE a\n")
+
+    @with_each_filter
+    def test_one_event(self, name):
+        program = self.tool("--filter", name, self.tree)
+        self.assertEqual(program.errors, b"Setting up watches.\nWatches established.\n")
+        write(self.tree + "/a")
+        self.assertEqual(self.ended(program), [self.tree + "/ CREATE a\n"])
+
+    @with_each_filter
+    def test_recursive(self, name):
+        """Without -r nothing below; with it all of it at once, also what is just made."""
+        os.mkdir(self.tree + "/sub")
+        self.assertEqual(self.told("--filter", name, "-e", "create,move,attrib,delete",
+                                   self.tree, do=lambda: write(self.tree + "/sub/x")), [])
+        lines = self.told("--filter", name, "-r", "-e", "create,attrib", self.tree, do=lambda: (
+            os.makedirs(self.tree + "/d/e"), os.chmod(self.tree + "/sub", 0o700),
+            write(self.tree + "/sub/y")))
+        self.assertEqual("".join(lines).replace(self.tree, "T"),
+                         "T/ CREATE,ISDIR d\nT/d/ CREATE,ISDIR e\nT/ ATTRIB,ISDIR sub\n"
+                         "T/sub/ ATTRIB,ISDIR \nT/sub/ CREATE y\n")
+
+    @with_each_filter
+    def test_directories_below(self, name):
+        """A directory in the tree has a watch of its own: that tells of it, too."""
+        def do():
+            os.rename(self.tree + "/d", self.tree + "/e")
+            os.rename(self.tree + "/e", self.out + "/e")
+            os.rmdir(self.out + "/e")
+            os.rmdir(self.tree + "/f")
+        moves = ["-e", "move", "-e", "delete,move_self,delete_self"]
+        for tool, expected in (
+                ("inotifywait", "T/ MOVED_FROM,ISDIR d\nT/ MOVED_TO,ISDIR e\nT/e/ MOVE_SELF \n"
+                 "T/ MOVED_FROM,ISDIR e\nT/e/ MOVE_SELF \nT/f/ DELETE_SELF \n"
+                 "T/ DELETE,ISDIR f\n"),
+                ("fsnotifywait", "T/ MOVED_FROM,ISDIR d\nT/ MOVED_TO,ISDIR e\n"
+                 "T/ MOVED_FROM,ISDIR e\nT/ DELETE,ISDIR f\n")):
+            os.mkdir(self.tree + "/d")
+            os.mkdir(self.tree + "/f")
+            lines = self.told("--filter", name, "-r", *(moves + [self.tree]), do=do, name=tool)
+            self.assertEqual("".join(lines).replace(self.tree, "T"), expected)
+
+    @with_each_filter
+    def test_pairs(self, name):
+        """The halves of a move have one cookie; what has no other half has one of its own."""
+        os.mkdir(self.tree + "/sub")
+        write(self.tree + "/a")
+        write(self.tree + "/b")
+        program = self.tool("-m", "--filter", name, "-r", "--format", "%e %c", "-e", "move,create",
+                            self.tree)
+        os.rename(self.tree + "/a", self.tree + "/sub/a")
+        os.rename(self.tree + "/b", self.out + "/b")
+        os.mkdir(self.tree + "/m")
+        lines = self.until_end(program)
+        (one, first), (two, second), (three, third), last = map(str.split, lines)
+        self.assertEqual([one, two, three], ["MOVED_FROM", "MOVED_TO", "MOVED_FROM"])
+        self.assertEqual(first, second)
+        self.assertEqual(len({first, third, "0"}), 3)
+        self.assertEqual(last, ["CREATE,ISDIR", "0"])
+
+    @with_each_filter
+    def test_roots(self, name):
+        """%w and %f of roots: a directory with a slash, a file without, however they are given."""
+        write(self.tree + "/file")
+        os.mkdir(self.tree + "/sub")
+        for tool, root, expected in (
+                ("inotifywait", ".", "./| ./|file"), ("inotifywait", "file", "file|"),
+                ("inotifywait", "sub//", "sub/|"),
+                ("inotifywait", self.tree + "/file", self.tree + "/file|"),
+                ("fsnotifywait", "file", self.tree + "/|file"),
+                ("fsnotifywait", "sub", self.tree + "/sub/|")):
+            with self.subTest(tool=tool, root=root):
+                program = self.tool("-m", "-e", "attrib", "--filter", name, "--format", "%w|%f",
+                                    root, self.out, name=tool, cwd=self.tree)
+                for path in (".", "file", "sub"):
+                    os.chmod(os.path.join(self.tree, path), 0o700)
+                os.chmod(self.out, 0o700)
+                lines = iter(lambda: os.fsdecode(program.line()).strip(), self.out + "/|")
+                self.assertIn(" ".join(lines), (expected, expected + " ./|sub"))
+
+    @with_each_filter
+    def test_file(self, name):
+        """A file that is replaced: the one that had the name is gone, as inotify has it."""
+        def do():
+            os.chmod(self.tree + "/file", 0o600)
+            write(self.tree + "/new")
+            os.rename(self.tree + "/new", self.tree + "/file")
+            os.chmod(self.out, 0o700)
+        write(self.tree + "/file")
+        arguments = ["-e", "attrib,delete_self,move_self", "--filter", name]
+        program = self.tool("-m", *(arguments + [self.tree + "/file", self.out]))
+        do()
+        lines = iter(lambda: os.fsdecode(program.line()), self.out + "/ ATTRIB,ISDIR \n")
+        file = self.tree + "/file"
+        self.assertEqual([line for line, _ in itertools.groupby(lines)],
+                         [file + " ATTRIB \n", file + " DELETE_SELF \n"])
+        program = self.tool("-e", "modify", "--filter", name, file)
+        do()
+        self.assertEqual(self.ended(program, 1), [])
+
+    @with_each_filter
+    def test_removed(self, name):
+        """A root that is removed: status 1, whether or not it was asked for; of one event 0."""
+        for words, status, count in ((["-e", "create"], 1, 0), (["-e", "delete_self"], 0, 1),
+                                     (["-m", "-e", "delete_self"], 1, 1)):
+            root = tempfile.mkdtemp(dir=self.tree)
+            program = self.tool("--filter", name, root, *words)
+            os.rmdir(root)
+            self.assertEqual(self.ended(program, status),
+                             [root + "/ DELETE_SELF \n"] * count, words)
+
+    # --- options ---
+
+    def test_formats(self):
+        def do():
+            os.mkdir(self.tree + '/a,"b')
+            os.mkdir(self.tree + "/c\n ")
+        first, second = '/,"CREATE,ISDIR","a,""b"\n', '/,"CREATE,ISDIR","c\n "\n'
+        for words, expected in (
+                (["--csv"], self.tree + first + self.tree + second),
+                (["--format", "%w|%f|%e|%;e|%%|%q|%", "--exclude", "/c"],
+                 self.tree + '/|a,"b|CREATE,ISDIR|CREATE;ISDIR|%|%q|%\n'),
+                (["--format", "%f%0", "--no-newline"], 'a,"b\0c\n \0'),
+                (["--format", "%T%n", "--timefmt", "%Y", "--include", "/a"],
+                 time.strftime("%Y\n\n"))):
+            with self.subTest(words):
+                program = self.tool("-m", "-e", "create", self.tree, *words)
+                do()
+                run("sh", "-c", "rmdir *", cwd=self.tree)
+                self.assertEqual("".join(self.until_end(program)), expected)
+
+    def test_raw_names(self):
+        """Bytes as they are."""
+        name = os.fsdecode(b"x\xff\x1b")
+        self.assertEqual(self.told("-e", "create", self.tree,
+                                   do=lambda: os.mkdir(self.tree + "/" + name)),
+                         ["%s/ CREATE,ISDIR %s\n" % (self.tree, name)])
+
+    def test_quiet(self):
+        program = self.tool("-q", "-t", "1", self.tree, ready=False)
+        self.assertEqual((self.ended(program, 2), program.errors), ([], b""))
+        program = self.tool("-qq", self.tree, ready=False)
+        while program.process.poll() is None:
+            run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
+        self.assertEqual((self.ended(program), program.errors), ([], b""))
+
+    def test_timeout(self):
+        for words in (["-t", "1"], ["--timeout=1", "-m"]):
+            self.assertEqual(self.ended(self.tool(self.tree, *words), 2), [])
+        for words in (["-t", "-1"], ["-t", "0"]):
+            program = self.tool(self.tree, *words)
+            write(self.tree + "/a")
+            self.assertEqual(len(self.ended(program)), 1)
+            os.remove(self.tree + "/a")
+
+    def test_exclude(self):
+        """POSIX's expressions, on the whole path; the last of one option alone; @, --fromfile."""
+        def do():
+            for name in ("a.c", "b.C", "d/x", "d.h"):
+                write(self.tree + "/" + name)
+            run("sh", "-c", "rm *.* d/x", cwd=self.tree)
+        os.mkdir(self.tree + "/d")
+        listed = self.out + "/list"
+        write(listed, "%s\n\n@%s/d/\n" % (self.tree, self.tree))
+        for words, expected in (
+                ([], "a.c b.C x d.h"), (["--exclude", "c$", "--exclude", r"\.c$"], "b.C x d.h"),
+                (["--exclude", r"[.][[:alpha:]]$|\.x"], "x"),
+                (["--exclude", r"/d/"], "a.c b.C d.h"),
+                (["--excludei", r"\.(c)$"], "x d.h"), (["--include", r"/[^\n]\.c$"], "a.c"),
+                (["--includei", r"\.c\>"], "a.c b.C"), (["@" + self.tree + "/d"], "a.c b.C d.h"),
+                (["@" + self.tree + "/a.c"], "a.c b.C x d.h"), (None, "a.c b.C d.h")):
+            with self.subTest(words):
+                roots = ["--fromfile", listed] if words is None else [self.tree] + words
+                program = self.tool("-m", "-r", "-e", "create", "--format", "%f", *roots)
+                do()
+                self.assertEqual(" ".join(map(str.strip, self.until_end(program))), expected)
+
+    def test_standard_input(self):
+        program = self.tool("--fromfile", "-", ready=False, preexec_fn=lambda: os.dup2(
+            self.pipe_of(self.tree + "\n"), 0))
+        program.wait_for("Watches established.\n")
+        write(self.tree + "/a")
+        self.assertEqual(self.ended(program), [self.tree + "/ CREATE a\n"])
+
+    def pipe_of(self, text):
+        """A descriptor to read a text from."""
+        read_end, write_end = os.pipe()
+        os.write(write_end, text.encode())
+        os.close(write_end)
+        return read_end
+
+    def test_links(self):
+        """-P: the link itself, which may lead nowhere; else what it leads to."""
+        os.mkdir(self.tree + "/d")
+        os.symlink("d", self.tree + "/link")
+        os.symlink("nowhere", self.tree + "/dead")
+        program = self.tool(self.tree + "/link")
+        write(self.tree + "/d/a")
+        self.assertEqual(self.ended(program), [self.tree + "/link/ CREATE a\n"])
+        for link in ("link", "dead"):
+            program = self.tool("-P", "-e", "move_self", self.tree + "/" + link)
+            write(self.tree + "/d/b")
+            os.rename(self.tree + "/" + link, self.tree + "/moved")
+            self.assertEqual(self.ended(program), ["%s/%s MOVE_SELF \n" % (self.tree, link)])
+
+    def test_outfile(self):
+        log = self.out + "/log"
+        write(log, "before\n")
+        program = self.tool("-o", log, self.tree)
+        os.mkdir(self.tree + "/a")
+        self.assertEqual(self.ended(program), [])
+        with open(log) as file:
+            self.assertEqual(file.read(), "before\n%s/ CREATE,ISDIR a\n" % self.tree)
+
+    def test_daemon(self):
+        """-d: when it is back it is ready; it goes on with no terminal, and says nothing."""
+        program = self.tool("-d", "-o", "log", "-e", "create,delete_self", self.tree, ready=False,
+                            cwd=self.out)
+        self.assertEqual((self.ended(program), program.errors), ([], b""))
+        os.mkdir(self.tree + "/a")
+        os.rmdir(self.tree + "/a")
+        os.rmdir(self.tree)
+        wait_until(self, lambda: b"DELETE_SELF" in read(self.out + "/log"))
+        self.assertEqual(os.fsdecode(read(self.out + "/log")), (
+            "%s/ CREATE,ISDIR a\n%s/ DELETE_SELF \n" % (self.tree, self.tree)))
+        wait_until(self, lambda: not any(
+            os.fsencode(self.tree) in read(path) for path in glob.glob("/proc/[0-9]*/cmdline")))
+        program = self.tool("-d", "-o", "log", self.tree + "/none", ready=False, cwd=self.out)
+        self.assertEqual(self.ended(program, 1), [])
+        self.assertIn(b"Couldn't watch %s/none: No such file" % os.fsencode(self.tree),
+                      program.errors)
+
+    @unittest.skipUnless(ROOT, "needs root, to be the system's logger")
+    def test_syslog(self):
+        """-s: what it says goes there; events do not."""
+        if os.path.lexists("/dev/log"):
+            self.skipTest("this system has a logger")
+        logger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(logger.close)
+        logger.bind("/dev/log")
+        self.addCleanup(os.remove, "/dev/log")
+        logger.settimeout(PATIENCE)
+        program = self.tool("-s", self.tree, ready=False)
+        texts = [logger.recv(4096) for _ in range(2)]
+        self.assertRegex(texts[1], br"inotifywait\[\d+\]: Watches established\.")
+        write(self.tree + "/a")
+        self.assertEqual((self.ended(program), program.errors),
+                         ([self.tree + "/ CREATE a\n"], b""))
+        self.assertEqual(self.ended(self.tool("-s", self.tree + "/none", ready=False), 1), [])
+        texts = [logger.recv(4096) for _ in range(2)]
+        self.assertIn(b"Couldn't watch %s/none: No such file" % os.fsencode(self.tree), texts[1])
+
+    def test_kinds(self):
+        """-I, -F: which of the kernel's ways; with -I fsnotifywait tells what inotifywait does."""
+        for flag in ("-I", "-F"):
+            write(self.tree + "/file")
+            program = self.tool(flag, "-e", "attrib", "file", name="fsnotifywait", cwd=self.tree)
+            os.chmod(self.tree + "/file", 0o600)
+            self.assertEqual(self.ended(program), [
+                "file ATTRIB \n" if flag == "-I" else self.tree + "/ ATTRIB file\n"])
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_filesystem(self):
+        """-S: all of the file system that a directory is on."""
+        self.mount("-t", "tmpfs", "none", self.tree)
+        os.mkdir(self.tree + "/a")
+        program = self.tool("-S", self.tree + "/a", name="fsnotifywait", ready=False)
+        program.wait_for("Setting up filesystem watches.\nWatches established.\n")
+        write(self.out + "/x")
+        write(self.tree + "/b")
+        self.assertEqual(self.ended(program), [self.tree + "/ CREATE b\n"])
+        program = self.tool("-S", self.tree + "/none", name="fsnotifywait", ready=False)
+        self.assertEqual(self.ended(program, 1), [])
+        self.assertIn(b"Couldn't add filesystem watch %s/none: No such file or directory"
+                      % os.fsencode(self.tree), program.errors)
+
+    def test_called_by_a_link(self):
+        link = self.out + "/inotifywait"
+        os.symlink(PROGRAM, link)
+        program = self.program(self.tree, command=[sys.executable, link], ready=False,
+                               json_lines=False)
+        program.wait_for("Watches established.\n")
+        os.mkdir(self.tree + "/a")
+        self.assertEqual(self.ended(program), [self.tree + "/ CREATE,ISDIR a\n"])
+
+    def test_help(self):
+        for name in fanfp.TOOL_NAMES:
+            program = self.tool("-h", name=name, ready=False)
+            text = "".join(self.ended(program, 1))
+            for row in fanfp.tool_rows(name):
+                self.assertIn("--" + row[2], text)
+
+    def test_mistakes(self):
+        """What scripts may look at: inotify-tools' own words."""
+        for words, text in (
+                ([], "No files specified to watch!\n"),
+                (["@x"], "No files specified to watch!\n"),
+                (["--fromfile", "/none"], "Couldn't open /none: No such file or directory"),
+                (["-e", "all", "/"], "'all' is not a valid event!  Run with the '--help' option"),
+                (["-t", "0.5", "/"], "'0.5' is not a valid timeout value.\nPlease specify a long"),
+                (["--exclude", "(", "/"], "Error in `exclude' regular expression."),
+                (["--exclude", "a", "--excludei", "b", "/"],
+                 "--exclude and --excludei cannot both be specified.\n"),
+                (["--includei", "a", "--exclude", "b", "/"],
+                 "include and exclude regexp cannot both be specified.\n"),
+                (["--timefmt", "a", "/"], "--timefmt cannot be specified without --format.\n"),
+                (["--no-newline", "/"], "--no-newline cannot be specified without --format.\n"),
+                (["--format", "%T", "/"],
+                 "%T is in --format string, but --timefmt was not specified.\n"),
+                (["--format", "%w", "-c", "/"], "-c and --format cannot both be specified.\n"),
+                (["-d", "/"], "-o must be specified with -d.\n"),
+                (["-Z", "/"], "inotifywait: option -Z"), (["--ex", "a", "/"], "inotifywait: "),
+                (["-q", "-o", "/none/x", self.tree], "Failed to open output file /none/x"),
+                (["-q", "/none"], "Couldn't watch /none: No such file or directory")):
+            with self.subTest(words):
+                program = self.tool(*words, ready=False)
+                self.assertEqual(self.ended(program, 1), [])
+                self.assertTrue(program.errors.decode().startswith(text), program.errors)
+        for words in (["--as"], ["--as=none"], ["--json", "--as", "inotifywait"]):
+            program = self.program(*words, ready=False, json_lines=False)
+            self.assertEqual(self.ended(program, 1), [])
+            self.assertIn(b"--as", program.errors)
+
+    # --- inotifywatch ---
+
+    def do_counted(self):
+        for name, times in (("/a", 5), ("/d/b", 3), ("/d/e/c", 1)):
+            for number in range(times):
+                write("%s%s-%d" % (self.tree, name, number))
+        os.rename(self.tree + "/a-0", self.tree + "/d/e/a")
+
+    def table(self, program, end=signal.SIGINT):
+        """What a counting tool prints, in lines of columns, once a signal came."""
+        program.process.send_signal(end)
+        return "".join(self.ended(program)).replace(self.tree, "T")
+
+    @with_each_filter
+    def test_counts(self, name):
+        os.makedirs(self.tree + "/d/e")
+        words = ["-r", "-e", "create,close_write,move", "--filter", name, self.tree]
+        program = self.tool(*words, name="inotifywatch")
+        self.do_counted()
+        self.assertEqual(self.table(program), (
+            "total  close_write  moved_from  moved_to  create  filename\n"
+            "11     5            1           0         5       T/\n"
+            "6      3            0           0         3       T/d/\n"
+            "3      1            0           1         1       T/d/e/\n"))
+
+    def test_order_and_zeros(self):
+        """-a, -d, -z, -v, -t; the signals; by names, as fsnotifywatch does it."""
+        os.makedirs(self.tree + "/d/e")
+        os.mkdir(self.out + "/o")
+        for words, expected in (
+                (["-a", "total"], "T/d/e/ T/d/ T/"), (["-d", "moved_to"], "T/d/e/ T/d/ T/"),
+                (["-a", "MOVED_TO"], "T/ T/d/ T/d/e/"),
+                (["-z", self.out + "/o"], "T/ T/d/ T/d/e/ %s/o/" % self.out)):
+            with self.subTest(words):
+                program = self.tool("-r", "-e", "create,moved_to,unmount", self.tree, *words,
+                                    name="inotifywatch")
+                self.do_counted()
+                table = self.table(program, signal.SIGTERM).splitlines()
+                self.assertEqual(table[0], "total  moved_to  create  filename")
+                if words[0] != "-d":
+                    self.assertEqual(" ".join(line.split()[-1] for line in table[1:]), expected)
+                self.assertEqual(table[1].split()[-1], expected.split()[0])
+                run("sh", "-c", "rm -r a* d; mkdir -p d/e", cwd=self.tree)
+        program = self.tool("-v", "-t", "1", "-e", "create", self.tree, name="fsnotifywatch")
+        program.wait_for("Will listen for events for 1 seconds.\n")
+        write(self.tree + "/a")
+        self.assertEqual("".join(self.ended(program)), "total  create  filename\n"
+                         "1      1       %s/a\n" % self.tree)
+        program = self.tool("-t", "1", self.tree, name="inotifywatch")
+        self.assertEqual(self.ended(program), [])
+        self.assertIn(b"No events occurred.\n", program.errors)
+        for words, text in ((["-a", "none"], "'none' is not a valid key for sorting!"),
+                            (["-e", "create", "-d", "delete"], "Can't sort by an event which"),
+                            (["/none"], "Failed to watch /none: No such file or directory")):
+            program = self.tool(self.tree, *words, name="inotifywatch", ready=False)
+            self.assertEqual(self.ended(program, 1), [])
+            self.assertIn(text, program.errors.decode())
+
+
+def read(path):
+    """The bytes of a file; none where it is gone."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def wait_until(test, condition):
+    """Wait for what another process does without saying so."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        test.assertLess(time.monotonic(), deadline)
+        time.sleep(0.02)
 
 
 class Doer:
