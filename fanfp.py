@@ -46,7 +46,7 @@ except ImportError as why:
     raise ImportError(message)
 
 __version__ = "1.0"
-__all__ = ["Watch", "Event", "Process", "Error", "EVENTS", "DEFAULT_EVENTS"]
+__all__ = ["Watch", "Event", "Process", "FsError", "Error", "EVENTS", "DEFAULT_EVENTS"]
 
 
 # =============================================================================================
@@ -12034,7 +12034,7 @@ def from_root(path, root, is_dir=False):
 # --- for people: --top and --summary ---
 
 TALLY_ROOM = 10000          # what is counted apart from the rest; beyond, there is less detail
-TALLY_PATH = 1024           # longer paths of directories are cut
+TALLY_DEPTH = 32            # levels below a root; what is deeper counts there
 
 
 class Tally(Part):
@@ -12057,12 +12057,15 @@ class Tally(Part):
             path, mask, pid = event[:3]
             if pid not in doers:
                 doers[pid] = event.comm or "?", pid, event.uid
-            self.recent[doers[pid], self.directory(path or ""), mask] += 1
+            self.recent[doers[pid], self.place(path or ""), mask] += 1
             if path and not mask & ISDIR and mask & (CREATE | MODIFY | CLOSE_WRITE | RENAME):
-                # Of a file that was there before, what was written until now is not known.
-                size = self.sizes.pop(event.old_path or path, None) or [self.size(path), 0, 0]
-                self.sizes[path] = [0 if mask & CREATE else size[0]] + size[1:]
-                self.written.add(path)
+                size = self.sizes.pop(event.old_path or path, None)
+                if size is None and len(self.sizes) < TALLY_ROOM:
+                    # Of a file that was there before, what was written until now is not known.
+                    size = [None if mask & CREATE else self.size(path), 0, 0]
+                if size is not None:
+                    self.sizes[path] = [0 if mask & CREATE else size[0]] + size[1:]
+                    self.written.add(path)
 
     def size(self, path):
         """The size of a file in bytes; None where it is not known, or might never be."""
@@ -12071,21 +12074,29 @@ class Tally(Part):
         except OSError:
             return None
 
-    def directory(self, path):
-        """The directory that a path is in; "" where there is none.  A root is in itself."""
-        if path in self.roots:
-            return path
-        return path[:TALLY_PATH].rpartition("/")[0] or path[:path.startswith("/")]
+    def place(self, path):
+        """The directory that a path counts in; "" where there is none.  A root is in itself."""
+        if path.count("/") > TALLY_DEPTH:
+            root = max((each for each in self.roots if below(path, each) is not None), key=len,
+                       default="")
+            path = root + "/".join(path[len(root):].split("/")[:TALLY_DEPTH + 1])
+        return path if path in self.roots else self.above(path)
 
-    def above(self, directory):
-        """The directory that one is in; "" above a root."""
-        return "" if directory in self.roots or directory == "/" else self.directory(directory)
+    def above(self, path):
+        """The directory that a path is in; "" above a root."""
+        if path in self.roots or path == "/":
+            return ""
+        return path.rpartition("/")[0] or path[:path.startswith("/")]
 
-    def due(self):
+    def left(self):
+        """Seconds until the span is to end."""
         return max(0.0, self.at + 1 - time.monotonic())
 
+    def due(self):
+        return self.left() if self.recent else None
+
     def advance(self):
-        if not self.due():
+        if not self.left():
             self.tick()
 
     def leave(self):
@@ -12095,8 +12106,8 @@ class Tally(Part):
         """Begin another span."""
         now = time.monotonic()
         self.span, self.at = max(0.001, now - self.at), now
-        self.total.update(self.recent)
-        self.last, self.recent = self.recent, collections.Counter()
+        self.last, self.recent = self.less(self.recent), collections.Counter()
+        self.total = self.less(self.total + self.last)
         for path, size in self.sizes.items():
             known = self.size(path) if path in self.written else None
             if known is not None:
@@ -12105,15 +12116,21 @@ class Tally(Part):
             else:
                 size[2] = 0
         self.written.clear()
-        if len(self.total) > TALLY_ROOM:
-            for (doer, directory, mask), count in self.total.most_common()[TALLY_ROOM // 2:]:
-                del self.total[doer, directory, mask]
-                while directory and directory not in self.roots:
-                    directory = self.above(directory)
-                self.total[("(others)", None, None), directory, mask] += count
-        if len(self.sizes) > TALLY_ROOM:
+        if len(self.sizes) >= TALLY_ROOM:
             most = sorted(self.sizes.items(), key=lambda item: item[1][1])
             self.sizes = dict(most[-TALLY_ROOM // 2:])
+
+    def less(self, counts):
+        """Of too many counts only the largest, and the rest by root."""
+        if len(counts) <= TALLY_ROOM:
+            return counts
+        most = counts.most_common()
+        counts = collections.Counter(dict(most[:TALLY_ROOM // 2]))
+        for (_, directory, mask), count in most[TALLY_ROOM // 2:]:
+            while directory and directory not in self.roots:
+                directory = self.above(directory)
+            counts[("(others)", None, None), directory, mask] += count
+        return counts
 
     def table(self, focus, keys):
         """{key: [events, events of the last span]} of what is in or below a directory ("": all),
@@ -12129,27 +12146,27 @@ class Tally(Part):
     def directories(self, focus, most, which):
         """Of the busiest subtrees, by events or (`which` 1) those of the last span: each without
         what is shown of another in it."""
-        own, sums = self.table(focus, lambda doer, directory, mask: [directory]), {focus: 0}
+        own, up = self.table(focus, lambda doer, directory, mask: [directory]), {}
+        sums, shown, table, row_of = collections.Counter(), {}, {}, {}
         for directory, counts in own.items():
-            sums[focus] += counts[which]
-            while directory != focus:
-                sums[directory] = sums.get(directory, 0) + counts[which]
-                directory = self.above(directory)
-        shown, table = {focus: sums[focus]}, {}
-
-        def row_of(directory):
-            while directory not in shown and directory != focus:
-                directory = self.above(directory)
-            return directory
-        for part in sorted(sums.keys() - {focus}, key=lambda each: (-sums[each], len(each))):
-            row = row_of(self.above(part))
-            if sums[part] and (len(shown) < most or shown[row] == sums[part]):
-                shown[part] = sums[part]
-                shown[row] -= sums[part]
-                if not shown[row]:
-                    del shown[row]
+            while True:
+                sums[directory] += counts[which]
+                if directory in (focus, ""):
+                    break
+                up.setdefault(directory, self.above(directory))
+                directory = up[directory]
+        # What a directory is in comes before it, and has a row before it.
+        for part in sorted(sums, key=lambda each: (-sums[each], len(each))):
+            row = row_of.get(up.get(part))
+            if row is None or sums[part] and (len(shown) < most or shown[row] == sums[part]):
+                if row is not None:
+                    shown[row] -= sums[part]
+                    if not shown[row]:
+                        del shown[row]
+                row, shown[part] = part, sums[part]
+            row_of[part] = row
         for directory, counts in own.items():
-            row = table.setdefault(row_of(directory), [0, 0])
+            row = table.setdefault(row_of[directory], [0, 0])
             row[:] = row[0] + counts[0], row[1] + counts[1]
         return table
 
@@ -12157,13 +12174,13 @@ class Tally(Part):
 ORDERS = ("total", "rate", "name")
 
 
-def tables(tally, focus, order, room):
+def tables(tally, focus, order, room, seconds=None):
     """[(heading, rows)] of --top and --summary, of so many rows in all but for the headings.  A
-    row: (label, number, number a second, key)."""
+    row: (label, number, number a second of the last span, or of all `seconds`, key)."""
     found = []
 
     def add(heading, table, label, most):
-        rows = [(label(key), count, recent / tally.span, key)
+        rows = [(label(key), count, count / seconds if seconds else recent / tally.span, key)
                 for key, (count, recent) in table.items()]
         rows.sort(key=lambda row: (-row[2] if order == "rate" else 0, -row[1], row[0]))
         found.insert(0, (heading, sorted(rows[:most]) if order == "name" else rows[:most]))
@@ -12200,7 +12217,7 @@ class Top(Part):
         self.output, self.tally, self.at = output, tally, tally.at
 
     def due(self):
-        return self.tally.due()
+        return self.tally.left()
 
     def advance(self):
         if self.at != self.tally.at:
@@ -12232,29 +12249,30 @@ class Screen(Top):
     def __init__(self, output, tally, watch, signals, errors):
         super().__init__(output, tally)
         self.watch, self.signals, self.errors = watch, signals, errors
-        self.notes, self.noted = collections.deque(maxlen=100), 0.0     # told, and when last
+        self.notes, self.noted = collections.deque(maxlen=1000), 0.0     # told, and when last
         self.re, self.termios = module("re", "reading keys"), module("termios", "reading keys")
         self.order, self.is_paused, self.focus, self.selected = ORDERS[0], False, "", None
         self.modes = None                   # of the terminal that keys come from, as they were
 
     def begin(self):
         """Take the terminal: another screen, no cursor, nothing wrapped; keys as they come."""
-        self.shown, self.size, self.errors.instead = [], None, self.note
+        self.shown, self.size = [], None
+        self.errors.instead = self.note if os.isatty(self.errors.fd) else None
         if os.isatty(0):
             if self.modes is None:
                 self.watch.wake_on(0)
             self.modes, modes = self.termios.tcgetattr(0), self.termios.tcgetattr(0)
             modes[3] &= ~(self.termios.ICANON | self.termios.ECHO)
-            self.termios.tcsetattr(0, self.termios.TCSADRAIN, modes)
+            self.termios.tcsetattr(0, self.termios.TCSANOW, modes)
         self.output.write("\x1b[?1049h\x1b[?25l\x1b[?7l")
         self.show()
 
     def leave(self):
         self.errors.instead = None
         try:
-            self.output.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
             if self.modes is not None:
-                self.termios.tcsetattr(0, self.termios.TCSADRAIN, self.modes)
+                self.termios.tcsetattr(0, self.termios.TCSANOW, self.modes)
+            self.output.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
         except (OSError, self.termios.error):
             pass                            # it has gone
         while self.notes:
@@ -12331,11 +12349,9 @@ class Screen(Top):
                 at = 1 + self.choices.index(self.chosen())
                 texts[at] = "\x1b[7m" + texts[at]
             lines += texts
-        lines = lines[:max(0, rows - 1)]
-        return lines + [""] * (
-            rows - 1 - len(lines)) + [shorten(
-                self.notes[-1] if time.monotonic() < self.noted + NOTE_SECONDS else KEYS_SHOWN,
-                columns)]
+        lines = (lines + [""] * rows)[:max(0, rows - 1)]
+        is_new = time.monotonic() < self.noted + NOTE_SECONDS
+        return lines + [shorten(self.notes[-1] if is_new else KEYS_SHOWN, columns)]
 
 
 class Summary(Part):
@@ -12357,14 +12373,11 @@ class Summary(Part):
 
 def summary_text(tally):
     """--summary for people: the tables of --top, with rates over all the time."""
-    whole = Tally(tally.watch)
-    whole.__dict__.update(tally.__dict__, last=tally.total, span=tally.at - tally.begun, sizes={
-        path: [size, grown, grown] for path, (size, grown, _) in tally.sizes.items()})
-    total, lines = sum(whole.total.values()), []
-    for table in tables(whole, "", ORDERS[0], 60):
+    total, seconds = sum(tally.total.values()), tally.at - tally.begun
+    lines = ["%d events in %.1f s, %.1f a second" % (total, seconds, total / seconds)]
+    for table in tables(tally, "", ORDERS[0], 60, seconds):
         lines += [""] + table_lines(*table)
-    return "%d events in %.1f s, %.1f a second\n%s\n" % (
-        total, whole.span, total / whole.span, "\n".join(lines))
+    return "\n".join(lines) + "\n"
 
 
 SUMMARY_COLUMNS = ("kind", "name", "pid", "uid", "seconds", "bytes", "total")

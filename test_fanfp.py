@@ -3939,6 +3939,26 @@ class People(Command):
         self.assertNotIn(fanfp.KEYS_SHOWN, text)
         self.assertIn("\x1b[?25h", text)
 
+    def test_stopped_terminal(self):
+        """One that takes nothing any more (Ctrl-S) does not keep it from ending."""
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        self.addCleanup(os.close, slave)
+        process = subprocess.Popen(
+            MODULE + ["--top", self.tree], stdin=slave, stdout=slave, stderr=slave,
+            env=dict(cached_environment(), TERM="vt100"), start_new_session=True)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        before = termios.tcgetattr(slave)
+        self.until(master, fanfp.KEYS_SHOWN)
+        self.assertNotEqual(termios.tcgetattr(slave), before)
+        termios.tcflow(slave, termios.TCOOFF)
+        os.mkdir(self.tree + "/a")
+        process.terminate()
+        self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
+        self.assertEqual(termios.tcgetattr(slave), before)
+        termios.tcflow(slave, termios.TCOON)
+
     def test_line_a_second(self):
         """Where there is no terminal."""
         program = self.program("--top", "-e", "create", self.tree, json_lines=False)
@@ -4039,10 +4059,16 @@ class People(Command):
                 while watch.pending:
                     tally.add(watch.read(0.1))
                 tally.tick()
-            self.assertLessEqual(len(tally.total), 40)
-            self.assertEqual(sum(tally.total.values()), 10 + 300 + 300)
-            self.assertEqual(sum(count for count, _ in tally.directories(
-                self.tree, 10, 0).values()), 610)
+            os.makedirs(self.tree + "/deep" * 100)
+            while watch.pending:
+                tally.add(watch.read(0.1))
+            tally.tick()
+            # Of the last span as much is kept once more.
+            self.assertLessEqual(len(tally.total), 2 * 40)
+            self.assertEqual(sum(tally.total.values()), 10 + 300 + 300 + 100)
+            for which in (0, 1):
+                self.assertEqual(sum(counts[0] for counts in tally.directories(
+                    self.tree, 10, which).values()), 710)
 
     def test_refused(self):
         for options, text in (
