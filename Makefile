@@ -24,6 +24,10 @@ check-pythons:
 vmtest:
 	@lab/vmtest $(if $(DEBUG),--debug)
 
+# The same on every kernel that the lab has, from 5.10 to the newest.
+vmtest-all:
+	@lab/vmtest --all
+
 # A shell in the lab's machine, or one command: make vm CMD='uname -a'.
 vm:
 	@lab/vm $(if $(CMD),'$(CMD)')
@@ -80,4 +84,4 @@ lint:
 	shellcheck .ci/run doc/completions/fanfp.bash doc/examples/busybox/fanfp \
 		doc/examples/initramfs-tools/fanfp doc/examples/dracut/95fanfp/module-setup.sh
 
-.PHONY: test check check-pythons vmtest vm bench soak fuzz places install uninstall lint
+.PHONY: test check check-pythons vmtest vmtest-all vm bench soak fuzz places install uninstall lint

@@ -9,7 +9,8 @@ compares what was done with what was reported up to the sentinel, both ways: not
 nothing invented, nothing from outside.  Each scenario is run with each filter this host has (or
 those of FANFP_TEST_FILTERS, colons between), in each directory of FANFP_TEST_DIRS (colons too;
 default: the temporary directory).  FANFP_TEST_FILES says how many files are many.  Where
-FANFP_TEST_PID_MAX is set, kernel.pid_max is lowered to it for a while: in a machine of its own.
+FANFP_TEST_AGAIN is set, what is the same on every kernel is skipped; where FANFP_TEST_PID_MAX
+is set, kernel.pid_max is lowered to it for a while: in a machine of its own.
 """
 
 import asyncio
@@ -11203,6 +11204,16 @@ class Pythons(Base):
                 % (HERE, self.out))
         out = subprocess.check_output([sys.executable, "-c", code], timeout=PATIENCE)
         self.assertEqual(out, b"['a', 'proc']\n")
+
+
+# The same on every kernel: of many, one runs them.
+SAME = (CommandLine, Words, Patterns, Ignoring, Service, Examples, Tools, People, Installed, Ends,
+        Exec, Run, Decoding, ReadTest, DamageTest, LoopsTest, FilterObjectTest, NinePOptions,
+        Pythons)
+
+if os.environ.get("FANFP_TEST_AGAIN"):
+    for each in SAME:
+        unittest.skip("the same on every kernel, and run on another")(each)
 
 
 class Result(unittest.TextTestResult):
