@@ -7802,6 +7802,8 @@ class Trace(Source):
         self.spots = weakref.WeakSet()      # of all Places in its trees
         self.out = []
         asked = mask & ASKABLE & ~FS_ERROR
+        if asked & MOVES:
+            asked |= RENAME                 # where that was not asked for it is two: see report()
         self.traced = Traced(asked, asked | TRACE_ALWAYS, own, ring, devices)
         self.tracer, self.fd = self.traced.tracer, self.traced.fd
 
@@ -7977,11 +7979,18 @@ class Trace(Source):
                                        slot=record.old_slot, path=record.old_path) or None
 
     def report(self, path, record, old_path):
-        mask = record.mask & self.mask
-        if not mask & ~ISDIR:
-            return
-        self.out.append(Event(path, mask, record.pid or None, self.now, old_path,
-                              self.moment))
+        if record.mask & RENAME and not self.mask & RENAME:
+            bits = record.mask & ~RENAME
+            self.put(old_path, bits | MOVED_FROM, record)
+            self.put(path, bits | MOVED_TO, record)
+        else:
+            self.put(path, record.mask, record, old_path)
+
+    def put(self, path, mask, record, old_path=None):
+        """Put out an event, if it is one that was asked for."""
+        mask &= self.mask
+        if mask & ~ISDIR:
+            self.out.append(Event(path, mask, record.pid or None, self.now, old_path, self.moment))
 
     def moved(self, record):
         """A directory was moved: with it the places that are in it."""
