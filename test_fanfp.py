@@ -1889,6 +1889,70 @@ class Scenarios:
         write(self.tree + "/a/f")
         self.expect(self.reported(program), {("x", "a"): "RENAME", "a/f": CREATED})
 
+    def test_ignored_at_random(self):
+        """What is told is what is left of all that happens, whatever is moved where."""
+        if available("user", self.where) is not None:
+            self.skipTest("nothing tells of all that happens here")
+        globs = ["build/", "*.o", "/a/b", "!keep.o", "/x/**/y"]
+        names = ["a", "b", "x", "y", "build", "f.o", "keep.o", "g"]
+        seed = random.randrange(1 << 32)
+        chosen = random.Random(seed)
+        ignore = fanfp.Ignore(globs)
+        ignore.watch((self.tree,))
+        events = "CREATE DELETE RENAME MOVED_FROM MOVED_TO CLOSE_WRITE".split()
+
+        def path():
+            """An entry, maybe there, of a directory."""
+            directory = self.tree
+            while chosen.random() < 0.7:
+                below = [name for name in os.listdir(directory)
+                         if os.path.isdir(directory + "/" + name)]
+                if not below:
+                    break
+                directory += "/" + chosen.choice(below)
+            return directory + "/" + chosen.choice(names)
+
+        def remove(at):
+            (shutil.rmtree if os.path.isdir(at) else os.remove)(at)
+
+        def told(watch, left):
+            """{(path, old path, name)} up to a sentinel, as `left`: function(event) -> pieces."""
+            found = set()
+            while True:
+                for event in watch.read(PATIENCE):
+                    if event.path == self.tree + "/sentinel":
+                        if "DELETE" in event.events:
+                            return found
+                    else:
+                        found.update((now, old, name.replace("RENAME", rename)) for
+                                     now, old, rename in left(event) for name in event.events)
+
+        def left(event):
+            now, old, is_dir = event.path, event.old_path, event.is_dir
+            shows = not ignore.hides(now, is_dir)
+            showed = shows if old is None else not ignore.hides(old, is_dir)
+            if shows and showed:
+                yield now, old, "RENAME"
+            elif shows or showed:
+                yield (now, None, "MOVED_TO") if shows else (old, None, "MOVED_FROM")
+
+        with fanfp.Watch(self.tree, filter="user", events=events) as all_of_it, \
+                fanfp.Watch(self.tree, filter=self.filter, events=events, ignore=globs) as watch:
+            done = []
+            for _ in range(300):
+                # One at a time: what is in a directory that comes out is not heard of at once.
+                what = chosen.choice([os.mkdir, os.mkdir, write, write, write, os.rename,
+                                      os.rename, remove])
+                done.append((what.__name__, path()) + ((path(),) if what is os.rename else ()))
+                try:
+                    what(*done[-1][1:])
+                except OSError:
+                    done.pop()
+                write(self.tree + "/sentinel")
+                os.remove(self.tree + "/sentinel")
+                self.assertEqual(told(watch, lambda each: [(each.path, each.old_path, "RENAME")]),
+                                 told(all_of_it, left), (seed, done[-10:]))
+
     def test_ignored_costs_little(self):
         """No watch is set in what is ignored; after the first event no mark lets its files by."""
         if self.filter not in ("marks", "inotify"):
