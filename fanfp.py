@@ -2152,8 +2152,8 @@ class Btf:
     def _find(self, name):
         """Every type whose essential name is this: name offsets first, then the types with them."""
         if not self._names:
-            words = self._words
-            self._names = array("I", [0] + [words[at] for at in self._starts[1:-1]]).tobytes()
+            names = map(self._words.__getitem__, self._starts[1:-1])
+            self._names = bytes(4) + array("I", names).tobytes()
         ids = []
         for offset in self._string_offsets(name.encode("utf-8", "replace")):
             wanted = struct.pack("=I", offset)
@@ -4225,15 +4225,19 @@ def enumerators(btf, name):
 
 def kernel_symbol(name):
     """The address of a kernel symbol, 0 where it is not told.  It takes a while."""
-    wanted = b" " + name.encode()
+    wanted, text = b" %s\n" % name.encode(), b""
     try:
-        with open("/proc/kallsyms", "rb") as file:
-            for line in file:
-                if line.rstrip(b"\n").endswith(wanted):
-                    return int(line.split()[0], 16)
+        with open("/proc/kallsyms", "rb", buffering=0) as file:
+            while True:
+                data = file.read(1 << 16)
+                text = text[text.rfind(b"\n") + 1:] + data
+                at = text.find(wanted)
+                if at >= 0:
+                    return int(text[text.rfind(b"\n", 0, at) + 1:at].split()[0], 16)
+                if not data:
+                    return 0
     except OSError:
-        pass
-    return 0
+        return 0
 
 
 # =============================================================================================

@@ -8491,9 +8491,10 @@ class TracerTest(Base):
         wanted += one("CREATE ISDIR", "g") + one("DELETE ISDIR", "g")
         return wanted
 
-    def check_operations(self, tree, out):
+    def check_operations(self, tree, out, caveat=""):
         tracer = self.tracer(roots=[tree])
-        self.assertEqual(tracer.caveat, "")
+        self.assertIn(caveat, tracer.caveat)
+        self.assertEqual(bool(tracer.caveat), bool(caveat))
         wanted = self.operations(tree, out, 0)
         self.assertEqual(self.read(tracer), wanted)
         self.assertEqual(tracer.lost(), 0)
@@ -8936,25 +8937,30 @@ class TracerTest(Base):
         self.assertGreater(len(places), 1)
         self.assertTrue(all(record.is_whole for record in found))
 
-    def preempt(self):
-        """Have the kernel preempt wherever it can, if it can be told to."""
-        control = "/sys/kernel/debug/sched/preempt"
-        try:
-            with open(control) as file:
-                had = file.read().split("(")[1].split(")")[0]
-            with open(control, "w") as file:
-                file.write("full")
-        except (OSError, IndexError):
-            return
+    def set_kernel(self, control, value):
+        """Set what a file of the kernel's says, until the test ends."""
+        with open(control) as file:
+            had = file.read().strip()
+        if "(" in had:                              # of these, the one that is in force
+            had = had.split("(")[1].split(")")[0]
+        with open(control, "w") as file:
+            file.write(value)
 
         def restore():
             with open(control, "w") as file:
                 file.write(had)
         self.addCleanup(restore)
 
+    def test_where_the_kernel_hides_its_addresses(self):
+        self.set_kernel("/proc/sys/kernel/kptr_restrict", "2")
+        self.check_operations(self.tree, self.out, "kptr_restrict")
+
     def test_many_writers(self):
         """Every event of each is recorded, preempted as they are."""
-        self.preempt()
+        try:
+            self.set_kernel("/sys/kernel/debug/sched/preempt", "full")
+        except OSError:
+            pass                                    # it preempts as it does
         asked = fanfp.CREATE | fanfp.OPEN | fanfp.CLOSE_WRITE | fanfp.DELETE
         tracer = self.tracer(asked, own=False)
         files = max(100, FILES // 40)

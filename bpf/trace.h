@@ -112,7 +112,8 @@ enum fsnotify_data_type {
 #define PATH_ROOM	65536
 #define NAME_ROOM	1024	/* a name takes less; with vfat, up to 765 bytes */
 #define TRACE_DEPTH	65536	/* levels, with bpf_loop() */
-#define TRACE_TURNS	128	/* levels for each of 33 tail calls, without */
+#define TRACE_TURNS	32	/* levels for each of the climbs that follow, without */
+#define TRACE_CLIMBS	4	/* for each of 33 tail calls */
 #define TRIES		64	/* climbs while directories are renamed */
 
 /* What a climb found: the slot of a root, or one of these. */
@@ -159,6 +160,8 @@ struct trace_last {
 
 #define TRACE_LASTS_BITS 11
 
+enum { CLIMB = 1, TELL = 2 };		/* what is to be done of an event */
+
 struct work {
 	__u64 counts[TRACE_COUNTS];
 	__s64 result;			/* for user space, of trace_place */
@@ -166,6 +169,7 @@ struct work {
 	__u64 start[2];			/* where it starts; of a rename the old side, too, or 0 */
 	__u64 leaf[2];			/* struct qstr of a name below that, or 0 */
 	__u64 entry;			/* the same, until it is copied */
+	__u64 end[2];			/* the dentry of the root */
 	__u64 subject;			/* the inode that an entry's event is about */
 	struct trace_last last;		/* what will be the last event, if it is recorded */
 	__s32 slots[2];
@@ -176,6 +180,8 @@ struct work {
 	__u32 renames;			/* rename_lock's counter when it began */
 	__u32 tries;
 	__u32 was_inside;		/* in one of those that were disturbed */
+	__u32 todo;
+	__s32 removed;			/* the slot of a root that the event removes, or -1 */
 	__u32 unused;
 	__u32 for_user;			/* no event, but trace_place */
 	__u32 level;			/* names between `at` and what the event is about */
@@ -297,6 +303,30 @@ static __always_inline struct dentry *parent_of(struct dentry *dentry)
 	return parent;
 }
 
+/* What a climb needs of a dentry; in every kernel so far it lies there as here. */
+struct head {
+	struct dentry *parent;
+	struct name name;
+	struct inode *inode;
+};
+
+#define LIES_AT(field, there)	(bpf_core_field_offset(struct dentry, field) == \
+				 bpf_core_field_offset(struct dentry, d_parent) + (there))
+
+static __always_inline void read_head(struct dentry *dentry, struct head *head)
+{
+	if (LIES_AT(d_name, offsetof(struct head, name)) &&
+	    LIES_AT(d_inode, offsetof(struct head, inode))) {
+		bpf_probe_read_kernel(head, sizeof(*head), (void *)dentry +
+				      bpf_core_field_offset(struct dentry, d_parent));
+		return;
+	}
+	head->parent = parent_of(dentry);
+	head->inode = inode_of(dentry);
+	bpf_probe_read_kernel(&head->name, sizeof(head->name), (void *)dentry +
+			      bpf_core_field_offset(struct dentry, d_name));
+}
+
 /* A directory has one dentry at most. */
 static __always_inline struct dentry *dentry_of(struct inode *dir)
 {
@@ -308,16 +338,14 @@ static __always_inline struct dentry *dentry_of(struct inode *dir)
 
 /* ---- climbing ---- */
 
-static __always_inline int append(struct work *work, __u64 qstr)
+static __always_inline int append(struct work *work, struct name *name)
 {
 	__u32 used = work->used, length;
-	struct name name = {};
 
-	bpf_probe_read_kernel(&name, sizeof(name), (void *)qstr);
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	length = name.hash_len >> 32;
+	length = name->hash_len >> 32;
 #else
-	length = name.hash_len;
+	length = name->hash_len;
 #endif
 	if (used >= PATH_ROOM || length >= NAME_ROOM) {
 		work->record.flags |= TOO_LONG;
@@ -327,7 +355,7 @@ static __always_inline int append(struct work *work, __u64 qstr)
 	asm volatile("" : "+r"(used), "+r"(length));
 	used &= PATH_ROOM - 1;
 	length &= NAME_ROOM - 1;
-	bpf_probe_read_kernel(work->path + used, length, name.name);
+	bpf_probe_read_kernel(work->path + used, length, name->name);
 	used += length;
 	work->path[used] = 0;
 	work->used = used + 1;
@@ -354,36 +382,43 @@ static __always_inline void begin(struct work *work)
 	climb_from(work, 0);
 }
 
-/* One level, or the name below the first.  1: it ends here. */
+/*
+ * One level, or the name below the first.  1: it ends here.  The second time, for the names, it is
+ * known where.
+ */
 static __always_inline int climb_turn(struct work *work)
 {
-	struct dentry *dentry = (struct dentry *)work->at, *parent;
+	struct dentry *dentry = (struct dentry *)work->at, *top = NULL;
 	struct super_block *sb = NULL;
-	struct dentry *top = NULL;
-	__u64 name = work->entry;
-	__s32 slot;
+	struct head head = {};
+	__u32 side = work->side & 1;
 
-	if (name && work->copying) {
+	if (work->copying && work->entry) {
+		bpf_probe_read_kernel(&head.name, sizeof(head.name), (void *)work->entry);
 		work->entry = 0;
-		return append(work, name);
+		return append(work, &head.name);
 	}
-	slot = slot_of(inode_of(dentry), work->level);
-	if (slot >= 0) {
-		work->found = slot;
+	if (work->copying && work->at == work->end[side]) {
+		work->found = work->slots[side];
 		return 1;
 	}
-	parent = parent_of(dentry);
-	if (!parent || parent == dentry) {
+	read_head(dentry, &head);
+	if (!work->copying) {
+		work->found = slot_of(head.inode, work->level);
+		if (work->found >= 0) {
+			work->end[side] = work->at;
+			return 1;
+		}
+	}
+	if (!head.parent || head.parent == dentry) {
 		bpf_core_read(&sb, sizeof(sb), &dentry->d_sb);
 		bpf_core_read(&top, sizeof(top), &sb->s_root);
 		work->found = dentry == top ? ABOVE_ALL : DETACHED;
 		return 1;
 	}
-	work->at = (__u64)parent;
+	work->at = (__u64)head.parent;
 	work->level++;
-	if (!work->copying)
-		return 0;
-	return append(work, (__u64)dentry + bpf_core_field_offset(dentry->d_name));
+	return work->copying && append(work, &head.name);
 }
 
 /* ---- recording ---- */
@@ -425,10 +460,6 @@ static __always_inline void send(struct work *work)
 	__u64 before;
 	__u32 size;
 
-	if (work->for_user) {
-		work->result = 1;
-		return;
-	}
 	record->time = bpf_ktime_get_boot_ns();
 	record->cgroup = bpf_get_current_cgroup_id();
 	record->uid_gid = bpf_get_current_uid_gid();
@@ -492,16 +523,44 @@ static __always_inline int is_merged(struct work *work)
 	return bpf_ringbuf_query(&trace_ring, BPF_RB_CONS_POS) <= last->before;
 }
 
-static __always_inline void send_unplaced(struct work *work, __u32 flag)
+/* A record of what nobody knows where it is. */
+static __always_inline void be_unplaced(struct work *work, __u32 flag)
 {
 	work->record.flags = flag;
 	work->record.slot = work->record.old_slot = -1;
 	work->record.length = work->record.old_length = 0;
 	work->last.inode = 0;
-	if (work->for_user)
-		work->result = 0;
-	else
-		send(work);
+	work->todo = TELL;
+}
+
+/* A record of a root's own, which has no path. */
+static __always_inline void be_of_root(struct work *work, __s32 slot, __u32 mask)
+{
+	work->record.mask = mask;
+	work->record.slot = slot;
+	work->record.old_slot = -1;
+	work->record.flags = work->record.length = work->record.old_length = 0;
+	work->last.inode = 0;
+	work->todo = TELL;
+}
+
+/*
+ * Send the record, if there is one, and then that of a root that was removed.  What is still to be
+ * climbed by now is too deep.
+ */
+static __always_inline void deliver(struct work *work)
+{
+	if (work->todo & CLIMB)
+		be_unplaced(work, TOO_DEEP);
+#pragma nounroll
+	for (int record = 0; record < 2; record++) {
+		if (work->todo & TELL)
+			send(work);
+		if (work->removed < 0)
+			break;
+		be_of_root(work, work->removed, FS_DELETE_SELF | FS_ISDIR);
+		work->removed = -1;
+	}
 }
 
 /* A rename is what it is for the trees.  0: nobody asked for that. */
@@ -536,7 +595,13 @@ static __always_inline void finish(struct work *work)
 	record->old_slot = old_slot < 0 ? -1 : old_slot;
 	if (record->flags & TOO_LONG)
 		record->length = record->old_length = 0;
-	send(work);
+	work->todo = TELL;
+}
+
+static __always_inline int is_disturbed(struct work *work)
+{
+	return work->record.flags & UNSETTLED ||
+	       (trace_rename_lock && (work->renames & 1 || work->renames != renames_now()));
 }
 
 /*
@@ -553,12 +618,14 @@ static __always_inline int settle(struct work *work)
 		work->record.length = work->used;
 	else
 		work->record.old_length = work->used - work->record.length;
+	if (work->copying && work->found < 0 && !(work->record.flags & TOO_LONG))
+		work->record.flags |= UNSETTLED;	/* the root is elsewhere by now */
 	if (!side && work->start[1] && !(work->copying && work->slots[1] < 0)) {
 		climb_from(work, 1);
 		return 0;
 	}
 
-	if (trace_rename_lock && (work->renames & 1 || work->renames != renames_now())) {
+	if (is_disturbed(work)) {
 		if (work->slots[0] >= 0 || work->slots[1] >= 0)
 			work->was_inside = 1;
 		if (work->tries < TRIES) {
@@ -573,11 +640,12 @@ static __always_inline int settle(struct work *work)
 		return 1;
 	}
 
+	work->todo = 0;
 	if (work->slots[0] < 0 && work->slots[1] < 0) {
 		if (work->slots[0] == CLIMBING || work->slots[1] == CLIMBING)
-			send_unplaced(work, TOO_DEEP);
+			be_unplaced(work, TOO_DEEP);
 		else if (work->record.flags & UNSETTLED && work->was_inside)
-			send_unplaced(work, UNSETTLED);		/* else it never was, in all tries */
+			be_unplaced(work, UNSETTLED);		/* else it never was, in all tries */
 		else if (work->slots[0] == DETACHED || work->slots[1] == DETACHED)
 			work->counts[TRACE_DETACHED]++;
 		else
@@ -590,6 +658,7 @@ static __always_inline int settle(struct work *work)
 		work->counts[TRACE_MERGED]++;
 		return 1;
 	}
+	work->todo = CLIMB;
 	work->copying = 1;
 	climb_from(work, work->slots[0] < 0);
 	return 0;
@@ -630,30 +699,38 @@ static __always_inline struct work *work_here(void)
 	return bpf_map_lookup_elem(&trace_works, &cpu);
 }
 
+/* The same with nothing to do, NULL if there is nothing. */
+static __always_inline struct work *work_on(__u32 bits)
+{
+	struct work *work = bits ? work_here() : NULL;
+
+	if (work) {
+		work->todo = 0;
+		work->removed = -1;
+	}
+	return work;
+}
+
 /* The bits of a mask that were asked for, but for UNMOUNT, which is never in the way. */
 static __always_inline __u32 asked_of(__u32 mask)
 {
 	return mask & (mask & FS_ISDIR ? trace_asked_dir : trace_asked);
 }
 
-/* The entry to work with if this event is asked for, or NULL. */
-static __always_inline struct work *take(__u32 mask, __u32 bits)
+/* Whether these bits of an event are to be recorded. */
+static __always_inline int is_taken(struct work *work, __u32 mask, __u32 bits)
 {
-	struct work *work;
-
 	if (!bits)
-		return NULL;
-	work = work_here();
-	if (!work)
-		return NULL;
+		return 0;
 	if (!trace_own_too && bpf_get_current_pid_tgid() >> 32 == trace_watcher) {
 		work->counts[TRACE_OWN]++;
-		return NULL;
+		return 0;
 	}
 	work->record.mask = bits | (mask & FS_ISDIR);
 	work->start[1] = work->leaf[0] = work->leaf[1] = 0;
 	work->tries = work->was_inside = 0;
-	return work;
+	work->todo = CLIMB;
+	return 1;
 }
 
 static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask)
@@ -668,8 +745,8 @@ static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask)
 		if (mode == S_IFCHR || mode == S_IFBLK)
 			bits &= ~FS_THROUGH;
 	}
-	work = take(mask, bits);
-	if (!work)
+	work = work_on(bits);
+	if (!work || !is_taken(work, mask, bits))
 		return NULL;
 	work->start[0] = (__u64)dentry;
 	if (!(mask & FS_ISDIR) && slot_of(inode_of(dentry), 0) >= 0) {
@@ -681,53 +758,26 @@ static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask)
 	return work;
 }
 
-/* A root's own event, which has no path. */
-static __always_inline void send_of_root(struct work *work, __s32 slot, __u32 mask)
-{
-	work->record.mask = mask;
-	work->record.slot = slot;
-	work->record.old_slot = -1;
-	work->record.flags = work->record.length = work->record.old_length = 0;
-	work->last.inode = 0;
-	send(work);
-}
-
 /* What only an inode is told of: that is of no interest, unless it is a root. */
-static __always_inline void take_inode(struct inode *inode, __u32 mask)
+static __always_inline struct work *take_inode(struct inode *inode, __u32 mask)
 {
-	__s32 slot = slot_of(inode, 0);
+	__u32 bits = asked_of(mask) | (mask & FS_UNMOUNT);
 	__u64 key = (__u64)inode;
 	struct work *work;
+	__s32 slot;
 
+	if (!bits)
+		return NULL;
+	slot = slot_of(inode, 0);
 	if (slot < 0)
-		return;
+		return NULL;
 	if (mask & (FS_UNMOUNT | FS_DELETE_SELF))	/* its memory will soon be another's */
 		bpf_map_delete_elem(&trace_roots, &key);
-	if (mask & FS_UNMOUNT) {
-		work = work_here();
-		if (work)
-			send_of_root(work, slot, mask & (FS_UNMOUNT | FS_ISDIR));
-		return;
-	}
-	work = take(mask, asked_of(mask));
-	if (work)
-		send_of_root(work, slot, work->record.mask);
-}
-
-/*
- * The removal of a root, which the watcher holds open: so no DELETE_SELF comes but that of its
- * entry, DELETE.
- */
-static __always_inline void take_removal(struct inode *inode, __u32 mask)
-{
-	__s32 slot = slot_of(inode, 0);
-	struct work *work;
-
-	if (slot < 0 || !(mask & FS_ISDIR))
-		return;
-	work = work_here();
-	if (work)
-		send_of_root(work, slot, FS_DELETE_SELF | FS_ISDIR);
+	work = work_on(bits);
+	if (!work || !(mask & FS_UNMOUNT || is_taken(work, mask, bits)))
+		return NULL;
+	be_of_root(work, slot, bits | (mask & FS_ISDIR));
+	return work;
 }
 
 /* The dentry that a RENAME is of: until Linux 7.2 it is the data itself. */
@@ -747,20 +797,26 @@ static __always_inline struct work *take_entry(struct parameters *parameters)
 {
 	__u32 mask = parameters->at[0], type = parameters->at[2];
 	__u64 data = parameters->at[1], dir;
+	__u32 bits = asked_of(mask) & FS_ENTRY;
 	struct dentry *moved;
 	struct work *work;
+	__s32 removed = -1;
 
-	if (mask & FS_DELETE && DATA_IS(type, FSNOTIFY_EVENT_INODE))
-		take_removal((struct inode *)data, mask);
-	work = take(mask, asked_of(mask) & FS_ENTRY);
+	/* A root that the watcher holds open gets no DELETE_SELF when its entry is removed. */
+	if (mask & FS_DELETE && mask & FS_ISDIR && DATA_IS(type, FSNOTIFY_EVENT_INODE))
+		removed = slot_of((struct inode *)data, 0);
+	work = work_on(bits || removed >= 0);
 	if (!work)
 		return NULL;
+	work->removed = removed;
+	if (!is_taken(work, mask, bits))
+		return work;
 	dir = (__u64)dentry_of((struct inode *)parameters->at[3]);
 	if (mask & FS_RENAME) {
 		moved = moved_of(data, type);
 		if (!moved) {
-			send_unplaced(work, UNKNOWN_DATA);
-			return NULL;
+			be_unplaced(work, UNKNOWN_DATA);
+			return work;
 		}
 		work->start[0] = (__u64)parent_of(moved);
 		work->leaf[0] = (__u64)moved + bpf_core_field_offset(moved->d_name);
@@ -780,7 +836,7 @@ static __always_inline struct work *take_entry(struct parameters *parameters)
 	return work;
 }
 
-/* fsnotify(): the entry to climb with, or NULL. */
+/* fsnotify(): the entry to work with, or NULL. */
 static __always_inline struct work *take_event(void *ctx)
 {
 	struct parameters parameters = {};
@@ -793,11 +849,8 @@ static __always_inline struct work *take_event(void *ctx)
 	type = parameters.at[2];
 	if (parameters.at[3] && parameters.at[4] && mask & FS_ENTRY)
 		return take_entry(&parameters);
-	if (DATA_IS(type, FSNOTIFY_EVENT_INODE)) {
-		if (asked_of(mask) || mask & FS_UNMOUNT)
-			take_inode((struct inode *)parameters.at[1], mask);
-		return NULL;
-	}
+	if (DATA_IS(type, FSNOTIFY_EVENT_INODE))
+		return take_inode((struct inode *)parameters.at[1], mask);
 	if (!(asked_of(mask) & FS_MERGED))
 		return NULL;
 	if (DATA_IS(type, FSNOTIFY_EVENT_PATH)) {
@@ -890,7 +943,7 @@ static __always_inline void unpin_root(__u32 slot)
 		bpf_map_delete_elem(&trace_roots, &inode);
 }
 
-/* Whether there is something to climb. */
+/* The entry to climb with, or NULL. */
 static __always_inline struct work *take_place(__u64 *ctx)
 {
 	__u32 entry = trace_cpus, fd = ctx[1], slot = ctx[2];
@@ -921,12 +974,18 @@ static __always_inline struct work *take_place(__u64 *ctx)
 		work->start[1] = work->leaf[0] = work->leaf[1] = work->subject = 0;
 		work->record.mask = work->tries = work->was_inside = 0;
 		work->for_user = 1;
+		work->todo = CLIMB;
 		begin(work);
 		return work;
 	case PLACE_ON:
 		return work;
 	}
 	return NULL;
+}
+
+static __always_inline void tell_place(struct work *work)
+{
+	work->result = work->todo & TELL && work->record.slot >= 0;
 }
 
 /* ---- the programs where there is bpf_loop(), from Linux 5.17 on ---- */
@@ -946,31 +1005,48 @@ static int climb_once(__u32 round, struct looping *looping)
 	return settle(looping->work);
 }
 
-static __always_inline int climb_by_loop(struct work *work)
+static __noinline int climb_by_loop(struct work *work)
 {
 	struct looping looping = { .work = work };
 
-	if (work)
+	if (work->todo & CLIMB)
 		bpf_loop(4 * (TRIES + 1), climb_once, &looping, 0);
+	return 0;
+}
+
+static __noinline int record_by_loop(struct work *work)
+{
+	climb_by_loop(work);
+	deliver(work);
 	return 0;
 }
 
 SEC("?kprobe/fsnotify")
 int trace_event(void *ctx)
 {
-	return climb_by_loop(take_event(ctx));
+	struct work *work = take_event(ctx);
+
+	return work ? record_by_loop(work) : 0;
 }
 
 SEC("?kprobe/__fsnotify_parent")
 int trace_child(void *ctx)
 {
-	return climb_by_loop(take_child(ctx));
+	struct work *work = take_child(ctx);
+
+	return work ? record_by_loop(work) : 0;
 }
 
 SEC("?raw_tp/trace_place")
 int trace_place(__u64 *ctx)
 {
-	return climb_by_loop(take_place(ctx));
+	struct work *work = take_place(ctx);
+
+	if (work) {
+		climb_by_loop(work);
+		tell_place(work);
+	}
+	return 0;
 }
 
 /* ---- and where there is none: a plain loop, and the rest of it by a tail call ---- */
@@ -982,12 +1058,17 @@ struct {
 	__type(value, __u32);
 } trace_on SEC(".maps");
 
-/* 1: all is done. */
-static __always_inline int climb_some(struct work *work)
+/* So many climbs, of so many levels each.  1: all is done. */
+static __always_inline int climb_some(struct work *work, int climbs)
 {
-	for (int turn = 0; turn < TRACE_TURNS; turn++)
-		if (climb_turn(work) && settle(work))
+	for (int climb = 0; climb < climbs; climb++) {
+		int is_over = 0;
+
+		for (int turn = 0; turn < TRACE_TURNS && !is_over; turn++)
+			is_over = climb_turn(work);
+		if (is_over && settle(work))
 			return 1;
+	}
 	return 0;
 }
 
@@ -996,10 +1077,11 @@ int trace_climb(void *ctx)
 {
 	struct work *work = work_here();
 
-	if (!work || climb_some(work))
+	if (!work)
 		return 0;
-	bpf_tail_call(ctx, &trace_on, 0);
-	send_unplaced(work, TOO_DEEP);
+	if (work->todo & CLIMB && !climb_some(work, TRACE_CLIMBS))
+		bpf_tail_call(ctx, &trace_on, 0);
+	deliver(work);
 	return 0;
 }
 
@@ -1025,7 +1107,11 @@ int trace_place_tail(__u64 *ctx)
 {
 	struct work *work = take_place(ctx);
 
-	if (work && !climb_some(work))
+	if (!work)
+		return 0;
+	if (climb_some(work, 1))
+		tell_place(work);
+	else
 		work->result = 2;
 	return 0;
 }
