@@ -3846,7 +3846,10 @@ class People(Command):
         os.close(slave)
         for each in (process.stderr.close, process.wait, process.kill):
             self.addCleanup(each)
-        self.assertIn(b"watching", process.stderr.readline())
+        line = b""
+        while b"fanfp: watching" not in line:
+            line = process.stderr.readline()
+            self.assertTrue(line)
         return process, master
 
     def until(self, master, text):
@@ -3971,6 +3974,8 @@ class People(Command):
         terminal.press("p")
         terminal.wait_for(lambda lines: " %d events, " % (total + 7) in lines[0])
 
+        run(*terminal.tmux + ["resize-window", "-x", str(columns), "-y", str(rows - 2)])
+        terminal.wait_for(lambda lines: len(lines) == rows - 2 and "q quit" in lines[-1])
         terminal.press("C-z")
         terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
         terminal.press("clear; fg; echo status $?; stty -a", "Enter")
