@@ -5270,15 +5270,16 @@ class Tracer:
         page = mmap.PAGESIZE
         self.fd, self._size = ring.fd, size
         consumer = mmap.mmap(ring.fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._mapped.append(consumer)
         producer = mmap.mmap(ring.fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ,
                              offset=page)
+        self._mapped.append(producer)
         # A counter is read and written as one word.
         self._consumed = memoryview(consumer).cast("Q")
         self._produced = memoryview(producer).cast("Q")
         self._words = memoryview(producer)[page:].cast("I")
         self._data = memoryview(producer)[page:]
         self._views = [self._consumed, self._produced, self._words, self._data]
-        self._mapped = [consumer, producer]
 
     def _place(self, what, fd=0, slot=0):
         """Ask trace_place; what it says."""
@@ -9788,7 +9789,8 @@ class Watch:
             trace = Trace(self._mask, self._notice, self._own, self._devices, self._recursive,
                           self._ring)
         except Error as error:
-            self._no_trace = error
+            # Another one: what this has on its way up holds descriptors.
+            self._no_trace = Error(error.errno, error.reason, error.detail)
             raise
         if trace.tracer.caveat:
             self._notice(trace.tracer.caveat)
@@ -10490,7 +10492,8 @@ class Watch:
     def filter(self):
         """The name of the filter in use; two joined by "+" if some root needed inotify."""
         names = [self._fanotify.filter.name] if self._fanotify is not None else []
-        names += [source.filter_name for source in [self._trace] + self._names if source]
+        names += [source.filter_name for source in [self._trace] + self._names
+                  if source is not None and (source.roots or source.mounted)]
         names += ["inotify" for source in self._sources if isinstance(source, Inotify)
                   or isinstance(source, Beside) and source.is_ready]
         return "+".join(collections.OrderedDict.fromkeys(names))
