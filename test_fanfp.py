@@ -2949,8 +2949,8 @@ def with_each_filter(test):
     return tests
 
 
-class Tools(Base):
-    """fanfp as inotifywait, fsnotifywait, inotifywatch and fsnotifywatch."""
+class ToolBase(Base):
+    """Running fanfp as one of inotify-tools."""
 
     where = DIRECTORIES[0]
     READY = {"wait": "Watches established.\n", "atch": "now collecting statistics.\n"}
@@ -2981,9 +2981,9 @@ class Tools(Base):
         do()
         return self.before_sentinel(program)
 
-    def before_sentinel(self, *programs):
+    def before_sentinel(self, *programs, where=None):
         """The lines of programs before the first of a sentinel, which is made."""
-        path = self.tree + "/sentinel"
+        path = (where or self.tree) + "/sentinel"
         write(path)
         os.chmod(path, 0o600)
         os.rename(path, path + "-2")
@@ -3001,6 +3001,16 @@ class Tools(Base):
         before that it tells of all that has happened."""
         program.process.terminate()
         return list(map(os.fsdecode, iter(program.line, b"")))
+
+    def do_counted(self):
+        for name, times in (("/a", 5), ("/d/b", 3), ("/d/e/c", 1)):
+            for number in range(times):
+                write("%s%s-%d" % (self.tree, name, number))
+        os.rename(self.tree + "/a-0", self.tree + "/d/e/a")
+
+
+class Tools(ToolBase):
+    """fanfp as inotifywait, fsnotifywait, inotifywatch and fsnotifywatch."""
 
     # --- what is told ---
 
@@ -3359,12 +3369,6 @@ class Tools(Base):
 
     # --- inotifywatch ---
 
-    def do_counted(self):
-        for name, times in (("/a", 5), ("/d/b", 3), ("/d/e/c", 1)):
-            for number in range(times):
-                write("%s%s-%d" % (self.tree, name, number))
-        os.rename(self.tree + "/a-0", self.tree + "/d/e/a")
-
     def table(self, program, end=signal.SIGINT):
         """What a counting tool prints, in lines of columns, once a signal came."""
         program.process.send_signal(end)
@@ -3414,6 +3418,265 @@ class Tools(Base):
             program = self.tool(self.tree, *words, name="inotifywatch", ready=False)
             self.assertEqual(self.ended(program, 1), [])
             self.assertIn(text, program.errors.decode())
+
+
+@unittest.skipUnless(shutil.which("bash"), "needs bash")
+class Snippets(ToolBase):
+    """What tutorials have, word by word but for the paths, with each filter.
+
+    Of those that go on, what they have seen is awaited; of those that are silent until something
+    comes, something is done until they say so.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.bin = os.path.join(self.top, "bin")
+        os.mkdir(self.bin)
+
+    def command(self, name, text):
+        """Put a script of a name where commands are looked for first."""
+        path = os.path.join(self.bin, name)
+        with open(path, "w") as file:
+            file.write("#!/bin/sh\n" + text)
+        os.chmod(path, 0o755)
+
+    def script(self, filter, text):
+        """Run a script beside a tree of its own, `dir`, and inotifywait with a filter."""
+        self.command("inotifywait", 'exec %s --as inotifywait --filter %s "$@"\n'
+                     % (" ".join(map(shlex.quote, MODULE)), filter))
+        directory = tempfile.mkdtemp(dir=self.top)
+        self.tree = directory + "/dir"
+        os.mkdir(self.tree)
+        program = self.program("-c", "PATH=%s:$PATH; %s" % (shlex.quote(self.bin), text),
+                               command=["bash"], ready=False, json_lines=False, cwd=directory,
+                               start_new_session=True)
+        self.addCleanup(end_group, program.process.pid)
+        return program
+
+    def until_said(self, program, do):
+        """Do something again and again until a script prints a line: that line."""
+        while not select.select([program.process.stdout], [], [], 0.1)[0]:
+            self.assertIsNone(program.process.poll(), program.errors)
+            do()
+        return program.line().decode()
+
+    def save(self):
+        """What an editor does."""
+        write(self.tree + "/4913~")
+        os.rename(self.tree + "/4913~", self.tree + "/main.c")
+
+    @with_each_filter
+    def test_wait_until_established(self, name):
+        program = self.script(name, """
+            inotifywait -m -e create dir >events 2>messages & pid=$!
+            until grep -q 'Watches established.' messages; do sleep 0.1; done
+            touch dir/x
+            until grep -q x events; do sleep 0.1; done
+            kill $pid; cat events""")
+        self.assertEqual(self.ended(program), ["dir/ CREATE x\n"])
+
+    @with_each_filter
+    def test_build_at_each_save(self, name):
+        self.command("make", "echo built\n")
+        program = self.script(name, "while inotifywait -qq -e close_write,moved_to dir; do make;"
+                                    " done")
+        for _ in range(2):
+            self.assertEqual(self.until_said(program, self.save), "built\n")
+
+    @with_each_filter
+    def test_whether_in_time(self, name):
+        text = "if inotifywait -qq -t %d dir; then echo changed; else echo $?; fi"
+        self.assertEqual(self.until_said(self.script(name, text % PATIENCE), self.save),
+                         "changed\n")
+        self.assertEqual(self.ended(self.script(name, text % 1)), ["2\n"])
+
+    @with_each_filter
+    def test_read_path_action_file(self, name):
+        program = self.script(name, """
+            inotifywait -m dir -e create -e moved_to |
+            while read path action file; do
+                echo "The file '$file' appeared in directory '$path' via '$action'"
+            done""")
+        program.wait_for("Watches established.\n")
+        self.save()
+        self.assertEqual([program.line(), program.line()], [
+            b"The file '4913~' appeared in directory 'dir/' via 'CREATE'\n",
+            b"The file 'main.c' appeared in directory 'dir/' via 'MOVED_TO'\n"])
+
+    @with_each_filter
+    def test_csv(self, name):
+        program = self.script(name, "inotifywait -m --csv -e close_write,delete dir | "
+                                    "while IFS=, read -r dir event file; do echo \"$event|$file\";"
+                                    " done")
+        program.wait_for("Watches established.\n")
+        write(self.tree + "/with space")
+        os.remove(self.tree + "/with space")
+        self.assertEqual([program.line(), program.line()], [
+            b'"CLOSE_WRITE|CLOSE",with space\n', b"DELETE|with space\n"])
+
+    @with_each_filter
+    def test_case_of_events(self, name):
+        program = self.script(name, """
+            inotifywait -m dir | while read -r dir ev file; do
+                case $ev in
+                    CREATE) echo new $file;;
+                    CLOSE_WRITE,CLOSE) echo written $file;;
+                    MOVED_TO) echo saved $file;;
+                esac
+            done""")
+        program.wait_for("Watches established.\n")
+        self.save()
+        self.assertEqual([program.line() for _ in range(3)],
+                         [b"new 4913~\n", b"written 4913~\n", b"saved main.c\n"])
+
+    @with_each_filter
+    def test_read_up_to_nul(self, name):
+        program = self.script(name, """
+            inotifywait -qmr -e 'moved_to,create' --format '%w%f%0' --no-newline dir |
+            while IFS= read -r -d '' file; do printf '%q\\n' "$file"; done""")
+        path = self.tree + "/a\nb "
+        first = self.until_said(program, lambda: (write(path), os.remove(path)))
+        self.assertEqual(first, "$'dir/a\\nb '\n")
+
+    @with_each_filter
+    def test_time(self, name):
+        program = self.script(name, "inotifywait -m --timefmt '%d/%m/%y %H:%M' --format "
+                                    "'%T %w %f' -e close_write dir | while read -r date time dir "
+                                    "file; do echo \"$date|$time|$dir$file\"; done")
+        program.wait_for("Watches established.\n")
+        self.save()
+        self.assertRegex(program.line().decode(), r"^\d\d/\d\d/\d\d\|\d\d:\d\d\|dir/4913~\n$")
+
+    @with_each_filter
+    def test_reload(self, name):
+        self.command("nginx", 'echo nginx "$@"\n')
+        program = self.script(name, """
+            while true; do
+                inotifywait --exclude .swp -e create -e modify -e delete -e move -r dir
+                nginx -t && nginx -s reload
+            done""")
+        program.wait_for("Watches established.\n")
+        write(self.tree + "/.main.swp")
+        self.save()
+        lines = [line for line in (program.line() for _ in range(3))]
+        self.assertRegex(lines[0].decode(), r"^dir/ (CREATE|MODIFY|MOVED_\w+) (4913~|main.c)\n$")
+        self.assertEqual(lines[1:], [b"nginx -t\n", b"nginx -s reload\n"])
+
+    @with_each_filter
+    def test_daemon_with_outfile(self, name):
+        program = self.script(name, """
+            inotifywait -d -q -o log -e create,delete_self --format %f dir && touch dir/x
+            until grep -q x log; do sleep 0.1; done
+            rm -r dir; until grep -q '^$' log; do sleep 0.1; done; echo seen""")
+        self.assertEqual(self.ended(program), ["seen\n"])
+
+
+def end_group(number):
+    """End what is left of a process group."""
+    try:
+        os.killpg(number, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+@unittest.skipUnless(all(shutil.which(name) for name in fanfp.TOOL_NAMES), "needs inotify-tools")
+class ToolsCompared(ToolBase):
+    """The real programs beside fanfp in their place: what they print is compared."""
+
+    def real(self, *arguments, name="inotifywait"):
+        """Start a real program, and wait until it is ready."""
+        program = self.program(*arguments, command=[shutil.which(name)], ready=False,
+                               json_lines=False)
+        program.wait_for(self.READY[name[-4:]])
+        return program
+
+    def do(self):
+        """Something of each kind; what is done to one name has no kind of event twice in a row,
+        and no directory is opened."""
+        write(self.tree + "/file", "more")
+        os.chmod(self.tree + "/mode", 0o640)
+        with open(self.tree + "/read") as file:
+            file.read()
+        write(self.tree + "/new")
+        os.rename(self.tree + "/new", self.tree + "/sub/inner")
+        os.rename(self.tree + "/sub/inner", self.out + "/away")
+        os.rename(self.out + "/away", self.tree + '/b "a", c')
+        os.mkdir(self.tree + "/made")
+        os.chmod(self.tree + "/dir", 0o700)
+        os.rename(self.tree + "/dir", self.tree + "/dir2")
+        os.rmdir(self.tree + "/dir2")
+        os.remove(self.tree + "/file")
+        os.chmod(self.tree, 0o700)
+
+    def prepare(self):
+        run("sh", "-c", "rm -rf *; mkdir sub dir; for i in file read mode; do echo x > $i; done",
+            cwd=self.tree)
+
+    def by_name(self, lines):
+        """{the last word: its lines in order, each once in a row}: the order of what is done to
+        different names at about the same time is the kernel's."""
+        found = {}
+        for line in lines:
+            mine = found.setdefault(line.split()[-1], [])
+            if mine[-1:] != [line]:
+                mine.append(line)
+        return found
+
+    @with_each_filter
+    def test_lines(self, name):
+        some = ["-e", "create,delete,move,modify,attrib,close_write,move_self,delete_self"]
+        for words in ([self.tree], [self.tree, "-c"], ["-r", self.tree] + some,
+                      [self.tree + "/file", self.out], [self.tree, self.out, "-e", "move"],
+                      ["--format", "%w|%e|%:e|%%|%q|%f", self.tree],
+                      ["--exclude", "/(file|b)", self.tree], ["--include", "[[:lower:]]+2?$"]
+                      + some + [self.tree], ["@" + self.tree + "/sub", "-r", self.tree] + some,
+                      ["-P", self.tree]):
+            with self.subTest(words):
+                self.prepare()
+                ours = self.tool("-m", "--filter", name, *words)
+                real = self.real("-m", *words)
+                self.assertEqual(ours.errors, real.errors)
+                self.do()
+                found = self.before_sentinel(ours, real,
+                                             where=self.out if self.out in words else self.tree)
+                self.maxDiff = None
+                self.assertEqual(*map(self.by_name, found))
+
+    @with_each_filter
+    def test_counts(self, name):
+        os.makedirs(self.tree + "/d/e")
+        words = ["-r", "-e", "create,close_write,move", self.tree]
+        for more in ([], ["-a", "create"], ["-z"], ["-d", "moved_from"]):
+            with self.subTest(more):
+                # What it has not read when a signal comes the real one does not count.
+                ours = self.tool("-t", "3", "--filter", name, *(words + more), name="inotifywatch")
+                real = self.real("-t", "3", *(words + more), name="inotifywatch")
+                self.do_counted()
+                found = [self.ended(program) for program in (ours, real)]
+                # Rows of as many are in any order.
+                self.assertEqual(*[[lines[0]] + sorted(lines[1:]) for lines in found])
+                run("sh", "-c", "rm -r a* d; mkdir -p d/e", cwd=self.tree)
+
+    def test_exit_status_and_errors(self):
+        """The same status, and the words of the real program, maybe with more after them."""
+        for name, words in [("inotifywait", words) for words in (
+                [], ["-Z"], ["/none"], ["-e", "no", "/"], ["-t", "x", "/"], ["-t", "1", self.tree],
+                ["-q", "-t", "1", self.tree], ["--exclude", "(", "/"], ["-d", "/"],
+                ["--include", "a**{", "/"], ["--exclude", "a", "--include", "b", "/"],
+                ["--exclude", "a", "--exclude", "b", "-t", "1", self.tree],
+                ["--timefmt", "x", "/"], ["--no-newline", "/"], ["--format", "%T", "/"],
+                ["-c", "--format", "%w", "/"], ["--fromfile", "/none"], ["-o", "/none/x", "/"],
+                ["@/"], ["-P", self.tree + "/none"])] + [("inotifywatch", words) for words in (
+                    [], ["-t", "1", self.tree], ["-a", "no", "/"], ["/none"],
+                    ["-e", "open", "-d", "create", "/"])]:
+            with self.subTest(name=name, words=words):
+                real = subprocess.run([shutil.which(name)] + words, stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, timeout=PATIENCE)
+                ours = self.tool(*words, name=name, ready=False)
+                self.assertEqual("".join(self.ended(ours, real.returncode)), real.stdout.decode())
+                if words != ["-Z"]:     # of getopt(3)
+                    self.assertIn(real.stderr.decode().partition("\n")[0], ours.errors.decode())
+                self.assertEqual(bool(ours.errors), bool(real.stderr))
 
 
 def read(path):
