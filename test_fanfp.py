@@ -3646,11 +3646,11 @@ class ToolsCompared(ToolBase):
     def test_counts(self, name):
         os.makedirs(self.tree + "/d/e")
         words = ["-r", "-e", "create,close_write,move", self.tree]
-        for more in ([], ["-a", "create"], ["-z"], ["-d", "moved_from"]):
+        for more in (["-a", "create"], ["-z"]):
             with self.subTest(more):
                 # What it has not read when a signal comes the real one does not count.
-                ours = self.tool("-t", "3", "--filter", name, *(words + more), name="inotifywatch")
-                real = self.real("-t", "3", *(words + more), name="inotifywatch")
+                ours = self.tool("-t", "2", "--filter", name, *(words + more), name="inotifywatch")
+                real = self.real("-t", "2", *(words + more), name="inotifywatch")
                 self.do_counted()
                 found = [self.ended(program) for program in (ours, real)]
                 # Rows of as many are in any order.
