@@ -7737,10 +7737,11 @@ class Traced:
             raise
         self.fd = self.tracer.fd
 
-    def watch(self, fd, shown):
+    def watch(self, fd, shown, flags=0):
         """A watch on an open file: its descriptor.  Any thread may call it, and may have to wait
-        for who answers for the file system."""
-        return inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF, shown, len(self.watches))
+        for who answers for the file system.  `flags`: IN_ONLYDIR, say."""
+        return inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF | flags, shown,
+                             len(self.watches))
 
     def pin(self, fd, shown, flat=False):
         """Have what happens in an open directory recorded, or to an open file; the number that the
@@ -7823,7 +7824,7 @@ class Trace(Source):
         what take() wants."""
         fd = root.open()
         try:
-            return fd, self.traced.watch(fd, root.display)
+            return fd, self.traced.watch(fd, root.display, IN_ONLYDIR)
         except BaseException:
             os.close(fd)
             raise
