@@ -9997,7 +9997,7 @@ class FsErrors(Mounts):
 
     def each_filter(self):
         for name in FILTERS:
-            if name != "inotify" and not available(name, self.tree):
+            if name not in ("trace", "inotify") and not available(name, self.tree):
                 with self.subTest(name):
                     yield name
 

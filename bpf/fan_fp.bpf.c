@@ -124,6 +124,7 @@ enum {
 	FS_DELETE		= 0x00000200,
 	FS_DELETE_SELF		= 0x00000400,
 	FS_MOVE_SELF		= 0x00000800,
+	FS_ERROR		= 0x00008000,
 	FS_OPEN_EXEC		= 0x00001000,
 	FS_UNMOUNT		= 0x00002000,
 	FS_RENAME		= 0x10000000,
@@ -658,6 +659,11 @@ int bpf_fp_handler(__u64 *ctx)
 	/* Before anything is dropped: whoever moves a directory, the answers change. */
 	now = generation_of(event, mask, &moves);
 
+	/* Of a file system, whoever met it, and wherever. */
+	if (mask & FS_ERROR) {
+		count(&sent);
+		return SEND;
+	}
 	if (bpf_get_current_pid_tgid() >> 32 == watcher) {
 		knock(event, mask);
 		if (!own_too) {
