@@ -11560,10 +11560,100 @@ class Pythons(Base):
         self.assertEqual(out, b"['a', 'proc']\n")
 
 
+# =============================================================================================
+# Documents
+# =============================================================================================
+
+class Documents(unittest.TestCase):
+    """README and doc/: what they lead to and what they name is there."""
+
+    def setUp(self):
+        self.texts = {}             # path from here: text
+        for path in ["README.md"] + sorted(glob.glob(HERE + "/doc/*.md")):
+            path = os.path.relpath(os.path.join(HERE, path), HERE)
+            if not os.path.exists(os.path.join(HERE, path)):
+                self.skipTest("no %s here" % path)
+            self.texts[path] = self.read(path)
+
+    @staticmethod
+    def read(path):
+        with open(os.path.join(HERE, path), encoding="utf-8") as file:
+            return file.read()
+
+    @staticmethod
+    def anchors(text):
+        """What the headings of a text are called in links."""
+        return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+                for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+    def code(self, path):
+        """What a document has between backquotes, within a line."""
+        text = re.sub(r"^```.*?^```", "", self.texts[path], flags=re.DOTALL | re.MULTILINE)
+        return re.findall(r"`([^`\n]+)`", text)
+
+    def test_links(self):
+        for path, text in self.texts.items():
+            links = re.findall(r"\]\(([^)\s]+)\)|^\[\w+\]: (\S+)$", text, re.MULTILINE)
+            if path == "README.md":
+                self.assertGreater(len(links), 20)
+            self.assertLessEqual(set(re.findall(r"\]\[(\w+)\]", text)),
+                                 set(re.findall(r"^\[(\w+)\]: ", text, re.MULTILINE)))
+            for link in map("".join, links):
+                target, _, anchor = link.partition("#")
+                target = os.path.normpath(os.path.join(os.path.dirname(path), target)) \
+                    if target else path
+                with self.subTest(path, link=link):
+                    self.assertTrue(os.path.exists(os.path.join(HERE, target)))
+                    if anchor:
+                        self.assertIn(anchor, self.anchors(self.read(target)))
+
+    def test_options(self):
+        """Those that are named are there, and doc/options.md names all."""
+        options = {option for action in fanfp.build_parser()._actions
+                   for option in action.option_strings} | {"-qq"}
+        for path in self.texts:
+            named = {word.rstrip(",") for code in self.code(path) if re.match("--?[a-zA-Z]", code)
+                     for word in code.split() if re.match("--?[a-zA-Z]", word)}
+            with self.subTest(path):
+                self.assertLessEqual(named, options)
+                if path == "doc/options.md":
+                    for action in fanfp.build_parser()._actions:
+                        self.assertTrue(not action.option_strings
+                                        or named.intersection(action.option_strings), action.dest)
+        self.assertGreater(len(self.texts["README.md"].split("## Options")[1].split("`--")), 20)
+
+    def test_commands(self):
+        """The examples are none that would be refused."""
+        commands = [code for path in self.texts for code in self.code(path)
+                    if code.startswith("fanfp ") and code != "fanfp --help"]
+        self.assertGreater(len(commands), 8)
+        for command in commands:
+            with self.subTest(command):
+                tool, words = fanfp.called_as("fanfp", shlex.split(command)[1:])
+                if tool is None:
+                    fanfp.refuse_idle(fanfp.build_parser().parse_args(words))
+                else:
+                    fanfp.Tool(tool, *fanfp.read_tool_options(tool, words))
+
+    def test_names_of_tests(self):
+        named = [(path, code) for path in self.texts for code in self.code(path)
+                 if re.match(r"[A-Z]\w+\.test_\w+$", code)]
+        self.assertGreater(len(named), 20)
+        for path, code in named:
+            with self.subTest(path):
+                case, _, method = code.partition(".")
+                self.assertTrue(hasattr(globals().get(case), method), code)
+
+    def test_readme_is_short(self):
+        lines = self.texts["README.md"].splitlines()
+        self.assertLessEqual(len(lines), 200)
+        self.assertEqual([line for line in lines if len(line) > 120], [])
+
+
 # The same on every kernel: of many, one runs them.
 SAME = (CommandLine, Words, Patterns, Ignoring, Service, Examples, Tools, People, Installed, Ends,
         Exec, Run, Decoding, ReadTest, DamageTest, LoopsTest, FilterObjectTest, NinePOptions,
-        Pythons)
+        Pythons, Documents)
 
 if os.environ.get("FANFP_TEST_AGAIN"):
     for each in SAME:
