@@ -12839,17 +12839,13 @@ TOOL_OPTIONS = (
     # For which tools, those that wait or that watch and count; letter, name, argument, what it is.
     ("wait watch", "h", "help", "", "Show this help text."),
     ("watch", "v", "verbose", "", "Say more while it starts."),
-    ("wait watch", "", "fromfile", "file",
-     "Read what to watch from a file, `-' for stdin, one a line; @name: not that."),
-    ("wait watch", "", "exclude", "pattern",
-     "No events of what matches an extended regular expression."),
+    ("wait watch", "", "fromfile", "file", "Read files to watch, or @files, from a file or `-'."),
+    ("wait watch", "", "exclude", "pattern", "No events of what matches this POSIX expression."),
     ("wait watch", "", "excludei", "pattern", "Like --exclude but case insensitive."),
-    ("wait watch", "", "include", "pattern",
-     "Only events of what matches an extended regular expression."),
+    ("wait watch", "", "include", "pattern", "Only events of what matches this one."),
     ("wait watch", "", "includei", "pattern", "Like --include but case insensitive."),
     ("wait", "m", "monitor", "", "Go on after one event, for ever or until --timeout."),
-    ("wait", "d", "daemon", "",
-     "Like --monitor, in the background; needs --outfile, implies --syslog."),
+    ("wait", "d", "daemon", "", "So in the background; needs --outfile, implies --syslog."),
     ("watch", "z", "zero", "", "Show rows and columns of zeros, too."),
     ("wait watch", "P", "no-dereference", "", "Do not follow symlinks."),
     ("wait watch", "r", "recursive", "", "Watch directories recursively."),
@@ -12860,8 +12856,7 @@ TOOL_OPTIONS = (
     ("wait", "o", "outfile", "file", "Append events to a file."),
     ("wait", "s", "syslog", "", "Send errors to syslog rather than stderr."),
     ("wait", "q", "quiet", "", "Print only events; -qq: nothing, not even events."),
-    ("wait", "", "format", "fmt",
-     "%w directory, %f name, %e or %Xe events, %T time, %c cookie, %0 NUL, %n newline."),
+    ("wait", "", "format", "fmt", "%w directory, %f name, %e %Xe events, %T time, %c %0 %n %%."),
     ("wait", "", "no-newline", "", "No newline after --format."),
     ("wait", "", "timefmt", "fmt", "strftime format of %T in --format."),
     ("wait", "c", "csv", "", "Print events in CSV format."),
@@ -13057,6 +13052,8 @@ class Tool(Manner):
     the watch above it and by its own.  fsnotifywait's fanotify tells it by that of its own alone.
     """
 
+    established, waits = "Watches established.", True       # or else it counts
+
     def __init__(self, name, given, rest):
         self.name, self.given = name, given
         self.is_plain = name[0] == "i" or "inotify" in given    # it tells what inotify would
@@ -13067,7 +13064,7 @@ class Tool(Manner):
         self.search, self.keeps = tool_search(given)
         self.roots, self.left_out = tool_paths(given, rest)
         self.files, self.cookie, self.before = set(), 0, None
-        self.goes_on = not given.keys().isdisjoint(("monitor", "daemon"))
+        self.goes_on = not (self.waits and given.keys().isdisjoint(("monitor", "daemon")))
         self.is_over, self.syslog, self.ready_fd = False, None, None
         if not given.keys().isdisjoint(("syslog", "daemon")):
             self.syslog = module("syslog", "reading options: --syslog")
@@ -13082,7 +13079,7 @@ class Tool(Manner):
         options.roots = list(map(top_of_mount, roots) if is_whole else roots)
         options.event = list(event_names(self.asked | DIRENT | SELF))
         options.count = None if self.goes_on else 1
-        options.timeout = max(0, self.seconds)
+        options.timeout = max(0, self.seconds) if self.waits else 0
         options.quiet = len(given.get("quiet", ()))
         options.outfile = given.get("outfile", [None])[-1]
         options.no_recursive = not is_whole and "recursive" not in given
@@ -13119,21 +13116,17 @@ class Tool(Manner):
                      if "recursive" in self.given else "Setting up watches.")
 
     def ready(self, watch):
-        self.note_roots(watch)
+        self.roots = watch.roots
+        self.files = {root for root in watch.roots if not os.path.isdir(root)
+                      or self.options.no_dereference and os.path.islink(root)}
         if not self.options.quiet:
-            self.say("Watches established.")
+            self.say(self.established)
         if self.ready_fd is not None:
             null = open_null(os.O_RDWR)
             for fd in range(3):
                 os.dup2(null, fd)
             os.write(self.ready_fd, b"+")
             os.close(self.ready_fd)
-
-    def note_roots(self, watch):
-        """Know which roots there are, and which are files."""
-        self.roots = watch.roots
-        self.files = {root for root in watch.roots if not os.path.isdir(root)
-                      or self.options.no_dereference and os.path.islink(root)}
 
     def choose(self, events):
         chosen = []
@@ -13160,26 +13153,21 @@ class Tool(Manner):
         path, mask, _, when, old_path, _ = event
         of_root = path in self.roots and event.root == path
         is_dir = mask & ISDIR
+        # Whether a directory in the tree has a watch of its own.
+        is_watched = is_dir and path and not (self.is_plain and self.options.no_recursive)
         self.cookie += 1
         for bit in map(EVENTS.get, event_names(mask & ~(OPEN_EXEC | Q_OVERFLOW))):
-            parts = [(path or "", bit)]
-            if bit == RENAME:
-                parts = [(old_path, MOVED_FROM), (path, MOVED_TO)]
+            parts = [(path, bit)] if bit != RENAME else [(old_path, MOVED_FROM), (path, MOVED_TO)]
+            lines = [split_path(each) + (part | is_dir,) for each, part in parts]
             if of_root:
                 lines = self.of_root(path, bit, is_dir)
-            elif is_dir and bit & (LISTING | ATTRIB):
-                lines = (split_path(path) + (bit | is_dir,) if self.is_plain else ()),
-                if not (self.is_plain and self.options.no_recursive):
-                    lines += (path + "/", "", bit | is_dir),
-            else:
-                lines = [split_path(each) + (part | is_dir,) for each, part in parts]
-                if is_dir and self.is_plain and not self.options.no_recursive:
-                    # The directory itself was watched.
-                    if bit == DELETE:
-                        lines.insert(0, (path + "/", "", DELETE_SELF))
-                    elif bit & (RENAME | MOVED_FROM):
-                        lines.append((path + "/", "", MOVE_SELF))
-            for directory, name, each in filter(None, lines):
+            elif is_watched and bit & (LISTING | ATTRIB):
+                lines = lines * self.is_plain + [(path + "/", "", bit | is_dir)]
+            elif is_watched and self.is_plain and bit == DELETE:
+                lines.insert(0, (path + "/", "", DELETE_SELF))
+            elif is_watched and self.is_plain and bit & (RENAME | MOVED_FROM):
+                lines.append((path + "/", "", MOVE_SELF))
+            for directory, name, each in lines:
                 yield Line(directory, name, each, self.cookie if each & TOOL_GROUPS["move"] else 0,
                            when)
 
@@ -13212,10 +13200,12 @@ class Tool(Manner):
 class CountingTool(Tool):
     """What inotifywatch or fsnotifywatch tells: a table, at the end."""
 
+    established, waits = "Finished establishing watches, now collecting statistics.", False
+
     def __init__(self, name, given, rest):
         super().__init__(name, given, rest)
         self.counts = {}                # {path: Counter of bits}
-        self.goes_on, self.deadline = True, None
+        self.deadline = None
         self.sign, self.key = self.read_order(given)
 
     def read_order(self, given):
@@ -13232,24 +13222,18 @@ class CountingTool(Tool):
                 return sign, bits
         return -1, self.asked
 
-    def options(self):
-        options = super().options()
-        options.timeout = 0             # it is not for an event
-        return options
-
     def start(self):
         self.say("Establishing watches...")
         for root in self.options.roots if "verbose" in self.given else ():
             self.say("Setting up watch(es) on " + root)
 
     def ready(self, watch):
-        self.note_roots(watch)
         self.watch = watch
         if "verbose" in self.given:
             for root in watch.roots:
                 self.say("OK, %s is now being watched." % root)
             self.say("Total of %d watches." % len(watch.roots))
-        self.say("Finished establishing watches, now collecting statistics.")
+        super().ready(watch)
         if self.seconds > 0:
             self.deadline = time.monotonic() + self.seconds
             if "verbose" in self.given:
