@@ -4138,7 +4138,7 @@ def _log_of(attempt):
 def _with_log(why, log, program):
     """The Error of a refusal: the last line that says why and the source line it is about, in one
     line; the end of the log in detail."""
-    told, _, _ = log.partition("\nVerification failed: ")    # Linux 7.3 says it all again, at length
+    told, _, _ = log.partition("\nVerification failed: ")   # Linux 7.3 says it again, at length
     lines = [line for line in told.splitlines()
              if line.strip() and not line.startswith(("processed ", "verification time",
                                                       "stack depth", "Func#", "max_states"))]
