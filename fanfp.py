@@ -10879,26 +10879,20 @@ class Ignore:
     innermost; a root is not ignored.
 
     globs    tuple of str, as given
-    roots    of the Watch
-    tops     the same with a slash at their ends, the longest first
+    tops     the roots of the Watch with a slash at their ends, the longest first
     by_path  whether it depends on the directories above an entry whether that matches
     """
 
     def __init__(self, globs):
         self.globs, self.roots, self.tops, self.known = tuple(globs), (), (), {}
-        kinds = []                  # [((negated, only_dirs, by_path), regular expression)]
+        self.rules = []             # [(match, negated, only_dirs, by_path)], the last glob's first
         for glob in self.globs:
+            re = module("re", "reading globs to ignore")
             text = glob[1:] if glob.startswith("!") else glob
             name = text[:-1] if text.endswith("/") else text
-            kinds.append(((text != glob, name != text, "/" in name), glob_regex(name) or "(?!)"))
-        self.by_path = any(kind[2] for kind, _ in kinds)
-        self.rules = []             # [(match, negated, only_dirs, by_path)], the last glob's first
-        while kinds:                    # one search for all of a kind that follow each other
-            kind, alike = kinds[0][0], []
-            while kinds and kinds[0][0] == kind:
-                alike.append(kinds.pop(0)[1])
-            re = module("re", "reading globs to ignore")
-            self.rules.insert(0, (re.compile("|".join(alike), re.DOTALL).fullmatch,) + kind)
+            match = re.compile(glob_regex(name) or "(?!)", re.DOTALL).fullmatch
+            self.rules.insert(0, (match, text != glob, name != text, "/" in name))
+        self.by_path = any(rule[3] for rule in self.rules)
 
     def watch(self, roots):
         """These are the roots from now on."""
@@ -10962,19 +10956,26 @@ def glob_regex(glob):
     def piece(found):
         kind, text = found.lastindex, found.group(found.lastindex)
         if kind < 5:
-            return ("(?:.*/)?", ".*", "[^/]*", "[^/]")[kind - 1]
+            return ("\0d", ".*", "\0s", r"[^\x2f]")[kind - 1]
         if kind == 6:
-            return "(?%s[%s])[^/]" % ("!" if found.group(5) else "=",
-                                      re.sub(GLOB_SET, in_set, text, flags=re.DOTALL))
-        if kind == 8 and (found.group(7) == "[" or not text):
+            items = re.sub(GLOB_SET, in_set, text, flags=re.DOTALL).replace("/", r"\x2f")
+            return r"(?%s[%s])[^\x2f]" % ("!" if found.group(5) else "=", items)
+        if text == "\0" or kind == 8 and (found.group(7) == "[" or not text):
             raise KeyError              # a set that does not end, or a backslash before nothing
         return re.escape(text)
 
     try:
-        glob = glob[1:] if glob.startswith("/") else glob
-        return "(?:%s)" % re.sub(GLOB, piece, glob, flags=re.DOTALL)
+        text = re.sub(GLOB, piece, glob[1:] if glob.startswith("/") else glob, flags=re.DOTALL)
     except KeyError:                    # or a class that there is not
         return None
+    # Where another * follows, the first is as short as can be: to try the longer, too, would find
+    # nothing more, and take years.  So it is with **/.
+    for mark, fixed, some in (("\0s", r"[^/\0]*", "[^/]*"), ("\0d", r"[^\0]*", "(?:.*?/)?")):
+        def shortest(found):
+            name = "%s%d" % (mark[1], found.start())
+            return "(?=(?P<%s>%s?%s))(?P=%s)" % (name, some, found.group(1), name)
+        text = re.sub("%s(%s)(?=%s)" % (mark, fixed, mark), shortest, text).replace(mark, some)
+    return text
 
 
 # =============================================================================================
@@ -11133,7 +11134,7 @@ def seconds(text):
 
 def ignored_glob(text):
     """An argparse type: a glob to ignore, in a list."""
-    if glob_regex(text.lstrip("!").rstrip("/")) in (None, "(?:)"):
+    if glob_regex(text.lstrip("!").rstrip("/")) in (None, ""):
         raise unfit("a glob as in .gitignore, which can match something", text)
     return [text]
 
@@ -11942,7 +11943,6 @@ class BatchRunner(Runner):
         self.loops = self.loops + 1 if self.suspect else 0
         self.common = {path: of for path, of in batch.items()
                        if self.loops < 2 or path in self.common}
-        self.suspect = False
         if self.loops == LOOP_RUNS[not self.common]:
             self.tell("running %s: %d times in a row it was started by what changed while it ran; "
                       "if it writes that itself, %s ends the loop" % (

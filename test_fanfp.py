@@ -2552,15 +2552,15 @@ class Ignoring(Command):
     """--ignore and --ignore-file, and the library's ignore."""
 
     NAMES, PIECES = "aab.-x1]", (
-        "a", "b", "x", ".", "-", "*", "?", "[ab]", "[!a]", "[^x]", "[a-x]", "[[:alpha:]]", "[]-]",
-        "[![:digit:]]", "\\a", "\\*", "[x", "1", "]", "[b-]", "[\\]a]", "[[:foo:]]", "[x-a]",
-        "[--0]", "[+--]", "[!-]")
+        "a", "b", "x", ".", "-", "*", "*", "?", "[ab]", "[!a]", "[^x]", "[a-x]", "[[:alpha:]]",
+        "[]-]", "[![:digit:]]", "\\a", "\\*", "[x", "1", "]", "[b-]", "[\\]a]", "[[:foo:]]",
+        "[x-a]", "[--0]", "[+--]", "[!-]")
 
     def glob(self, chosen):
         """A random line of a .gitignore."""
         names = [chosen.choice(["**", "".join(chosen.choice(self.PIECES)
-                                              for _ in range(chosen.randint(1, 3)))])
-                 for _ in range(chosen.randint(1, 3))]
+                                              for _ in range(chosen.randint(1, 4)))])
+                 for _ in range(chosen.randint(1, 4))]
         return chosen.choice(["", "", "!"]) + chosen.choice(["", "/"]) + "/".join(names) \
             + chosen.choice(["", "", "/", " ", "\\ ", "\r", "\\"])
 
@@ -2612,6 +2612,17 @@ class Ignoring(Command):
             os.mkdir(os.fsencode(self.tree) + b"/" + name)
         self.assertEqual(set(self.reported(program)), {
             self.tree + name for name in ("/x/inner/f", "/y", "/z", "/kept1")})
+
+    def test_names_that_nearly_match(self):
+        """They take no time, however many ways there are to try."""
+        for text, path in (("*a*a*a*a*a*a*b", 250 * "a"), ("*[ab]*[ab]*?*[ab]*c", 250 * "a"),
+                           ("**/a/**/a/**/a/**/a/**/b", 1000 * "a/" + "a")):
+            ignore = fanfp.Ignore(["x", text])
+            ignore.watch(("/t",))
+            begun = time.monotonic()
+            self.assertFalse(ignore.hides("/t/" + path, False))
+            self.assertTrue(ignore.hides("/t/" + path[:-1] + text[-1], False))
+            self.assertLess(time.monotonic() - begun, PATIENCE)
 
     def test_refused(self):
         for glob_ in ("", "!", "/", "[", "a\\", "[[:none:]]"):
