@@ -5157,7 +5157,9 @@ class Tracer:
     ROOTS = 4096
     RING_SIZE = 1 << 24
     START, PIN, UNPIN, LOCATE, GO_ON, PIN_FLAT, ABOVE = range(7)    # what trace_place is asked
-    RECORD = struct.Struct("=QQQIIiiIIII16s")           # struct trace_record
+    FORM = "QQQIIiiIII4x16s"
+    RECORD = struct.Struct("=" + FORM)                  # struct trace_record
+    HEADED = struct.Struct("=I4x" + FORM)               # after what the ring has before each
     COUNTS = ("sent", "outside", "merged", "own", "full", "detached", "too long",
               "unsettled", "too deep", "unknown data")  # enum trace_count
     FULL = COUNTS.index("full")
@@ -5323,9 +5325,7 @@ class Tracer:
     @staticmethod
     def _path(names):
         """A path of its names from the last to the first, each with a NUL."""
-        parts = names.split(b"\0")
-        parts.reverse()
-        return b"/".join(parts[1:])
+        return b"/".join(names.split(b"\0")[-2::-1])
 
     def read(self, limit):
         """The Records that are there, in order, of at most about `limit` bytes of the ring."""
@@ -5344,26 +5344,33 @@ class Tracer:
         return self._decode(raw, begin)
 
     def _decode(self, raw, begin):
-        records, at, first = [], 0, self.RECORD.size + 8
-        unpack, path_of_names = self.RECORD.unpack_from, self._path
-        while at < len(raw):
-            word, = struct.unpack_from("=I", raw, at)
-            if not word & self.DISCARDED:
-                (when, cgroup, uid_gid, mask, pid, slot, old_slot, length, old_length, flags, _,
-                 comm) = unpack(raw, at + 8)
-                start = at + first
-                path = old_path = None
-                if not flags or (length or old_length):
-                    path = path_of_names(raw[start:start + length])
-                    if old_slot >= 0:
-                        start += length
-                        old_path = path_of_names(raw[start:start + old_length])
-                records.append(Record(
-                    when, mask, pid or None, uid_gid & 0xFFFFFFFF, uid_gid >> 32, cgroup,
-                    comm.split(b"\0")[0], slot if slot >= 0 else None, path,
-                    old_slot if old_slot >= 0 else None, old_path, not flags,
-                    begin + at + ((word & self.LENGTH) + 15 & ~7)))
-            at += (word & self.LENGTH) + 15 & ~7
+        records, at, size = [], 0, len(raw)
+        # All events go through it: no call for each, and what the last one had as well is kept.
+        unpack, first, make, kind = self.HEADED.unpack_from, self.HEADED.size, tuple.__new__, Record
+        path_of_names, length_of, put = self._path, self.LENGTH, records.append
+        last_names, last_path, last_comm, comm = None, None, None, None
+        while at < size:
+            (word, when, cgroup, uid_gid, mask, pid, slot, old_slot, length, old_length, flags,
+             padded) = unpack(raw, at)
+            start = at + first
+            at += (word & length_of) + 15 & ~7
+            if word & self.DISCARDED:
+                continue
+            path = old_path = None
+            if not flags or length or old_length:
+                names = raw[start:start + length]
+                if names != last_names:
+                    last_names, last_path = names, path_of_names(names)
+                path = last_path
+                if old_slot >= 0:
+                    start += length
+                    old_path = path_of_names(raw[start:start + old_length])
+            if padded != last_comm:
+                last_comm, comm = padded, padded.split(b"\0")[0]
+            put(make(kind, (
+                when, mask, pid or None, uid_gid & 0xFFFFFFFF, uid_gid >> 32, cgroup, comm,
+                slot if slot >= 0 else None, path, old_slot if old_slot >= 0 else None, old_path,
+                not flags, begin + at)))
         return records
 
     def position(self):
@@ -7927,19 +7934,40 @@ class Trace(Source):
 
     def read(self, moment):
         """The events that the ring buffer has, as far as one read goes.  Never waits."""
-        self.out = []
-        self.stats["reads"] += 1
+        out = self.out = []
+        count = dropped = 0
+        make, kind, put, root_of = tuple.__new__, Event, out.append, self.slots.get
+        # What is not plain is judged: the plain case, nine in ten, takes no call.
+        intricate, wanted = INTRICATE if self.recursive else -1, self.mask
+        encoding, errors = _FS_ENCODING, _FS_ERRORS
+        last_slot = last_path = shown = None
         for record, when, its_moment in self.traced.read(moment):
-            before, self.now, self.moment = len(self.out), when, its_moment
+            count += 1
+            _, mask, pid, _, _, _, _, slot, path, old_slot, _, _, _ = record
+            if not mask & intricate and path and old_slot is None:
+                if path is not last_path or slot != last_slot:
+                    root = root_of(slot)
+                    shown = root and root.prefix + path.decode(encoding, errors)
+                    last_slot, last_path = slot, path
+                bits = mask & wanted
+                if bits and shown:
+                    put(make(kind, (shown, bits, pid, when, None, its_moment)))
+                else:
+                    dropped += 1
+                continue
+            last_path = None                    # what roots are called may change
+            before, self.now, self.moment = len(out), when, its_moment
             self.judge(record)
-            self.stats["events read"] += 1
-            self.stats["dropped in user space"] += before == len(self.out)
+            dropped += before == len(out)
+        self.stats["reads"] += 1
+        self.stats["events read"] += count
+        self.stats["dropped in user space"] += dropped
         lost = self.traced.lost()
         if lost:
             self.notice(lost)
-            self.out.append(Event(None, Q_OVERFLOW, None, time.time(), None, moment))
+            out.append(Event(None, Q_OVERFLOW, None, time.time(), None, moment))
             self.arrived = True
-        out, self.out = self.out, []
+        self.out = []
         return out
 
     def judge(self, record):
@@ -11203,15 +11231,18 @@ def with_all(event):
 def text_lines(events, who=named):
     """The default: time, who, events, path, for people."""
     out = []
-    stamp, now, heads = "", None, {}    # a buffer's events have one time, few processes and masks
+    # A buffer's events have few processes and masks, and one time, or one second.
+    stamp, now, second, clock, heads = "", None, None, "", {}
     for event in events:
-        path, mask, pid, when, old_path, _ = event
+        path, mask, pid, when, old_path, moment = event
         if when != now:
-            now, heads = when, {}
-            stamp = time.strftime("%H:%M:%S", time.localtime(when)) + ".%03d" % (when * 1000 % 1000)
-        head = heads.get((pid, mask))
+            now = when
+            if int(when) != second:
+                second, clock = int(when), time.strftime("%H:%M:%S", time.localtime(when))
+            stamp = "%s.%03d " % (clock, when * 1000 % 1000)
+        head = heads.get((moment, pid, mask))
         if head is None:
-            head = heads[pid, mask] = "%s %s: %s " % (stamp, who(event), names_text(mask))
+            head = heads[moment, pid, mask] = "%s: %s " % (who(event), names_text(mask))
         if path is None:
             shown = "-"
         elif path.isprintable() and "\\" not in path:
@@ -11222,7 +11253,7 @@ def text_lines(events, who=named):
             shown = printable(old_path) + " -> " + shown
         if mask & FS_ERROR:
             shown += " " + error_text(event.fs_error)
-        out.append(head + shown + "\n")
+        out.append(stamp + head + shown + "\n")
     return "".join(out)
 
 
@@ -11249,16 +11280,16 @@ def json_lines(events, who=False):
     """--json: an object a line, ASCII only; bytes that are no UTF-8 as lone surrogates."""
     from json.encoder import encode_basestring_ascii as quote
     out = []
-    now, around = None, {}              # as in text_lines()
+    stamp, now, around = "", None, {}   # as in text_lines()
     for event in events:
-        path, mask, pid, when, old_path, _ = event
+        path, mask, pid, when, old_path, moment = event
         if when != now:
-            now, around = when, {}
-        both = around.get((pid, mask))
+            now, stamp = when, '{"time": %.3f' % when
+        both = around.get((moment, pid, mask))
         if both is None:
             names, command, uid = '", "'.join(event_names(mask)), event.comm, event.uid
-            both = around[pid, mask] = (
-                '{"time": %.3f, "events": ["%s"], "path": ' % (when, names),
+            both = around[moment, pid, mask] = (
+                ', "events": ["%s"], "path": ' % names,
                 ', "pid": %s, "comm": %s, "uid": %s, %s"is_dir": %s}\n' % (
                     "null" if pid is None else pid,
                     "null" if command is None else quote(command),
@@ -11271,7 +11302,7 @@ def json_lines(events, who=False):
         if mask & FS_ERROR:
             shown += ', "error": %d, "error_count": %d, "inode": %s' % (
                 event.fs_error[:2] + (text_of(event.fs_error.inode) or "null",))
-        out.append(both[0] + shown + both[1])
+        out.append(stamp + both[0] + shown + both[1])
     return "".join(out)
 
 
