@@ -4,7 +4,7 @@
 
     python3 bench/bench.py [--quick] [NAME...]     as root; make bench
 
-NAME: ready outside inside latency capacity growth window ended fastpath; all of them without.
+NAME: ready outside inside latency capacity growth window ended fastpath trace; all of them without.
 Results go to results.json, results.md and *.svg beside this file; sections that are not run keep
 theirs.  --quick only tries whether everything works, on small sizes, and writes nothing.
 
@@ -283,10 +283,14 @@ def latency(place, versions, quick):
                 result[kind].setdefault(name, []).extend(times)
     for kind in ("alone", "load"):
         for name, times in result[kind].items():
-            times.sort()
-            result[kind][name] = {"median": median(times), "p99": times[len(times) * 99 // 100],
-                                  "min": times[0], "count": len(times)}
+            result[kind][name] = spread(times)
     return result
+
+
+def spread(times):
+    times = sorted(times)
+    return {"median": median(times), "p99": times[len(times) * 99 // 100], "min": times[0],
+            "count": len(times)}
 
 
 def latencies(name, root, loud, count, kind):
@@ -380,10 +384,11 @@ def capacity(place, versions, quick):
     return result
 
 
-def drain(name, roots, directories, files, place, warm=0):
+def drain(name, roots, directories, files, place, warm=0, keep=True):
     """Stop a watcher, let events queue, let it go on: its processor time for an event.
 
-    Before that `warm` files, all of whose events it has seen; their cost is told too.
+    Before that `warm` files, all of whose events it has seen; their cost is told too.  Without
+    `keep` files are written and removed as well.
     """
     out, result = os.path.join(place.out, "lines"), {}
     options = (["--stats"] if name.startswith("fanfp") else []) + roots[:-1]
@@ -397,7 +402,7 @@ def drain(name, roots, directories, files, place, warm=0):
         lines, cpu = watcher.lines().count(b"\n"), watcher.cpu()
         os.kill(watcher.pid, signal.SIGSTOP)
         try:
-            work(directories, files, "--keep")
+            work(directories, files, *["--keep"] * keep)
         finally:
             os.kill(watcher.pid, signal.SIGCONT)
         watcher.settle()
@@ -577,26 +582,44 @@ def ended(place, versions, quick):
     return json.loads(child.stdout.decode())
 
 
-# --- 9. the fast path, in the lab's machine ---
+# --- 9. in the lab's machine: the fast path, and tracing ---
+
+LAB = os.path.join(os.path.dirname(HERE), "lab")
+TRACE_KERNELS = ("6.12", "newest")
+
+
+def in_machine(options, command):
+    """Run guest.py in the machine of lab/; what it found."""
+    say("booting the lab's machine: " + command)
+    done = subprocess.run([os.path.join(LAB, "vm")] + options + [command], stdout=subprocess.PIPE)
+    if done.returncode:
+        raise RuntimeError("%s ended with %d in the machine" % (command, done.returncode))
+    return json.loads(done.stdout.decode().strip().splitlines()[-1])
+
 
 def fastpath(place, versions, quick):
-    """Run fastpath.py in the machine of lab/, on the kernel that has the fast path."""
+    """On the kernel that has the fast path."""
     if quick:
         raise Missing("not with --quick, since it boots a machine")
-    lab = os.path.join(os.path.dirname(HERE), "lab")
-    beside = subprocess.run([os.path.join(lab, "build"), "--bpftool"], stdout=subprocess.PIPE,
+    beside = subprocess.run([os.path.join(LAB, "build"), "--bpftool"], stdout=subprocess.PIPE,
                             check=True).stdout.decode().strip()
-    say("fastpath: booting the lab's machine")
-    done = subprocess.run([os.path.join(lab, "vm"), "--share", beside,
-                           "python3 bench/fastpath.py /share/bpftool"], stdout=subprocess.PIPE)
-    if done.returncode:
-        raise RuntimeError("fastpath.py ended with %d in the machine" % done.returncode)
-    return json.loads(done.stdout.decode().strip().splitlines()[-1])
+    return in_machine(["--share", beside], "python3 bench/guest.py fastpath /share/bpftool")
+
+
+def trace(place, versions, quick):
+    """On kernels that have kprobes; --quick tries it with the filters that this one has."""
+    if quick:
+        done = subprocess.run([PYTHON, os.path.join(HERE, "guest.py"), "--quick", "trace"],
+                              env=dict(os.environ, TMPDIR=place.tmp), stdout=subprocess.PIPE,
+                              check=True)
+        return {"this": json.loads(done.stdout.decode().strip().splitlines()[-1])}
+    return {kernel: in_machine(["--kernel", kernel, "--memory", "4G"],
+                               "python3 bench/guest.py trace") for kernel in TRACE_KERNELS}
 
 
 # --- all of it ---
 
-SECTIONS = [ready, outside, inside, latency, capacity, growth, window, ended, fastpath]
+SECTIONS = [ready, outside, inside, latency, capacity, growth, window, ended, fastpath, trace]
 
 
 def machine():

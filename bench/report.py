@@ -76,7 +76,7 @@ def goals(results):
                            ("inside", inside_goals), ("latency", latency_goals),
                            ("capacity", capacity_goals), ("growth", growth_goals),
                            ("window", window_goals), ("ended", ended_goals),
-                           ("fastpath", fastpath_goals)):
+                           ("fastpath", fastpath_goals), ("trace", trace_goals)):
         if name in results:
             rows += function(results[name])
     return rows
@@ -235,6 +235,87 @@ def fastpath_goals(section):
     return rows
 
 
+def trace_goals(section):
+    rows = []
+    for found in section.values():
+        if "trace" in found["runs"]:
+            rows += [("`trace`, %s: %s" % (linux(found), row[0]),) + row[1:]
+                     for row in trace_rows(found) + many_rows(found["directories"])]
+    return rows
+
+
+def linux(found):
+    return "Linux " + found["kernel"].partition("+")[0].partition("-")[0]
+
+
+def slowed(found, name, key):
+    """Like slowdown(), of what guest.py found."""
+    return least(found["runs"][name], key) / least(found["runs"]["none"], key) - 1
+
+
+def trace_rows(found):
+    runs, rows = found["runs"], []
+    for where, key, words in (("outside", "worker", "at most as by `marks`"),
+                              ("inside", "worker inside", "less than by `marks`")):
+        own, marks = (slowed(found, name, key) for name in ("trace", "marks"))
+        rows.append(("worker %s slowed by" % where, "%s (%s)" % (words, percent(marks)),
+                     percent(own), own <= marks))
+    own, marks = (least(runs[name], "watcher") for name in ("trace", "marks"))
+    rows.append(("its processor time for a file inside", "at most that of `marks` (%s)"
+                 % micro(marks), micro(own), own <= marks))
+    lines = [median([run["lines"] for run in runs[name]]) for name in ("trace", "marks")]
+    rows.append(("the same for a line; lines a file, beside those of `marks`", "-", "%s (%s); "
+                 "%.1f, %.1f" % (micro(own / lines[0]), micro(marks / lines[1]), *lines), None))
+    for what, key in (("worker outside, a file", "worker"), ("worker inside", "worker inside"),
+                      ("its processor time for a file inside", "watcher")):
+        one, many = (least(runs[name], key) for name in ("trace", "trace, 64 roots"))
+        rows.append((what + ", with 1 and 64 roots", "flat (at most 1.2 times)",
+                     "%s, %s" % (micro(one), micro(many)), many <= 1.2 * one))
+    base = median(found["python -c pass"])
+    own, marks = (median([run["ready"] for run in runs[name]]) for name in ("trace", "marks"))
+    rows.append(("ready after that of `marks` (%s), in times of `python3 -c pass` (%s)"
+                 % (milli(marks), milli(base)), "at most 3", "%.1f (%s)" % (
+                     (own - marks) / base, milli(own - marks)), own - marks <= 3 * base))
+    own = found["latency"]["trace"]["median"]
+    rows.append(("latency, alone, median", "under 1 ms", "%s (`marks` %s, `inotify` %s)" % (
+        (milli(own),) + tuple(milli(found["latency"][name]["median"])
+                              for name in ("marks", "inotify"))), own < 0.001))
+    burst = found["burst"]
+    files, own = burst["files"], burst["trace"]
+    rows.append(("lines of a burst of %s files while nothing is read" % count(files),
+                 count(4 * files), count(own["lines"]), own["lines"] == 4 * files))
+    rows.append(("its processor time for a line of that; for a file, beside `marks`", "-",
+                 "%s; %s (%s)" % (micro(own["per_event"]), micro(own["cpu"] / files),
+                                  micro(burst["marks"]["cpu"] / files)), None))
+    return rows
+
+
+def many_rows(section):
+    chunks, rows = section["inside"]["trace"], []
+    for who, prefix in (("its processor time for", ""), ("the worker's for", "worker ")):
+        first, second = (median([each[prefix + which] for each in chunks])
+                         for which in ("first", "second"))
+        marks = tuple(micro(median([each[prefix + which] for each in section["inside"]["marks"]]))
+                      for which in ("first", "second"))
+        rows.append(("%s the first and the second file of each of %s directories" % (
+            who, count(section["count"])), "flat (at most 1.2 times)", "%s, %s (`marks` %s, %s)" % (
+                (micro(first), micro(second)) + marks), first <= 1.2 * second))
+    first, last = (min(each["first"] for each in part)
+                   for part in (chunks[:len(chunks) // 2], chunks[len(chunks) // 2:]))
+    rows.append(("the same, of the first half of the directories and of the other",
+                 "flat (at most 1.2 times)", "%s, %s" % (micro(first), micro(last)),
+                 last <= 1.2 * first))
+    memory = [each["memory"] / 1e6 for each in chunks]
+    rows.append(("memory after a tenth of the directories, and after all",
+                 "flat (at most 1.2 times)", "%.1f MB, %.1f MB" % (memory[0], memory[-1]),
+                 memory[-1] <= 1.2 * memory[0]))
+    outside = [median([each["first"] for each in section["outside"][name]])
+               for name in ("trace", "marks")]
+    rows.append(("its processor time for the first file of each directory outside, beside `marks`",
+                 "none", "%s (%s)" % tuple(map(micro, outside)), outside[0] < 1e-6))
+    return rows
+
+
 # --- tables ---
 
 def table(results):
@@ -248,7 +329,7 @@ def table(results):
                  for what, goal, value, reached in goals(results)])]
     for name, function in (("ready", ready_table), ("outside", noise_table),
                            ("inside", noise_table), ("latency", latency_table),
-                           ("capacity", capacity_table)):
+                           ("capacity", capacity_table), ("trace", trace_table)):
         if name in results:
             parts += ["## %s\n" % HEADINGS[name], function(results[name])]
     return "\n".join(parts)
@@ -260,6 +341,7 @@ HEADINGS = {
     "inside": "Inside: the same in the tree",
     "latency": "Latency: from the end of the operation to its line on the pipe",
     "capacity": "Capacity: processor time for an event",
+    "trace": "In the lab's machine: files made, written, closed and removed",
 }
 
 
@@ -320,3 +402,24 @@ def capacity_table(section):
         cost = least(runs, "per_event")
         rows.append(("full queue: " + name, micro(cost), count(int(1 / cost))))
     return markdown(["", "for an event", "events a second"], rows)
+
+
+def trace_table(section):
+    text = []
+    for found in section.values():
+        rows = []
+        for name, runs in found["runs"].items():
+            ready = "ready" in runs[0]
+            rows.append([name] + [percent(slowed(found, name, key))
+                                  for key in ("worker", "worker inside")] + (
+                [micro(least(runs, "watcher outside")), micro(least(runs, "watcher")),
+                 "%.1f" % median([run["lines"] for run in runs]),
+                 milli(median([run["ready"] for run in runs]))] if ready else ["-"] * 4))
+        text.append(linux(found) + ":\n\n" + markdown(
+            ["watcher", "worker outside slowed by", "inside",
+             "watcher's processor time a file outside", "inside", "lines a file", "ready"], rows))
+        text.append("The worker alone takes %s a file; the least of %d runs of %d parts of %s "
+                    "files.\n" % (micro(least(found["runs"]["none"], "worker")),
+                                  len(found["runs"]["none"]), found["parts"],
+                                  count(found["files"])))
+    return "\n".join(text)

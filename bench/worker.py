@@ -35,4 +35,5 @@ def main():
     json.dump({"cpu": cpu, "wall": wall}, sys.stdout)
 
 
-main()
+if __name__ == "__main__":
+    main()
