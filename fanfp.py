@@ -11231,15 +11231,13 @@ def with_all(event):
 def text_lines(events, who=named):
     """The default: time, who, events, path, for people."""
     out = []
-    # A buffer's events have few processes and masks, and one time, or one second.
-    stamp, now, second, clock, heads = "", None, None, "", {}
+    stamp, now, heads = "", None, {}    # a buffer's events have few times, processes and masks
     for event in events:
         path, mask, pid, when, old_path, moment = event
-        if when != now:
-            now = when
-            if int(when) != second:
-                second, clock = int(when), time.strftime("%H:%M:%S", time.localtime(when))
-            stamp = "%s.%03d " % (clock, when * 1000 % 1000)
+        milliseconds = int(when * 1000)
+        if milliseconds != now:
+            now = milliseconds
+            stamp = time.strftime("%H:%M:%S", time.localtime(when)) + ".%03d " % (now % 1000)
         head = heads.get((moment, pid, mask))
         if head is None:
             head = heads[moment, pid, mask] = "%s: %s " % (who(event), names_text(mask))
