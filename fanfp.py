@@ -8852,14 +8852,14 @@ STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks 
               "reads")
 
 
-def tell(message):
+def tell(message, start="fanfp: "):
     """What a Watch says of itself when nothing else was asked: a line on standard error.
 
     Where that can't be written nobody is told, and watching goes on.
     """
     try:
         if sys.stderr is not None:      # None: it was closed when Python started
-            sys.stderr.write("fanfp: %s\n" % message)
+            sys.stderr.write("%s%s\n" % (start, message))
             sys.stderr.flush()
     except (OSError, ValueError):
         pass
@@ -12923,6 +12923,11 @@ def called_as(program, arguments):
     return name, rest
 
 
+def mistake(message):
+    """The Error for a mistake on the command line, in the words of the tool."""
+    return Error(errno.EINVAL, message)
+
+
 def tool_rows(name):
     """The rows of TOOL_OPTIONS of a tool."""
     return [row for row in TOOL_OPTIONS if name.partition("notify")[2] in row[0].split()]
@@ -12934,11 +12939,9 @@ def tool_help(name):
              + (" <%s>" % argument if argument else ""), what)
             for _, letter, option, argument, what in tool_rows(name)]
     rows.insert(1, ("@<file>", "Exclude the specified file from being watched."))
-    events = list(TOOL_GROUPS) + [event_names(bit)[0].lower() for bit in TOOL_EVENTS]
-    return ("%s (fanfp %s)\nUsage: %s [ options ] file1 [ file2 ] [ ... ]\nOptions:\n%s"
-            "Events:\n%s") % (
+    return "%s (fanfp %s)\nUsage: %s [ options ] file1 [ file2 ] [ ... ]\nOptions:\n%s%s\n" % (
         name, __version__, name, "".join("\t%s\n\t\t%s\n" % row for row in rows),
-        "".join("\t%s\n" % event for event in sorted(events)))
+        folded("Events: " + " ".join(sorted(tool_events()))))
 
 
 def read_tool_options(name, arguments):
@@ -12951,7 +12954,7 @@ def read_tool_options(name, arguments):
                                for _, letter, _, argument, _ in rows if letter),
             [option + ("=" if argument else "") for _, _, option, argument, _ in rows])
     except getopt.GetoptError as error:
-        raise Error(errno.EINVAL, "%s: %s" % (name, printable(str(error))))
+        raise mistake("%s: %s" % (name, printable(str(error))))
     by_letter = {"-" + letter: option for _, letter, option, _, _ in rows}
     given = {}
     for flag, value in pairs:
@@ -12959,30 +12962,20 @@ def read_tool_options(name, arguments):
     return given, rest
 
 
-def mistake(message):
-    """The Error for a mistake on the command line, in the words of the tool."""
-    return Error(errno.EINVAL, message)
+def tool_events():
+    """{name: bits} of all that -e takes."""
+    return dict(TOOL_GROUPS, **{event_names(bit)[0].lower(): bit for bit in TOOL_EVENTS})
 
 
 def tool_mask(names):
     """The bits of events by name, as -e has them: 0 where there are none."""
-    known = dict(TOOL_GROUPS, **{event_names(bit)[0].lower(): bit for bit in TOOL_EVENTS})
-    mask = 0
+    known, mask = tool_events(), 0
     for name in filter(None, ",".join(names).split(",")):
         if name.lower() not in known:
             raise mistake("'%s' is not a valid event!  Run with the '--help' option to see a list "
                           "of events." % printable(name))
         mask |= known[name.lower()]
     return mask
-
-
-def tool_seconds(text):
-    """The whole number of seconds of -t."""
-    try:
-        return int(text)
-    except ValueError:
-        raise mistake("'%s' is not a valid timeout value.\nPlease specify a long int value."
-                      % printable(text))
 
 
 def tool_paths(given, rest):
@@ -13087,9 +13080,13 @@ class Tool(Manner):
     def __init__(self, name, given, rest):
         self.name, self.given = name, given
         self.is_plain = name[0] == "i" or "inotify" in given    # it tells what inotify would
-        self.asked = tool_mask(given.get("event", ())) or tool_mask(map(
-            str.lower, event_names(sum(TOOL_EVENTS))))
-        self.seconds = tool_seconds(given.get("timeout", ["0"])[-1])
+        self.asked = tool_mask(given.get("event", ())) or sum(TOOL_EVENTS)
+        timeout = given.get("timeout", ["0"])[-1]
+        try:
+            self.seconds = int(timeout)
+        except ValueError:
+            raise mistake("'%s' is not a valid timeout value.\nPlease specify a long int value."
+                          % printable(timeout))
         self.lines = tool_format(given)
         self.search, self.keeps = tool_search(given)
         self.roots, self.left_out = tool_paths(given, rest)
@@ -13243,9 +13240,8 @@ class CountingTool(Tool):
         for option, sign in (("ascending", 1), ("descending", -1)):
             if option in given:
                 key = given[option][-1].lower()
-                try:
-                    bits = self.asked if key == "total" else tool_mask([key])
-                except Error:
+                bits = self.asked if key == "total" else tool_events().get(key)
+                if bits is None:
                     raise mistake("'%s' is not a valid key for sorting!" % printable(key))
                 if not bits & self.asked:
                     raise mistake("Can't sort by an event which isn't being watched for!")
@@ -13349,31 +13345,27 @@ def tool_words(name, error):
 
 def run_tool(name, arguments):
     """Be one of inotify-tools; the exit status."""
-    given, rest = {}, []
+    given, rest = read_tool_options(name, arguments)
+    if "help" in given:
+        say(tool_help(name))
+        return EXIT_ERROR               # as they have it
+    tool = (CountingTool if name.endswith("watch") else Tool)(name, given, rest)
+    options = tool.options()
+    if "daemon" in given:
+        tool.ready_fd = in_background()
     try:
-        given, rest = read_tool_options(name, arguments)
-        if "help" in given:
-            say(tool_help(name))
-            return EXIT_ERROR
-        tool = (CountingTool if name.endswith("watch") else Tool)(name, given, rest)
-        options = tool.options()
-        if "daemon" in given:
-            tool.ready_fd = in_background()
         return run(options, tool.with_options)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        text = tool_words(name, error)
-        if "syslog" in given:
-            tool.syslog.syslog(text)
-        else:
-            sys.stderr.write(text + "\n")
+    except Error as error:
+        if "syslog" not in given:
+            raise
+        tool.say(tool_words(name, error))
         return EXIT_ERROR
 
 
 def main(arguments=None):
     """Run the command line; the exit status."""
     import signal
+    tool = None
     try:
         # No KeyboardInterrupt: until all is ready there is nothing to do about it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -13399,7 +13391,10 @@ def main(arguments=None):
     except BrokenPipeError:
         return 0
     except OSError as error:
-        tell(worded(error))
+        if tool is None:
+            tell(worded(error))
+        else:
+            tell(tool_words(tool, error), "")
         return EXIT_ERROR
     except MemoryError:
         tell("watching: out of memory; see ulimit -v, or the limit of the control group")
