@@ -4191,7 +4191,9 @@ def open_kprobe(function, program):
     if fd < 0:
         number = ctypes.get_errno()
         raise failure(number, doing, function, {
-            errno.EPERM: "needs root, or CAP_PERFMON", errno.EACCES: "needs root, or CAP_PERFMON",
+            errno.EPERM: "needs root, or CAP_PERFMON",
+            errno.EACCES: "needs root, or CAP_PERFMON, or while kernel.perf_event_paranoid is "
+                          "above 2 (Debian's default) CAP_SYS_ADMIN",
             errno.ENOENT: "this kernel lets nothing run there",
             errno.EINVAL: "this kernel lets nothing run there"})
     enable, set_program = \
@@ -5207,13 +5209,20 @@ class Tracer:
         if not os.path.exists(KPROBE_TYPE):
             raise failure(errno.ENOENT, "looking for kprobes", KPROBE_TYPE,
                           "the kernel must be built with CONFIG_KPROBE_EVENTS, and /sys be mounted")
-        try:
-            lockdown = read_file("/sys/kernel/security/lockdown")
-        except OSError:
-            lockdown = b""
-        if b"[confidentiality]" in lockdown:
-            raise Error(errno.EPERM, "tracing: the kernel is locked down (confidentiality), and "
-                        "lets no BPF program read its memory")
+        for path, word, why in (
+                ("/sys/kernel/security/lockdown", b"[confidentiality]",
+                 "the kernel is locked down (confidentiality), and lets no BPF program read its "
+                 "memory"),
+                ("/sys/kernel/debug/kprobes/enabled", b"0",
+                 "all kprobes are switched off; echo 1 > /sys/kernel/debug/kprobes/enabled"),
+                ("/proc/sys/kernel/ftrace_enabled", b"0",
+                 "kprobes do not work without ftrace; sysctl kernel.ftrace_enabled=1")):
+            try:
+                found = read_file(path).split()
+            except OSError:
+                continue
+            if word in found:
+                raise Error(errno.EPERM, "tracing: " + why)
 
     @classmethod
     def _require_functions(cls, kernel):
