@@ -26,7 +26,6 @@ import py_compile
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -87,20 +86,21 @@ def timed_work(directories, files):
     return (time.process_time() - begun) / files
 
 
+def made(*parts):
+    """A new directory."""
+    path = os.path.join(*parts)
+    os.mkdir(path)
+    return path
+
+
 class Trees:
     """The directories that files are made in, 64 in the tree and 64 outside."""
 
-    def __init__(self, base):
-        self.base, self.tree = base, os.path.join(base, "tree")
-        self.inside, self.outside = (bench.make_directories(self._made(name), 64)
-                                     for name in ("tree", "elsewhere"))
-        self.empty = self._made("empty")
-        self.out = os.path.join(self._made("out"), "lines")
-
-    def _made(self, name):
-        path = os.path.join(self.base, name)
-        os.mkdir(path)
-        return path
+    def __init__(self, place):
+        self.tree, elsewhere = (made(place.tmp, name) for name in ("tree", "elsewhere"))
+        self.inside, self.outside = (bench.make_directories(top, 64)
+                                     for top in (self.tree, elsewhere))
+        self.out = os.path.join(place.out, "lines")
 
     def watcher(self, name):
         """One running; with many roots each directory inside is one."""
@@ -180,28 +180,27 @@ def rounds(names, trees, sizes, result):
 
 # --- many directories ---
 
-def many_directories(names, base, sizes):
+def many_directories(names, place, sizes):
     """{"inside": {name: [{"first": the watcher's processor time for the first file of each
     directory, "second": for the second, "worker first", "worker second": the worker's, "memory": of
     the watcher then} of each chunk]}, "outside": the same}."""
-    root, empty = os.path.join(base, "many"), os.path.join(base, "none")
-    os.mkdir(root)
-    os.mkdir(empty)
+    top = place.fresh("many")
+    root, empty = made(top, "in"), made(top, "empty")
     say("making %d directories" % sizes.directories)
     directories = bench.make_directories(root, sizes.directories)
     result = {"count": sizes.directories, "inside": {}, "outside": {}}
     for name in names:
         for where, watched in (("inside", root), ("outside", empty)):
-            # Of marks as many as it takes to see what each costs.
-            count = sizes.directories if name == "trace" else 2 * sizes.chunk
+            # All where it is told how it grows, else as many as it takes to see what each costs.
+            count = sizes.directories if (name, where) == ("trace", "inside") else 2 * sizes.chunk
             say("%d directories %s: %s" % (count, where, name))
-            result[where][name] = list(in_chunks(name, watched, directories[:count], base, sizes))
-    shutil.rmtree(root)
+            result[where][name] = list(in_chunks(name, watched, directories[:count], place, sizes))
+    place.unmount(top)
     return result
 
 
-def in_chunks(name, root, directories, base, sizes):
-    watcher = Watcher("fanfp " + name, root, os.path.join(base, "lines"))
+def in_chunks(name, root, directories, place, sizes):
+    watcher = Watcher("fanfp " + name, root, os.path.join(place.out, "lines"))
     try:
         for at in range(0, len(directories), sizes.chunk):
             chunk, found = directories[at:at + sizes.chunk], {}
@@ -218,20 +217,19 @@ def in_chunks(name, root, directories, base, sizes):
 
 # --- latency, and a burst ---
 
-def latency(names, base, sizes):
+def latency(names, trees, sizes):
     """{name: {"median": ...}} of seconds from the end of an operation to its line, alone."""
     result = {}
     for _ in range(2):
         for name in names:
             say("latency: " + name)
             result.setdefault(name, []).extend(bench.latencies(
-                "fanfp " + name, base, [], sizes.latencies // 2, "alone"))
+                "fanfp " + name, trees.tree, [], sizes.latencies // 2, "alone"))
     return {name: bench.spread(times) for name, times in result.items()}
 
 
-def burst(names, trees, sizes):
+def burst(names, trees, place, sizes):
     """{name: what bench.drain() gives} of files made while nothing is read."""
-    place = argparse.Namespace(out=os.path.dirname(trees.out))
     result = {"files": sizes.burst}
     for name in names:
         say("burst: " + name)
@@ -277,12 +275,10 @@ def main():
     parser.add_argument("bpftool", nargs="?", help="the program, for fastpath")
     options = parser.parse_args()
     sizes = Sizes(options.quick, options.directories)
-    base = tempfile.mkdtemp(prefix="fanfp-bench-")
+    place = bench.Place()
     try:
-        code = os.path.join(base, "code")
-        os.mkdir(code)
-        install(code)
-        trees = Trees(base)
+        install(made(place.out, "code"))
+        trees = Trees(place)
         result = {"kernel": platform.release(), "failed": {}}
         if options.what == "fastpath":
             rounds(["none", "hook", "fastpath", "marks", "user"], trees, sizes, result)
@@ -293,11 +289,11 @@ def main():
             rounds(["none"] + [name for name in names if name.partition(",")[0] in known], trees,
                    sizes, result)
             names = [name for name in ("marks", "trace") if name in known]
-            result["latency"] = latency(names + ["inotify"], base, sizes)
-            result["burst"] = burst(names, trees, sizes)
-            result["directories"] = many_directories(names, base, sizes)
+            result["latency"] = latency(names + ["inotify"], trees, sizes)
+            result["burst"] = burst(names, trees, place, sizes)
+            result["directories"] = many_directories(names, place, sizes)
     finally:
-        shutil.rmtree(base)
+        place.close()
     print(json.dumps(result))
 
 
