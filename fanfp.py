@@ -5392,13 +5392,13 @@ class Tracer:
 
     def counters(self):
         """{name: number} of what the programs did so far."""
-        sums = [0] * len(self.COUNTS)
-        for cpu in range(self._cpus):
-            at = cpu * self._stride + self._fields["counts"]
-            for index, number in enumerate(struct.unpack_from("=%dQ" % len(sums), self._works,
-                                                              at)):
-                sums[index] += number
-        return {"kernel " + name: number for name, number in zip(self.COUNTS, sums)}
+        return {"kernel " + name: self._count(index) for index, name in enumerate(self.COUNTS)}
+
+    def _count(self, index):
+        """One of COUNTS, of all processors."""
+        first = self._fields["counts"] + 8 * index
+        return sum(struct.unpack_from("=Q", self._works, first + cpu * self._stride)[0]
+                   for cpu in range(self._cpus))
 
     def lost(self):
         """Events that were lost since the start: the ring was full, or a program was skipped,
@@ -5409,7 +5409,7 @@ class Tracer:
                 self._lost = sum(missed_runs(self.loaded.programs[name]) for name in self._entries)
             except Error:
                 pass                        # not permitted any more: before Linux 5.19
-        return self._lost + self.counters()["kernel full"]
+        return self._lost + self._count(self.FULL)
 
     def why_lost(self):
         """Why those were lost, and what to do, in words."""
