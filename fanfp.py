@@ -13140,7 +13140,8 @@ class Tool(Manner):
             self.errors.say(text)
 
     def tell(self, message):
-        self.say("fanfp: " + message)
+        if not message.endswith(LESSER["inotify"]):     # no tool tells who
+            self.say("fanfp: " + message)
 
     def start(self):
         for option in ("exclude", "excludei"):

@@ -3007,6 +3007,13 @@ class ToolBase(Base):
             program.process.terminate()
         return found[0] if len(found) == 1 else found
 
+    def until_said(self, program, do):
+        """Do something again and again until a program prints a line: that line."""
+        while not select.select([program.process.stdout], [], [], 0.1)[0]:
+            self.assertIsNone(program.process.poll(), program.errors)
+            do()
+        return program.line().decode()
+
     def until_end(self, program):
         """The lines of a program, which may not tell of a sentinel, up to its end by a signal:
         before that it tells of all that has happened."""
@@ -3076,6 +3083,24 @@ class Tools(ToolBase):
         self.assertEqual("".join(lines).replace(self.tree, "T"),
                          "T/ CREATE,ISDIR d\nT/d/ CREATE,ISDIR e\nT/ ATTRIB,ISDIR sub\n"
                          "T/sub/ ATTRIB,ISDIR \nT/sub/ CREATE y\n")
+
+    @with_each_filter
+    def test_misses_nothing(self, name):
+        """Of what is made in directories that are just made, as fast as can be."""
+        program = self.tool("-m", "-r", "-q", "-e", "create", "--format", "%w%f", "--filter", name,
+                            self.tree, ready=False)
+        self.until_said(program, lambda: (os.mkdir(self.tree + "/x"), os.rmdir(self.tree + "/x")))
+        made = []
+        for number in range(200):
+            directory = self.tree + "/d%d" % number
+            os.makedirs(directory + "/e")
+            made += [directory, directory + "/e"]
+            for each in range(5):
+                made.append(directory + "/e/%d" % each)
+                write(made[-1])
+        lines = self.before_sentinel(program) + self.until_end(program)
+        self.assertEqual(sorted(line for line in lines if line != self.tree + "/x\n"),
+                         sorted(path + "\n" for path in made))
 
     @with_each_filter
     def test_directories_below(self, name):
@@ -3331,6 +3356,16 @@ class Tools(ToolBase):
         self.assertIn(b"Couldn't add filesystem watch %s/none: No such file or directory"
                       % os.fsencode(self.tree), program.errors)
 
+    @unittest.skipUnless(ROOT, "needs root, to give it up")
+    def test_says_no_more(self):
+        """Where only inotify can be had: that is what is expected."""
+        os.chmod(self.top, 0o755)
+        os.chmod(self.tree, 0o755)
+        for path, options in (("/proc/sys/fs/inotify", {}), (self.tree, {"preexec_fn": drop_root})):
+            program = self.tool("-t", "1", path, **options)
+            self.assertEqual((self.ended(program, 2), program.errors),
+                             ([], b"Setting up watches.\nWatches established.\n"))
+
     def test_called_by_a_link(self):
         link = self.out + "/inotifywait"
         os.symlink(PROGRAM, link)
@@ -3463,13 +3498,6 @@ class Snippets(ToolBase):
                                start_new_session=True)
         self.addCleanup(end_group, program.process.pid)
         return program
-
-    def until_said(self, program, do):
-        """Do something again and again until a script prints a line: that line."""
-        while not select.select([program.process.stdout], [], [], 0.1)[0]:
-            self.assertIsNone(program.process.poll(), program.errors)
-            do()
-        return program.line().decode()
 
     def save(self):
         """What an editor does."""
