@@ -7795,9 +7795,11 @@ class Traced:
         moments, clock = {}, time.time() - boot_time()
         for record in self.tracer.read(TRACE_READ):
             doer = record[2:7]
-            if doer not in moments:
-                moments[doer] = Moment(moment.roots, Noted(moment.processes.who, record))
-            yield record, clock + record.time / 1e9, moments[doer]
+            its_moment = moments.get(doer)
+            if its_moment is None:
+                its_moment = moments[doer] = Moment(moment.roots,
+                                                    Noted(moment.processes.who, record))
+            yield record, clock + record[0] / 1e9, its_moment
 
     def lost(self):
         """What to say of the events that were lost since the last call, or ""."""
