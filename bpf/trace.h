@@ -165,6 +165,7 @@ enum { CLIMB = 1, TELL = 2 };		/* what is to be done of an event */
 struct work {
 	__u64 counts[TRACE_COUNTS];
 	__s64 result;			/* for user space, of trace_place */
+	__u64 order;			/* for nothing but order_reads() */
 	__u64 at;			/* the dentry that was climbed to */
 	__u64 start[2];			/* where it starts; of a rename the old side, too, or 0 */
 	__u64 leaf[2];			/* struct qstr of a name below that, or 0 */
@@ -999,9 +1000,25 @@ static int climb_level(__u32 level, struct looping *looping)
 	return climb_turn(looping->work);
 }
 
+/*
+ * What is read before this is read before what is read after it, on machines that would not have
+ * it so: by an atomic operation that returns something (Linux 5.12).
+ */
+static __always_inline void order_reads(struct work *work)
+{
+	__u64 had;
+
+	if (bpf_core_field_exists(((struct pt_regs___x86_64 *)0)->di))
+		return;
+	had = __sync_fetch_and_add(&work->order, 0);
+	asm volatile("" : : "r"(had));
+}
+
 static int climb_once(__u32 round, struct looping *looping)
 {
+	order_reads(looping->work);
 	bpf_loop(TRACE_DEPTH, climb_level, looping, 0);
+	order_reads(looping->work);
 	return settle(looping->work);
 }
 
