@@ -16,9 +16,12 @@ One file, Python 3.6 or later, standard library only.  From top to bottom:
     5. Who did it                processes, also those that have ended
     6. Filters                   which events reach user space; what a Source is; fanotify
     7. inotify                   for where fanotify cannot be had
-    8. Names                     files and symbolic links as roots
-    9. Watch                     the public interface; mounts, and what somebody else answers for
-    10. The command line         options, output, --exec, --probe; inotify-tools' own
+    8. trace                     BPF programs alone, on any file system
+    9. Names                     files and symbolic links as roots
+    10. Sources                  which of the sources watches what; what somebody else answers for
+    11. Mounts                   what is mounted inside the trees
+    12. Watch                    the public interface
+    13. The command line         options, output, --exec, --probe; inotify-tools' own
 """
 
 import sys
@@ -645,6 +648,11 @@ def with_slash(path):
     return path if path.endswith("/") else path + "/"
 
 
+def shown_name(root):
+    """What a root is called in events."""
+    return root.rstrip("/") or "/"
+
+
 def below(path, top):
     """What follows `top` in `path`, both bytes or both str; what is empty for itself; None where
     it is not below it."""
@@ -981,11 +989,11 @@ class Hidden(Exception):
     unmounted, or a symbolic link has been put in the place of a directory above it."""
 
 
-class Within(Exception):
-    """What a bind mount shows is in a tree: its events are told of by its own path."""
+class Duplicate(Exception):
+    """What a bind mount shows is in a tree: its events have the path that they have there."""
 
 
-class Early(Hidden):
+class Behind(Hidden):
     """The events that tell of the directory in which a mount is are still to be read."""
 
 
@@ -1014,24 +1022,58 @@ class OwnRead:
 
 
 class Root:
-    """A directory given to watch, or the root of a mount inside one.
+    """A directory given to watch, or the root of a mount inside one: what all sources have of it.
 
     display  str, as the user gave it, without trailing slashes
-    fd       an ordinary descriptor of the directory.  It pins the mount, as a shell in it
-             would; so a mount inside the tree has none and is opened when needed
+    path     bytes, the real one, as last looked up
+    fd       a descriptor of the directory.  It pins the mount, as a shell in it would; so a mount
+             inside the tree has none and is opened when needed
+    key      what it is to its source alone
+    mount_id  the number of its mount
+    source   the source that watches it
+    kind     str, the kind of file system of a mount inside, else None
     is_part  whether it is a mount of a part of a file system
     is_listed  whether its mount has been in the list of mounts
     is_covered  whether the path of the mount led into one of the far_paths() when last listed
-    kind     str, the kind of file system of a mount inside, else None
     """
+
+    fd = key = mount_id = source = None
+    is_listed = is_covered = False
 
     def __init__(self, display, path, mount=None):
         """`mount`: the Mount of which it is the root, inside a tree."""
         self.display, self.path = display, path
         self.is_part = mount is not None and mount.root != b"/"
         self.kind = mount and mount.kind
-        self.is_listed = self.is_covered = False
-        self.fd = None
+
+    def show_as(self, display):
+        """It is called otherwise from now on."""
+        self.display = display
+
+    def remains(self, path):
+        """Whether a mount with the same id, at a path, is not another: the kernel gives an id
+        again.  True where that can't be told."""
+        return True
+
+    def removed(self):
+        """Whether the directory has been deleted."""
+        return self.fd is not None and os.fstat(self.fd).st_nlink == 0
+
+    def close(self):
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
+class HandleRoot(Root):
+    """A root that is known by its file handle.  Its `fd` is an ordinary descriptor.
+
+    parent_key, name  the directory in which it is an entry, and its name there; see find_parent()
+    renamed  whether it was since the queue was last empty
+    """
+
+    def __init__(self, display, path, mount=None):
+        super().__init__(display, path, mount)
         at = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if mount is not None and mount_id_of(at) != mount.id:
@@ -1042,7 +1084,7 @@ class Root:
                 with OwnRead(self.key):
                     self.fd = os.open(b".", O_READ_DIR, dir_fd=at)
             self.parent_key = self.name = None
-            self.renamed = False            # since the queue was last empty
+            self.renamed = False
             self.find_parent()
         except BaseException:
             self.close()
@@ -1093,8 +1135,6 @@ class Root:
                 os.close(fd)
 
     def remains(self, path):
-        """Whether a mount with the same id, at a path, is not another: the kernel gives an id
-        again.  True where that can't be told."""
         try:                    # nothing is opened, which would be in the way of an umount
             handle, before = name_to_handle(AT_FDCWD, path)
             key = key_of(path, handle)
@@ -1103,10 +1143,6 @@ class Root:
             return True
         # Else the path led elsewhere meanwhile: a directory above has just been renamed.
         return key == self.key or not before == after == self.mount_id
-
-    def removed(self):
-        """Whether the directory has been deleted."""
-        return self.fd is not None and os.fstat(self.fd).st_nlink == 0
 
     def close(self):
         if self.fd is not None:
@@ -1599,7 +1635,7 @@ def no_way(key):
 def root_of(mount):
     """A Root, not held open, for a mount of the list; None where its path leads elsewhere."""
     try:
-        return Root(os.fsdecode(mount.path), mount.path, mount=mount)
+        return HandleRoot(os.fsdecode(mount.path), mount.path, mount=mount)
     except (Hidden, OSError):
         return None
 
@@ -5430,30 +5466,50 @@ class Tracer:
 # --- what a Watch reads from ---
 
 class Source:
-    """A source of events, as a Watch knows it: the contract of all, with what most have to say.
+    """A source of events: the contract of all, with what most have to say.
 
-    Its own too, and not stated below: `fd`, a descriptor to poll; add(root, place=None), of a root
-    of the kind it takes, with the Place where that is a mount inside a tree; read(moment), which
-    gives the events that it is ready to tell of and never waits; remove(root); close(forked=False),
-    where `forked` says that it is in a child, and what its descriptors lead to is the parent's.
+    Each has of its own, besides what is stated below: `fd`, a descriptor to poll; add(root,
+    place=None), of a root of the kind it takes, with the Place where that is a mount inside a tree;
+    read(moment), a batch of the events of the trees, [] where there are none; remove(root), of one
+    that it has; close(forked=False), where `forked` says that it is in a child, and what its
+    descriptors lead to is the parent's.
 
-    roots    those given.  Each has `display`, what to call it; `path`; `mount_id`; `fd`, None where
-             it is not held open; is_listed, whether its mount has been in the list of mounts
+    add(), remove() and inside() may ask the file system of a root, and so block where somebody else
+    answers for that.  All else asks none of those, never waits and does a bounded amount of work.
+    After add() no event is missed, and none is told twice.  What fails raises OSError, with an
+    Error where there is more to say, and leaves nothing behind.
+
+    roots    those given: a list of Root
     mounted  the same of what is mounted in the trees
     stats    collections.Counter
     backlog  whether there is more to do though nothing comes
-    arrived  whether directories, and mounts in them, may have come into the trees or left them
-             since the Watch set it to False
-    binds    whether some bind mounts show what may come into the trees, or leave; the Watch says
+    trees_changed  whether directories, and mounts in them, may have come into the trees or left
+             them; whoever follows the mounts sets it to False
+    has_bind_mounts  whether some bind mounts show what may come into the trees, or leave; that one
+             says it
     over     whether it has come to its end, and is to be closed
+    error    the OSError for which it has, or None
+    filter_name  of the filter in use, one of FILTER_NAMES; None: it tells of nothing as yet
     """
 
     roots = mounted = ()
-    backlog = arrived = binds = over = False
+    backlog = trees_changed = has_bind_mounts = over = False
+    error = filter_name = None
+
+    def keep_root(self, root):
+        """Enter a root that is watched from now on."""
+        (self.mounted if root.fd is None else self.roots).append(root)
+        root.source = self
+
+    def drop_root(self, root):
+        """Enter it no longer."""
+        for roots in (self.roots, self.mounted):
+            if root in roots:
+                roots.remove(root)
 
     def on_move(self):
-        """To be called, before all else, when a directory in its trees has been moved: the Watch
-        puts its own here."""
+        """To be called, before all else, when a directory in its trees has been moved: whoever
+        follows the mounts puts its own here."""
 
     def ahead(self):
         """What judged() will be when all that is queued now has been judged."""
@@ -5475,9 +5531,25 @@ class Source:
         """Seconds after which to call read() though nothing has come; None: no need to."""
         return None
 
+    def since(self):
+        """boot_time() before all that the next read() gives; None where its events name who did it
+        by more than a number."""
+        return None
+
+    def look_at_roots(self, moment):
+        """Mounts have changed.  Returns the events that tell what that makes of the roots."""
+        return []
+
+    def unmounted(self, root, shown, moment):
+        """The mount of a root is gone, which was called `shown`; None: it had left the trees.
+        Returns the events that tell of it."""
+        self.remove(root)
+        return [] if shown is None else [Event(shown, UNMOUNT | ISDIR, None, time.time(), None,
+                                               moment)]
+
     def inside(self, path):
         """The key of the directory at a path (bytes), if it is known to be in a tree; else None.
-        Raises Early while what is to come may tell of it."""
+        Raises Behind while what is to come may tell of it."""
         return None
 
     def entry(self, key, name, otherwise):
@@ -5494,7 +5566,7 @@ class Source:
 
     def show_as(self, root, display):
         """A mount in another source's tree is called otherwise from now on."""
-        root.display = display
+        root.show_as(display)
 
     def is_shared(self, root):
         """Whether a mount shows a part of a file system on which another root is, and may be of no
@@ -5773,6 +5845,10 @@ class Fanotify(Source):
             os.close(self.fd)
             raise
 
+    @property
+    def filter_name(self):
+        return self.filter.name
+
     # --- roots and mounts ---
 
     def add(self, root, place=None):
@@ -5796,7 +5872,7 @@ class Fanotify(Source):
         if root.parent_key is None and (root.is_part or root.fd is not None
                                         and whole_device(root) is None):
             self.refringe(root)             # a bind mount
-        (self.mounted if root.fd is None else self.roots).append(root)
+        self.keep_root(root)
         try:
             self.filter.added(root)
         except BaseException:
@@ -5811,7 +5887,7 @@ class Fanotify(Source):
             self.marked[fsid] = root
 
     def show_as(self, root, display):
-        root.display = display
+        root.show_as(display)
         self.directories.rename(root)
         if self.ignored:
             self.moved_in()
@@ -5826,9 +5902,7 @@ class Fanotify(Source):
     def remove(self, root):
         """Watch a root or mount no longer."""
         self.filter.removed(root)
-        for roots in (self.roots, self.mounted):
-            if root in roots:
-                roots.remove(root)
+        self.drop_root(root)
         self.directories.remove(root)
         if root.fd is None and root.is_part:
             self.moved_in()                 # what it showed may be in a tree by its own path
@@ -5846,7 +5920,7 @@ class Fanotify(Source):
 
     def moved_in(self):
         """What was outside is in a tree now.  Returns the directories held back until now."""
-        self.arrived = True
+        self.trees_changed = True
         self.filter.moved_in()
         quiet = [key for key, number in self.quiet.items() if number != ALL]
         self.quiet.clear()
@@ -5870,6 +5944,10 @@ class Fanotify(Source):
             return key if self.resolve(key) is not None else None
         except (Held, Gone, OSError):
             return None
+
+    def look_at_roots(self, moment):
+        self.directories.others.clear()
+        return []
 
     def is_shared(self, root):
         return root.is_part and len(self.directories.mounts.get(root.key[:8], ())) > 1
@@ -5910,7 +5988,6 @@ class Fanotify(Source):
         return self.queue.last_rename > ahead
 
     def since(self):
-        """boot_time() before all that the next read() gives."""
         queue = self.queue
         since = queue.batches[0].quiet if queue.batches else queue.quiet_at
         return min(since, next(iter(self.held.values()))[1]) if self.held else since
@@ -6103,7 +6180,7 @@ class Fanotify(Source):
         Not while directories move in the queue, since it may be in a tree by now; nor what a bind
         mount shows, which may be in one by its own path.
         """
-        if self.binds and key in self.directories.anchors:
+        if self.has_bind_mounts and key in self.directories.anchors:
             return
         number = self.queue.batches[0].number if self.queue.batches else 0
         if self.quiet.get(key, 0) >= number:
@@ -6295,7 +6372,7 @@ class Fanotify(Source):
     def leave(self, target):
         """A directory has left the trees; or it may be in one by a bind mount still."""
         self.directories.cut(target)
-        self.arrived = self.arrived or self.binds
+        self.trees_changed = self.trees_changed or self.has_bind_mounts
         self.on_move()
 
     def moved_at(self, target, parent):
@@ -6636,24 +6713,22 @@ def way_up(watched):
     return watched.root, names
 
 
-class PlainRoot:
-    """A root that is known by its inode, where there need be no file handles.
+class PlainRoot(Root):
+    """A root that is known by its inode, where there need be no file handles: `key` is inode_of().
 
     The descriptor of a given root keeps it known through renames, and alive when removed, so
-    that its own DELETE_SELF never comes: its removal is heard from its parent.  A mount inside the
-    tree is opened when needed, so as not to pin it.
+    that its own DELETE_SELF never comes: its removal is heard from its parent.  What says that a
+    mount is another is that its watch is gone, as IN_IGNORED tells.
 
-    key      inode_of() it
-    kind     as a Root's
+    prefix    what to put before the path of what is in it
+    may_wait  whether its path is looked up though that may lead to who never answers
     """
 
+    may_wait = False
+
     def __init__(self, display, path, mount=None):
-        """`mount`: the Mount of which it is the root, inside a tree."""
-        self.path, self.kind = path, mount and mount.kind
-        self.is_part = mount is not None and mount.root != b"/"
-        self.is_listed = self.is_covered = self.may_wait = False
+        super().__init__(display, path, mount)
         self.show_as(display)
-        self.key = self.fd = None
         if mount is None:
             self.fd = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -6690,22 +6765,6 @@ class PlainRoot:
             raise
         os.close(fd)
         raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
-
-    def remains(self, path):
-        """Whether a mount with the same id, at a path, is not another.
-
-        The watch of what was unmounted is gone, as IN_IGNORED says; so does `mounted`.
-        """
-        return True
-
-    def removed(self):
-        """Whether the directory has been deleted."""
-        return self.fd is not None and os.fstat(self.fd).st_nlink == 0
-
-    def close(self):
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
 
 
 class InotifyRoot(PlainRoot):
@@ -6765,6 +6824,8 @@ class Listing:
 class Inotify(Source):
     """An inotify instance that follows trees.  What bind mounts show is followed at once, so that
     none is_shared(): see drop_mounts(), watch_child()."""
+
+    filter_name = "inotify"
 
     def __init__(self, mask, notice, mounts, ignore, devices=False, recursive=True):
         """`mounts`: the MountList, for the names of all mounts and the far_paths().
@@ -6830,7 +6891,7 @@ class Inotify(Source):
 
         For a mount inside a tree: the Place where it is.
         """
-        (self.mounted if root.fd is None else self.roots).append(root)
+        self.keep_root(root)
         try:
             self.start(root)
             if place is not None and place.source is self and root.watched.parent is None:
@@ -6875,7 +6936,7 @@ class Inotify(Source):
             os.close(fd)
         known = self.by_wd.get(wd)
         if known is not None and root.fd is None:
-            raise Within
+            raise Duplicate
         if root.fd is not None:
             self.watch_parent(root)
         if known is not None:
@@ -6913,9 +6974,7 @@ class Inotify(Source):
 
     def remove(self, root):
         """Watch a root or mount no longer."""
-        for roots in (self.roots, self.mounted):
-            if root in roots:
-                roots.remove(root)
+        self.drop_root(root)
         watched = root.watched
         if watched is not None and watched.root is root and not self.give_back(root):
             self.forget(watched, True)
@@ -6931,7 +6990,7 @@ class Inotify(Source):
             if root.fd is not None and self.recursive else None
         try:
             above = None if path in (None, b"/") else self.inside(os.path.dirname(path))
-        except Early:
+        except Behind:
             self.forget(root.watched, True)
             self.learn_again()
             return True
@@ -6961,7 +7020,7 @@ class Inotify(Source):
             while watched is not None and self.by_wd.get(watched.wd) is watched:
                 watched = watched.parent
             if watched is not None:
-                self.arrived = True         # if it is in a tree all the same it is found again
+                self.trees_changed = True     # if it is in a tree all the same it is found again
                 self.remove(root)
 
     def forget(self, top, unwatch):
@@ -6984,7 +7043,7 @@ class Inotify(Source):
             del top.parent.children[top.name]
         if self.mounted and top.root is None:
             self.drop_mounts()
-        self.arrived = self.arrived or self.binds
+        self.trees_changed = self.trees_changed or self.has_bind_mounts
         if top.root is None:
             self.on_move()
 
@@ -7010,7 +7069,7 @@ class Inotify(Source):
         holds.  `since`: see `work`."""
         if not self.recursive:
             return
-        self.arrived = self.arrived or since != ALL_OF_IT
+        self.trees_changed = self.trees_changed or since != ALL_OF_IT
         for table in (self.lost, self.work):
             table.pop((watched, name), None)
         self.work[watched, name] = since, OPEN_TRIES
@@ -7282,7 +7341,7 @@ class Inotify(Source):
         if known.root in self.mounted:
             # Known by a bind mount, which it does not need any more.
             self.mounted.remove(known.root)
-            known.root, self.arrived = None, True
+            known.root, self.trees_changed = None, True
         if known.root is not None or known.parent is parent and known.name == name:
             return None
         # Moved here before we heard of it.
@@ -7575,7 +7634,7 @@ class Inotify(Source):
         """
         for root in list(self.mounted):
             self.remove(root)
-            self.arrived = True
+            self.trees_changed = True
         self.learning = (self.learning or set()).union(self.by_wd)
         for root in self.roots:
             if root.watched is not None:
@@ -7596,7 +7655,7 @@ class Inotify(Source):
         if watched is not None and self.is_at(watched, path):
             return watched
         if self.backlog or readable(self.fd):               # else the table may be behind
-            raise Early
+            raise Behind
         return None
 
     @staticmethod
@@ -7715,12 +7774,19 @@ class TraceRoot(PlainRoot):
     slot   the number that its records have
     place  Place of a mount in a tree, else None
     is_far whether somebody else answers for it, so that nothing is asked of it
+    opened  (descriptor, watch) after Trace.open(), until it is added
     """
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
-        self.slot = self.place = None
+        self.slot = self.place = self.opened = None
         self.is_far = False
+
+    def close(self):
+        super().close()
+        if self.opened is not None:
+            os.close(self.opened[0])
+            self.opened = None
 
 
 class Spot:
@@ -7834,37 +7900,35 @@ class Trace(Source):
 
     # --- roots and mounts ---
 
-    def add(self, root, place=None):
-        """Watch a root.  For a mount inside a tree, the Place where it is."""
-        self.take(root, self.touch(root), place)
-
-    def touch(self, root):
-        """Do with a root what may have to wait for who answers for its file system, in any thread:
-        what take() wants."""
+    def open(self, root):
+        """Do with a root, which is returned, what may have to wait for who answers for its file
+        system, before it is added; in any thread."""
         fd = root.open()
         try:
-            return fd, self.traced.watch(fd, root.display, IN_ONLYDIR)
+            root.opened = fd, self.traced.watch(fd, root.display, IN_ONLYDIR)
         except BaseException:
             os.close(fd)
             raise
+        return root
 
-    def take(self, root, touched, place=None):
-        """Watch a root that was touched; nobody is asked any more."""
-        fd, watch = touched
+    def add(self, root, place=None):
+        """Watch a root.  For a mount inside a tree, the Place where it is.  After open() nobody is
+        asked any more."""
+        if root.opened is None:
+            self.open(root)
+        (fd, watch), root.opened = root.opened, None
         try:
             root.slot = self.traced.pin_watched(fd, root.display, root.key, watch)
         finally:
             os.close(fd)
         self.slots[root.slot] = root
         root.place = place
-        (self.mounted if root.fd is None else self.roots).append(root)
-        self.arrived = True                 # what is mounted below it
+        self.keep_root(root)
+        self.trees_changed = True           # what is mounted below it
 
     def remove(self, root):
         """Watch a root or mount no longer."""
-        for roots in (self.roots, self.mounted):
-            if root in roots:
-                roots.remove(root)
+        self.drop_root(root)
         if self.slots.pop(root.slot, None) is not None:
             self.traced.unpin(root.slot)
         for spot in self.spots:
@@ -7907,7 +7971,7 @@ class Trace(Source):
             shown = root.place.shown()
             if shown is None:
                 self.remove(root)
-                self.arrived = True
+                self.trees_changed = True
             else:
                 root.show_as(shown)
 
@@ -7977,7 +8041,7 @@ class Trace(Source):
         if lost:
             self.notice(lost)
             out.append(Event(None, Q_OVERFLOW, None, time.time(), None, moment))
-            self.arrived = True
+            self.trees_changed = True
         self.out = []
         return out
 
@@ -8046,8 +8110,8 @@ class Trace(Source):
             before, after = (record.slot, record.path), None
         else:
             before = after = None
-        if not record.mask & RENAME or self.binds:
-            self.arrived = True             # what is mounted in it
+        if not record.mask & RENAME or self.has_bind_mounts:
+            self.trees_changed = True             # what is mounted in it
         changed = False
         for spot in list(self.spots) if before else ():
             if spot.root is None or spot.root.slot != before[0] or before[1] is None \
@@ -8236,7 +8300,7 @@ class Given:
     leads_to  inode_of() what the names lead to, None: to nothing
     is_now    the same of what it is: what they led to last; None: that is gone
     is_dir    whether that is a directory
-    tree      (source, Root) that watches that directory; None where it is no tree of its own
+    tree      the Root of that directory; None where it is no tree of its own
     is_listed whether the mount of `fd` was in the list of mounts
     untold    whether it is another since before the event was read that tells of it
     why_not   why it could not be followed when that was tried last, as it was told; else None
@@ -8351,6 +8415,7 @@ class Names(Source):
             raise
         given.close()                       # one descriptor does for all files of a directory
         given.fd = self.places[given.entries[0][0]]
+        given.source = self
         self.say_if_there(given)
 
     def say_if_there(self, given):
@@ -8555,15 +8620,15 @@ class Names(Source):
     @property
     def has_lost_a_tree(self):
         """Whether a root that was a tree has ended, as its source told."""
-        return any(given.tree is not None and given.tree[1] not in given.tree[0].roots
+        return any(given.tree is not None and given.tree not in given.tree.source.roots
                    for given in self.given.values())
 
-    def look_again(self, moment):
+    def look_at_roots(self, moment):
         """Mounts have changed, which may cover files; or the tree that a root was has ended.
         Returns the events that tell of it."""
         self.out, self.now, self.moment = [], time.time(), moment
         for given in list(self.given.values()):
-            if given.tree is not None and given.tree[1] not in given.tree[0].roots:
+            if given.tree is not None and given.tree not in given.tree.source.roots:
                 given.tree = given.is_now = None
             if given.may_be_another():
                 self.look_at(given)
@@ -8626,7 +8691,6 @@ class Names(Source):
             self.follow(given)
 
     def since(self):
-        """boot_time() before all that the next read() gives."""
         return self.quiet_at
 
     def judged(self):
@@ -8833,60 +8897,34 @@ class InotifyNames(Names):
 
 
 # =============================================================================================
-# 10. Watch: the public interface
+# 10. Sources: which of them watches what
 # =============================================================================================
+# A root goes to the best source that can watch it, and so does what is mounted in one.  In come
+# roots, by what they are called, and mounts, from section 11; out go events, and the reasons why
+# something is watched with less than the best, or can't be.
 
 FILTER_NAMES = ("auto", "fastpath", "marks", "trace", "user", "inotify")    # the better first
 
 # What a filter has less than the one before it.
 LESSER = {"marks": "", "trace": "", "user": ", which reads every event of the file system",
           "inotify": ", which does not tell who"}
-
-# File systems of the kernel's own making: nothing in them is created, written or removed in
-# the sense of events, and most have no marks.  And what a desktop shows one user, and no other,
-# of what is elsewhere.
-KERNEL_KINDS = frozenset("""
-    autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts efivarfs fusectl mqueue nsfs
-    proc pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs
-    fuse.gvfsd-fuse fuse.lxcfs fuse.portal""".split())
-# Those that every host has somewhere, and where nobody asks who did it.
-PLAIN_KINDS = ("hugetlbfs", "ramfs")
-
-COMM_LENGTH = 15    # bytes of a process's name that the kernel keeps
-MANY_MOUNTS = 3     # of a kind, of which it is said how many they are and not which
-BURST = 16          # events within `latency` seconds before reading waits for more to gather
-
-
-LONGEST_WAIT = 86400.0  # seconds; epoll_wait() takes less than a month
-
-STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks set", "flushes",
-              "reads")
-
-
-def tell(message, start="fanfp: "):
-    """What a Watch says of itself when nothing else was asked: a line on standard error.
-
-    Where that can't be written nobody is told, and watching goes on.
-    """
-    try:
-        if sys.stderr is not None:      # None: it was closed when Python started
-            sys.stderr.write("%s%s\n" % (start, message))
-            sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
-
-
-def weakly(method):
-    """A method of a Watch for what it has: a Watch that nobody else has is to be let go of at
-    once, with its descriptors, and not when Python looks for circles."""
-    there = weakref.WeakMethod(method)
-    return lambda *arguments: there()(*arguments)
+NOT_TOLD = {"inotify": OPEN_EXEC | FS_ERROR, "trace": FS_ERROR}     # of events, by filter
 
 
 def no_root(error, shown):
     """The Error for a root that can't be looked at."""
     hint = "name a directory or a file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
     return failure(error.errno, "watching", shown or '""', hint)
+
+
+def is_below_any(path, tops):
+    """Whether a path is that of one of some directories, or below one; None stands for none."""
+    return any(top is not None and below(path, top) is not None for top in tops)
+
+
+def top_of(root, far):
+    """The path that leads to a root now, or None, as of visible_path()."""
+    return root.path if root.fd is None else visible_path(root.fd, far)
 
 
 class MountList:
@@ -8973,6 +9011,1235 @@ class MountList:
             file.close()
 
 
+# --- what somebody else answers for ---
+
+# Where somebody else answers for a file system, a server that may be gone, whoever asks it waits in
+# the kernel for as long as it takes.  So nothing is asked there by who reads the events: a thread
+# for each such mount does all that is to be done.  What is one is told by the list of mounts, which
+# asks nobody; see lies_far().
+
+ANSWER_SECONDS = 1.0        # after which somebody is said not to answer
+THREAD_ROOM = 10000         # batches of events of such a thread that may wait to be told
+THREAD_BATCHES = 16         # of them told in one read()
+
+
+class FarRoot(Root):
+    """A root that a ThreadSource watches, as the others know it: nothing is asked there."""
+
+    def __init__(self, display, path, mount_id):
+        """`path`: the real one."""
+        super().__init__(display, path)
+        self.mount_id = mount_id
+
+    def shown(self, _=None):
+        return self.display
+
+
+class Asked:
+    """A question put by a thread of its own, which may get no answer."""
+
+    def __init__(self, function):
+        import threading
+        self.answer = self.error = None
+        self._come = threading.Event()
+        threading.Thread(target=self._ask, args=(function,), daemon=True).start()
+
+    def _ask(self, function):
+        try:
+            self.answer = function()
+        except OSError as error:
+            self.error = error
+        self._come.set()
+
+    def has_come(self, seconds):
+        """Whether there is an answer, or an error, within some seconds."""
+        return self._come.wait(seconds)
+
+
+class ThreadSource(Source):
+    """A source for one root on a file system that somebody else answers for.
+
+    A thread has a Watch of its own there, and alone touches it; or it only opens the root, and
+    another source takes that over.  Between the two sides are `news`, a queue of (what, value), and
+    two pipes, to wake the reader and to end the thread.  Each side closes the ends it has, so that
+    the one need not wait for the other: a thread that gets no answer is left behind, and lets go of
+    all it has when it gets one.
+    """
+
+    def __init__(self, root, kind, make, notice, is_inner, take_over=None):
+        """`make`: function(notice) -> Watch, called by the thread.  `is_inner`: the root is a mount
+        in a tree, which the Watch shows as "/".  `take_over`: function of what make() returned
+        then, which has close(); called by the reader, and that is all."""
+        import threading
+        self.root, self.kind, self.notice, self.is_inner = root, kind, notice, is_inner
+        self.roots, self.mounted = ([], [root]) if is_inner else ([root], [])
+        root.source = self
+        self.stats, self.take_over = collections.Counter(), take_over
+        self.news = collections.deque()
+        self.is_ready = False
+        self.ending, self.farewell = False, None    # the mount is gone; its UNMOUNT, to come last
+        self.deadline = time.monotonic() + ANSWER_SECONDS   # see due(); None: nothing is awaited
+        self.is_announced = False           # whether what becomes of it is news
+        self.fd, signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        stop, self.stop_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        threading.Thread(target=self._work, args=(make, signal, stop), daemon=True).start()
+
+    @property
+    def filter_name(self):
+        return "inotify" if self.is_ready and self.take_over is None else None
+
+    # --- the thread ---
+
+    def _work(self, make, signal, stop):
+        def put(what, value=None):
+            self.news.append((what, value))
+            try:
+                os.write(signal, b"n")
+            except (BlockingIOError, BrokenPipeError):
+                pass                        # it is awake; or has gone
+        watch = None
+        try:
+            made = make(lambda message: put("notice", message))
+            put("ready", made)
+            if self.take_over is None:
+                watch = made
+                self._relay(watch, put, stop)
+            elif self.over:
+                self._discard()
+        except OSError as error:
+            put("failed", error)
+        finally:
+            if watch is not None:
+                watch.close()
+            put("over")
+            os.close(signal)
+            os.close(stop)
+
+    def _relay(self, watch, put, stop):
+        poll = select.poll()
+        poll.register(stop, select.POLLIN)
+        poll.register(watch.fileno(), select.POLLIN)
+        while not watch.ended and not self.over:
+            ends = any(fd == stop for fd, _ in poll.poll())
+            while len(self.news) > THREAD_ROOM and not self.over:
+                time.sleep(0.01)            # its kernel queue has a limit, and says when it is met
+            events = watch.read(0)
+            if events:
+                put("events", events)
+            elif ends and not watch.pending:
+                return
+
+    def _discard(self):
+        """Let go of what the thread has opened for another source."""
+        try:
+            while True:
+                what, value = self.news.popleft()
+                if what == "ready" and self.take_over is not None:
+                    value.close()
+        except IndexError:
+            pass
+
+    # --- the reader's side ---
+
+    def read(self, moment):
+        """The events that the thread has read, as far as they have come.  Never waits."""
+        try:
+            os.read(self.fd, 1 << 16)
+        except BlockingIOError:
+            pass
+        out, room = [], THREAD_BATCHES
+        while self.news and room:
+            what, value = self.news.popleft()
+            room -= 1
+            if what == "events":
+                self.stats["events read"] += len(value)
+                # What is mounted in it is called by the path that it has.
+                self.trees_changed = self.trees_changed or any(
+                    event.mask & MOVES and event.mask & ISDIR for event in value)
+                out += filter(None, (self._in_words_of_the_tree(event, moment) for event in value))
+            elif what == "notice":
+                self.notice(value)
+            elif what == "ready":
+                self._begun(value)
+            elif what == "failed":
+                self.error = value
+            else:
+                self.deadline, self.over = 0, True
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self._give_up()
+        if self.over and self.farewell is not None:
+            out.append(Event(self.farewell, UNMOUNT | ISDIR, None, time.time(), None, moment))
+        return out
+
+    def _begun(self, made):
+        """There is an answer, and what the thread was to make."""
+        self.is_ready, self.deadline = True, None
+        if self.take_over is not None:
+            if self.ending or self.over:
+                return made.close()
+            try:
+                self.take_over(made)
+            except OSError as error:
+                self.error = error
+                return None
+        if self.is_announced:
+            self.notice("%s, %s mounted inside, is watched from now on"
+                        % (printable(self.root.display), self.kind))
+        return None
+
+    def _give_up(self):
+        """There was no answer in time: say so, and take it when it comes; or let it be."""
+        self.deadline = None
+        if self.ending:
+            self.over = True
+        elif self.is_inner and self.error is None:
+            self.is_announced = True
+            self.notice("not watched: %s, %s does not answer"
+                        % (printable(self.root.display), self.kind))
+
+    def _in_words_of_the_tree(self, event, moment):
+        """An event of the thread's Watch by the path that it has in the tree; None: not to tell."""
+        if not self.is_inner:
+            return event._replace(moment=moment)
+        if event.path == "/" and event.mask & UNMOUNT:
+            return None                     # the list of mounts tells that
+        path, old_path = map(self._path, (event.path, event.old_path))
+        return event._replace(path=path, old_path=old_path, moment=moment)
+
+    def _path(self, path):
+        if path is None or path == "/":
+            return path and self.root.display
+        return self.root.display.rstrip("/") + path
+
+    @property
+    def backlog(self):
+        return bool(self.news)
+
+    def due(self):
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def unmounted(self, root, shown, moment):
+        """What the thread has read till then comes first."""
+        if not self.is_ready:
+            return super().unmounted(root, shown, moment)
+        if not self.ending:
+            self.ending, self.farewell = True, shown
+            self.deadline = time.monotonic() + ANSWER_SECONDS
+            self._end_thread()
+        return []
+
+    def _end_thread(self):
+        if self.stop_fd is not None:
+            os.close(self.stop_fd)
+            self.stop_fd = None
+
+    def remove(self, root):
+        self.drop_root(root)
+        self.over = True
+
+    def close(self, forked=False):
+        self.over = True
+        self._end_thread()
+        self._discard()
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
+# --- all sources of a Watch ---
+
+class Wanted(collections.namedtuple("Wanted", "mask filter object own devices recursive "
+                                              "dereference wait ring ignore who may_wait")):
+    """What a Watch asks of its sources: its arguments, and
+
+    mask      bits of EVENTS
+    ignore    the Ignore
+    who       whether events are chosen by who did it, which inotify does not tell
+    may_wait  whether what may never answer is asked: by a thread that does nothing else
+    """
+
+    __slots__ = ()
+
+
+class Sources:
+    """The sources of a Watch, and which of them watches what.
+
+    Comes in   roots, by what they are called: add_root(), remove_root().  What is mounted in them:
+               add(), add_thread().  Descriptors that are ready: read().
+    Goes out   Events, by read(), and those in `events`.  What Mounts is to know: on_move(),
+               on_lead().  Notices, Errors.
+    May block  add_root(), add() ask the file system of a root.  Where somebody else answers for
+               that, add_root() waits for the answer and says so, and add_thread() does not wait.
+               read() never waits, nor does anything else here.
+    """
+
+    def __init__(self, wanted, notice, mount_list, poll, thread_watch, begin_thread):
+        """`notice`: Notices.  `poll`: the epoll that sources are registered with.
+        `thread_watch(*roots, mount=None, notice=...)`: the ThreadWatch of a root or Mount, made by
+        the thread that is to have it.  `begin_thread()`: what a thread does first."""
+        self.wanted, self.notice, self.mount_list, self.poll = wanted, notice, mount_list, poll
+        self.thread_watch, self.begin_thread = thread_watch, begin_thread
+        self.all = []                       # in the order in which they were made; none is closed
+        self.by_kind = {}                   # Fanotify, Trace, Inotify -> the one that has trees
+        self.why_no_trace = None            # the Error of the first try to make one
+        self.events = collections.deque()   # not of a read(): what is told with the next
+        self.who = Who()                    # attached once a source tells who by a number alone
+        self.moment = Moment((), Processes(self.who, 0.0))  # of the last read()
+        self.told = set()                   # see tell_once()
+        self.counts = collections.Counter()     # of sources that are closed
+
+    def on_move(self):
+        """A directory in the trees has been moved.  Mounts puts its own here."""
+
+    def on_lead(self, path):
+        """A root that is known by its names leads to another directory, whose path this is, or to
+        none (None).  Mounts puts its own here."""
+
+    # --- which there are ---
+
+    @property
+    def fanotify(self):
+        """The source that watches trees with fanotify, or None."""
+        return self.by_kind.get(Fanotify)
+
+    @property
+    def names(self):
+        """The sources whose roots are known by their names."""
+        return [source for source in self.all if isinstance(source, Names)]
+
+    @property
+    def trees(self):
+        """The sources whose roots are trees."""
+        return [source for source in self.all if not isinstance(source, Names)]
+
+    @property
+    def roots(self):
+        """What the roots are called: a tuple of str."""
+        return tuple(root.display for source in self.all for root in source.roots[:])
+
+    def tops(self, name=None):
+        """The paths that lead to the roots of trees now, or to those of a name; see top_of()."""
+        far = self.mount_list.far()
+        return [top_of(root, far) for source in self.trees for root in source.roots
+                if name in (None, root.display)]
+
+    def filter_names(self):
+        """The names of the filters in use, the better first."""
+        return sorted({source.filter_name for source in self.all
+                       if source.roots or source.mounted} - {None}, key=FILTER_NAMES.index)
+
+    # --- roots, by what they are called ---
+
+    def add_root(self, display):
+        """Watch a root, by its names or as a tree; the name it has."""
+        wanted, path, shown = self.wanted, os.fsencode(display), shown_name(display)
+        wanted.ignore.watch(self.roots + (shown,))
+        if not wanted.may_wait and self.add_far_root(display, path):
+            return shown
+        try:
+            given = Given(shown, path, wanted.dereference,
+                          None if wanted.may_wait else self.mount_list.may_ask, wanted.wait)
+        except OSError as error:
+            raise no_root(error, display)
+        if given.names is None:
+            return self.add_tree(shown, path).display
+        for names in self.names:
+            other = names.given.get(given.identity)
+            if other is not None:
+                given.close()
+                return other.display
+        self.add_given(given, path)
+        return shown
+
+    def remove_root(self, name):
+        """Watch the roots of a name no longer."""
+        for names in self.names:
+            for given in [given for given in names.given.values() if given.display == name]:
+                names.remove(given)
+        for source in self.trees:
+            for root in [root for root in source.roots if root.display == name]:
+                source.remove(root)
+
+    def add_given(self, given, path):
+        """Watch a root that is known by its names."""
+        _, name, reasons = self.first_that_works(lambda name: self.add_to_names(name, given))
+        if name is not None:
+            if not given.is_dir:
+                self.tell_lesser(reasons, name)
+            return
+        given.close()
+        if not given.is_dir:
+            self.refuse(given.display, reasons[-1][1])
+        self.add_tree(given.display, path)
+        self.notice("%s won't be followed when it leads elsewhere: %s"
+                    % (printable(given.display), worded(reasons[-1][1])))
+
+    def add_to_names(self, name, given):
+        """Watch a root that is known by its names, with the filter of a name."""
+        kind = {"inotify": InotifyNames, "trace": TraceNames}.get(name, FanotifyNames)
+        for names in self.names:
+            try:
+                if isinstance(names, kind):
+                    return names.add(given)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise           # else one of the two is a subvolume, which takes its own group
+        names = kind(self.wanted.mask, self.notice, self.lead, self.in_tree, self.wanted.own, name)
+        try:
+            names.add(given)
+            if name != "inotify":
+                self.who.attach()
+        except BaseException:
+            names.close()
+            raise
+        return self.register(names)
+
+    def lead(self, given, fd):
+        """A root leads to another directory now, open as `fd`, or to none (None).  Returns what is
+        still to be told of the one before."""
+        events = []
+        if given.tree is not None:
+            root, given.tree = given.tree, None
+            events = self.read_queued(root.source)
+            if root in root.source.roots:
+                root.source.remove(root)
+                self.on_lead(None)
+        if fd is not None:
+            before = [root for source in self.trees for root in source.roots]
+            root = self.add_tree(given.display, path_to_fd(fd))
+            given.tree = root if root not in before else None
+            self.on_lead(visible_path(fd, self.mount_list.far()))
+        return events
+
+    def in_tree(self, fd):
+        """Whether an open directory is in a tree, so that its entries are told of."""
+        trees = [root for source in self.trees for root in source.roots + source.mounted]
+        if not trees:
+            return False
+        path, mount_id = fd_path(fd), mount_id_of(fd)
+        tops = [root.path if root.fd is None else fd_path(root.fd) for root in trees
+                if root.mount_id == mount_id]
+        return is_below_any(path, tops) if self.wanted.recursive else path in tops
+
+    def add_tree(self, shown, path):
+        """Watch a directory as a root: that root, or the one that it is already."""
+        root, name, reasons = self.first_that_works(lambda name: self.add(name, shown, path))
+        if name is None:
+            self.refuse(shown, reasons[-1][1])
+        self.tell_lesser(reasons, name)
+        return root
+
+    def add_far_root(self, display, path):
+        """Watch a root with a thread of its own, if somebody else answers for where it is; whether
+        it is so.  Waits for the answer for as long as it takes."""
+        mounts = self.mount_list.current()
+        if not any(map(is_answered, mounts)):
+            return False
+        asked = Asked(lambda: way_taken(path, self.wanted.dereference))
+        self.wait_for(asked.has_come, display, "")
+        if self.wanted.wait and isinstance(asked.error, FileNotFoundError):
+            return False                    # it is not there yet
+        if asked.error is not None:
+            raise no_root(asked.error, display)
+        number, real, crossed = asked.answer
+        far = self.mount_list.far()
+        beyond = [mount for mount in mounts if lies_far(mount, far) and (
+            mount.id == number or mount.id in crossed and mount.path != b"/")]
+        if not beyond or "inotify" not in self.candidates():
+            return False                    # a filter that was asked for may wait
+        source = self.add_thread(
+            FarRoot(shown_name(display), real, number), beyond[0].kind, False,
+            lambda notice: self.thread_watch(display, notice=notice,
+                                             ignore=self.wanted.ignore.globs))
+        while not source.is_ready and not source.over:
+            self.wait_for(lambda seconds: select.select([source.fd], [], [], seconds)[0],
+                          display, source.kind)
+            self.events.extend(source.read(self.moment))
+        if source.error is not None:
+            self.drop(source)
+            raise source.error
+        return True
+
+    def wait_for(self, has_come, display, kind):
+        """Wait until has_come(seconds), and say for what when it takes long."""
+        while not has_come(ANSWER_SECONDS):
+            self.tell_once("waiting for %s: %s does not answer"
+                           % (printable(display), kind or "its file system"))
+
+    # --- what can't be had ---
+
+    def tell_lesser(self, reasons, name):
+        """Say that a filter is used, and why no better one: [(its name, error)]."""
+        if reasons:
+            better, error = reasons[0]
+            self.tell_once("%s can't be used: %s; so it is %s%s"
+                           % (better, in_words(error).reason, name, LESSER[name]))
+
+    def tell_once(self, message):
+        """Give a notice that was not given before."""
+        if message not in self.told:
+            self.told.add(message)
+            self.notice(message)
+
+    def refuse(self, shown, error):
+        """Raise the Error that tells why a root can't be watched."""
+        error = self.without_inotify(error)
+        if error.errno == errno.EACCES and not os.path.isdir(shown):
+            raise failure(error.errno, "watching", shown, "the directory it is in can't be read; "
+                          "run as root, or watch where you may read")
+        if isinstance(error, Error):
+            raise error
+        raise failure(error.errno, "watching", shown)
+
+    def without_inotify(self, error):
+        """An error of fanotify, which does not advise inotify where that is no choice."""
+        if not self.wanted.who or self.wanted.filter != "auto":
+            return error
+        return Error(error.errno, in_words(error).reason, hint="choosing by process takes "
+                     "fanotify: root, and a file system that has file handles")
+
+    # --- to the best that works ---
+
+    def candidates(self):
+        """The filters to try for a root, in order."""
+        if self.wanted.filter != "auto":
+            return [self.wanted.filter]
+        last = [] if self.wanted.who else ["inotify"]       # which does not tell who
+        if self.fanotify is not None:
+            name = self.fanotify.filter_name
+            return [name] + (["trace"] if name != "user" else []) + last
+        if self.wanted.object is not None:
+            return ["fastpath"]
+        # One stat spares a stock kernel the making of a group for nothing.
+        names = [name for name in FILTER_NAMES[1:-1]
+                 if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
+        return names + last
+
+    def first_that_works(self, add):
+        """Try add(name) with the name of each of the candidates: (what it returned, the name, None
+        if all failed; [(name, OSError)] of those before)."""
+        reasons = []
+        for name in self.candidates():
+            try:
+                return add(name), name, reasons
+            except OSError as error:
+                reasons.append((name, error))
+        return None, None, reasons
+
+    def add(self, name, shown, path, place=None, mount=None):
+        """Watch a directory as a root, with the filter of a name: that root, or the one that it is
+        already.  Of a mount in a tree, the Place and the Mount; None if it is a root, too."""
+        if not self.wanted.mask & ~NOT_TOLD.get(name, 0):
+            raise Error(errno.EINVAL, "watching %s: %s does not tell of %s" % (
+                printable(shown), name, " or ".join(event_names(self.wanted.mask))),
+                        hint="choose other events, or --filter marks")
+        kind, make = {"inotify": (Inotify, InotifyRoot),
+                      "trace": (Trace, TraceRoot)}.get(name, (Fanotify, HandleRoot))
+        root = make(shown, path, mount)
+        root.may_wait = self.wanted.may_wait
+        source = self.by_kind.get(kind)
+        try:
+            if source is None:
+                source = self.make(name, lambda made: made.add(root, place))
+            else:
+                for other in source.roots:
+                    if root.key == other.key:
+                        root.close()            # given twice
+                        return other if place is None else None
+                source.add(root, place)
+        except BaseException:
+            root.close()
+            raise
+        return root
+
+    def make(self, name, begin=lambda made: None):
+        """Make what watches trees with the filter of a name, and have it begin; none is left where
+        that fails."""
+        wanted, trees = self.wanted, (self.wanted.devices, self.wanted.recursive)
+        if name == "inotify":
+            made = Inotify(wanted.mask, self.notice, self.mount_list, wanted.ignore, *trees)
+        elif name == "trace":
+            made = self.make_trace()
+        else:
+            made = Fanotify(wanted.mask, name, self.notice, wanted.ignore, wanted.object,
+                            wanted.own, *trees)
+        try:
+            if isinstance(made, Fanotify):
+                self.who.attach()
+            begin(made)
+        except BaseException:
+            made.close()
+            raise
+        self.by_kind[type(made)] = made
+        return self.register(made)
+
+    def make_trace(self):
+        """A Trace.  Raises the Error of the first try, where that failed."""
+        wanted = self.wanted
+        if self.why_no_trace is not None:
+            raise self.why_no_trace
+        try:
+            trace = Trace(wanted.mask, self.notice, wanted.own, wanted.devices, wanted.recursive,
+                          wanted.ring)
+        except Error as error:
+            # Another one: what this has on its way up holds descriptors.
+            self.why_no_trace = Error(error.errno, error.reason, error.detail)
+            raise
+        if trace.tracer.caveat:
+            self.notice(trace.tracer.caveat)
+        return trace
+
+    def trace_if_any(self):
+        """What watches trees with `trace`, made if need be; None if that is not to be had, or not
+        wanted."""
+        if Trace not in self.by_kind and "trace" in self.candidates():
+            try:
+                self.make("trace")
+            except Error:
+                pass                        # inotify serves, too
+        return self.by_kind.get(Trace)
+
+    def add_thread(self, root, kind, mounted, make, take_over=None):
+        """Watch a FarRoot with a thread of its own, or have one open it: the ThreadSource, whose
+        arguments these are."""
+        begin = self.begin_thread
+
+        def start(notice):
+            begin()
+            return make(notice)
+        return self.register(ThreadSource(root, kind, start, self.notice, mounted, take_over))
+
+    def register(self, source):
+        """Read from a source from now on; it is returned."""
+        source.on_move = self.on_move
+        self.all.append(source)
+        self.poll.register(source.fd, select.EPOLLIN)
+        return source
+
+    def settle_who(self):
+        """All roots of the start are added: let go of what was to name those who did it, if that is
+        left over from a filter that was not to be had."""
+        if self.fanotify is None and not any(isinstance(each, FanotifyNames) for each in self.all):
+            self.who.close()
+
+    # --- reading ---
+
+    def backlog(self):
+        """The descriptors of those that have more to do though nothing comes."""
+        return [source.fd for source in self.all if source.backlog]
+
+    def due(self):
+        """[(seconds after which it is to be read though nothing comes, descriptor)]"""
+        due = [(source.due(), source.fd) for source in self.all]
+        return [(seconds, fd) for seconds, fd in due if seconds is not None]
+
+    @property
+    def pending(self):
+        """Whether something has happened that read() is still to tell of, or to look at."""
+        return bool(self.events) or any(source.backlog or source.due() is not None
+                                        or readable(source.fd) for source in self.all)
+
+    def read(self, ready, first=()):
+        """The events of those whose descriptors are `ready`, as far as one read of each goes; but
+        before that of those of the sources `first` that have some, as far as their queues go."""
+        reading = [source for source in sorted(self.all, key=lambda each: each not in first)
+                   if source in first or source.fd in ready]
+        since = [source.since() for source in reading]
+        self.moment = Moment(self.roots, Processes(self.who, min(
+            [each for each in since if each is not None] or [0.0])))
+        self.wanted.ignore.watch(self.moment.roots)
+        events = []
+        for source in reading:
+            if source in first:
+                events += self.read_queued(source)
+            if source.fd in ready:
+                events += source.read(self.moment)
+        for names in self.names:
+            if names.has_lost_a_tree:
+                events += names.look_at_roots(self.moment)
+        return events
+
+    def read_queued(self, source):
+        """The events that are queued in a source now."""
+        events, ahead = [], source.ahead()
+        while source.is_behind(ahead):
+            events += source.read(self.moment)
+        return events
+
+    def ahead(self):
+        """{source: its ahead()}"""
+        return {source: source.ahead() for source in self.all}
+
+    def behind(self, ahead):
+        """The descriptors of those in which some of what was queued at that ahead() is still to be
+        judged."""
+        return [source.fd for source in self.all if source.is_behind(ahead.get(source, 0))]
+
+    # --- the end ---
+
+    def drop_over(self):
+        """Let go of those that have come to their end, and return them."""
+        over = [source for source in self.all if source.over]
+        for source in over:
+            self.drop(source)
+        return over
+
+    def drop(self, source):
+        self.all.remove(source)
+        self.poll.unregister(source.fd)
+        self.counts.update(source.counters())
+        source.close()
+
+    @property
+    def events_read(self):
+        """How many events those that are open have read."""
+        return sum(source.stats["events read"] for source in self.all)
+
+    def counters(self):
+        """Counters since the start, {name: int}."""
+        total = collections.Counter(self.counts)
+        for source in self.all:
+            total.update(source.counters())
+        return total
+
+    def close(self, forked=False):
+        self.who.close()
+        sources, self.all = self.all, []
+        for source in sources:
+            source.close(forked)
+
+
+# =============================================================================================
+# 11. Mounts: what is mounted inside the trees
+# =============================================================================================
+# A file system that is mounted inside a tree is watched like a root, by the best source for it, but
+# called by where it is in the tree.  The list of mounts says which there are; the source that
+# watches the directory in which one is says how that is called now.
+
+# File systems of the kernel's own making: nothing in them is created, written or removed in
+# the sense of events, and most have no marks.  And what a desktop shows one user, and no other,
+# of what is elsewhere.
+KERNEL_KINDS = frozenset("""
+    autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts efivarfs fusectl mqueue nsfs
+    proc pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs
+    fuse.gvfsd-fuse fuse.lxcfs fuse.portal""".split())
+# Those that every host has somewhere, and where nobody asks who did it.
+PLAIN_KINDS = ("hugetlbfs", "ramfs")
+
+MANY_MOUNTS = 3             # of a kind, of which it is said how many they are and not which
+MOUNT_TRIES = 5             # to find the mounts while directories above them are renamed
+
+
+class InnerMount(collections.namedtuple("InnerMount", "root place spot")):
+    """A mount in a tree that is watched: its root, its Place in the tree, and its spot_of(), which
+    stays the same when directories above are renamed; None where nothing is asked."""
+
+    __slots__ = ()
+
+    @property
+    def is_foreign(self):
+        """Whether it is in a tree of another source than its own, which does not follow that."""
+        return self.place.source is not self.root.source
+
+    def shown(self, _=None):
+        """What to call it now; None: it has left the tree."""
+        return self.place.shown(self.root.display) if self.is_foreign \
+            else self.root.source.shown(self.root)
+
+    def is_at(self, mount, far, hidden=True):
+        """Whether a mount of the list, of the same number, is this one.  Where it is hidden, that
+        is `hidden` if it has the same name, which no rename above changes."""
+        if self.spot is None:
+            return hidden
+        spot = spot_of(mount, far)
+        if spot is None:
+            return hidden and os.path.basename(mount.path) == self.spot[2]
+        return spot == self.spot and self.root.remains(mount.path)
+
+
+class UnwatchedMount(collections.namedtuple("UnwatchedMount", "place spot device root")):
+    """A mount in a tree that is not watched: where it is, and what tells it from another that has
+    got its number."""
+
+    __slots__ = ()
+
+    def is_at(self, mount, far):
+        """Whether what the list has of its number, or None, is this one; True if hidden now."""
+        return mount is not None and (mount.device, mount.root) == (self.device, self.root) \
+            and spot_of(mount, far) in (None, self.spot)
+
+
+class ByPath:
+    """Stands in for a source, in a Place, where none watches the directory that a mount is in: what
+    is below `above`, something that can be shown(), is called by the path that it has now."""
+
+    def __init__(self, above):
+        self.above = above
+
+    def entry(self, key, name, otherwise):
+        """`key`: str, the way from what is above to the directory."""
+        shown = self.above.shown(otherwise)
+        return shown and with_slash(shown) + key + os.fsdecode(name)
+
+    def uncovered(self, key, name):
+        """What a mount covered is not watched either."""
+
+
+class MountSummary:
+    """What there is to say of the mounts found at one time: few lines, however many they are."""
+
+    def __init__(self):
+        self._clear()
+
+    def _clear(self):
+        self._lesser = []       # (what to call it, kind) of those watched with less than others
+        self._failed = {}       # errno -> ([the same], Error) of those not watched
+
+    def lesser(self, shown, kind):
+        """One is watched with inotify, for want of better."""
+        if kind not in PLAIN_KINDS:
+            self._lesser.append((shown, kind))
+
+    def failed(self, shown, kind, error):
+        """One can't be watched."""
+        if error.errno == errno.ENOTDIR:
+            error = Error(error.errno, "what is mounted there is a file", hint="give it as a root")
+        self._failed.setdefault(error.errno, ([], error))[0].append((shown, kind))
+
+    def tell(self, notice):
+        if self._lesser:
+            notice("watched with inotify, which does not tell who: %s" % listed(self._lesser))
+        for mounts, error in self._failed.values():
+            notice("not watched: %s: %s" % (listed(mounts), worded(error)))
+        self._clear()
+
+
+def is_device_node(path):
+    """Whether a path leads to a device now."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def listed(mounts):
+    """Mounts, (what to call it, kind), in a line: each of them, or their number where a kind has
+    many, as overlay has where containers run."""
+    kinds = {}
+    for shown, kind in mounts:
+        kinds.setdefault(kind, []).append("%s (%s)" % (printable(shown), kind))
+    return ", ".join("%d of kind %s" % (len(each), kind) if len(each) > MANY_MOUNTS
+                     else ", ".join(each) for kind, each in kinds.items())
+
+
+class Mounts:
+    """The mounts inside the trees: which there are, and who watches each.
+
+    Comes in   that the roots are others: start(), look_again(), drop_outside(); that sources have
+               been read: follow().  What else there is to know the list and the sources say.
+    Goes out   roots, to Sources.add(); UNMOUNT, into Sources.events; notices of what is watched
+               with less than the best, or can't be.
+    May block  a mount that is taken in is opened.  Nothing is asked of what somebody else answers
+               for; start() waits ANSWER_SECONDS for the threads that do.
+    """
+
+    def __init__(self, sources, inner):
+        """`inner`: whether mounts inside the trees are watched; else roots alone are followed."""
+        self.sources, self.list, self.inner = sources, sources.mount_list, inner
+        self.known = {}         # identity, as of MountList.read() -> InnerMount, or None: it is in
+        #                         no tree, or can't be watched; as of the list followed last
+        self.unwatched = {}     # number of a mount in a tree, and not watched -> UnwatchedMount
+        self.foreign = []       # the InnerMounts that are foreign; what has others in it first
+        self.has_duplicates = False     # some were Duplicate, and may not be after a move
+        self.news = False       # the list or the trees may be others than those followed last
+        self.pending = None     # a list to follow when sources are as far: (their ahead(), list)
+        self.summary = MountSummary()   # empty but while mounts are taken in
+        sources.on_move, sources.on_lead = self.follow_foreign, self.follow_root
+
+    @property
+    def is_due(self):
+        """Whether follow() has something to do."""
+        return self.news or self.pending is not None
+
+    @property
+    def first(self):
+        """The sources to be read before others.  A mount in another source's tree is called as the
+        directory there is: a rename there is read before what was done after it in the mount."""
+        return {mount.place.source for mount in self.foreign}
+
+    # --- what the Watch calls ---
+
+    def start(self):
+        """Watch what is mounted in the trees of the start."""
+        self.find()
+        threads = [source for source in self.sources.all if isinstance(source, ThreadSource)]
+        while True:
+            waits = [source.due() for source in threads if source.due() is not None]
+            if not waits:
+                break
+            select.select([source.fd for source in threads], [], [], min(waits))
+            for source in threads:
+                self.sources.events.extend(source.read(self.sources.moment))
+        self.drop_over()
+        for source in threads:
+            if source.mounted and source.filter_name and self.has_better():
+                self.summary.lesser(source.root.display, source.kind)
+        self.summary.tell(self.sources.notice)
+
+    def look_again(self, tops):
+        """Watch what is mounted below some directories, bytes or None, which are in a tree now."""
+        self.drop_over()
+        self.forget_outside(tops)
+        self.find()
+
+    def follow(self):
+        """Follow the list if there is news of it: when what was queued before has been judged, so
+        that the sources are as far as the list is."""
+        for source in self.sources.all:
+            self.news, source.trees_changed = self.news or source.trees_changed, False
+        self.news = self.list.changed() or self.news
+        if self.is_due:
+            if self.pending is None:
+                self.pending, self.news = self.as_of_now(), False
+            after, current = self.pending
+            # Not until no more waits: in a busy tree more comes while that is judged.
+            if not self.sources.behind(after):
+                self.pending = None
+                self.news = self.follow_list(current) or self.news
+        self.drop_over()
+
+    def drop_outside(self):
+        """Let go of the mounts that are in no tree any more."""
+        tops = self.sources.tops()
+        for identity, mount in list(self.known.items()):
+            if mount is not None and not is_below_any(mount.root.path, tops):
+                del self.known[identity]
+                if mount.root in mount.root.source.mounted:
+                    mount.root.source.remove(mount.root)
+
+    # --- what the sources call ---
+
+    def follow_foreign(self):
+        """Have the mounts in another source's tree called as that source calls their places now;
+        let go of those that left the tree: they are found again when they come back."""
+        for mount in list(self.foreign):
+            root, shown = mount.root, mount.shown()
+            if shown is None:
+                self.foreign.remove(mount)
+                root.source.remove(root)
+                self.news = True
+            elif shown != root.display:
+                root.source.show_as(root, shown)
+
+    def follow_root(self, path):
+        """A root is another directory, whose path this is, or none (None)."""
+        if path is None:
+            self.drop_outside()
+        else:
+            self.forget_outside([path])
+            self.news = True
+
+    # --- the list ---
+
+    def find(self):
+        """Watch what is mounted in the trees now."""
+        for _ in range(MOUNT_TRIES):
+            if not self.follow_list(self.list.read()):
+                break
+
+    def forget_outside(self, tops):
+        """Have the mounts below some directories looked at, that were in no tree until now."""
+        for identity, mount in list(self.known.items()):
+            if mount is None and is_below_any(identity[2], tops):
+                del self.known[identity]
+
+    def as_of_now(self):
+        """(Sources.ahead(), list), as they are at one moment: no directory was moved between, so
+        that its move and the unmounting of what is in it are in both or in neither.  (Where they
+        are moved all the time, after some tries, one follows the other.)"""
+        after = self.sources.ahead()
+        for _ in range(MOUNT_TRIES):
+            before, current = after, self.list.read()
+            after = self.sources.ahead()
+            if not any(source.renamed_since(end) for source, end in before.items()):
+                return after, current
+        return before, current
+
+    def follow_list(self, current):
+        """Watch the file systems mounted inside the trees, as a list of them has it; let go of
+        those that are gone.  Returns whether the list is out of date."""
+        self.let_go(current)
+        hidden = self.take_in(current) if self.inner else set()
+        self.foreign = [mount for mount in self.known.values()
+                        if mount is not None and mount.is_foreign]
+        self.foreign.sort(key=lambda mount: len(mount.root.display))
+        self.follow_foreign()
+        for source in list(self.sources.all):
+            self.sources.events += source.look_at_roots(self.sources.moment)
+        for source in self.sources.all:
+            source.has_bind_mounts = self.has_duplicates \
+                or any(map(source.is_shared, source.mounted))
+        # Covered; or else a directory above has been renamed.
+        return bool(hidden) and not hidden <= self.list.read().keys()
+
+    # --- those that go ---
+
+    def let_go(self, current):
+        """Know no more of the mounts that are gone, and the new paths of those that are not."""
+        known, self.known = self.known, {}
+        by_id = {mount.id: mount for mount in current.values()}
+        far = self.list.far()
+        # What one is called may depend on another, so none goes before all are asked.  (One that is
+        # not in `mounted` has left the tree.)
+        watched = [(identity, inner, inner.shown()) for identity, inner in known.items()
+                   if inner is not None and inner.root in inner.root.source.mounted]
+        gone = []
+        for identity, inner, shown in watched:
+            inner.root.display = shown or inner.root.display
+            mount = by_id.get(identity[0])
+            # Of another device it may be what got the number; or it was found by a list in which
+            # the one before it still had that.
+            if mount is not None and inner.is_at(mount, far, hidden=mount.device == identity[1]):
+                self.keep(inner, mount, identity[2], current, far)
+            else:
+                gone.append((inner.root, shown))
+                if inner.is_foreign:
+                    inner.place.source.uncovered(inner.place.key, inner.place.name)
+        for identity, inner in known.items():
+            if inner is None and identity in current:
+                self.known[identity] = None
+        for number, unwatched in list(self.unwatched.items()):
+            if not unwatched.is_at(by_id.get(number), far):
+                del self.unwatched[number]
+                unwatched.place.source.uncovered(unwatched.place.key, unwatched.place.name)
+        gone += self.roots_gone(by_id)
+        for root, shown in gone[::-1]:      # what was mounted last goes first
+            self.sources.events += root.source.unmounted(root, shown, self.sources.moment)
+
+    def keep(self, inner, mount, path_before, current, far):
+        """A mount that is watched is still there, maybe at another path: know it by that."""
+        root = inner.root
+        root.path, root.is_covered = mount.path, is_far(mount.path, far)
+        if root.source.is_shared(root) and not root.source.is_needed(root):
+            return root.source.remove(root)
+        if mount.path != path_before and isinstance(inner.place.source, ByPath):
+            try:
+                inner = inner._replace(place=self.place(mount, current, True))
+            except Hidden:                  # what it is in has left the tree
+                return root.source.remove(root)
+        self.known[mount.id, mount.device, mount.path] = inner
+        return None
+
+    def roots_gone(self, by_id):
+        """The roots whose mounts are gone: [(root, what to call it)].
+
+        A root may be on a mount that is in no list: in a chroot, in another namespace, or unmounted
+        before.  Only what was in one can be unmounted.
+        """
+        gone = []
+        for source in self.sources.all:
+            for root in source.roots:
+                if root.mount_id in by_id:
+                    root.is_listed = True
+                elif root.is_listed:
+                    gone.append((root, source.shown(root)))
+        return gone
+
+    def drop_over(self):
+        """Let go of the sources that have come to their end, and say why, if that is news."""
+        for source in self.sources.drop_over():
+            for identity, inner in self.known.items():
+                if inner is not None and inner.root.source is source:
+                    self.known[identity] = None
+            self.foreign = [inner for inner in self.foreign if inner.root.source is not source]
+            # One that came and went is nobody's loss.
+            if source.error is not None and source.mounted \
+                    and source.error.errno != errno.ENOENT \
+                    and any(mount.id == source.root.mount_id for mount in self.list.current()):
+                self.sources.notice("not watched: %s, %s mounted inside: %s" % (
+                    printable(source.root.display), source.kind, worded(source.error)))
+
+    # --- those that come ---
+
+    def take_in(self, current):
+        """Watch the mounts in the trees that are not watched yet; the identities of those that
+        are hidden."""
+        hidden, self.has_duplicates = set(), False
+        far = self.list.far()                   # by now: the list may have waited
+        tops = [(top_of(root, far), root.mount_id) for source in self.sources.trees
+                for root in source.roots]
+        for identity, mount in current.items():
+            if identity in self.known:
+                continue
+            inner = None
+            if any(path is not None and mount.id != mount_id
+                   and below(mount.path, path) is not None for path, mount_id in tops):
+                try:
+                    inner = self.watch(mount, current, far)
+                except Hidden as reason:    # until the list of mounts changes again
+                    self.news = self.news or isinstance(reason, Behind)
+                    hidden.add(identity)
+                    continue
+                except Duplicate:           # until what it shows leaves the tree
+                    self.has_duplicates = True
+                    continue
+            self.known[identity] = inner
+        if self.sources.notice.running:
+            self.summary.tell(self.sources.notice)
+        return hidden
+
+    def watch(self, mount, current, far):
+        """Watch a mount that is below a root's path: its InnerMount, or None if it can't be.
+
+        Raises Hidden, before all else: what covers it may be watched already; or Duplicate.
+        """
+        at, above_is_far = spot_of(mount, far), is_far(os.path.dirname(mount.path), far)
+        if at is None and not above_is_far:
+            raise Hidden
+        place = self.place(mount, current, above_is_far)
+        shown = place.shown()
+        if shown is None or self.sources.wanted.ignore.hides(shown, True):
+            raise Hidden                # the table is behind; or until it is not ignored
+        self.unwatched[mount.id] = UnwatchedMount(place, at, mount.device, mount.root)
+        if mount.kind in KERNEL_KINDS:
+            return None                 # as everybody expects: nothing is said
+        if lies_far(mount, far):
+            inner = self.add_far(mount, place, shown, at)
+        elif any(source.inside(mount.path) is not None for source in self.sources.all
+                 if not isinstance(source, Inotify)):       # which sees by itself
+            raise Duplicate
+        else:
+            inner = self.add(mount, place, shown, at, far)
+        if inner is not None:
+            del self.unwatched[mount.id]
+        return inner
+
+    def add(self, mount, place, shown, spot, far):
+        """Have the best source that can watch a mount: its InnerMount, or None."""
+        def add(name):
+            try:
+                return self.sources.add(name, shown, mount.path, place, mount)
+            except OSError:
+                if spot_of(mount, far) is None:
+                    raise Hidden            # a directory above it is being renamed
+                raise
+        root, name, reasons = self.sources.first_that_works(add)
+        if name is None:
+            error = self.sources.without_inotify(reasons[0][1])
+            # What is watched as itself; and nodes as containers have in /dev, and over files in
+            # /proc.
+            if error.errno != errno.ENOTDIR or not (
+                    shown in self.sources.roots
+                    or not self.sources.wanted.devices and is_device_node(mount.path)):
+                self.summary.failed(shown, mount.kind, error)
+            return None
+        if root is None:
+            return None                     # it is a root, too
+        lesser = name == "inotify" and reasons and self.has_better()
+        if self.sources.notice.running:
+            self.sources.notice("%s, %s mounted inside, is watched from now on%s" % (
+                printable(shown), mount.kind, ", with inotify" if lesser else ""))
+        elif lesser:
+            self.summary.lesser(shown, mount.kind)
+        return InnerMount(root, place, spot)
+
+    def has_better(self):
+        """Whether some trees are watched with more than inotify."""
+        return bool({Fanotify, Trace} & self.sources.by_kind.keys())
+
+    def add_far(self, mount, place, shown, spot):
+        """Watch a mount that somebody else answers for: its InnerMount, or None.  A thread opens it
+        for `trace`, or watches it with inotify."""
+        sources, root, take_over = self.sources, FarRoot(shown, mount.path, mount.id), None
+        trace = sources.trace_if_any()
+        if trace is not None:
+            def make(_):
+                return trace.open(TraceRoot(shown, mount.path, mount))
+
+            def take_over(opened):
+                self.take_over(trace, opened, root, place, spot)
+        elif "inotify" not in sources.candidates():
+            sources.notice("not watched: %s, %s mounted inside: somebody else answers for it, and "
+                           "only trace or inotify is used there" % (printable(shown), mount.kind))
+            return None
+        else:
+            def make(notice):
+                return sources.thread_watch(mount=mount, notice=notice)
+        source = sources.add_thread(root, mount.kind, True, make, take_over)
+        source.is_announced = sources.notice.running
+        return InnerMount(root, place, spot)
+
+    def take_over(self, trace, opened, far_root, place, spot):
+        """Have a mount that a thread has opened for a Trace watched by that."""
+        opened.show_as(far_root.display)
+        opened.is_far = True
+        opened.is_covered = is_far(os.path.dirname(opened.path), self.list.far())
+        trace.add(opened, place)
+        for identity, inner in self.known.items():
+            if inner is not None and inner.root is far_root:
+                self.known[identity] = InnerMount(opened, place, spot)
+        self.news = True                    # `foreign`; and what is mounted in it
+
+    # --- where one is ---
+
+    def place(self, mount, current, above_is_far):
+        """The Place of a mount, of those in the list `current`.  Raises Hidden."""
+        directory, name = os.path.split(mount.path)
+        # inotify last: only a handle tells at once that a directory is not one of its own.
+        for source in sorted(self.sources.all, key=lambda each: isinstance(each, Inotify)):
+            key = None if above_is_far else source.inside(directory)
+            if key is not None:
+                return Place(source, key, name)
+        # It may be in what is in a tree and has no source, or one that can't be asked.
+        for path, above in self.by_path(mount.parent, current):
+            rest = below(directory, path)
+            if rest is not None:
+                return Place(ByPath(above), os.fsdecode(rest and rest + b"/"), name)
+        raise Hidden                    # or the table is behind: see Source.trees_changed
+
+    def by_path(self, number, current):
+        """(path, what can be shown()) of what has a mount of a number and is called by its path."""
+        path = next((each.path for each in current.values() if each.id == number), None)
+        if number in self.unwatched:
+            yield path, self.unwatched[number].place
+        for inner in self.known.values():
+            if inner is not None and inner.root.mount_id == number \
+                    and not isinstance(inner.root, FarRoot):
+                yield path, inner
+        for source in self.sources.all:
+            if isinstance(source, ThreadSource) and source.root.mount_id == number:
+                yield (path if source.is_inner else source.root.path), source.root
+
+
+# =============================================================================================
+# 12. Watch: the public interface
+# =============================================================================================
+# In come the arguments; out go events, from read() and the iterations.  What is watched, and by
+# what, is for Sources and Mounts to find; here is what is between them and a program: waiting,
+# threads, what a caller has not come to, who is told what.
+
+COMM_LENGTH = 15    # bytes of a process's name that the kernel keeps
+BURST = 16          # events within `latency` seconds before reading waits for more to gather
+LONGEST_WAIT = 86400.0  # seconds; epoll_wait() takes less than a month
+
+STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks set", "flushes",
+              "reads")
+
+
+def tell(message, start="fanfp: "):
+    """What a Watch says of itself when nothing else was asked: a line on standard error.
+
+    Where that can't be written nobody is told, and watching goes on.
+    """
+    try:
+        if sys.stderr is not None:      # None: it was closed when Python started
+            sys.stderr.write("%s%s\n" % (start, message))
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
 class Alarm:
     """Makes an epoll readable after some time.  timerfd_create(2).
 
@@ -9055,356 +10322,6 @@ class Notices:
             self.notice(self.waiting.popleft())
 
 
-# --- the mounts in the trees ---
-
-MOUNT_TRIES = 5             # to find the mounts while directories above them are renamed
-
-
-def is_below_any(path, tops):
-    """Whether a path is that of one of some directories, or below one; None stands for none."""
-    return any(top is not None and below(path, top) is not None for top in tops)
-
-
-def top_of(root, far):
-    """The path that leads to a root now, or None, as of visible_path()."""
-    return root.path if root.fd is None else visible_path(root.fd, far)
-
-
-class Found(collections.namedtuple("Found", "source root place spot")):
-    """A mount that is watched: by which source, as which Root, its Place in the tree, and its
-    spot_of(), which stays the same when directories above are renamed."""
-
-    __slots__ = ()
-
-    @property
-    def is_foreign(self):
-        """Whether it is in a tree of another source than its own, which does not follow that."""
-        return self.place.source is not self.source
-
-    def shown(self, _=None):
-        """What to call it now; None: it has left the tree."""
-        return self.place.shown(self.root.display) if self.is_foreign \
-            else self.source.shown(self.root)
-
-    def is_at(self, mount, far, hidden=True):
-        """Whether a mount of the list, of the same number, is this one.  Where it is hidden, that
-        is `hidden` if it has the same name, which no rename above changes."""
-        if self.spot is None:
-            return hidden                   # it lies where nothing is asked: see Beside
-        spot = spot_of(mount, far)
-        if spot is None:
-            return hidden and os.path.basename(mount.path) == self.spot[2]
-        return spot == self.spot and self.root.remains(mount.path)
-
-
-class Passed(collections.namedtuple("Passed", "place spot device root")):
-    """A mount in a tree that is not watched: where it is, and what tells it from another that has
-    got its number."""
-
-    __slots__ = ()
-
-    def is_at(self, mount, far):
-        """Whether what the list has of its number, or None, is this one; True if hidden now."""
-        return mount is not None and (mount.device, mount.root) == (self.device, self.root) \
-            and spot_of(mount, far) in (None, self.spot)
-
-
-class MountSummary:
-    """What there is to say of the mounts found at one time: few lines, however many they are."""
-
-    def __init__(self):
-        self._clear()
-
-    def _clear(self):
-        self._lesser = []       # (what to call it, kind) of those watched with less than others
-        self._failed = {}       # errno -> ([the same], Error) of those not watched
-
-    def lesser(self, shown, kind):
-        """One is watched with inotify, for want of better."""
-        if kind not in PLAIN_KINDS:
-            self._lesser.append((shown, kind))
-
-    def failed(self, shown, kind, error):
-        """One can't be watched."""
-        if error.errno == errno.ENOTDIR:
-            error = Error(error.errno, "what is mounted there is a file", hint="give it as a root")
-        self._failed.setdefault(error.errno, ([], error))[0].append((shown, kind))
-
-    def tell(self, notice):
-        if self._lesser:
-            notice("watched with inotify, which does not tell who: %s" % listed(self._lesser))
-        for mounts, error in self._failed.values():
-            notice("not watched: %s: %s" % (listed(mounts), worded(error)))
-        self._clear()
-
-
-def is_device_node(path):
-    """Whether a path leads to a device now."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-
-
-def listed(mounts):
-    """Mounts, (what to call it, kind), in a line: each of them, or their number where a kind has
-    many, as overlay has where containers run."""
-    kinds = {}
-    for shown, kind in mounts:
-        kinds.setdefault(kind, []).append("%s (%s)" % (printable(shown), kind))
-    return ", ".join("%d of kind %s" % (len(each), kind) if len(each) > MANY_MOUNTS
-                     else ", ".join(each) for kind, each in kinds.items())
-
-
-class Unwatched:
-    """Stands in for a source where none watches the directory that a mount is in, in a Place: what
-    is below `above`, something that can be shown(), is called by the path that it has now."""
-
-    def __init__(self, above):
-        self.above = above
-
-    def entry(self, key, name, otherwise):
-        """`key`: str, the way from what is above to the directory."""
-        shown = self.above.shown(otherwise)
-        return shown and with_slash(shown) + key + os.fsdecode(name)
-
-    def uncovered(self, key, name):
-        """What a mount covered is not watched either."""
-
-
-# --- what somebody else answers for ---
-
-# Where somebody else answers for a file system, a server that may be gone, whoever asks it waits in
-# the kernel for as long as it takes.  So nothing is asked there by who reads the events: a thread
-# for each such mount does all that is to be done.  What is one is told by the list of mounts, which
-# asks nobody; see lies_far().
-
-ANSWER_SECONDS = 1.0        # after which somebody is said not to answer
-BESIDE_ROOM = 10000         # batches of events of such a thread that may wait to be told
-
-
-class FarRoot:
-    """A root that Beside watches, as the others know it: by its path, and without asking there.
-
-    path  bytes, the real one
-    """
-
-    fd = key = None
-
-    def __init__(self, display, path, mount_id):
-        self.display, self.path, self.mount_id = display, path, mount_id
-        self.is_listed = False
-
-    def shown(self, _=None):
-        return self.display
-
-    def remains(self, path):
-        return True                         # as of InotifyRoot
-
-
-class Asked:
-    """A question put by a thread of its own, which may get no answer."""
-
-    def __init__(self, function):
-        import threading
-        self.answer = self.error = None
-        self._come = threading.Event()
-        threading.Thread(target=self._ask, args=(function,), daemon=True).start()
-
-    def _ask(self, function):
-        try:
-            self.answer = function()
-        except OSError as error:
-            self.error = error
-        self._come.set()
-
-    def has_come(self, seconds):
-        """Whether there is an answer, or an error, within some seconds."""
-        return self._come.wait(seconds)
-
-
-class Beside(Source):
-    """A source for one root on a file system that somebody else answers for.
-
-    A thread has a Watch of its own there, and alone touches it.  Between the two are `news`, a
-    queue of (what, value), and two pipes, to wake the reader and to end the thread.  Each side
-    closes the ends it has, so that the one need not wait for the other: a thread that gets no
-    answer is left behind, and lets go of all it has when it gets one.
-    """
-
-    def __init__(self, root, kind, make, notice, mounted, adopt=None):
-        """`make`: function(notice) -> Watch, called by the thread.  `mounted`: the root is a mount
-        in a tree, which the Watch shows as "/".  `adopt`: function of what make() returned then,
-        which another source takes over: that is all."""
-        import threading
-        self.root, self.kind, self.notice, self.mounted_inside = root, kind, notice, mounted
-        self.roots, self.mounted = ([], [root]) if mounted else ([root], [])
-        self.stats, self.adopt = collections.Counter(), adopt
-        self.news = collections.deque()
-        self.is_ready = False
-        self.error = None
-        self.ending, self.farewell = False, None
-        self.deadline = time.monotonic() + ANSWER_SECONDS
-        self.is_announced = False           # whether what becomes of it is news
-        self.fd, signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        stop, self.stop_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        threading.Thread(target=self._work, args=(make, signal, stop), daemon=True).start()
-
-    # --- the thread ---
-
-    def _work(self, make, signal, stop):
-        def put(what, value=None):
-            self.news.append((what, value))
-            try:
-                os.write(signal, b"n")
-            except (BlockingIOError, BrokenPipeError):
-                pass                        # it is awake; or has gone
-        watch = None
-        try:
-            made = make(lambda message: put("notice", message))
-            put("ready", made)
-            if self.adopt is None:
-                watch = made
-                self._relay(watch, put, stop)
-            elif self.over:
-                self._discard()
-        except OSError as error:
-            put("failed", error)
-        finally:
-            if watch is not None:
-                watch.close()
-            put("over")
-            os.close(signal)
-            os.close(stop)
-
-    def _relay(self, watch, put, stop):
-        poll = select.poll()
-        poll.register(stop, select.POLLIN)
-        poll.register(watch.fileno(), select.POLLIN)
-        while not watch.ended and not self.over:
-            ends = any(fd == stop for fd, _ in poll.poll())
-            while len(self.news) > BESIDE_ROOM and not self.over:
-                time.sleep(0.01)            # its kernel queue has a limit, and says when it is met
-            events = watch.read(0)
-            if events:
-                put("events", events)
-            elif ends and not watch.pending:
-                return
-
-    def _discard(self):
-        """Let go of what the thread has made for another source."""
-        try:
-            while True:
-                what, value = self.news.popleft()
-                if what == "ready" and self.adopt is not None:
-                    self.adopt(value, True)
-        except IndexError:
-            pass
-
-    # --- the reader's side ---
-
-    def read(self, moment):
-        """The events that the thread has told of, as far as they have come.  Never waits."""
-        try:
-            os.read(self.fd, 1 << 16)
-        except BlockingIOError:
-            pass
-        out, room = [], BURST
-        while self.news and room:
-            what, value = self.news.popleft()
-            room -= 1
-            if what == "events":
-                self.stats["events read"] += len(value)
-                # What is mounted in it is called by the path that it has.
-                self.arrived = self.arrived or any(event.mask & MOVES and event.mask & ISDIR
-                                                   for event in value)
-                out += filter(None, (self._told(event, moment) for event in value))
-            elif what == "notice":
-                self.notice(value)
-            elif what == "ready":
-                self.is_ready, self.deadline = True, None
-                if self.adopt is not None and not self.adopt(value, self.ending or self.over):
-                    continue
-                if self.is_announced:
-                    self.notice("%s, %s mounted inside, is watched from now on"
-                                % (printable(self.root.display), self.kind))
-            elif what == "failed":
-                self.error = value
-                # One that came and went is nobody's loss.
-                if self.mounted_inside and value.errno != errno.ENOENT and self.root.mount_id in {
-                        mount.id for mount in read_mounts()}:
-                    self.notice("not watched: %s, %s mounted inside: %s"
-                                % (printable(self.root.display), self.kind, worded(value)))
-            else:
-                self.deadline, self.over = 0, True
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            self._give_up()
-        if self.over and self.farewell is not None:
-            out.append(Event(self.farewell, UNMOUNT | ISDIR, None, time.time(), None, moment))
-        return out
-
-    def _give_up(self):
-        """There was no answer in time: say so, and take it when it comes; or let it be."""
-        self.deadline = None
-        if self.ending:
-            self.over = True
-        elif self.mounted_inside and self.error is None:
-            self.is_announced = True
-            self.notice("not watched: %s, %s does not answer"
-                        % (printable(self.root.display), self.kind))
-
-    def _told(self, event, moment):
-        """An event of the thread's Watch as it is told here."""
-        if not self.mounted_inside:
-            return event._replace(moment=moment)
-        if event.path == "/" and event.mask & UNMOUNT:
-            return None                     # the list of mounts tells that
-        path, old_path = map(self._path, (event.path, event.old_path))
-        return event._replace(path=path, old_path=old_path, moment=moment)
-
-    def _path(self, path):
-        if path is None or path == "/":
-            return path and self.root.display
-        return self.root.display.rstrip("/") + path
-
-    @property
-    def backlog(self):
-        return bool(self.news)
-
-    def due(self):
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    def unmounted(self, shown):
-        """The list of mounts has it no more: what the thread has heard till then is told, then the
-        end, unless `shown` is None."""
-        if not self.ending:
-            self.ending, self.farewell = True, shown
-            self.deadline = time.monotonic() + ANSWER_SECONDS
-            self._end_thread()
-
-    def _end_thread(self):
-        if self.stop_fd is not None:
-            os.close(self.stop_fd)
-            self.stop_fd = None
-
-    def remove(self, root):
-        self.over = True
-
-    def close(self, forked=False):
-        self.over = True
-        self._end_thread()
-        self._discard()
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
-
-
-# --- the Watch itself ---
-
-NOT_TOLD = {"inotify": OPEN_EXEC | FS_ERROR, "trace": FS_ERROR}     # of events, by filter
-
-
 class Watch:
     """Watch directory trees (or single files): iterate over it for Events.
 
@@ -9461,7 +10378,7 @@ class Watch:
     wake() and close().  In a child after fork() a Watch is closed; that of the parent goes on.
     """
 
-    _may_wait = False                       # see ThreadWatch
+    _may_wait = False                       # see Wanted
     _closed = True                          # until it has been started
     _process = 0
 
@@ -9469,7 +10386,6 @@ class Watch:
                  exclude=None, ignore=None, comm=(), pid=(), user=(), process=False, latency=0.005,
                  recursive=True, mounts=True, devices=False, own=True, dereference=True,
                  wait=False, ring=None, notice=tell):
-        self._make_tables()
         if not sys.platform.startswith("linux"):
             raise Error(errno.ENOSYS, "watching: this is %s, and fanotify and inotify are "
                         "Linux's" % sys.platform)
@@ -9484,20 +10400,16 @@ class Watch:
         if not callable(notice):
             raise TypeError("notice: a function(str) is wanted, not %r" % (notice,))
         latency = duration("latency", latency)
-        self._mask = event_mask(events)
-        self._wanted_filter, self.object, self._latency = filter, object, latency
-        self._recursive, self._inner_mounts = recursive, mounts and recursive
-        self._own, self._notice = own, Notices(notice)
-        self._ring = None if ring is None else ring_size(ring)
-        self._devices, self._dereference, self._wait = devices, dereference, wait
+        globs = [ignore] if isinstance(ignore, (str, bytes)) else ignore or ()
+        self._doers, self._in_full = choose_doers(comm, pid, user), process
+        self._wanted = Wanted(
+            event_mask(events), filter, object, own, devices, recursive, dereference, wait,
+            None if ring is None else ring_size(ring),
+            Ignore([path_name("ignore", each) for each in globs]), bool(self._doers),
+            self._may_wait)
+        self._latency, self._notice = latency, Notices(notice)
         self._include = searches(include, "include")
         self._exclude = searches(exclude, "exclude")
-        globs = [ignore] if isinstance(ignore, (str, bytes)) else ignore or ()
-        self._ignore = Ignore([path_name("ignore", each) for each in globs])
-        self._doers, self._in_full = choose_doers(comm, pid, user), process
-        # What a Watch in a thread of its own does as this one: see Beside.
-        self._options = {"events": event_names(self._mask), "latency": latency, "own": own,
-                         "recursive": recursive, "devices": devices, "dereference": dereference}
         if self._doers and filter == "inotify":
             raise Error(errno.EINVAL, "choosing by process: inotify does not tell who did it; "
                                       "leave --filter inotify out")
@@ -9505,41 +10417,27 @@ class Watch:
         self._tables = Turn("from a signal handler, while the watch is at work: only stop(), "
                             "wake() and close() may be called there")
         self._waking = RLock()              # while it is written to the waker, or that is closed
+        self._rest = collections.deque()    # events read, that the caller has not come to
+        self._stopped = False
+        self._emptied = False               # the last root was given up by remove()
+        self._window = 0.0, 0               # when the first event was read, how many since: _gather
+        self._counts = collections.Counter()    # what is counted here
+        self._poll = self._alarm = self._waker = self._waiter = None
+        self._sources = self._mounts = self._mount_list = None
+        self._extra_fds = []                # to be closed, besides
         self._process, self._closed = os.getpid(), False
         open_watches.add(self)
         try:
-            self._start(roots)
+            self._start(roots, mounts and recursive)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError) and not isinstance(error, Error):
                 raise failure(error.errno, "starting to watch")
             raise
 
-    def _make_tables(self):
-        """What there is before anything is watched."""
-        self._sources, self._extra_fds = [], []
-        self._fanotify = self._trace = self._inotify = self._mounts = None
-        self._no_trace = None               # the Error why that is not to be had
-        self._known_mounts, self._events = {}, collections.deque()
-        self._foreign = []                  # those of them that are in another source's tree
-        self._told = set()                  # see _tell_once()
-        self._passed = {}                   # number of a mount not watched -> Passed
-        self._summary = MountSummary()
-        self._names = []                    # the sources that are Names
-        self._window, self._who = (0.0, 0), Who()
-        self._moment = Moment((), Processes(self._who, 0.0))
-        self._stopped = self._started = False
-        self._within = False                # some are of what is in a tree anyway: see Within
-        self._mounts_news = False           # of the mounts, and nothing has been done about it
-        self._mounts_after = None           # ({source: its judged() when to follow them}, list)
-        self._poll = self._alarm = self._waker = self._waiter = None
-        self._rest = collections.deque()    # events read, that the caller has not come to
-        self._emptied = False               # the last root was given up by remove()
-        self._counts = collections.Counter()    # what is counted here, or was by sources now over
-
     # --- starting ---
 
-    def _start(self, roots):
+    def _start(self, roots, inner_mounts):
         self._poll = select.epoll()
         self._wake_read, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._extra_fds = [self._wake_read]
@@ -9551,650 +10449,30 @@ class Watch:
         self._poll.register(self._alarm.fd, select.EPOLLIN)
         # Opened before anything is looked up, so that no mount made meanwhile is missed; without
         # `mounts` too, since a root may be unmounted.
-        self._mounts = MountList()
-        self._poll.register(self._mounts.fileno(), select.EPOLLPRI)
+        self._mount_list = MountList()
+        self._poll.register(self._mount_list.fileno(), select.EPOLLPRI)
+        wanted = self._wanted
+        options = {"events": event_names(wanted.mask), "latency": self._latency, "own": wanted.own,
+                   "recursive": wanted.recursive, "devices": wanted.devices,
+                   "dereference": wanted.dereference}
+        self._sources = Sources(
+            wanted, self._notice, self._mount_list, self._poll,
+            lambda *roots, **more: ThreadWatch(*roots, **dict(options, **more)),
+            self._begin_thread)
+        self._mounts = Mounts(self._sources, inner_mounts)
         for root in roots:
             self._add_root(root)
-        if self._fanotify is None and not any(isinstance(names, FanotifyNames)
-                                              for names in self._names):
-            self._who.close()               # left over from a filter that was not to be had
-        self._find_mounts()
-        self._await_beside()
-        self._summary.tell(self._notice)
-        self._started = self._notice.running = True
-
-    def _find_mounts(self):
-        """Watch what is mounted in the trees now."""
-        for _ in range(MOUNT_TRIES):
-            if not self._follow_mounts(self._mounts.read()):
-                break
+        self._sources.settle_who()
+        self._mounts.start()
+        self._notice.running = True
 
     def _add_root(self, display):
-        """Watch a root, by its names or as a tree; the name it has."""
-        path = os.fsencode(display)
-        shown = shown_name(display)
-        self._ignore.watch(self.roots + (shown,))
-        if self._is_far_root(display, path):
-            return shown
-        try:
-            given = Given(shown, path, self._dereference,
-                          None if self._may_wait else self._mounts.may_ask, self._wait)
-        except OSError as error:
-            raise no_root(error, display)
-        if given.names is None:
-            return self._add_tree(shown, path).display
-        for names in self._names:
-            other = names.given.get(given.identity)
-            if other is not None:
-                given.close()
-                return other.display
-        self._add_given(given, path)
-        return shown
-
-    def _add_given(self, given, path):
-        """Watch a root that is known by its names."""
-        reasons = []
-        for name in self._candidates():
-            try:
-                self._add_to_names(name, given)
-                break
-            except OSError as error:
-                reasons.append((name, error))
-        else:
-            given.close()
-            if not given.is_dir:
-                self._refuse(given.display, reasons[-1][1])
-            self._add_tree(given.display, path)
-            return self._notice("%s won't be followed when it leads elsewhere: %s"
-                                % (printable(given.display), worded(reasons[-1][1])))
-        if not given.is_dir:
-            self._tell_lesser(reasons, name)
-        return None
-
-    def _add_to_names(self, name, given):
-        """Watch a root that is known by its names, with the filter of a name."""
-        kind = {"inotify": InotifyNames, "trace": TraceNames}.get(name, FanotifyNames)
-        for names in self._names:
-            try:
-                if isinstance(names, kind):
-                    return names.add(given)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise           # else one of the two is a subvolume, which takes its own group
-        names = kind(self._mask, self._notice, weakly(self._lead), weakly(self._in_tree),
-                     self._own, name)
-        try:
-            names.add(given)
-            if name != "inotify":
-                self._who.attach()
-        except BaseException:
-            names.close()
-            raise
-        self._names.append(names)
-        self._register(names)
-        return None
-
-    def _lead(self, given, fd):
-        """A root leads to another directory now, open as `fd`, or to none (None).  Returns what is
-        still to be told of the one before."""
-        told = []
-        if given.tree is not None:
-            (source, root), given.tree = given.tree, None
-            ahead = source.ahead()
-            while source.is_behind(ahead):
-                told += source.read(self._moment)
-            if root in source.roots:
-                source.remove(root)
-                self._drop_mounts()
-        if fd is not None:
-            before = [root for source in self._trees for root in source.roots]
-            root = self._add_tree(given.display, path_to_fd(fd))
-            if root not in before:
-                given.tree = next(source for source in self._trees if root in source.roots), root
-            self._pass_no_mounts([visible_path(fd, self._mounts.far())])
-            self._mounts_news = True
-        return told
-
-    @property
-    def _trees(self):
-        """The sources whose roots are trees."""
-        return [source for source in self._sources if not isinstance(source, Names)]
-
-    def _in_tree(self, fd):
-        """Whether an open directory is in a tree, so that its entries are told of."""
-        trees = [root for source in self._trees for root in source.roots + source.mounted]
-        if not trees:
-            return False
-        path, mount_id = fd_path(fd), mount_id_of(fd)
-        tops = [root.path if root.fd is None else fd_path(root.fd) for root in trees
-                if root.mount_id == mount_id]
-        return is_below_any(path, tops) if self._recursive else path in tops
-
-    def _add_tree(self, shown, path):
-        """Find which source can watch a directory as a root, and add it there: that root, or the
-        one that it is already."""
-        reasons = []
-        for name in self._candidates():
-            try:
-                root = self._add_to(name, shown, path)
-                break
-            except OSError as error:
-                reasons.append((name, error))
-        else:
-            self._refuse(shown, reasons[-1][1])
-        self._tell_lesser(reasons, name)
-        return root
-
-    def _tell_lesser(self, reasons, name):
-        """Say that a filter is used, and why no better one: [(its name, error)]."""
-        if reasons:
-            better, error = reasons[0]
-            self._tell_once("%s can't be used: %s; so it is %s%s"
-                            % (better, in_words(error).reason, name, LESSER[name]))
-
-    def _is_far_root(self, display, path):
-        """Watch a root beside the reading, if somebody else answers for where it is; whether it is
-        so.  That may take as long as it takes to be answered."""
-        mounts = self._mounts.current()
-        if not any(map(is_answered, mounts)):
-            return False
-        asked = Asked(lambda: way_taken(path, self._dereference))
-        number, real, crossed = self._answer(asked, display, "")
-        if number is None:
-            return False                    # it is not there yet
-        far = self._mounts.far()
-        beyond = [mount for mount in mounts if lies_far(mount, far) and (
-            mount.id == number or mount.id in crossed and mount.path != b"/")]
-        if not beyond:
-            return False
-        if "inotify" not in self._candidates():
-            return False                    # a filter that was asked for may wait
-        root = FarRoot(display.rstrip("/") or "/", real, number)
-        source = self._make_beside(
-            root, beyond[0].kind, lambda notice, options: ThreadWatch(
-                display, notice=notice, ignore=self._ignore.globs, **options),
-            False)
-        while not source.is_ready and not source.over:
-            self._wait_for(lambda seconds: select.select([source.fd], [], [], seconds)[0],
-                           display, source.kind)
-            self._events.extend(source.read(self._moment))
-        if source.error is not None:
-            self._drop_over()
-            raise source.error
-        return True
-
-    def _answer(self, asked, display, kind):
-        """What was asked of a root."""
-        self._wait_for(asked.has_come, display, kind)
-        if self._wait and isinstance(asked.error, FileNotFoundError):
-            return None, None, ()
-        if asked.error is not None:
-            raise no_root(asked.error, display)
-        return asked.answer
-
-    def _wait_for(self, has_come, display, kind):
-        """Wait until has_come(seconds), and say for what when it takes long."""
-        if not has_come(ANSWER_SECONDS):
-            self._tell_once("waiting for %s: %s does not answer"
-                            % (printable(display), kind or "its file system"))
-            while not has_come(ANSWER_SECONDS):
-                pass
-
-    def _tell_once(self, message):
-        """Give a notice that was not given before."""
-        if message not in self._told:
-            self._told.add(message)
-            self._notice(message)
-
-    def _refuse(self, shown, error):
-        """Raise the Error that tells why a root can't be watched."""
-        error = self._without_inotify(error)
-        if error.errno == errno.EACCES and not os.path.isdir(shown):
-            raise failure(error.errno, "watching", shown, "the directory it is in can't be read; "
-                          "run as root, or watch where you may read")
-        if isinstance(error, Error):
-            raise error
-        raise failure(error.errno, "watching", shown)
-
-    def _without_inotify(self, error):
-        """An error of fanotify, which does not advise inotify where that is no choice."""
-        if not self._doers or self._wanted_filter != "auto":
-            return error
-        return Error(error.errno, in_words(error).reason, hint="choosing by process takes "
-                     "fanotify: root, and a file system that has file handles")
-
-    def _candidates(self):
-        """The filters to try for a root, in order."""
-        if self._wanted_filter != "auto":
-            return [self._wanted_filter]
-        last = [] if self._doers else ["inotify"]       # which does not tell who
-        if self._fanotify is not None:
-            name = self._fanotify.filter.name
-            return [name] + (["trace"] if name != "user" else []) + last
-        if self.object is not None:
-            return ["fastpath"]
-        # One stat spares a stock kernel the making of a group for nothing.
-        names = [name for name in FILTER_NAMES[1:-1]
-                 if name != "fastpath" or os.path.isdir(FASTPATH_SYSFS)]
-        return names + last
-
-    def _add_to(self, name, shown, path, place=None, mount=None):
-        """Watch a root with the filter of a name; of a mount in a tree, the Place and the Mount."""
-        if not self._mask & ~NOT_TOLD.get(name, 0):
-            raise Error(errno.EINVAL, "watching %s: %s does not tell of %s"
-                        % (printable(shown), name, " or ".join(event_names(self._mask))),
-                        hint="choose other events, or --filter marks")
-        make = {"inotify": InotifyRoot, "trace": TraceRoot}.get(name, Root)
-        root = make(shown, path, mount)
-        root.may_wait = self._may_wait
-        try:
-            source = self._source(name)
-            fresh = source is None
-            if fresh:
-                source = self._make_source(name)
-            else:
-                for other in source.roots:
-                    if root.key == other.key:
-                        root.close()            # given twice
-                        return other if place is None else None
-            try:
-                if fresh and isinstance(source, Fanotify):
-                    self._who.attach()
-                source.add(root, place)
-            except BaseException:
-                if fresh:
-                    source.close()
-                raise
-        except BaseException:
-            root.close()
-            raise
-        if fresh:
-            self._register(source)
-        return root
-
-    def _source(self, name):
-        """What watches trees with the filter of a name, if that has been made."""
-        return {"inotify": self._inotify, "trace": self._trace}.get(name, self._fanotify)
-
-    def _make_source(self, name):
-        """What watches trees with the filter of a name."""
-        if name == "inotify":
-            return Inotify(self._mask, self._notice, self._mounts, self._ignore, self._devices,
-                           self._recursive)
-        if name != "trace":
-            return Fanotify(self._mask, name, self._notice, self._ignore, self.object, self._own,
-                            self._devices, self._recursive)
-        if self._no_trace is not None:
-            raise self._no_trace
-        try:
-            trace = Trace(self._mask, self._notice, self._own, self._devices, self._recursive,
-                          self._ring)
-        except Error as error:
-            # Another one: what this has on its way up holds descriptors.
-            self._no_trace = Error(error.errno, error.reason, error.detail)
-            raise
-        if trace.tracer.caveat:
-            self._notice(trace.tracer.caveat)
-        return trace
-
-    def _register(self, source):
-        """Read from a source from now on."""
-        if isinstance(source, Inotify):
-            self._inotify = source
-        elif isinstance(source, Trace):
-            self._trace = source
-        elif isinstance(source, Fanotify):
-            self._fanotify = source
-        source.on_move = weakly(self._follow_foreign)
-        self._sources.append(source)
-        self._poll.register(source.fd, select.EPOLLIN)
-
-    # --- mounts ---
-
-    def _note_mounts(self):
-        """Follow the mounts if there is news of them: when what was queued before has been judged,
-        so that the tables are as far as the list is."""
-        for source in self._sources:
-            self._mounts_news, source.arrived = self._mounts_news or source.arrived, False
-        self._mounts_news = self._mounts.changed() or self._mounts_news
-        if not self._mounts_due:
-            return
-        if self._mounts_after is None:
-            self._mounts_after = self._mounts_now()
-            self._mounts_news = False
-        after, current = self._mounts_after
-        # Not until no more waits: in a busy tree more comes while that is judged.
-        if any(source.is_behind(after.get(source, 0)) for source in self._sources):
-            return
-        self._mounts_after = None
-        self._mounts_news = self._follow_mounts(current) or self._mounts_news
-
-    def _mounts_now(self):
-        """({source: its ahead()}, list of mounts), as they are at one moment: no directory was
-        moved between, so that its move and the unmounting of what is in it are in both or in
-        neither.  (Where they are moved all the time, after some tries, one follows the other.)"""
-        after = {source: source.ahead() for source in self._sources}
-        for _ in range(MOUNT_TRIES):
-            before, current = after, self._mounts.read()
-            after = {source: source.ahead() for source in self._sources}
-            if not any(source.renamed_since(before[source]) for source in self._sources):
-                return after, current
-        return before, current
-
-    @property
-    def _mounts_due(self):
-        return self._mounts_news or self._mounts_after is not None
-
-    def _follow_mounts(self, current):
-        """Watch the file systems mounted inside the trees, as a list of them has it; let go of
-        those that are gone.  Returns whether the list is out of date."""
-        self._let_go(current)
-        hidden = self._take_in(current) if self._inner_mounts else set()
-        self._foreign = [found for found in self._known_mounts.values()
-                         if found is not None and found.is_foreign]
-        # One may be in another.
-        self._foreign.sort(key=lambda found: len(found.root.display))
-        self._follow_foreign()
-        if self._fanotify is not None:
-            self._fanotify.directories.others.clear()
-        for names in self._names:
-            self._events += names.look_again(self._moment)
-        for source in self._sources:
-            source.binds = self._within or any(map(source.is_shared, source.mounted))
-        # Covered; or else a directory above has been renamed.
-        return bool(hidden) and not hidden <= self._mounts.read().keys()
-
-    def _follow_foreign(self):
-        """Have the mounts in another source's tree called as that source calls their places now;
-        let go of those that left the tree: they are found again when they come back.
-
-        A source calls it whenever a directory in its trees has been moved, before it goes on.
-        """
-        for found in list(self._foreign):
-            shown = found.shown()
-            if shown is None:
-                self._foreign.remove(found)
-                found.source.remove(found.root)
-                self._mounts_news = True
-            elif shown != found.root.display:
-                found.source.show_as(found.root, shown)
-
-    def _let_go(self, current):
-        """Know no more of the mounts that are gone, and the new paths of those that are not."""
-        known, self._known_mounts = self._known_mounts, {}
-        by_id = {mount.id: mount for mount in current.values()}
-        far = self._mounts.far()
-        # What one is called may depend on another, so none goes before all are asked.  (One that is
-        # not in `mounted` has left the tree.)
-        watched = [(identity, found, found.shown())
-                   for identity, found in known.items()
-                   if found is not None and found.root in found.source.mounted]
-        gone = []
-        for identity, found, shown in watched:
-            found.root.display = shown or found.root.display
-            mount = by_id.get(identity[0])
-            # Of another device it may be what got the number; or it was found by a list in which
-            # the one before it still had that.
-            if mount is not None and found.is_at(mount, far, hidden=mount.device == identity[1]):
-                self._keep_found(found, mount, identity[2], current, far)
-            else:
-                gone.append((found.source, found.root, shown))
-                if found.is_foreign:
-                    found.place.source.uncovered(found.place.key, found.place.name)
-        for identity, found in known.items():
-            if found is None and identity in current:
-                self._known_mounts[identity] = None
-        self._let_go_passed(by_id, far)
-        gone += self._roots_gone(by_id)
-        self._unmounted(gone[::-1])         # what was mounted last goes first
-
-    def _keep_found(self, found, mount, path_before, current, far):
-        """A mount that is watched is still there, maybe at another path: know it by that."""
-        source, root = found.source, found.root
-        root.path, root.is_covered = mount.path, is_far(mount.path, far)
-        if source.is_shared(root) and not source.is_needed(root):
-            return source.remove(root)
-        if mount.path != path_before and isinstance(found.place.source, Unwatched):
-            try:
-                found = found._replace(place=self._place(mount, current, True))
-            except Hidden:                  # what it is in has left the tree
-                return source.remove(root)
-        self._known_mounts[mount.id, mount.device, mount.path] = found
-        return None
-
-    def _let_go_passed(self, by_id, far):
-        """Of the mounts that are not watched, know no more of those that are gone."""
-        for number, passed in list(self._passed.items()):
-            if not passed.is_at(by_id.get(number), far):
-                del self._passed[number]
-                passed.place.source.uncovered(passed.place.key, passed.place.name)
-
-    def _roots_gone(self, by_id):
-        """The roots whose mounts are gone: [(source, root, what to call it)].
-
-        A root may be on a mount that is in no list: in a chroot, in another namespace, or unmounted
-        before.  Only what was in one can be unmounted.
-        """
-        gone = []
-        for source in self._sources:
-            for root in source.roots:
-                if root.mount_id in by_id:
-                    root.is_listed = True
-                elif root.is_listed:
-                    gone.append((source, root, source.shown(root)))
-        return gone
-
-    def _take_in(self, current):
-        """Watch the mounts in the trees that are not watched yet; the identities of those that
-        are hidden."""
-        hidden, self._within = set(), False
-        far = self._mounts.far()                # by now: the list may have waited
-        tops = [(top_of(root, far), root.mount_id) for source in self._trees
-                for root in source.roots]
-        for identity, mount in current.items():
-            if identity in self._known_mounts:
-                continue
-            found = None
-            if any(path is not None and mount.id != mount_id
-                   and below(mount.path, path) is not None for path, mount_id in tops):
-                try:
-                    found = self._mount_found(mount, current, far)
-                except Hidden as reason:    # until the list of mounts changes again
-                    self._mounts_news = self._mounts_news or isinstance(reason, Early)
-                    hidden.add(identity)
-                    continue
-                except Within:              # until what it shows leaves the tree
-                    self._within = True
-                    continue
-            self._known_mounts[identity] = found
-        if self._started:
-            self._summary.tell(self._notice)
-        return hidden
-
-    def _mount_found(self, mount, current, far):
-        """Watch a mount that is below a root's path: its Found, or None if it can't be.
-
-        Raises Hidden, before all else: what covers it may be watched already; or Within.
-        """
-        at, above_is_far = spot_of(mount, far), is_far(os.path.dirname(mount.path), far)
-        if at is None and not above_is_far:
-            raise Hidden
-        place = self._place(mount, current, above_is_far)
-        shown = place.shown()
-        if shown is None or self._ignore.hides(shown, True):
-            raise Hidden                # the table is behind; or until it is not ignored
-        self._passed[mount.id] = Passed(place, at, mount.device, mount.root)
-        if mount.kind in KERNEL_KINDS:
-            return None                 # as everybody expects: nothing is said
-        if lies_far(mount, far):
-            found = self._add_beside(mount, place, shown, at)
-        elif any(source.inside(mount.path) is not None
-                 for source in (self._fanotify, self._trace) if source is not None):
-            raise Within
-        else:
-            found = self._add_mount(mount, place, shown, at, far)
-        if found is not None:
-            del self._passed[mount.id]
-        return found
-
-    def _add_mount(self, mount, place, shown, spot, far):
-        """Find which source can watch a mount, and add it there: its Found, or None."""
-        reasons = []
-        for name in self._candidates():
-            try:
-                root = self._add_to(name, shown, mount.path, place, mount)
-                break
-            except OSError as error:
-                if spot_of(mount, far) is None:
-                    raise Hidden            # a directory above it is being renamed
-                reasons.append((name, error))
-        else:
-            error = self._without_inotify(reasons[0][1])
-            if error.errno == errno.ENOTDIR and shown in self.roots:
-                return None                 # which is watched, as itself
-            if error.errno == errno.ENOTDIR and not self._devices and is_device_node(mount.path):
-                return None                 # as containers have in /dev, and over files in /proc
-            self._summary.failed(shown, mount.kind, error)
-            return None
-        lesser = name == "inotify" and reasons and (self._fanotify or self._trace)
-        if root is None:
-            return None                     # it is a root, too
-        if self._started:
-            self._notice("%s, %s mounted inside, is watched from now on%s"
-                         % (printable(shown), mount.kind, ", with inotify" if lesser else ""))
-        elif lesser:
-            self._summary.lesser(shown, mount.kind)
-        return Found(self._source(name), root, place, spot)
-
-    def _place(self, mount, current, above_is_far):
-        """The Place of a mount, of those in the list `current`.  Raises Hidden."""
-        directory, name = os.path.split(mount.path)
-        # inotify last: only a handle tells at once that a directory is not one of its own.
-        for source in sorted(self._sources, key=lambda each: each is self._inotify):
-            key = None if above_is_far else source.inside(directory)
-            if key is not None:
-                return Place(source, key, name)
-        # It may be in what is in a tree and has no source, or one that can't be asked.
-        for path, above in self._unasked(mount.parent, current):
-            rest = below(directory, path)
-            if rest is not None:
-                return Place(Unwatched(above), os.fsdecode(rest and rest + b"/"), name)
-        raise Hidden                    # or the table is behind: see `arrived`
-
-    def _unasked(self, number, current):
-        """(path, what can be shown()) of what has a mount of a number and is called by its path."""
-        path = next((each.path for each in current.values() if each.id == number), None)
-        if number in self._passed:
-            yield path, self._passed[number].place
-        for found in self._known_mounts.values():
-            if found is not None and found.root.mount_id == number \
-                    and not isinstance(found.source, Beside):
-                yield path, found
-        for source in self._sources:
-            if isinstance(source, Beside) and source.root.mount_id == number:
-                yield (path if source.mounted else source.root.path), source.root
-
-    def _add_beside(self, mount, place, shown, spot):
-        """Watch a mount that somebody else answers for: its Found, or None."""
-        trace = self._trace_beside()
-        root = FarRoot(shown, mount.path, mount.id)
-        if trace is not None:
-            def touch(*_):
-                touched = TraceRoot(shown, mount.path, mount)
-                return touched, trace.touch(touched)
-
-            def adopt(touched, is_late):
-                return self._adopt(trace, touched, is_late, root, place, spot, mount)
-            source = self._make_beside(root, mount.kind, touch, True, adopt)
-        elif "inotify" not in self._candidates():
-            self._notice("not watched: %s, %s mounted inside: somebody else answers for it, and "
-                         "only trace or inotify is used there" % (printable(shown), mount.kind))
-            return None
-        else:
-            source = self._make_beside(
-                root, mount.kind, lambda notice, options: ThreadWatch(mount=mount, notice=notice,
-                                                                      **options), True)
-        source.is_announced = self._started
-        return Found(source, root, place, spot)
-
-    def _trace_beside(self):
-        """The Trace for what somebody else answers for, if it is to be had and wanted."""
-        if self._trace is None and "trace" in self._candidates():
-            try:
-                self._register(self._make_source("trace"))
-            except Error:
-                pass                        # inotify serves, too
-        return self._trace
-
-    def _adopt(self, trace, touched, is_late, far_root, place, spot, mount):
-        """Have a mount that a thread has touched watched by a Trace; whether it is."""
-        root, (fd, watch) = touched
-        shown = None if is_late else far_root.display
-        if shown is None or trace.fd is None:
-            os.close(fd)
-            return False
-        root.show_as(shown)
-        root.is_far = True
-        root.is_covered = is_far(os.path.dirname(mount.path), self._mounts.far())
-        trace.take(root, (fd, watch), place)
-        for identity, found in list(self._known_mounts.items()):
-            if found is not None and found.root is far_root:
-                self._known_mounts[identity] = Found(trace, root, place, spot)
-        self._mounts_news = True            # the list of those in another's tree, and what is in it
-        return True
-
-    def _make_beside(self, root, kind, make, mounted, adopt=None):
-        options, begin = dict(self._options), self._begin_thread
-
-        def start(notice):
-            begin()
-            return make(notice, options)
-        source = Beside(root, kind, start, self._notice, mounted, adopt)
-        self._register(source)
-        return source
+        """Watch a root; the name it has."""
+        return self._sources.add_root(display)
 
     @staticmethod
     def _begin_thread():
         """What a thread beside the reading does first: see ProgramWatch."""
-
-    def _await_beside(self):
-        """Wait for those that were just asked, as long as that is for an answer."""
-        asked = [source for source in self._sources if isinstance(source, Beside)]
-        while True:
-            waits = [source.due() for source in asked if source.due() is not None]
-            if not waits:
-                break
-            select.select([source.fd for source in asked], [], [], min(waits))
-            for source in asked:
-                self._events.extend(source.read(self._moment))
-        self._drop_over()
-        for source in asked:
-            if (self._fanotify or self._trace) and source.mounted and source.is_ready \
-                    and source.adopt is None:
-                self._summary.lesser(source.root.display, source.kind)
-
-    def _drop_over(self):
-        """Let go of the sources that have come to their end."""
-        for source in [source for source in self._sources if source.over]:
-            self._sources.remove(source)
-            self._poll.unregister(source.fd)
-            self._counts.update(source.counters())
-            source.close()
-            for identity, found in list(self._known_mounts.items()):
-                if found is not None and found.source is source:
-                    self._known_mounts[identity] = None
-            self._foreign = [found for found in self._foreign if found.source is not source]
-
-    def _unmounted(self, gone):
-        """File systems are gone, [(source, root, what to call it or None)]: say so."""
-        for source, root, shown in gone:
-            if isinstance(source, Beside) and source.is_ready:
-                source.unmounted(shown)
-                continue
-            if shown is not None:
-                self._events.append(Event(shown, UNMOUNT | ISDIR, None, time.time(), None,
-                                          self._moment))
-            source.remove(root)
 
     # --- reading ---
 
@@ -10229,11 +10507,12 @@ class Watch:
                 break
         if self._closed:
             return []
-        events = list(self._rest) + list(self._events if self.ended else ())
-        self._rest.clear()
         if self.ended:
-            self._events.clear()
-        elif timeout is not None:
+            self._rest.extend(self._sources.events)
+            self._sources.events.clear()
+        events = list(self._rest)
+        self._rest.clear()
+        if timeout is not None and not self.ended:
             self._set_alarm()
         return events
 
@@ -10241,21 +10520,19 @@ class Watch:
         """Have fileno() be readable when there is more to do, though nothing comes."""
         if self._closed:
             return
-        if self._rest or self._mounts_due or any(source.backlog for source in self._sources):
+        due = [seconds for seconds, _ in self._sources.due()]
+        if self._rest or self._mounts.is_due or self._sources.backlog():
             self._alarm.set(0)
-            return
-        due = [each for each in (source.due() for source in self._sources) if each is not None]
-        if due:
+        elif due:
             self._alarm.set(min(due))
 
     def _collect(self, deadline, timeout):
         """Wait for the sources, then keep what those have that have something."""
         with self._tables:
-            backlog = [source.fd for source in self._sources if source.backlog]
-            due = [] if backlog else [source for source in self._sources
-                                      if source.due() is not None]
-            waits = [source.due() for source in due]
-            if backlog or self._mounts_due:
+            backlog = self._sources.backlog()
+            due = [] if backlog else self._sources.due()
+            waits = [seconds for seconds, _ in due]
+            if backlog or self._mounts.is_due:
                 waits.append(0)
         if deadline is not None:
             waits.append(min(LONGEST_WAIT, max(0.0, deadline - time.monotonic())))
@@ -10263,7 +10540,7 @@ class Watch:
         ready = [fd for fd, _ in self._poll.poll(min(waits) if waits else -1)]
         self._woken = not self._wakers.isdisjoint(ready)
         if not ready or self._alarm.fd in ready:
-            ready += [source.fd for source in due]
+            ready += [fd for _, fd in due]
         if timeout != 0 and ready and not (backlog or self._woken):
             self._gather()
         ready += backlog
@@ -10272,11 +10549,10 @@ class Watch:
 
     def _read_ready(self, ready):
         """Keep what is to be told, where some descriptors are ready."""
-        read_before = self._events_read
-        self._keep(self._read_sources(ready))
-        count = self._events_read - read_before
-        self._note_mounts()
-        self._drop_over()
+        read_before = self._sources.events_read
+        self._keep(self._sources.read(ready, self._mounts.first))
+        count = self._sources.events_read - read_before
+        self._mounts.follow()
         self._keep([])
         if self._alarm.fd in ready:
             self._alarm.stop()
@@ -10291,9 +10567,9 @@ class Watch:
 
     def _keep(self, events):
         """Have those of the events, and of those made here, that are asked for told."""
-        events = events + list(self._events)
-        self._events.clear()
-        if self._include or self._exclude or self._ignore.rules:
+        events = events + list(self._sources.events)
+        self._sources.events.clear()
+        if self._include or self._exclude or self._wanted.ignore.rules:
             events = list(filter(None, map(self._filtered, events)))
         for is_chosen in self._doers:
             events = [event for event in events
@@ -10304,41 +10580,13 @@ class Watch:
         self._counts["reported"] += len(events)
         self._rest.extend(events)
 
-    @property
-    def _events_read(self):
-        return sum(source.stats["events read"] for source in self._sources)
-
-    def _read_sources(self, ready):
-        """The events of the sources whose descriptors are ready.
-
-        A mount in a tree of another source is called as the directory there is.  So that one goes
-        first, as far as its queue goes: a rename there is read before what was done after it here.
-        """
-        leading = {found.place.source for found in self._foreign}
-        since = min([source.since() for source in [self._fanotify] + self._names
-                     if source is not None and (source.fd in ready or source in leading)] or [0.0])
-        events, self._moment = [], Moment(self.roots, Processes(self._who, since))
-        self._ignore.watch(self._moment.roots)
-        for source in sorted(self._sources, key=lambda each: each not in leading):
-            if source in leading:
-                ahead = source.ahead()
-                while source.is_behind(ahead):
-                    events += source.read(self._moment)
-            if source.fd in ready:
-                events += source.read(self._moment)
-        for names in self._names:
-            if names.has_lost_a_tree:
-                events += names.look_again(self._moment)
-        return events
-
     def _read_queued(self):
         """Keep for the next read() what has happened until now: it is of the roots as they are."""
-        after = {source: source.ahead() for source in self._sources}
-        while True:
-            behind = [source.fd for source, end in after.items() if source.is_behind(end)]
-            if not behind:
-                break
-            self._keep(self._read_sources(behind))
+        ahead = self._sources.ahead()
+        behind = self._sources.behind(ahead)
+        while behind:
+            self._keep(self._sources.read(behind, self._mounts.first))
+            behind = self._sources.behind(ahead)
 
     def _gather(self):
         """Under load, wait until `latency` has passed since the first event was read: the
@@ -10377,14 +10625,14 @@ class Watch:
         """Whether include, exclude and ignore let a path through."""
         return (not self._include or any(search(path) for search in self._include)) \
             and not any(search(path) for search in self._exclude) \
-            and not self._ignore.hides(path, is_dir)
+            and not self._wanted.ignore.hides(path, is_dir)
 
     @property
     def ended(self):
         """Whether stop() or close() was called, or no root is left (but that were given up by
         remove()): read() gives no more."""
         return self._stopped or self._closed or not (
-            self._emptied or any(source.roots for source in self._sources))
+            self._emptied or any(source.roots for source in self._sources.all))
 
     def __iter__(self):
         self._check("iterating over events")
@@ -10465,7 +10713,7 @@ class Watch:
                 self._read_queued()
                 name = self._add_root(root)
                 self._emptied = False
-                self._look_again(self._paths(name))
+                self._look_again(self._sources.tops(name))
         finally:
             self._settle()
         return name
@@ -10484,65 +10732,31 @@ class Watch:
                         "these are: " + " ".join(map(printable, self.roots)))
                         if self.roots else "nothing is"))
                 self._read_queued()
-                paths = self._paths(name)
+                tops = self._sources.tops(name)
                 self._emptied = set(self.roots) == {name}
-                for names in self._names:
-                    for given in [given for given in names.given.values()
-                                  if given.display == name]:
-                        names.remove(given)
-                for source in self._trees:
-                    for each in [each for each in source.roots if each.display == name]:
-                        source.remove(each)
-                self._drop_over()
-                self._drop_mounts()
-                self._look_again(paths)
+                self._sources.remove_root(name)
+                self._mounts.drop_outside()
+                self._look_again(tops)
         finally:
             self._settle()
 
-    def _paths(self, name=None):
-        """The paths that lead to the roots now, or to those of a name."""
-        far = self._mounts.far()
-        return [top_of(root, far) for source in self._trees for root in source.roots
-                if name in (None, root.display)]
-
-    def _drop_mounts(self):
-        """Let go of the mounts that are in no tree any more."""
-        tops = self._paths()
-        for identity, found in list(self._known_mounts.items()):
-            if found is not None and not is_below_any(found.root.path, tops):
-                del self._known_mounts[identity]
-                if found.root in found.source.mounted:
-                    found.source.remove(found.root)
-
     def _look_again(self, tops):
-        """Watch what is mounted below some directories and is in a tree now; then have a read()
-        that waits look at what there is."""
-        self._pass_no_mounts(tops)
-        self._find_mounts()
+        """Follow what is mounted below some directories, of roots that are others now; then have a
+        read() that waits look at what there is."""
+        self._mounts.look_again(tops)
         self._alarm.set(0)
-
-    def _pass_no_mounts(self, tops):
-        """Have the mounts below some directories looked at, that were in no tree until now."""
-        for identity, found in list(self._known_mounts.items()):
-            if found is None and is_below_any(identity[2], tops):
-                del self._known_mounts[identity]
 
     # --- the rest ---
 
     @property
     def filter(self):
         """The name of the filter in use; two joined by "+" if some root needed inotify."""
-        names = [self._fanotify.filter.name] if self._fanotify is not None else []
-        names += [source.filter_name for source in [self._trace] + self._names
-                  if source is not None and (source.roots or source.mounted)]
-        names += ["inotify" for source in self._sources if isinstance(source, Inotify)
-                  or isinstance(source, Beside) and source.is_ready]
-        return "+".join(collections.OrderedDict.fromkeys(names))
+        return "+".join(self._sources.filter_names())
 
     @property
     def roots(self):
         """The roots still watched, as they were given: a tuple of str."""
-        return tuple(root.display for source in self._sources for root in source.roots[:])
+        return self._sources.roots
 
     def fileno(self):
         """A descriptor that select, poll and asyncio can wait on; then call read(0)."""
@@ -10552,8 +10766,8 @@ class Watch:
     def stats(self):
         """Counters since the start: a dict of str to int."""
         total = collections.Counter({name: 0 for name in STATISTICS})
-        for counts in [self._counts] + [source.counters() for source in self._sources]:
-            total.update(counts)
+        total.update(self._counts)
+        total.update(self._sources.counters())
         return dict(total)
 
     def stop(self):
@@ -10585,9 +10799,7 @@ class Watch:
     @property
     def pending(self):
         """Whether something has happened that read() is still to tell of, or to look at."""
-        return bool(self._rest or self._events or self._mounts_due) or any(
-            source.backlog or source.due() is not None or readable(source.fd)
-            for source in self._sources)
+        return bool(self._rest) or self._mounts.is_due or self._sources.pending
 
     def _check(self, doing):
         """Raise Error unless it is open, and of this process."""
@@ -10636,13 +10848,11 @@ class Watch:
                 self._reading.leave()
 
     def _release(self, forked=False):
-        self._who.close()
-        sources, self._sources = self._sources, []
-        for source in sources:
-            source.close(forked)
-        if self._mounts is not None:
-            self._mounts.close()
-            self._mounts = None
+        if self._sources is not None:
+            self._sources.close(forked)
+        if self._mount_list is not None:
+            self._mount_list.close()
+            self._mount_list = None
         if self._poll is not None:
             self._poll.close()
             self._poll = None
@@ -10684,18 +10894,15 @@ class ThreadWatch(Watch):
         self._mount = mount
         super().__init__(*(roots or ("/",)), filter="inotify", mounts=False, **options)
 
-    def _is_far_root(self, display, path):
-        return False
-
     def _add_root(self, display):
         if self._mount is None:
             return super()._add_root(display)
-        return self._add_to("inotify", display, self._mount.path, mount=self._mount).display
+        return self._sources.add("inotify", display, self._mount.path, mount=self._mount).display
 
     @property
     def ended(self):
         return self._stopped or self._closed or not any(source.roots or source.mounted
-                                                        for source in self._sources)
+                                                        for source in self._sources.all)
 
 
 # --- forks ---
@@ -10751,11 +10958,6 @@ def path_name(name, path):
 def name_of_root(root):
     """A root that was given as an argument, as str."""
     return path_name("watching", root)
-
-
-def shown_name(root):
-    """What a root is called in events."""
-    return root.rstrip("/") or "/"
 
 
 def choose_doers(comm, pid, user):
@@ -11018,7 +11220,7 @@ def glob_regex(glob):
 
 
 # =============================================================================================
-# 11. The command line
+# 13. The command line
 # =============================================================================================
 
 EXAMPLES = """\
@@ -12727,7 +12929,7 @@ class ProgramWatch(Watch):
 
     def answers(self, path):
         """Whether it is known that nobody else has to answer for what a path leads to."""
-        return not is_far(os.fsencode(path), self._mounts.far())
+        return not is_far(os.fsencode(path), self._mount_list.far())
 
     @staticmethod
     def _begin_thread():

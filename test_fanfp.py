@@ -5579,8 +5579,8 @@ class EndedProcesses(Base):
             event, = watch.read(PATIENCE)
             self.assertEqual((event.pid, event.comm, event.uid), (worker.pid, "kept", 0))
             # As if there were fewer ids than processes that have come and gone.
-            watch._who._recent._space = 1
-            self.assertIsNone(watch._who.find(worker.pid, fanfp.boot_time()).comm)
+            watch._sources.who._recent._space = 1
+            self.assertIsNone(watch._sources.who.find(worker.pid, fanfp.boot_time()).comm)
 
     def test_in_full(self):
         """With `process` all of it is read with the events."""
@@ -5934,17 +5934,17 @@ class Library(Base):
         there was other news of mounts to follow at that very moment."""
         os.makedirs(self.out + "/shown")
         self.make("m", "other")
-        follow, begun = fanfp.Watch._follow_mounts, []
+        follow, begun = fanfp.Mounts.follow_list, []
 
-        def follow_late(watch, *current):
-            if watch._started and not begun:
+        def follow_late(mounts, *current):
+            if mounts.sources.notice.running and not begun:
                 begun.append(True)
                 run("touch", self.out + "/shown/before")
                 self.mount("--bind", self.out + "/shown", self.tree + "/m")
-            return follow(watch, *current)
+            return follow(mounts, *current)
 
         notices = []
-        with unittest.mock.patch.object(fanfp.Watch, "_follow_mounts", follow_late), \
+        with unittest.mock.patch.object(fanfp.Mounts, "follow_list", follow_late), \
                 fanfp.Watch(self.tree, filter="user", notice=notices.append) as watch:
             self.mount("-t", "tmpfs", "tmpfs", self.tree + "/other")
             found = self.read_until(watch, lambda _: len(notices) >= 2)
@@ -6209,8 +6209,8 @@ class Library(Base):
         os.makedirs(self.tree + "/m")
         with fanfp.Watch(self.tree, filter="inotify") as watch:
             self.mount("--bind", self.tree + "/shown", self.tree + "/m")
-            self.read_until(watch, lambda _: watch._passed)
-            number, = watch._passed
+            self.read_until(watch, lambda _: watch._mounts.unwatched)
+            number, = watch._mounts.unwatched
             run("umount", self.tree + "/m")
             run("mkdir", self.tree + "/m/d")
             for _ in range(50):
@@ -6219,7 +6219,7 @@ class Library(Base):
                     break
             else:
                 self.skipTest("the kernel does not give numbers of mounts again")
-            self.read_until(watch, lambda _: not watch._passed)
+            self.read_until(watch, lambda _: not watch._mounts.unwatched)
             run("touch", self.tree + "/m/d/file")
             self.read_until(watch, lambda found: self.tree + "/m/d/file" in found)
 
@@ -6354,7 +6354,7 @@ class NamesInLibrary(Base):
             os.symlink("../tree", self.top + "/a/tree")
             with fanfp.Watch(self.top + "/a/tree/file", filter=name) as watch:
                 shown = self.top + "/a/tree/file"
-                number = watch._sources[0].fd
+                number = watch._sources.all[0].fd
                 before = marks_of(number)
                 for _ in range(3):
                     os.rename(path, old)

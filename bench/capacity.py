@@ -26,7 +26,7 @@ import fanfp  # noqa: E402
 
 def record(watch, top, files):
     """The buffers that a read of the events of so many files gives."""
-    queue = watch._fanotify.queue
+    queue = watch._sources.fanotify.queue
     directories = [os.path.join(top, each) for each in os.listdir(top)]
     subprocess.run([sys.executable, os.path.join(HERE, "worker.py"), str(files)], check=True,
                    input="".join(each + "\n" for each in directories).encode(),
@@ -40,7 +40,7 @@ def record(watch, top, files):
 
 def fill(watch, buffers):
     for buffer in buffers:
-        watch._fanotify.queue.add(buffer)
+        watch._sources.fanotify.queue.add(buffer)
 
 
 def only_decode(watch, buffers, fd):
@@ -50,7 +50,7 @@ def only_decode(watch, buffers, fd):
 
 def judge(watch, buffers, fd):
     fill(watch, buffers)
-    while watch._fanotify.backlog:
+    while watch._sources.fanotify.backlog:
         watch.read(0)
 
 
@@ -61,7 +61,7 @@ def printer(lines):
     def run(watch, buffers, fd):
         output = fanfp.Output(fd, "a pipe", signals)
         fill(watch, buffers)
-        while watch._fanotify.backlog:
+        while watch._sources.fanotify.backlog:
             events = watch.read(0)
             if events:
                 output.write(lines(events))
@@ -89,7 +89,7 @@ def main():
         events = sum(1 for buffer in buffers for _ in fanfp.decode(buffer))
         fill(watch, buffers)
         reported = 0
-        while watch._fanotify.backlog:
+        while watch._sources.fanotify.backlog:
             reported += len(watch.read(0))
         result = {"events": events, "reported": reported, "buffers": len(buffers)}
         for name, action in (("decode", only_decode), ("decode, judge", judge),
