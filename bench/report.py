@@ -261,13 +261,13 @@ def trace_rows(found):
         rows.append(("worker %s slowed by" % where, "%s (%s)" % (words, percent(marks)),
                      percent(own), own <= marks))
     own, marks = (least(runs[name], "watcher") for name in ("trace", "marks"))
-    rows.append(("its processor time for a file inside", "at most that of `marks` (%s)"
+    rows.append(("fanfp's processor time for a file inside", "at most that of `marks` (%s)"
                  % micro(marks), micro(own), own <= marks))
     lines = [median([run["lines"] for run in runs[name]]) for name in ("trace", "marks")]
     rows.append(("the same for a line; lines a file, beside those of `marks`", "-", "%s (%s); "
                  "%.1f, %.1f" % (micro(own / lines[0]), micro(marks / lines[1]), *lines), None))
     for what, key in (("worker outside, a file", "worker"), ("worker inside", "worker inside"),
-                      ("its processor time for a file inside", "watcher")):
+                      ("fanfp's processor time for a file inside", "watcher")):
         one, many = (least(runs[name], key) for name in ("trace", "trace, 64 roots"))
         rows.append((what + ", with 1 and 64 roots", "flat (at most 1.2 times)",
                      "%s, %s" % (micro(one), micro(many)), many <= 1.2 * one))
@@ -284,7 +284,7 @@ def trace_rows(found):
     files, own = burst["files"], burst["trace"]
     rows.append(("lines of a burst of %s files while nothing is read" % count(files),
                  count(4 * files), count(own["lines"]), own["lines"] == 4 * files))
-    rows.append(("its processor time for a line of that; for a file, beside `marks`", "-",
+    rows.append(("fanfp's processor time for a line of that; for a file, beside `marks`", "-",
                  "%s; %s (%s)" % (micro(own["per_event"]), micro(own["cpu"] / files),
                                   micro(burst["marks"]["cpu"] / files)), None))
     return rows
@@ -292,7 +292,7 @@ def trace_rows(found):
 
 def many_rows(section):
     chunks, rows = section["inside"]["trace"], []
-    for who, prefix in (("its processor time for", ""), ("the worker's for", "worker ")):
+    for who, prefix in (("fanfp's processor time for", ""), ("the worker's for", "worker ")):
         first, second = (median([each[prefix + which] for each in chunks])
                          for which in ("first", "second"))
         marks = tuple(micro(median([each[prefix + which] for each in section["inside"]["marks"]]))
@@ -302,7 +302,7 @@ def many_rows(section):
                 (micro(first), micro(second)) + marks), first <= 1.2 * second))
     first, last = (min(each["first"] for each in part)
                    for part in (chunks[:len(chunks) // 2], chunks[len(chunks) // 2:]))
-    rows.append(("the same, of the first half of the directories and of the other",
+    rows.append(("fanfp's for the first file, the least in one half of them and in the other",
                  "flat (at most 1.2 times)", "%s, %s" % (micro(first), micro(last)),
                  last <= 1.2 * first))
     memory = [each["memory"] / 1e6 for each in chunks]
@@ -311,7 +311,7 @@ def many_rows(section):
                  memory[-1] <= 1.2 * memory[0]))
     outside = [median([each["first"] for each in section["outside"][name]])
                for name in ("trace", "marks")]
-    rows.append(("its processor time for the first file of each directory outside, beside `marks`",
+    rows.append(("fanfp's processor time for the first file of each directory outside, beside `marks`",
                  "none", "%s (%s)" % tuple(map(micro, outside)), outside[0] < 1e-6))
     return rows
 
