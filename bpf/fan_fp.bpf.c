@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * fan_fp: which fanotify events belong to the watched trees, decided in the kernel; and at the
- * end of this file, who did it: the names of processes that have ended.
+ * fan_fp: which fanotify events belong to the watched trees, decided in the kernel; at the end of
+ * this file, who did it: the names of processes that have ended; and in trace.h, the events
+ * themselves, recorded before fanotify has them.
  *
- * The two are groups of programs that have nothing in common, maps included.  Each is loaded by
- * itself, and what a kernel lacks for one is nothing to the other: the struct_ops programs need
- * a kernel with the fastpath, the raw tracepoint programs Linux 4.17.
+ * The three are groups of programs that share no map, no variable and no function that is called.
+ * Each is loaded by itself, and what a kernel lacks for one is nothing to the others: the
+ * struct_ops programs need a kernel with the fastpath, the raw tracepoint programs Linux 4.17, the
+ * kprobe programs 5.10.
  *
  * Built at the top of the checkout, with libbpf's headers (libbpf-dev) at hand:
  *
