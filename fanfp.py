@@ -5175,11 +5175,13 @@ class Tracer:
       pid                  the process as seen in this pid namespace, None: of another
       uid gid cgroup comm  of it at that moment; comm is bytes
       slot, path           the root and the path relative to it, b"" for the root itself; bytes.
-                           path None: too long, or not settled while directories above were being
-                           renamed all the time; slot None: not even whether it is inside is known
+                           path None: longer than 64 KB; slot None, too: not even whether it is
+                           inside is known, below more than 65,536 directories (before Linux 5.17
+                           2,000), or where directories above were being renamed all the time
       old_slot, old_path   where it was, for RENAME; of a file that is a root and is in the
                            directory of another: where it is by the name that was used; else None
-      is_whole             False where something in it is missing or not certain
+      is_whole             False where something is missing, or the path may be of two moments,
+                           since directories above were being renamed all the time
       end                  position() of the reader just after it
     RENAME has both sides inside; with one of them outside it is MOVED_TO or MOVED_FROM, if asked
     for.  A file that is a root has path b"" by whatever name it is used.  Of a file's or
