@@ -11682,6 +11682,19 @@ class Documents(unittest.TestCase):
                 case, _, method = code.partition(".")
                 self.assertTrue(hasattr(globals().get(case), method), code)
 
+    def test_names_of_functions(self):
+        """The plan of the house names such as are there, in fanfp.py or in bpf/."""
+        programs = "".join(map(self.read, glob.glob(HERE + "/bpf/*.[ch]")))
+        named = [code[:-2] for code in self.code("doc/design.md")
+                 if re.match(r"\w+(\.\w+)?\(\)$", code)]
+        self.assertGreater(len(named), 50)
+        for name in named:
+            with self.subTest(name):
+                owner, _, method = name.rpartition(".")
+                found = getattr(fanfp, owner, None) if owner else fanfp
+                self.assertTrue(hasattr(found, method) or not owner and re.search(
+                    r"\b%s\(" % name, programs), name)
+
     def test_readme_is_short(self):
         lines = self.texts["README.md"].splitlines()
         self.assertLessEqual(len(lines), 200)
