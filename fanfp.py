@@ -11293,9 +11293,8 @@ def build_parser():
              "group id,parent's pid,executable,command line,control group,unit")
     add("--format", metavar="FORMAT", help="a line of your own, see below")
     add("--who", action="store_true",
-        help="more of who did it: user, parent's pid, systemd unit or "
-             "container; in --json and --csv group, executable, command "
-             "line, control group too")
+        help="more of who did it: user, parent's pid, systemd unit or container; in --json and "
+             "--csv group, executable, command line, control group too")
     add("--timefmt", metavar="FORMAT", help="strftime format of %%T in --format")
     add("--no-newline", action="store_true", help="no newline after --format")
     add("--include", action="append", metavar="REGEX", help="only paths with a match")
@@ -11340,10 +11339,9 @@ def build_parser():
     add("--summary", action="store_true",
         help="no events, but the same tables at the end and at SIGUSR1; also with --json, --csv")
     add("--exec", dest="command", metavar="COMMAND",
-        help="run a command for each event, one at a time, without "
-             "a shell: {} is the path; FANFP_PATH, _OLD_PATH, "
-             "_EVENTS, _IS_DIR, _PID, _COMM, _UID and more of who did it are in its environment; "
-             "see below")
+        help="run a command for each event, one at a time, without a shell: {} is the path; "
+             "FANFP_PATH, _OLD_PATH, _EVENTS, _IS_DIR, _PID, _COMM, _UID and more of who did it "
+             "are in its environment; see below")
     add("--run", metavar="COMMAND",
         help="run a command for all that changed until it was quiet for a while: the "
              "paths are on its standard input, a NUL after each, FANFP_COUNT of them")
@@ -11367,12 +11365,9 @@ def refuse(message):
 def seconds(text):
     """An argparse type: a number of seconds, not negative, finite."""
     try:
-        value = float(text)
+        return duration("", float(text))
     except ValueError:
-        value = -1
-    if not 0 <= value < 1e9:
         raise unfit("a number of seconds, 0 or more", text)
-    return value
 
 
 def ignored_glob(text):
@@ -11406,13 +11401,9 @@ def size(text):
 
 def positive(text):
     """An argparse type: a whole number above 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
+    if not is_number(text) or int(text) == 0:
         raise unfit("a whole number above 0", text)
-    return value
+    return int(text)
 
 
 def unfit(wanted, text):
@@ -11562,10 +11553,15 @@ def csv_field(text):
     return '"%s"' % text.replace('"', '""') if any(c in text for c in ',"') else text
 
 
-FORMAT_EVENT = {"p": "pid", "C": "comm", "U": "uid"}
+FORMAT_EVENT = {"P": "path", "o": "old_path", "p": "pid", "C": "comm", "U": "uid"}
 FORMAT_PROCESS = {"u": "user", "G": "gid", "q": "ppid", "x": "exe", "a": "cmdline",
                   "k": "cgroup", "s": "unit"}
-"""Letters of --format that tell who, by attribute.  find -printf's %u, %U and %G, ps's %a."""
+"""Letters of --format that stand for an attribute, of an Event or its Process.  find -printf's %u,
+%U and %G, ps's %a."""
+FORMAT_FIXED = {"0": "\0", "n": "\n", "%": "%"}
+# Text as it is; % and a letter; %e, or %Xe: events separated by X; another letter, or none.
+FORMAT_PIECE = r"([^%%]+)|%%(?:([wfT%s])|(e)|(.)e|(.?))" % "".join(
+    (*FORMAT_EVENT, *FORMAT_PROCESS, *FORMAT_FIXED))
 
 
 def format_lines(pattern, timefmt, newline):
@@ -11575,60 +11571,38 @@ def format_lines(pattern, timefmt, newline):
     show = (lambda text: text) if raw else printable
     end = "" if raw or not newline else "\n"
 
-    def value(kind, argument, event):
-        path, mask, _, when, old_path, _ = event
-        if kind == "w":
-            return show(split_path(path)[0])
-        if kind == "f":
-            return show(split_path(path)[1])
-        if kind == "P":
-            return show(path or "")
-        if kind == "o":
-            return show(old_path or "")
+    def value(event, kind, separator=""):
+        if kind in FORMAT_FIXED:
+            return FORMAT_FIXED[kind]
+        if kind in "wf":
+            return show(split_path(event.path)["wf".index(kind)])
         if kind == "e":
-            return names_text(mask).replace(",", argument)
+            return names_text(event.mask).replace(",", separator)
         if kind == "T":
-            return time.strftime(timefmt, time.localtime(when))
+            return time.strftime(timefmt, time.localtime(event.time))
         return show(text_of(getattr(event, FORMAT_EVENT[kind]) if kind in FORMAT_EVENT else
                             getattr(event.process, FORMAT_PROCESS[kind], None)))
-
-    constant = {"0": "\0", "n": "\n", "%": "%"}
-
-    def lines(events):
-        return "".join("".join(
-            piece if isinstance(piece, str) else constant.get(piece[0])
-            or value(piece[0], piece[-1], event) for piece in pieces) + end
-            for event in events)
-    return lines
+    return lambda events: "".join(
+        "".join(piece if isinstance(piece, str) else value(event, *piece) for piece in pieces) + end
+        for event in events)
 
 
 def parse_format(pattern):
     """Split a format: str for text as it is, tuples (letter, [separator]) for the rest."""
-    pieces, at = [], 0
-    while at < len(pattern):
-        char = pattern[at]
-        if char != "%":
-            pieces.append(char)
-            at += 1
-            continue
-        letter = pattern[at + 1:at + 2]
-        if letter and (letter in "wfPoT0n%" or letter in FORMAT_EVENT
-                       or letter in FORMAT_PROCESS):
+    import re
+    pieces = []
+    for text, letter, events, separator, wrong in re.findall(FORMAT_PIECE, pattern, re.DOTALL):
+        if text:
+            pieces.append(text)
+        elif letter:
             pieces.append((letter,))
-            at += 2
-        elif letter == "e":
-            pieces.append(("e", ","))
-            at += 2
-        elif pattern[at + 2:at + 3] == "e":     # %Xe: events separated by X
-            pieces.append(("e", letter))
-            at += 3
-        elif letter == "c":
-            raise Error(errno.EINVAL, "reading --format %s: %%c, inotifywait's cookie, is not to "
-                                      "be had; a RENAME has %%o, and the command is %%C"
-                        % printable(pattern))
+        elif events or separator:
+            pieces.append(("e", separator or ","))
         else:
-            raise Error(errno.EINVAL, "reading --format %s: %%%s is not known; --help lists them"
-                        % (printable(pattern), printable(letter)))
+            raise Error(errno.EINVAL, "reading --format %s: %s" % (
+                printable(pattern), "%c, inotifywait's cookie, is not to be had; a RENAME has %o, "
+                "and the command is %C" if wrong == "c" else
+                "%%%s is not known; --help lists them" % printable(wrong)))
     return pieces
 
 
@@ -12512,7 +12486,7 @@ class Screen(Top):
         super().__init__(output, tally)
         self.watch, self.signals, self.errors = watch, signals, errors
         self.notes, self.noted = collections.deque(maxlen=1000), 0.0     # told, and when last
-        self.re, self.termios = module("re", "reading keys"), module("termios", "reading keys")
+        self.tty, self.termios = module("tty", "reading keys"), module("termios", "reading keys")
         self.order, self.is_paused, self.focus, self.selected = ORDERS[0], False, "", None
         self.modes = None                   # of the terminal that keys come from, as they were
 
@@ -12523,9 +12497,8 @@ class Screen(Top):
         if os.isatty(0):
             if self.modes is None:
                 self.watch.wake_on(0)
-            self.modes, modes = self.termios.tcgetattr(0), self.termios.tcgetattr(0)
-            modes[3] &= ~(self.termios.ICANON | self.termios.ECHO)
-            self.termios.tcsetattr(0, self.termios.TCSANOW, modes)
+            self.modes = self.termios.tcgetattr(0)
+            self.tty.setcbreak(0, self.termios.TCSANOW)
         self.output.write("\x1b[?1049h\x1b[?25l\x1b[?7l")
         self.show()
 
@@ -12552,8 +12525,9 @@ class Screen(Top):
             os.kill(os.getpid(), signal.SIGSTOP)
             self.begin()
         if self.modes is not None and readable(0):
+            import re
             data = os.read(0, 4096).replace(b"\x1bO", b"\x1b[")
-            keys = [KEYS.get(key) for key in self.re.findall(rb"\x1b\[.|[^\x1b]", data)]
+            keys = [KEYS.get(key) for key in re.findall(rb"\x1b\[.|[^\x1b]", data)]
             if not data or "quit" in keys:
                 return True
             for key in keys:
@@ -12782,12 +12756,11 @@ def make_views(options, watch, output, signals, errors):
 class Manner(Part):
     """What a run tells, and in which words: fanfp's own.  Another is below: see Tool."""
 
-    output = lines = None               # of the events, once it is open; what makes text of them
+    options = output = lines = None     # of the run; of the events, once it is open; their text
 
-    def __init__(self, options, signals):
-        refuse_idle(options)
-        self.options, self.signals = options, signals
-        self.errors = Output(2, "standard error", signals)
+    def __init__(self):
+        self.signals = Signals()
+        self.errors = Output(2, "standard error", self.signals)
 
     def tell(self, message):
         """Say what went wrong, or what is to be known."""
@@ -12818,10 +12791,9 @@ class Manner(Part):
         return status if self.signals.number is None else die_of(self.signals.number)
 
 
-def run(options, make_manner=Manner):
+def run(options, manner):
     """Watch and print until told to stop; the exit status."""
-    signals = Signals()
-    manner = make_manner(options, signals)
+    manner.options, signals = options, manner.signals
     arguments = watch_arguments(options)
     runner = make_runner(options, signals, manner.tell)
     parts = [manner] + ([runner] if runner is not None else [])
@@ -12831,7 +12803,8 @@ def run(options, make_manner=Manner):
     with ProgramWatch(*options.roots, notice=manner.tell, **arguments) as watch:
         if runner is None:              # a command gets what fanfp was started with
             inner = options.wait or not (options.one_file_system or options.no_recursive)
-            drop_capabilities(watch, inner, shows_executable(options))
+            drop_capabilities(watch, inner, options.who or
+                              ("x",) in parse_format(options.format or ""))
         parts += make_views(options, watch, output, signals, manner.errors)
         signals.catch(*(name for part in parts for name in part.catches))
         watch.wake_on(signals.fd)
@@ -12914,11 +12887,6 @@ def is_own(event, own):
     # Where the way leads into what somebody else answers for, it is not asked for.
     return path == own or not is_far(os.fsencode(path), far_paths(read_mounts())) \
         and os.path.realpath(path) == own
-
-
-def shows_executable(options):
-    """Whether executables are asked for."""
-    return options.who or options.format is not None and ("x",) in parse_format(options.format)
 
 
 class ProgramWatch(Watch):
@@ -13307,13 +13275,16 @@ class Tool(Manner):
         self.roots, self.left_out = tool_paths(given, rest)
         self.files, self.cookie, self.before = set(), 0, None
         self.goes_on = not (self.waits and given.keys().isdisjoint(("monitor", "daemon")))
-        self.is_over, self.syslog, self.ready_fd = False, None, None
-        if not given.keys().isdisjoint(("syslog", "daemon")):
-            self.syslog = module("syslog", "reading options: --syslog")
-            self.syslog.openlog(name, self.syslog.LOG_PID | self.syslog.LOG_NDELAY,
-                                self.syslog.LOG_DAEMON)
+        self.is_over, self.ready_fd, self.errors = False, None, None
+        self.signals = Signals()
+        if given.keys().isdisjoint(("syslog", "daemon")):
+            self.say = Output(2, "standard error", self.signals).say
+        else:
+            syslog = module("syslog", "reading options: --syslog")
+            syslog.openlog(name, syslog.LOG_PID | syslog.LOG_NDELAY, syslog.LOG_DAEMON)
+            self.say = syslog.syslog
 
-    def options(self):
+    def read_options(self):
         """fanfp's options that do what this one's ask for."""
         given, options = self.given, build_parser().parse_args([])
         roots = self.roots if self.is_plain else map(os.path.abspath, self.roots)
@@ -13331,19 +13302,6 @@ class Tool(Manner):
         options.filter = given["filter"][-1] if "filter" in given else "inotify" \
             if "inotify" in given or not capabilities() & CAP_SYS_ADMIN else "auto"
         return options
-
-    def with_options(self, options, signals):
-        """This Manner, for a run."""
-        self.options, self.signals = options, signals
-        self.errors = None if self.syslog is not None else Output(2, "standard error", signals)
-        return self
-
-    def say(self, text):
-        """Say a line of one's own."""
-        if self.syslog is not None:
-            self.syslog.syslog(text)
-        else:
-            self.errors.say(text)
 
     def tell(self, message):
         if not message.endswith(LESSER["inotify"]):     # no tool tells who
@@ -13566,11 +13524,11 @@ def run_tool(name, arguments):
         say(tool_help(name))
         return EXIT_ERROR               # as they have it
     tool = (CountingTool if name.endswith("watch") else Tool)(name, given, rest)
-    options = tool.options()
+    options = tool.read_options()
     if "daemon" in given:
         tool.ready_fd = in_background()
     try:
-        return run(options, tool.with_options)
+        return run(options, tool)
     except Error as error:
         if "syslog" not in given:
             raise
@@ -13603,7 +13561,8 @@ def main(arguments=None):
             return probe(options.roots)
         if not options.roots:
             raise Error(errno.EINVAL, "watching: no root given; name a directory, or see --help")
-        return run(options)
+        refuse_idle(options)
+        return run(options, Manner())
     except BrokenPipeError:
         return 0
     except OSError as error:
