@@ -311,8 +311,8 @@ def many_rows(section):
                  memory[-1] <= 1.2 * memory[0]))
     outside = [median([each["first"] for each in section["outside"][name]])
                for name in ("trace", "marks")]
-    rows.append(("fanfp's processor time for the first file of each directory outside, beside `marks`",
-                 "none", "%s (%s)" % tuple(map(micro, outside)), outside[0] < 1e-6))
+    rows.append(("fanfp's for the first file of each directory outside, beside `marks`", "none",
+                 "%s (%s)" % tuple(map(micro, outside)), outside[0] < 1e-6))
     return rows
 
 
