@@ -8049,19 +8049,19 @@ class Trace(Source):
 
     def judge(self, record):
         """Report a record, and keep up with where the mounts are."""
-        mask = record.mask
-        root = self.slots.get(record.slot)
-        if root is None:
-            return
-        if mask & UNMOUNT:
+        if record.mask & UNMOUNT:
             return                          # the list of mounts tells that, which knows each mount
-        if mask & ISDIR and mask & MOVES:
+        if record.slot is None:             # a climb that came to no end
+            self.put(None, record.mask, record)
+            return
+        if record.mask & ISDIR and record.mask & MOVES:
             self.moved(record)
         if not self.recursive:
             record = self.at_the_top(record)
-            if record is None:
-                return
-        old_root = self.slots.get(record.old_slot)
+        root = record and self.slots.get(record.slot)
+        if not root:
+            return                          # it is a root no more
+        mask, old_root = record.mask, self.slots.get(record.old_slot)
         if mask & RENAME and old_root is None:
             record = record._replace(mask=mask & ~RENAME | MOVED_TO)
         if mask & (DELETE_SELF | MOVE_SELF) and root.fd is None:
