@@ -11932,7 +11932,7 @@ def read_command(command, option="--exec"):
         if re.match(SHELLS, os.path.basename(shell)) and re.match(r"-\w*c$", flag) \
                 and "{}" in script:
             notes.append("--exec: {} in the script of %s lets the name of a file run commands; "
-                         "say %s %s '... \"$1\"' - {}" % ((shell,) + (shell, flag)))
+                         "say %s %s '... \"$1\"' - {}" % (shell, shell, flag))
     return words, notes
 
 
@@ -11963,7 +11963,7 @@ class Runner(Part):
         self.input = open_null(os.O_RDONLY)
         self.waiting = collections.deque()
         self.child, self.shown = None, ""       # the one that runs, and what to call it
-        self.told = False       # it was told to end, by a signal to all that it has started
+        self.told = None        # the number of the signal that told it to end
         self.says_all, self.kill_at = False, None
 
     def add(self, events):
@@ -11995,7 +11995,7 @@ class Runner(Part):
     def launch(self, words, what, environment, stdin):
         """Run a command for something; where that can't be, say so."""
         self.shown = "%s for %s" % (shorten(printable(words[0])), what)
-        self.told = False
+        self.told = self.kill_at = None
         try:
             self.child = self.subprocess.Popen(words, env=environment, start_new_session=True,
                                                stdin=stdin)
@@ -12020,10 +12020,16 @@ class Runner(Part):
                       if status >= 0 else "was killed by " + signal_name(-status)))
 
     def tell_to_end(self, number):
-        """Send a signal, once, to all that the command has started."""
+        """Send a signal, once, to all that the command has started, and in time kill it."""
         if not self.told:
-            self.told, self.kill_at = True, time.monotonic() + KILL_SECONDS
+            self.told, self.kill_at = number, time.monotonic() + KILL_SECONDS
             self.send(number)
+        elif time.monotonic() >= self.kill_at:
+            import signal
+            self.kill_at = float("inf")
+            killed = "was killed" if self.send(signal.SIGKILL) else "may not be killed from here"
+            self.tell("running %s: it did not end within %d s of %s, and %s"
+                      % (self.shown, KILL_SECONDS, signal_name(self.told), killed))
 
     def group_has_ended(self):
         """Whether nothing is left of what the command has started."""
@@ -12042,21 +12048,12 @@ class Runner(Part):
             return False
         return True
 
-    def kill(self, name):
-        """Kill all that the command has started, which a signal of a name did not end."""
-        import signal
-        killed = "was killed" if self.send(signal.SIGKILL) else "may not be killed from here"
-        self.tell("running %s: it did not end within %d s of %s, and %s"
-                  % (self.shown, KILL_SECONDS, name, killed))
-
     def finish(self):
         """Run what waits; after a signal only see the end of the command that runs."""
         self.advance()
-        while self.child is not None and self.signals.left(KILL_SECONDS) != 0:
+        while self.child is not None and self.kill_at != float("inf"):
             self.signals.wait(0.05 if self.told else None)      # no signal tells of a group's end
             self.advance()
-        if self.child is not None:
-            self.kill(signal_name(self.signals.number))
         if self.waiting:
             self.tell("ended by %s; commands that were not run: %d"
                       % (signal_name(self.signals.number), len(self.waiting)))
@@ -12113,12 +12110,9 @@ class BatchRunner(Runner):
                 self.tell_end(self.child.returncode)
             self.child = None
             self.suspect_until = min(self.suspect_until, now + SUSPECT_AFTER)
-        if self.child is not None and self.told:
-            if self.signals.number is None and now >= self.kill_at:
-                self.kill("SIGTERM")
-                self.kill_at = float("inf")
-        elif self.child is not None and self.signals.number is not None:
-            self.tell_to_end(self.signals.number)
+        number = self.told or self.signals.number
+        if self.child is not None and number is not None:
+            self.tell_to_end(number)
         elif self.waiting and self.signals.number is None and now >= self.last + self.quiet_for:
             if self.child is None:
                 self.start(self.waiting.popleft())
@@ -13219,14 +13213,15 @@ def tool_csv(text):
 def tool_format(given):
     """The function from Lines to text that the options ask for."""
     import re
-    pattern, timefmt = given.get("format", [None])[-1], given.get("timefmt", [None])[-1]
+    pattern, timefmt = given.get("format", ["%w %e %f"])[-1], given.get("timefmt", [None])[-1]
+    has_format = "format" in given
     for is_wrong, message in (
-            (pattern is not None and "csv" in given, "-c and --format cannot both be specified."),
-            (pattern is None and timefmt is not None,
+            (has_format and "csv" in given, "-c and --format cannot both be specified."),
+            ("timefmt" in given and not has_format,
              "--timefmt cannot be specified without --format."),
-            (pattern is None and "no-newline" in given,
+            ("no-newline" in given and not has_format,
              "--no-newline cannot be specified without --format."),
-            (timefmt is None and "%T" in (pattern or ""),
+            (timefmt is None and "%T" in pattern,
              "%T is in --format string, but --timefmt was not specified."),
             ("daemon" in given and "outfile" not in given, "-o must be specified with -d.")):
         if is_wrong:
@@ -13234,9 +13229,6 @@ def tool_format(given):
     if "csv" in given:
         return lambda lines: "".join(",".join(map(tool_csv, (
             line.directory, tool_names(line.mask), line.name))) + "\n" for line in lines)
-    if pattern is None:
-        return lambda lines: "".join("%s %s %s\n" % (line.directory, tool_names(line.mask),
-                                                     line.name) for line in lines)
 
     def field(line, letter, separator):
         if letter == "T":
