@@ -1035,16 +1035,28 @@ class Root:
     is_part  whether it is a mount of a part of a file system
     is_listed  whether its mount has been in the list of mounts
     is_covered  whether the path of the mount led into one of the far_paths() when last listed
+    may_wait  whether its path is looked up though that may lead to who never answers
     """
 
     fd = key = mount_id = source = None
-    is_listed = is_covered = False
+    is_listed = is_covered = may_wait = False
 
     def __init__(self, display, path, mount=None):
         """`mount`: the Mount of which it is the root, inside a tree."""
         self.display, self.path = display, path
         self.is_part = mount is not None and mount.root != b"/"
         self.kind = mount and mount.kind
+
+    def open_by_path(self):
+        """open_path() of the mount's path, or of the one that it has since a directory above it has
+        been renamed.  OSError when unmounted, or out of reach."""
+        try:
+            if not self.is_covered:
+                return self.open_path()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        self.path = path_to(self.mount_id, self.may_wait)
+        return self.open_path()
 
     def show_as(self, display):
         """It is called otherwise from now on."""
@@ -1108,24 +1120,15 @@ class HandleRoot(Root):
 
     def open_mount(self):
         """A descriptor for open_by_handle, for close_mount(); OSError when unmounted."""
-        if self.fd is not None:
-            return self.fd
-        try:
-            if not self.is_covered:
-                return self.open_path()
-        except (Gone, OSError):
-            pass
-        # Its path is another one once a directory above it has been renamed.
-        self.path = path_to(self.mount_id)
-        return self.open_path()
+        return self.fd if self.fd is not None else self.open_by_path()
 
     def open_path(self):
-        """An ordinary descriptor of what its path leads to, if that is it.  Gone, or OSError."""
+        """An ordinary descriptor of what its path leads to, if that is it.  OSError."""
         with OwnRead(self.key):
             fd = open_on(self.path, self.mount_id)
         if name_to_handle(fd)[0] != self.key[8:]:
             self.close_mount(fd)
-            raise Gone
+            raise another_there()
         return fd
 
     def close_mount(self, fd):
@@ -1149,6 +1152,11 @@ class HandleRoot(Root):
             with OwnRead(self.key):
                 os.close(self.fd)
             self.fd = None
+
+
+def another_there():
+    """The OSError where what a path leads to is not what it did."""
+    return FileNotFoundError(errno.ENOENT, "another directory has its name by now")
 
 
 def handle_above(fd):
@@ -5467,8 +5475,23 @@ class Tracer:
 
 # --- what a Watch reads from ---
 
+class Wanted(collections.namedtuple("Wanted", "mask filter object own devices recursive "
+                                              "dereference wait ring ignore who may_wait")):
+    """What a Watch asks of its sources: its arguments, and
+
+    mask      bits of EVENTS
+    ignore    the Ignore
+    who       whether events are chosen by who did it, which inotify does not tell
+    may_wait  whether what may never answer is asked: by a thread that does nothing else
+    """
+
+    __slots__ = ()
+
+
 class Source:
     """A source of events: the contract of all, with what most have to say.
+
+    It is made of (Wanted, the name of a filter, a function that takes notices, the MountList).
 
     Each has of its own, besides what is stated below: `fd`, a descriptor to poll; add(root,
     place=None), of a root of the kind it takes, with the Place where that is a mount inside a tree;
@@ -5491,12 +5514,15 @@ class Source:
              says it
     over     whether it has come to its end, and is to be closed
     error    the OSError for which it has, or None
+    follows_mounts  whether it is what calls the mounts in its trees otherwise, when directories are
+             moved there; else whoever follows the mounts does
     filter_name  of the filter in use, one of FILTER_NAMES; None: it tells of nothing as yet
     """
 
     roots = mounted = ()
     backlog = trees_changed = has_bind_mounts = over = False
     error = filter_name = None
+    follows_mounts = True
 
     def keep_root(self, root):
         """Enter a root that is watched from now on."""
@@ -5549,8 +5575,9 @@ class Source:
         return [] if shown is None else [Event(shown, UNMOUNT | ISDIR, None, time.time(), None,
                                                moment)]
 
-    def inside(self, path):
-        """The key of the directory at a path (bytes), if it is known to be in a tree; else None.
+    def inside(self, fd, path):
+        """The key of an open directory, to which a path (bytes) leads, if it is known to be in a
+        tree; else None.
         Raises Behind while what is to come may tell of it."""
         return None
 
@@ -5794,10 +5821,9 @@ class Fanotify(Source):
     tells of a moment past and the kernel answers for now; see the top of section 3.
     """
 
-    def __init__(self, mask, filter_name, notice, ignore, object_path=None, own=False,
-                 devices=False, recursive=True):
-        self.notice, self.own = notice, own
-        self.mask = mask | ALWAYS | ISDIR
+    def __init__(self, wanted, filter_name, notice, _):
+        self.notice, self.own = notice, wanted.own
+        self.mask = wanted.mask | ALWAYS | ISDIR
         self.pid = os.getpid()
         self.own_reads = {}                 # see OwnRead
         self.roots = []                     # given ones; mounts in the tree are in .mounted
@@ -5820,9 +5846,9 @@ class Fanotify(Source):
         self.lossy = False                  # an overflow: absence of an event proves nothing
         self.now, self.moment = time.time(), None
         self.out = []
-        self.make_group(FILTERS[filter_name].halves, object_path, filter_name)
-        self.directories = Directories(devices, recursive, ignore)
-        if own and mask & LISTING:
+        self.make_group(FILTERS[filter_name].halves, wanted.object, filter_name)
+        self.directories = Directories(wanted.devices, wanted.recursive, wanted.ignore)
+        if wanted.own and wanted.mask & LISTING:
             OwnRead.groups[id(self)] = self.own_reads
 
     def make_group(self, halves, object_path, filter_name):
@@ -5855,10 +5881,7 @@ class Fanotify(Source):
 
     def add(self, root, place=None):
         """Watch a root.  For a mount inside a tree, the Place where it is."""
-        try:
-            fd = root.open_mount()
-        except Gone:
-            raise failure(errno.ENOENT, "watching", root.display)
+        fd = root.open_mount()
         try:
             self.filter.prepare(root, fd)
             check_handles(root, fd)
@@ -5894,10 +5917,16 @@ class Fanotify(Source):
         if self.ignored:
             self.moved_in()
 
-    def entry(self, key, name, otherwise):
+    def prefix_now(self, key, otherwise=None):
+        """resolve(), and `otherwise` where it can't be told."""
         try:
-            prefix = self.resolve(key)
+            return self.resolve(key)
         except (Held, Gone, OSError):
+            return otherwise
+
+    def entry(self, key, name, otherwise):
+        prefix = self.prefix_now(key, self)
+        if prefix is self:
             return otherwise
         return prefix and prefix + os.fsdecode(name)
 
@@ -5929,23 +5958,12 @@ class Fanotify(Source):
         self.ignored = False
         return quiet
 
-    def inside(self, path):
-        try:
-            fd = os.open(path, O_PATH_DIR)
-        except OSError:
-            return None
+    def inside(self, fd, path):
         try:
             key = key_of(fd, name_to_handle(fd)[0], os.fsdecode(path))
         except OSError:
             return None
-        finally:
-            os.close(fd)
-        if key[:8] not in self.marked:
-            return None
-        try:
-            return key if self.resolve(key) is not None else None
-        except (Held, Gone, OSError):
-            return None
+        return key if key[:8] in self.marked and self.prefix_now(key) else None
 
     def look_at_roots(self, moment):
         self.directories.others.clear()
@@ -5966,10 +5984,7 @@ class Fanotify(Source):
     def shown(self, root):
         if root.fd is not None:
             return root.display
-        try:
-            prefix = self.resolve(root.key)
-        except (Held, Gone, OSError):
-            return root.display
+        prefix = self.prefix_now(root.key, root.display)
         return prefix and prefix.rstrip("/")
 
     # --- reading ---
@@ -6722,11 +6737,8 @@ class PlainRoot(Root):
     that its own DELETE_SELF never comes: its removal is heard from its parent.  What says that a
     mount is another is that its watch is gone, as IN_IGNORED tells.
 
-    prefix    what to put before the path of what is in it
-    may_wait  whether its path is looked up though that may lead to who never answers
+    prefix  what to put before the path of what is in it
     """
-
-    may_wait = False
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
@@ -6751,14 +6763,11 @@ class PlainRoot(Root):
         """A descriptor of the directory, O_PATH."""
         if self.fd is not None:
             return os.dup(self.fd)
-        try:
-            fd = None if self.is_covered else path_on(self.path, self.mount_id)
-        except OSError:
-            fd = None
-        if fd is None:
-            # Its path is another one once a directory above it has been renamed.
-            self.path = path_to(self.mount_id, self.may_wait)
-            fd = path_on(self.path, self.mount_id)
+        return self.open_by_path()
+
+    def open_path(self):
+        """An O_PATH descriptor of what its path leads to, if that is it.  OSError."""
+        fd = path_on(self.path, self.mount_id)
         try:
             if self.key in (None, inode_of(fd)):
                 return fd               # else its mount's number is another's by now
@@ -6766,7 +6775,7 @@ class PlainRoot(Root):
             os.close(fd)
             raise
         os.close(fd)
-        raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
+        raise another_there()
 
 
 class InotifyRoot(PlainRoot):
@@ -6829,14 +6838,11 @@ class Inotify(Source):
 
     filter_name = "inotify"
 
-    def __init__(self, mask, notice, mounts, ignore, devices=False, recursive=True):
-        """`mounts`: the MountList, for the names of all mounts and the far_paths().
-        `devices`: whether events of device nodes are told like those of files.  Not `recursive`:
-        only the roots themselves are watched.  `ignore`: the Ignore."""
-        self.recursive, self.ignore = recursive, ignore
-        self.notice, self.mounts = notice, mounts
-        self.mask = mask | ALWAYS | ISDIR
-        self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
+    def __init__(self, wanted, _, notice, mount_list):
+        self.recursive, self.ignore = wanted.recursive, wanted.ignore
+        self.notice, self.mounts = notice, mount_list
+        self.mask = wanted.mask | ALWAYS | ISDIR
+        self.asked = (wanted.mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
         self.stats = collections.Counter()
         self.roots, self.mounted = [], []
         self.by_wd = {}
@@ -6870,7 +6876,7 @@ class Inotify(Source):
         self.after = self.marked_at = time.clock_gettime(CLOCK_REALTIME_COARSE)
         self.marked = 0
         self.displaced = {}                 # (wd, name) -> Watched that another took the place of
-        self.devices = None if devices else Devices()
+        self.devices = None if wanted.devices else Devices()
         self.out, self.room = [], 0
         self.now, self.moment = time.time(), None
         self.fd = new_inotify()
@@ -6990,13 +6996,21 @@ class Inotify(Source):
         """Make the directory of a root one of another root's tree, if it is; whether it is."""
         path = visible_path(root.fd, self.mounts.far()) \
             if root.fd is not None and self.recursive else None
+        if path in (None, b"/"):
+            return False
+        above = None
         try:
-            above = None if path in (None, b"/") else self.inside(os.path.dirname(path))
+            fd = os.open(b"..", O_PATH_DIR, dir_fd=root.fd)
+            try:
+                if mount_id_of(fd) == root.mount_id:
+                    above = self.inside(fd, os.path.dirname(path))
+            finally:
+                os.close(fd)
         except Behind:
             self.forget(root.watched, True)
             self.learn_again()
             return True
-        if above is None or mount_id_at(root.fd, b"..") != root.mount_id:
+        if above is None:
             return False
         watched = root.watched
         watched.root, watched.parent, watched.name = None, above, os.path.basename(path)
@@ -7178,7 +7192,7 @@ class Inotify(Source):
             if not is_it or watched in self.opened:
                 os.close(fd)
         if not is_it:
-            raise FileNotFoundError(errno.ENOENT, "another directory has its name by now")
+            raise another_there()
         if watched not in self.opened:
             self.opened[watched] = fd, mount_id
         if len(self.opened) > SCAN_DEPTH:
@@ -7646,7 +7660,7 @@ class Inotify(Source):
         for root in self.roots:
             self.start(root)
 
-    def inside(self, path):
+    def inside(self, fd, path):
         """The key of a directory is its Watched."""
         top, names = self.top_of(path)
         if top is None:
@@ -7654,20 +7668,11 @@ class Inotify(Source):
         watched = top.watched
         for name in names:
             watched = watched and watched.children.get(name)
-        if watched is not None and self.is_at(watched, path):
+        if watched is not None and (watched.inode or watched.root.key) == inode_of(fd):
             return watched
         if self.backlog or readable(self.fd):               # else the table may be behind
             raise Behind
         return None
-
-    @staticmethod
-    def is_at(watched, path):
-        """Whether what a path leads to is a watched directory."""
-        try:
-            status = os.stat(path)
-        except OSError:
-            return False
-        return (watched.inode or watched.root.key) == (status.st_dev, status.st_ino)
 
     def top_of(self, path):
         """(the innermost root above a path or None, the names that lead from it to the path)."""
@@ -7774,14 +7779,13 @@ class TraceRoot(PlainRoot):
     """A root.
 
     slot   the number that its records have
-    place  Place of a mount in a tree, else None
     is_far whether somebody else answers for it, so that nothing is asked of it
     opened  (descriptor, watch) after Trace.open(), until it is added
     """
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
-        self.slot = self.place = self.opened = None
+        self.slot = self.opened = None
         self.is_far = False
 
     def close(self):
@@ -7884,21 +7888,23 @@ class Traced:
 class Trace(Source):
     """BPF programs that record the events of the trees, and the ring buffer they put them into."""
 
-    filter_name = "trace"
+    filter_name, follows_mounts = "trace", False
 
-    def __init__(self, mask, notice, own=False, devices=False, recursive=True, ring=None):
-        self.notice, self.recursive = notice, recursive
-        self.mask = mask | ALWAYS | ISDIR
+    def __init__(self, wanted, _, notice, __):
+        self.notice, self.recursive = notice, wanted.recursive
+        self.mask = wanted.mask | ALWAYS | ISDIR
         self.stats = collections.Counter()
         self.roots, self.mounted = [], []
         self.slots = {}                     # number -> TraceRoot
         self.spots = weakref.WeakSet()      # of all Places in its trees
         self.out = []
-        asked = mask & ASKABLE & ~FS_ERROR
+        asked = wanted.mask & ASKABLE & ~FS_ERROR
         if asked & MOVES:
             asked |= RENAME                 # where that was not asked for it is two: see report()
-        self.traced = Traced(asked, asked | TRACE_ALWAYS, own, ring, devices)
+        self.traced = Traced(asked, asked | TRACE_ALWAYS, wanted.own, wanted.ring, wanted.devices)
         self.tracer, self.fd = self.traced.tracer, self.traced.fd
+        if self.tracer.caveat:
+            notice(self.tracer.caveat)
 
     # --- roots and mounts ---
 
@@ -7914,8 +7920,7 @@ class Trace(Source):
         return root
 
     def add(self, root, place=None):
-        """Watch a root.  For a mount inside a tree, the Place where it is.  After open() nobody is
-        asked any more."""
+        """Watch a root.  After open() nobody is asked any more."""
         if root.opened is None:
             self.open(root)
         (fd, watch), root.opened = root.opened, None
@@ -7924,7 +7929,6 @@ class Trace(Source):
         finally:
             os.close(fd)
         self.slots[root.slot] = root
-        root.place = place
         self.keep_root(root)
         self.trees_changed = True           # what is mounted below it
 
@@ -7938,17 +7942,10 @@ class Trace(Source):
                 spot.root = None
         root.close()
 
-    def inside(self, path):
+    def inside(self, fd, path):
         """The key of a directory is its Spot."""
-        try:
-            fd = os.open(path, O_PATH_DIR)
-        except OSError:
-            return None
-        try:
-            after = self.tracer.position()[1]
-            found = self.tracer.locate(fd)
-        finally:
-            os.close(fd)
+        after = self.tracer.position()[1]
+        found = self.tracer.locate(fd)
         if found is None or found[0] not in self.slots:
             return None
         spot = Spot(self.slots[found[0]], found[1], after)
@@ -7959,23 +7956,6 @@ class Trace(Source):
         if key.root is None:
             return None
         return key.root.prefix + os.fsdecode(key.path and key.path + b"/") + os.fsdecode(name)
-
-    def show_as(self, root, display):
-        root.show_as(display)
-        self.rename_mounts()
-
-    def rename_mounts(self):
-        """Call the mounts in the trees as their places are called now.  What has left the trees is
-        found again by the list of mounts if it comes back."""
-        for root in sorted(self.mounted, key=lambda each: len(each.display)):
-            if root.place is None or root.place.source is not self:
-                continue
-            shown = root.place.shown()
-            if shown is None:
-                self.remove(root)
-                self.trees_changed = True
-            else:
-                root.show_as(shown)
 
     def is_shared(self, root):
         return root.is_part and not root.is_far
@@ -8127,7 +8107,6 @@ class Trace(Source):
             if spot.root is not None:
                 spot.path = after[1] + (b"/" + rest if rest else b"")
         if changed:
-            self.rename_mounts()
             self.on_move()
 
     def counters(self):
@@ -8385,10 +8364,10 @@ class Names(Source):
                        of a directory, or None; and the key of the file, or None
     """
 
-    def __init__(self, mask, notice, lead, in_tree, own, filter_name):
+    def __init__(self, wanted, filter_name, notice, lead, in_tree):
         self.notice, self.lead, self.in_tree = notice, lead, in_tree
-        self.own, self.filter_name = own, filter_name
-        self.mask = mask | ALWAYS | ISDIR
+        self.own, self.filter_name = wanted.own, filter_name
+        self.mask = wanted.mask | ALWAYS | ISDIR
         self.given = collections.OrderedDict()  # identity of a root -> Given
         self.gone = {}                      # those whose directory is gone -> pid: of whose event
         self.places = {}                    # key of a directory listened to -> its descriptor
@@ -8913,6 +8892,13 @@ LESSER = {"marks": "", "trace": "", "user": ", which reads every event of the fi
 NOT_TOLD = {"inotify": OPEN_EXEC | FS_ERROR, "trace": FS_ERROR}     # of events, by filter
 
 
+# What watches trees with a filter, the roots it takes, and what watches names; None: with fanotify.
+Kind = collections.namedtuple("Kind", "trees root names")
+KINDS = {"inotify": Kind(Inotify, InotifyRoot, InotifyNames),
+         "trace": Kind(Trace, TraceRoot, TraceNames),
+         None: Kind(Fanotify, HandleRoot, FanotifyNames)}
+
+
 def no_root(error, shown):
     """The Error for a root that can't be looked at."""
     hint = "name a directory or a file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
@@ -8940,8 +8926,7 @@ class MountList:
     def __init__(self):
         self._files = []
         self._news = False                      # a change not told yet
-        self._mounts = self._names = self._far = None   # current(), names(), far()
-        self._beyond = None                     # see may_ask()
+        self._mounts, self._kept = None, {}     # current(), and see _of_list()
         try:
             for _ in range(2):
                 self._files.append(open("/proc/self/mountinfo", "rb"))
@@ -8964,8 +8949,14 @@ class MountList:
 
     def _look(self):
         if self._poll.poll(0):
-            self._news = True
-            self._mounts = self._names = self._far = self._beyond = None
+            self._news, self._mounts, self._kept = True, None, {}
+
+    def _of_list(self, name, make):
+        """What a function makes of the mounts, not made again while they are the same."""
+        mounts = self.current()
+        if name not in self._kept:
+            self._kept[name] = make(mounts)
+        return self._kept[name]
 
     @staticmethod
     def read():
@@ -8981,30 +8972,23 @@ class MountList:
 
     def names(self):
         """The last parts of the paths of all mounts: a set of bytes."""
-        mounts = self.current()
-        if self._names is None:
-            self._names = {mount.path.rpartition(b"/")[2] for mount in mounts}
-        return self._names
+        return self._of_list("names", lambda mounts: {
+            mount.path.rpartition(b"/")[2] for mount in mounts})
 
     def far(self):
         """far_paths() of all mounts."""
-        mounts = self.current()
-        if self._far is None:
-            self._far = far_paths(mounts)
-        return self._far
+        return self._of_list("far", far_paths)
 
     def may_ask(self, number):
         """Raise Error if somebody else answers for the mount of a number, or for what it lies on.
 
         Not for "/", as in far_paths().
         """
-        mounts = self.current()
-        if self._beyond is None:
-            far = self.far()
-            self._beyond = {mount.id: mount for mount in mounts
-                            if mount.path != b"/" and lies_far(mount, far)}
-        if number in self._beyond:
-            mount = self._beyond[number]
+        far = self.far()
+        beyond = self._of_list("beyond", lambda mounts: {
+            mount.id: mount for mount in mounts if mount.path != b"/" and lies_far(mount, far)})
+        if number in beyond:
+            mount = beyond[number]
             raise Error(errno.EREMOTE, "it leads into %s, %s, which may never answer"
                         % (printable(os.fsdecode(mount.path)), mount.kind))
 
@@ -9250,19 +9234,6 @@ class ThreadSource(Source):
 
 # --- all sources of a Watch ---
 
-class Wanted(collections.namedtuple("Wanted", "mask filter object own devices recursive "
-                                              "dereference wait ring ignore who may_wait")):
-    """What a Watch asks of its sources: its arguments, and
-
-    mask      bits of EVENTS
-    ignore    the Ignore
-    who       whether events are chosen by who did it, which inotify does not tell
-    may_wait  whether what may never answer is asked: by a thread that does nothing else
-    """
-
-    __slots__ = ()
-
-
 class Sources:
     """The sources of a Watch, and which of them watches what.
 
@@ -9378,7 +9349,7 @@ class Sources:
 
     def add_to_names(self, name, given):
         """Watch a root that is known by its names, with the filter of a name."""
-        kind = {"inotify": InotifyNames, "trace": TraceNames}.get(name, FanotifyNames)
+        kind = KINDS.get(name, KINDS[None]).names
         for names in self.names:
             try:
                 if isinstance(names, kind):
@@ -9386,15 +9357,8 @@ class Sources:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise           # else one of the two is a subvolume, which takes its own group
-        names = kind(self.wanted.mask, self.notice, self.lead, self.in_tree, self.wanted.own, name)
-        try:
-            names.add(given)
-            if name != "inotify":
-                self.who.attach()
-        except BaseException:
-            names.close()
-            raise
-        return self.register(names)
+        return self.begin(kind(self.wanted, name, self.notice, self.lead, self.in_tree),
+                          lambda names: names.add(given))
 
     def lead(self, given, fd):
         """A root leads to another directory now, open as `fd`, or to none (None).  Returns what is
@@ -9535,11 +9499,10 @@ class Sources:
             raise Error(errno.EINVAL, "watching %s: %s does not tell of %s" % (
                 printable(shown), name, " or ".join(event_names(self.wanted.mask))),
                         hint="choose other events, or --filter marks")
-        kind, make = {"inotify": (Inotify, InotifyRoot),
-                      "trace": (Trace, TraceRoot)}.get(name, (Fanotify, HandleRoot))
-        root = make(shown, path, mount)
+        kind = KINDS.get(name, KINDS[None])
+        root = kind.root(shown, path, mount)
         root.may_wait = self.wanted.may_wait
-        source = self.by_kind.get(kind)
+        source = self.by_kind.get(kind.trees)
         try:
             if source is None:
                 source = self.make(name, lambda made: made.add(root, place))
@@ -9554,42 +9517,32 @@ class Sources:
             raise
         return root
 
-    def make(self, name, begin=lambda made: None):
-        """Make what watches trees with the filter of a name, and have it begin; none is left where
-        that fails."""
-        wanted, trees = self.wanted, (self.wanted.devices, self.wanted.recursive)
-        if name == "inotify":
-            made = Inotify(wanted.mask, self.notice, self.mount_list, wanted.ignore, *trees)
-        elif name == "trace":
-            made = self.make_trace()
-        else:
-            made = Fanotify(wanted.mask, name, self.notice, wanted.ignore, wanted.object,
-                            wanted.own, *trees)
-        try:
-            if isinstance(made, Fanotify):
-                self.who.attach()
-            begin(made)
-        except BaseException:
-            made.close()
-            raise
-        self.by_kind[type(made)] = made
-        return self.register(made)
-
-    def make_trace(self):
-        """A Trace.  Raises the Error of the first try, where that failed."""
-        wanted = self.wanted
-        if self.why_no_trace is not None:
+    def make(self, name, add=lambda made: None):
+        """Make what watches trees with the filter of a name, and have it begin()."""
+        if name == "trace" and self.why_no_trace is not None:
             raise self.why_no_trace
+        kind = KINDS.get(name, KINDS[None]).trees
         try:
-            trace = Trace(wanted.mask, self.notice, wanted.own, wanted.devices, wanted.recursive,
-                          wanted.ring)
+            made = kind(self.wanted, name, self.notice, self.mount_list)
         except Error as error:
-            # Another one: what this has on its way up holds descriptors.
-            self.why_no_trace = Error(error.errno, error.reason, error.detail)
+            if name == "trace":
+                # Another one: what this has on its way up holds descriptors.
+                self.why_no_trace = Error(error.errno, error.reason, error.detail)
             raise
-        if trace.tracer.caveat:
-            self.notice(trace.tracer.caveat)
-        return trace
+        self.by_kind[kind] = self.begin(made, add)
+        return made
+
+    def begin(self, source, add):
+        """Have a new source add() its first root, and read from it from now on: the source.  It is
+        closed where that fails."""
+        try:
+            if isinstance(source, (Fanotify, FanotifyNames, TraceNames)):
+                self.who.attach()
+            add(source)
+        except BaseException:
+            source.close()
+            raise
+        return self.register(source)
 
     def trace_if_any(self):
         """What watches trees with `trace`, made if need be; None if that is not to be had, or not
@@ -9740,8 +9693,8 @@ class InnerMount(collections.namedtuple("InnerMount", "root place spot")):
 
     @property
     def is_foreign(self):
-        """Whether it is in a tree of another source than its own, which does not follow that."""
-        return self.place.source is not self.root.source
+        """Whether its source does not follow what it is called, as in the tree of another."""
+        return self.place.source is not self.root.source or not self.root.source.follows_mounts
 
     def shown(self, _=None):
         """What to call it now; None: it has left the tree."""
@@ -9852,7 +9805,7 @@ class Mounts:
         self.known = {}         # identity, as of MountList.read() -> InnerMount, or None: it is in
         #                         no tree, or can't be watched; as of the list followed last
         self.unwatched = {}     # number of a mount in a tree, and not watched -> UnwatchedMount
-        self.foreign = []       # the InnerMounts that are foreign; what has others in it first
+        self.foreign = []       # the InnerMounts that are; what has others in it first
         self.has_duplicates = False     # some were Duplicate, and may not be after a move
         self.news = False       # the list or the trees may be others than those followed last
         self.pending = None     # a list to follow when sources are as far: (their ahead(), list)
@@ -9868,7 +9821,8 @@ class Mounts:
     def first(self):
         """The sources to be read before others.  A mount in another source's tree is called as the
         directory there is: a rename there is read before what was done after it in the mount."""
-        return {mount.place.source for mount in self.foreign}
+        return {mount.place.source for mount in self.foreign
+                if mount.place.source is not mount.root.source}
 
     # --- what the Watch calls ---
 
@@ -9923,8 +9877,8 @@ class Mounts:
     # --- what the sources call ---
 
     def follow_foreign(self):
-        """Have the mounts in another source's tree called as that source calls their places now;
-        let go of those that left the tree: they are found again when they come back."""
+        """Have the foreign mounts called as their places are called now; let go of those that left
+        the tree: they are found again when they come back."""
         for mount in list(self.foreign):
             root, shown = mount.root, mount.shown()
             if shown is None:
@@ -10108,8 +10062,8 @@ class Mounts:
             return None                 # as everybody expects: nothing is said
         if lies_far(mount, far):
             inner = self.add_far(mount, place, shown, at)
-        elif any(source.inside(mount.path) is not None for source in self.sources.all
-                 if not isinstance(source, Inotify)):       # which sees by itself
+        elif self.inside(mount.path, [source for source in self.sources.all if not isinstance(
+                source, Inotify)])[0] is not None:      # which sees by itself
             raise Duplicate
         else:
             inner = self.add(mount, place, shown, at, far)
@@ -10188,17 +10142,32 @@ class Mounts:
     def place(self, mount, current, above_is_far):
         """The Place of a mount, of those in the list `current`.  Raises Hidden."""
         directory, name = os.path.split(mount.path)
-        # inotify last: only a handle tells at once that a directory is not one of its own.
-        for source in sorted(self.sources.all, key=lambda each: isinstance(each, Inotify)):
-            key = None if above_is_far else source.inside(directory)
-            if key is not None:
-                return Place(source, key, name)
+        source, key = (None, None) if above_is_far else self.inside(directory, self.sources.all)
+        if source is not None:
+            return Place(source, key, name)
         # It may be in what is in a tree and has no source, or one that can't be asked.
         for path, above in self.by_path(mount.parent, current):
             rest = below(directory, path)
             if rest is not None:
                 return Place(ByPath(above), os.fsdecode(rest and rest + b"/"), name)
         raise Hidden                    # or the table is behind: see Source.trees_changed
+
+    @staticmethod
+    def inside(path, sources):
+        """(which of some sources has the directory at a path in a tree, or None; its key there)"""
+        try:
+            fd = os.open(path, O_PATH_DIR)
+        except OSError:
+            return None, None               # a file; or a directory above it is being renamed
+        try:
+            # inotify last: only a handle tells at once that a directory is not one of its own.
+            for source in sorted(sources, key=lambda each: isinstance(each, Inotify)):
+                key = source.inside(fd, path)
+                if key is not None:
+                    return source, key
+        finally:
+            os.close(fd)
+        return None, None
 
     def by_path(self, number, current):
         """(path, what can be shown()) of what has a mount of a number and is called by its path."""
