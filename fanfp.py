@@ -22,6 +22,11 @@ One file, Python 3.6 or later, standard library only.  From top to bottom:
     11. Mounts                   what is mounted inside the trees
     12. Watch                    the public interface
     13. The command line         options, output, --exec, --probe; inotify-tools' own
+
+Words: a root is what was given to watch, or the top of a mount in a tree; a tree is a root and what
+is below it, and inside is in one; the border is between that and the rest, ignored or outside; a
+half is the MOVED_FROM or MOVED_TO of a rename; far is what somebody else answers for, who may never
+do so: FUSE, a server.
 """
 
 import sys
@@ -1263,8 +1268,8 @@ class Directories:
         self.devices = None if devices else Devices()
         self.fringe = set()     # keys of the directories that have a root as an entry, and ids
         #                         of file systems in which any may
-        self.others = {}        # file-system id -> Roots that are none, but mounts of the same:
-        #                         a cache of beside()
+        self.other_mounts = {}  # file-system id -> Roots that are none, but mounts of the same:
+        #                         see on_other_mounts()
 
     # --- roots ---
 
@@ -1295,7 +1300,7 @@ class Directories:
         self.prefixes.clear()
         self.outside.clear()
         self.nodes.clear()
-        self.others.clear()
+        self.other_mounts.clear()
         if self.devices is not None:
             self.devices.forget()
         for key, parent, display in self.anchors.values():
@@ -1457,7 +1462,7 @@ class Directories:
         if not self.mounts.get(key[:8]):
             return no_way(key)          # unmounted, though it may be mounted elsewhere
         outside = []
-        for mounts in (self.mounts_of, self.beside):
+        for mounts in (self.mounts_of, self.on_other_mounts):
             for root in mounts(key):
                 links = self.walk_on(root, key)
                 if links and links[-1][1] is not None and links[-1][1] not in self.outside:
@@ -1487,13 +1492,13 @@ class Directories:
         finally:
             os.close(fd)
 
-    def beside(self, key):
+    def on_other_mounts(self, key):
         """Roots for mounts of a directory's file system that show more of it than ours do.
 
         What was moved out of all that a bind mount shows has no way up on that any more: what it
         was moved with, and so where its last events there belong, can be seen on another only.
         """
-        if key[:8] not in self.others:
+        if key[:8] not in self.other_mounts:
             mounts, numbers = read_mounts(), {root.mount_id for root in self.mounts_of(key)}
             ours = [mount for mount in mounts if mount.id in numbers]
             far = far_paths(mounts)
@@ -1507,8 +1512,8 @@ class Directories:
                 if root is not None:
                     found.append(root)
                     shown.append(mount.root)
-            self.others[key[:8]] = found
-        return self.others[key[:8]]
+            self.other_mounts[key[:8]] = found
+        return self.other_mounts[key[:8]]
 
     def climb_below_cover(self, root, key):
         """walk() from a directory over which something is mounted: in a copy of the mount, in
@@ -5966,7 +5971,7 @@ class Fanotify(Source):
         return key if key[:8] in self.marked and self.prefix_now(key) else None
 
     def look_at_roots(self, moment):
-        self.directories.others.clear()
+        self.directories.other_mounts.clear()
         return []
 
     def is_shared(self, root):
@@ -9155,6 +9160,7 @@ class ThreadSource(Source):
             self._give_up()
         if self.over and self.farewell is not None:
             out.append(Event(self.farewell, UNMOUNT | ISDIR, None, time.time(), None, moment))
+            self.farewell = None
         return out
 
     def _begun(self, made):
@@ -9206,7 +9212,7 @@ class ThreadSource(Source):
 
     def unmounted(self, root, shown, moment):
         """What the thread has read till then comes first."""
-        if not self.is_ready:
+        if not self.is_ready or self.over:
             return super().unmounted(root, shown, moment)
         if not self.ending:
             self.ending, self.farewell = True, shown
@@ -9845,9 +9851,9 @@ class Mounts:
 
     def look_again(self, tops):
         """Watch what is mounted below some directories, bytes or None, which are in a tree now."""
-        self.drop_over()
         self.forget_outside(tops)
         self.find()
+        self.drop_over()
 
     def follow(self):
         """Follow the list if there is news of it: when what was queued before has been judged, so
@@ -9863,7 +9869,8 @@ class Mounts:
             if not self.sources.behind(after):
                 self.pending = None
                 self.news = self.follow_list(current) or self.news
-        self.drop_over()
+        if not self.is_due:
+            self.drop_over()
 
     def drop_outside(self):
         """Let go of the mounts that are in no tree any more."""
@@ -9943,7 +9950,8 @@ class Mounts:
 
     def let_go(self, current):
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
-        known, self.known = self.known, {}
+        known, self.known = self.known, {identity: None for identity, inner in self.known.items()
+                                         if inner is None and identity in current}
         by_id = {mount.id: mount for mount in current.values()}
         far = self.list.far()
         # What one is called may depend on another, so none goes before all are asked.  (One that is
@@ -9952,7 +9960,8 @@ class Mounts:
                    if inner is not None and inner.root in inner.root.source.mounted]
         gone = []
         for identity, inner, shown in watched:
-            inner.root.display = shown or inner.root.display
+            if not inner.is_foreign:        # else see follow_foreign()
+                inner.root.display = shown or inner.root.display
             mount = by_id.get(identity[0])
             # Of another device it may be what got the number; or it was found by a list in which
             # the one before it still had that.
@@ -9962,9 +9971,6 @@ class Mounts:
                 gone.append((inner.root, shown))
                 if inner.is_foreign:
                     inner.place.source.uncovered(inner.place.key, inner.place.name)
-        for identity, inner in known.items():
-            if inner is None and identity in current:
-                self.known[identity] = None
         for number, unwatched in list(self.unwatched.items()):
             if not unwatched.is_at(by_id.get(number), far):
                 del self.unwatched[number]
@@ -10003,18 +10009,26 @@ class Mounts:
         return gone
 
     def drop_over(self):
-        """Let go of the sources that have come to their end, and say why, if that is news."""
+        """Let go of the sources that have come to their end, and say why, if that is news.  Not
+        before the list is followed: whose mount is gone is to be told first."""
         for source in self.sources.drop_over():
             for identity, inner in self.known.items():
                 if inner is not None and inner.root.source is source:
                     self.known[identity] = None
             self.foreign = [inner for inner in self.foreign if inner.root.source is not source]
-            # One that came and went is nobody's loss.
-            if source.error is not None and source.mounted \
-                    and source.error.errno != errno.ENOENT \
-                    and any(mount.id == source.root.mount_id for mount in self.list.current()):
-                self.sources.notice("not watched: %s, %s mounted inside: %s" % (
-                    printable(source.root.display), source.kind, worded(source.error)))
+            self.say_why(source)
+
+    def say_why(self, source):
+        """Say why a ThreadSource has come to its end, unless that is nobody's loss: its root was
+        given up, or has come and gone."""
+        root, error = source.root, source.error
+        is_given_up = root not in source.roots + source.mounted
+        if error is None or error.errno == errno.ENOENT or is_given_up:
+            return
+        if not source.is_inner or any(mount.id == root.mount_id for mount in self.list.current()):
+            self.sources.notice("not watched: %s, %s%s: %s" % (
+                printable(root.display), source.kind,
+                " mounted inside" if source.is_inner else "", worded(error)))
 
     # --- those that come ---
 
@@ -10856,7 +10870,7 @@ class Watch:
 
 
 class ThreadWatch(Watch):
-    """A Watch in a thread that may wait, for Beside: of a given root, or of a mount in a tree,
+    """A Watch for a ThreadSource, whose thread may wait: of a given root, or of a mount in a tree,
     which it shows as "/" and does not hold."""
 
     _may_wait = True

@@ -10538,6 +10538,36 @@ class Unanswered(Mounts):
             os.remove(self.tree + "/told")
             self.assertEqual([event for event in events if "UNMOUNT" in event["events"]], [])
 
+    def test_unmounted_before_much_is_read(self):
+        """The thread that watched it has ended before all else that had happened is read: that it
+        is unmounted is told all the same, once."""
+        place = self.tree + "/m"
+        os.mkdir(place)
+        notices, events, before = [], [], threading.active_count()
+        with fanfp.Watch(self.tree, filter="inotify", events="CREATE",
+                         notice=notices.append) as watch:
+            self.serve(place)
+            until = time.monotonic() + PATIENCE
+            while not any("is watched from now on" in notice for notice in notices):
+                self.assertLess(time.monotonic(), until, "it is not watched")
+                watch.read(0.1)
+            for number in range(3 * fanfp.EVENTS_AT_ONCE):
+                make("%s/%d" % (self.tree, number))
+            subprocess.check_call(["umount", place])
+            while threading.active_count() > before:
+                self.assertLess(time.monotonic(), until, "the thread goes on")
+                time.sleep(0.01)
+            make(self.tree + "/end")
+            while self.tree + "/end" not in [event.path for event in events] \
+                    or place not in [event.path for event in events]:
+                self.assertLess(time.monotonic(), until, "it does not come to that")
+                events += watch.read(0.1)
+            make(self.tree + "/end2")
+            while events[-1].path != self.tree + "/end2":
+                self.assertLess(time.monotonic(), until, "it does not come to that")
+                events += watch.read(0.1)
+        self.assertEqual([event.path for event in events if event.mask & fanfp.UNMOUNT], [place])
+
     def test_it_answers_later(self):
         """It is taken in when it does, and heard from then on; below it, too."""
         os.mkdir(self.tree + "/m")
