@@ -9542,7 +9542,7 @@ class Sources:
         """Have a new source add() its first root, and read from it from now on: the source.  It is
         closed where that fails."""
         try:
-            if isinstance(source, (Fanotify, FanotifyNames, TraceNames)):
+            if isinstance(source, (Fanotify, FanotifyNames)):
                 self.who.attach()
             add(source)
         except BaseException:
@@ -12878,6 +12878,12 @@ class ProgramWatch(Watch):
         """Whether it is known that nobody else has to answer for what a path leads to."""
         return not is_far(os.fsencode(path), self._mount_list.far())
 
+    @property
+    def may_load(self):
+        """Whether a root that leads elsewhere, or comes, may be the first tree of `trace`."""
+        return Trace not in self._sources.by_kind and any(
+            isinstance(names, TraceNames) for names in self._sources.names)
+
     @staticmethod
     def _begin_thread():
         try:
@@ -12896,14 +12902,17 @@ def drop_capabilities(watch, mounts, executables):
     """Keep only what watching on takes; what that is was found by trying without.
 
     Directories are read, climbed and opened by handle whatever their mode: CAP_DAC_READ_SEARCH.
-    A file system that is mounted later, or has a root that comes later, is marked: CAP_SYS_ADMIN.
+    A file system that is mounted later, or has a root that comes later, is marked, or BPF programs
+    are loaded for it: CAP_SYS_ADMIN.
     Ignore marks, their flush, the maps of the BPF program and the names of processes take none;
     nor does what `trace` does for a mount, where bpf(2) is for all who have the descriptors: 5.19.
     /proc/PID/exe of a process that may do more than this one is not to be read without
     CAP_SYS_PTRACE.
     """
     kept = kept_to_read()
-    free = {"inotify", "trace"} if _kernel_release() >= (5, 19) else {"inotify"}
+    free = {"inotify"}
+    if _kernel_release() >= (5, 19) and not watch.may_load:
+        free.add("trace")
     if mounts and not free.issuperset(watch.filter.split("+")):
         kept |= CAP_SYS_ADMIN
     if executables:
