@@ -12457,11 +12457,12 @@ class Screen(Top):
     """--top on a terminal: tables renewed each second.  Only what has changed is written, since
     a serial line is slow."""
 
-    catches = ("SIGTSTP",)
+    catches = ("SIGTSTP", "SIGCONT", "SIGQUIT")
 
     def __init__(self, output, tally, watch, signals, errors):
         super().__init__(output, tally)
         self.watch, self.signals, self.errors = watch, signals, errors
+        signals.ending.add("SIGQUIT")       # by itself it would leave the terminal as it is then
         self.notes, self.noted = collections.deque(maxlen=1000), 0.0     # told, and when last
         self.tty, self.termios = module("tty", "reading keys"), module("termios", "reading keys")
         self.order, self.is_paused, self.focus, self.selected = ORDERS[0], False, "", None
@@ -12474,7 +12475,7 @@ class Screen(Top):
         if os.isatty(0):
             if self.modes is None:
                 self.watch.wake_on(0)
-            self.modes = self.termios.tcgetattr(0)
+                self.modes = self.termios.tcgetattr(0)
             self.tty.setcbreak(0, self.termios.TCSANOW)
         self.output.write("\x1b[?1049h\x1b[?25l\x1b[?7l")
         self.show()
@@ -12500,6 +12501,7 @@ class Screen(Top):
             import signal
             self.leave()
             os.kill(os.getpid(), signal.SIGSTOP)
+        elif self.signals.had("SIGCONT"):   # others had the terminal, whatever stopped fanfp
             self.begin()
         if self.modes is not None and readable(0):
             import re
@@ -12554,7 +12556,7 @@ class Screen(Top):
             time.strftime("%H:%M:%S"), sum(self.tally.total.values()),
             sum(self.tally.last.values()) / self.tally.span, self.order,
             ", paused" if self.is_paused else "")
-        lines = [title + shorten(printable(self.focus), columns - len(title))]
+        lines = [(title + shorten(printable(self.focus), columns - len(title)))[:columns]]
         for heading, table in found:
             texts = [shorten(text, columns) for text in table_lines(heading, table)]
             texts[0] = "\x1b[1m" + texts[0]

@@ -4291,6 +4291,27 @@ class People(Command):
         self.assertIn("status 0", lines)
         self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
 
+    def test_screen_and_job_control(self):
+        """A signal that nobody can catch stops it, another goes on; Ctrl-\\ ends it tidily."""
+        terminal = Terminal(self, 50, 12)
+        terminal.press("sh -c 'echo $$ > %s/pid; exec %s --top %s'"
+                       % (self.out, " ".join(MODULE), self.tree), "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1])
+        with open(self.out + "/pid") as file:
+            os.kill(int(file.read()), signal.SIGSTOP)
+        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
+        terminal.press("fg", "Enter")
+        lines = terminal.wait_for(lambda lines: "q quit" in lines[-1]
+                                  and not any("Stopped" in line for line in lines))
+        self.assertTrue(lines[0].endswith(" by total  " + self.tree[:6]), lines)    # cut off
+        terminal.press("s")                 # keys come at once
+        terminal.wait_for(lambda lines: " by rate " in lines[0])
+        terminal.press("C-\\")
+        terminal.wait_for(lambda lines: any("Quit" in line for line in lines))
+        terminal.press("stty -a", "Enter")
+        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
+        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
+
     def test_screen_ended_by_signal(self):
         """The terminal is as it was, and what went wrong meanwhile is told there."""
         terminal = Terminal(self, 80, 24)
