@@ -1064,7 +1064,7 @@ class Root:
         return self.open_path()
 
     def show_as(self, display):
-        """It is called otherwise from now on."""
+        """It has another name in events from now on."""
         self.display = display
 
     def remains(self, path):
@@ -5496,13 +5496,15 @@ class Wanted(collections.namedtuple("Wanted", "mask filter object own devices re
 class Source:
     """A source of events: the contract of all, with what most have to say.
 
-    It is made of (Wanted, the name of a filter, a function that takes notices, the MountList).
+    One that watches trees is made of (Wanted, the name of a filter, a function that takes notices,
+    the MountList).  Each has, besides what is stated below:
 
-    Each has of its own, besides what is stated below: `fd`, a descriptor to poll; add(root,
-    place=None), of a root of the kind it takes, with the Place where that is a mount inside a tree;
-    read(moment), a batch of the events of the trees, [] where there are none; remove(root), of one
-    that it has; close(forked=False), where `forked` says that it is in a child, and what its
-    descriptors lead to is the parent's.
+    fd                     a descriptor to poll
+    add(root, place=None)  watch a root of the kind it takes; the Place is that of a mount in a tree
+    remove(root)           watch it no longer
+    read(moment)           a batch of the events of the trees, [] where there are none
+    close(forked=False)    let go of everything; `forked`: in a child, where what the descriptors
+                           lead to is the parent's
 
     add(), remove() and inside() may ask the file system of a root, and so block where somebody else
     answers for that.  All else asks none of those, never waits and does a bounded amount of work.
@@ -5519,8 +5521,8 @@ class Source:
              says it
     over     whether it has come to its end, and is to be closed
     error    the OSError for which it has, or None
-    follows_mounts  whether it is what calls the mounts in its trees otherwise, when directories are
-             moved there; else whoever follows the mounts does
+    follows_mounts  whether it gives the mounts in its trees their new names itself, when a
+             directory there is moved; else whoever follows the mounts does
     filter_name  of the filter in use, one of FILTER_NAMES; None: it tells of nothing as yet
     """
 
@@ -5599,7 +5601,7 @@ class Source:
         return root.display
 
     def show_as(self, root, display):
-        """A mount in another source's tree is called otherwise from now on."""
+        """A mount in another source's tree has another name in events from now on."""
         root.show_as(display)
 
     def is_shared(self, root):
@@ -8885,9 +8887,9 @@ class InotifyNames(Names):
 # =============================================================================================
 # 10. Sources: which of them watches what
 # =============================================================================================
-# A root goes to the best source that can watch it, and so does what is mounted in one.  In come
-# roots, by what they are called, and mounts, from section 11; out go events, and the reasons why
-# something is watched with less than the best, or can't be.
+# The best source that can watch a root does, and so it is with what is mounted in one.  Roots come
+# in by name, mounts from section 11.  Events go out, and the reasons why something is watched with
+# less than the best, or can't be.
 
 FILTER_NAMES = ("auto", "fastpath", "marks", "trace", "user", "inotify")    # the better first
 
@@ -9243,13 +9245,13 @@ class ThreadSource(Source):
 class Sources:
     """The sources of a Watch, and which of them watches what.
 
-    Comes in   roots, by what they are called: add_root(), remove_root().  What is mounted in them:
-               add(), add_thread().  Descriptors that are ready: read().
-    Goes out   Events, by read(), and those in `events`.  What Mounts is to know: on_move(),
-               on_lead().  Notices, Errors.
-    May block  add_root(), add() ask the file system of a root.  Where somebody else answers for
-               that, add_root() waits for the answer and says so, and add_thread() does not wait.
-               read() never waits, nor does anything else here.
+    Comes in   names of roots (add_root(), remove_root()); mounts in them (add(), add_thread());
+               descriptors that are ready (read()).
+    Goes out   Events, from read() and in `events`.  Calls of on_move() and on_lead(), for Mounts.
+               Notices, Errors.
+    May block  add_root() and add() ask the file system of a root.  Where somebody else answers for
+               that, add_root() waits for the answer and says so; add_thread() does not wait.
+               Nothing else waits.
     """
 
     def __init__(self, wanted, notice, mount_list, poll, thread_watch, begin_thread):
@@ -9797,12 +9799,12 @@ def listed(mounts):
 class Mounts:
     """The mounts inside the trees: which there are, and who watches each.
 
-    Comes in   that the roots are others: start(), look_again(), drop_outside(); that sources have
-               been read: follow().  What else there is to know the list and the sources say.
-    Goes out   roots, to Sources.add(); UNMOUNT, into Sources.events; notices of what is watched
+    Comes in   calls when roots have changed (start(), look_again(), drop_outside()) and when the
+               sources have been read (follow()).  The list of mounts is read here.
+    Goes out   roots, to Sources.add().  UNMOUNT, into Sources.events.  Notices of what is watched
                with less than the best, or can't be.
-    May block  a mount that is taken in is opened.  Nothing is asked of what somebody else answers
-               for; start() waits ANSWER_SECONDS for the threads that do.
+    May block  the file system of a new mount is asked, unless somebody else answers for it: then
+               its thread is.  start() waits for these threads, ANSWER_SECONDS at most.
     """
 
     def __init__(self, sources, inner):
@@ -10086,7 +10088,7 @@ class Mounts:
         return inner
 
     def add(self, mount, place, shown, spot, far):
-        """Have the best source that can watch a mount: its InnerMount, or None."""
+        """Have a mount watched by the best source that can: its InnerMount, or None."""
         def add(name):
             try:
                 return self.sources.add(name, shown, mount.path, place, mount)
@@ -10200,9 +10202,9 @@ class Mounts:
 # =============================================================================================
 # 12. Watch: the public interface
 # =============================================================================================
-# In come the arguments; out go events, from read() and the iterations.  What is watched, and by
-# what, is for Sources and Mounts to find; here is what is between them and a program: waiting,
-# threads, what a caller has not come to, who is told what.
+# Arguments come in; events go out, from read() and the iterations.  Sources and Mounts find what is
+# watched by what.  This section is what is between them and a program: waiting, threads, events
+# that the caller has not come to, notices.
 
 COMM_LENGTH = 15    # bytes of a process's name that the kernel keeps
 BURST = 16          # events within `latency` seconds before reading waits for more to gather
