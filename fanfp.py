@@ -4664,13 +4664,11 @@ class Cgroups:
     hierarchy is not what tells the units (systemd's own of version 1 does)."""
 
     def __init__(self):
-        self._paths, self._top, self._kind = {}, None, 0
+        self._paths = {}
         lines = read_file("/proc/self/cgroup").splitlines()
         self._named = any(line.split(b":")[1:2] == [b"name=systemd"] for line in lines)
-        for mount in read_mounts():
-            if mount.kind == "cgroup2" and mount.root == b"/":
-                self._top = mount.path
-                break
+        self._top = next((mount.path for mount in read_mounts()
+                          if mount.kind == "cgroup2" and mount.root == b"/"), None)
 
     def path(self, number):
         """The path of the control group of an id, str, or None."""
@@ -11247,14 +11245,10 @@ WIDE = 100          # columns from which on a line has room for the user
 F_GETFL = 3                             # <fcntl.h>; not every Python has its module
 
 
-def folded(text, indent=8):
+def folded(text):
     """A text in lines of HELP_WIDTH, those after the first indented."""
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + 1 + len(word) > HELP_WIDTH:
-            lines.append(" " * (indent - 1))
-        lines[-1] += (" " if lines[-1] else "") + word
-    return "\n".join(lines)
+    textwrap = module("textwrap", "showing help")
+    return textwrap.fill(text, HELP_WIDTH, subsequent_indent=8 * " ")
 
 
 def build_parser():
@@ -11264,12 +11258,13 @@ def build_parser():
     # added, and shutil all that compresses.  A tenth of the time until ready.
     parser = argparse.ArgumentParser(
         prog="fanfp", description=DESCRIPTION,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=HELP_WIDTH),
-        epilog=(EPILOG % (folded("default: " + " ".join(DEFAULT_EVENTS)),
-                          folded("events: " + " ".join(EVENTS)), KILL_SECONDS)))
-    parser.error = refuse
-    parser.print_help = lambda: say(EXAMPLES + parser.format_help())
-    add = parser.add_argument
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=HELP_WIDTH))
+
+    def print_help():
+        parser.epilog = EPILOG % (folded("default: " + " ".join(DEFAULT_EVENTS)),
+                                  folded("events: " + " ".join(EVENTS)), KILL_SECONDS)
+        say(EXAMPLES + parser.format_help())
+    parser.error, parser.print_help, add = refuse, print_help, parser.add_argument
     add("roots", nargs="*", metavar="ROOT", help="a directory or a file")
     add("-e", "--event", action="append", metavar="EVENT[,EVENT...]", help="what to report")
     add("--json", action="store_true", help="a JSON object a line")
@@ -11502,8 +11497,7 @@ WHO = ("user", "gid", "ppid", "exe", "cmdline", "cgroup", "unit")
 def json_of_process(process):
     """What --who adds to a JSON object, null where it is not known."""
     import json
-    return "".join('"%s": %s, ' % (name, json.dumps(getattr(process, name, None)))
-                   for name in WHO)
+    return "".join('"%s": %s, ' % (name, json.dumps(getattr(process, name, None))) for name in WHO)
 
 
 def split_path(path):
@@ -11801,8 +11795,7 @@ def without_blocking(fd):
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) and os.isatty(fd):
-            return os.open(path_to_fd(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
-                           | os.O_CLOEXEC)
+            return os.open(path_to_fd(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         pass
     return fd
@@ -12408,8 +12401,7 @@ def tables(tally, focus, order, room, seconds=None):
         path: size[1:] for path, size in tally.sizes.items()
         if size[1] and (not focus or below(path, focus) is not None)},
         lambda path: from_root(path, focus or None), room // 6)
-    room = add("EVENT", tally.table(focus, lambda doer, _, mask: event_names(mask)), str,
-               room // 3)
+    room = add("EVENT", tally.table(focus, lambda doer, _, mask: event_names(mask)), str, room // 3)
     processes = tally.table(focus, lambda doer, *_: [doer])
     if len(processes) > room // 2:      # too many: those of a name together
         processes = tally.table(focus, lambda doer, *_: [(doer[0], None, doer[2])])
@@ -12622,8 +12614,7 @@ def summary_json(tally):
 
 def summary_csv(tally):
     columns = SUMMARY_COLUMNS + tuple(EVENTS)
-    rows = [columns] + [[text_of(row.get(name)) for name in columns]
-                        for row in summary_rows(tally)]
+    rows = [columns] + [[text_of(row.get(name)) for name in columns] for row in summary_rows(tally)]
     return "".join(",".join(map(csv_field, row)) + "\n" for row in rows)
 
 
