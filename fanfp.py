@@ -451,14 +451,11 @@ def mark_filesystem(group, mask, root, fd, flag=FAN_MARK_ADD):
     flags = flag | FAN_MARK_FILESYSTEM
     if btrfs_place(root.key[8:])[1] == BTRFS_TOP_SUBVOLUME:
         return fanotify_mark(group, flags, mask, fd, b".", root.display)
-    top = open_by_handle(fd, btrfs_top(fd, root.display))
-    try:
+    with Closing(open_by_handle(fd, btrfs_top(fd, root.display))) as top:
         if filesystem_id(top, root.display) != root.key[:8]:
             raise Error(errno.EXDEV, "marking %s: the top of its file system has another "
                         "identifier; use --filter inotify" % printable(root.display))
         return fanotify_mark(group, flags, mask, top, b".", root.display)
-    finally:
-        os.close(top)
 
 
 def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
@@ -547,6 +544,21 @@ def is_mount_root(fd):
     return bool(found.attributes & STATX_ATTR_MOUNT_ROOT)
 
 
+class Closing:
+    """For `with`: a descriptor that is closed at the end."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd):
+        self.fd = fd
+
+    def __enter__(self):
+        return self.fd
+
+    def __exit__(self, *_):
+        os.close(self.fd)
+
+
 def path_to_fd(fd):
     """A path, as bytes, that leads to an open file whatever becomes of its names.  Needs /proc."""
     return b"/proc/self/fd/%d" % fd
@@ -577,11 +589,8 @@ def read_file(name, directory=None, size=1 << 16):
     """What is in a small file of /proc, as bytes; b"" where it can't be read."""
     try:
         # Not open(): its buffers cost three times the rest, and each batch asks anew.
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-        try:
+        with Closing(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)) as fd:
             return os.read(fd, size)
-        finally:
-            os.close(fd)
     except OSError:
         return b""
 
@@ -1167,11 +1176,8 @@ def another_there():
 def handle_above(fd):
     """(handle, mount id) of the directory above an open one.  FileNotFoundError: there is none, on
     a bind mount of what it has been moved out of."""
-    up = os.open(b"..", O_PATH_DIR, dir_fd=fd)
-    try:
+    with Closing(os.open(b"..", O_PATH_DIR, dir_fd=fd)) as up:
         return name_to_handle(up)
-    finally:
-        os.close(up)
 
 
 class Node:
@@ -1233,11 +1239,8 @@ class Devices:
         if not changed and entry in self.kinds:
             return self.kinds[entry]
         try:
-            fd = look()
-            try:
+            with Closing(look()) as fd:
                 mode = status_of(fd, name).mode
-            finally:
-                os.close(fd)
         except (Gone, OSError):
             return self.kinds.get(entry, False)         # as long as it was there
         if len(self.kinds) > DEVICE_LIMIT:
@@ -1422,15 +1425,10 @@ class Directories:
         """The key of the directory in which what a bind mount shows is an entry, or None."""
         for other in self.mounts_of(root.key):
             try:
-                fd = open_in(other, root.key[8:])
+                with Closing(open_in(other, root.key[8:])) as fd:
+                    handle, mount_id = handle_above(fd)
             except (Gone, OSError):
-                continue
-            try:
-                handle, mount_id = handle_above(fd)
-            except OSError:
                 continue                    # there is none on this mount
-            finally:
-                os.close(fd)
             if mount_id == other.mount_id and root.key[8:] != handle:
                 return root.key[:8] + handle
         return None
@@ -1446,11 +1444,8 @@ class Directories:
 
     def status(self, key):
         """The os.stat_result of a directory.  Raises Gone, or OSError."""
-        fd = self.open(key, O_PATH_DIR)
-        try:
+        with Closing(self.open(key, O_PATH_DIR)) as fd:
             return os.fstat(fd)
-        finally:
-            os.close(fd)
 
     def walk(self, key):
         """Links from a directory up to what is known or to no tree, as it is now; never empty.
@@ -1528,11 +1523,8 @@ class Directories:
     def climb_to(self, top, key):
         """walk() from a directory up to another, `top`, where no mount shows either: in a copy of
         one that has `top` for its root.  [] if it is not below that.  Raises Gone, or OSError."""
-        fd = self.open(top, O_PATH_DIR)
-        try:
+        with Closing(self.open(top, O_PATH_DIR)) as fd:
             copy = copy_tree(fd)
-        finally:
-            os.close(fd)
         links = self.climb_in(copy, key)
         return [] if links == no_way(key) else links
 
@@ -1711,11 +1703,8 @@ def names_by_search(fd, count):
 def names_in(directory):
     """The names, as bytes, in an open directory."""
     with OwnRead(open_key(directory)):
-        fd = os.open(b".", O_READ_DIR, dir_fd=directory)
-        try:
+        with Closing(os.open(b".", O_READ_DIR, dir_fd=directory)) as fd:
             return list(map(os.fsencode, os.listdir(fd)))
-        finally:
-            os.close(fd)
 
 
 def name_of(number, directory):
@@ -1813,11 +1802,8 @@ def path_on(path, mount_id, directory=None):
 
 def open_on(path, mount_id):
     """An ordinary descriptor of the directory at a path, as path_on()."""
-    at = path_on(path, mount_id)
-    try:
+    with Closing(path_on(path, mount_id)) as at:
         return os.open(b".", O_READ_DIR, dir_fd=at)
-    finally:
-        os.close(at)
 
 
 def visible_path(fd, far):
@@ -1917,11 +1903,8 @@ def inode_of(fd):
 def mount_at(path, follow=True):
     """(id of the mount, real path) of what a path leads to; not to `follow` a link is to look at
     the link itself."""
-    fd = os.open(path, O_PATH | os.O_CLOEXEC if follow else O_PATH_ENTRY)
-    try:
+    with Closing(os.open(path, O_PATH | os.O_CLOEXEC if follow else O_PATH_ENTRY)) as fd:
         return mount_id_of(fd), fd_path(fd)
-    finally:
-        os.close(fd)
 
 
 def mount_id_by_statx(directory, name, flags, kind=STATX_MNT_ID):
@@ -1941,11 +1924,8 @@ def mount_id_at(directory, name):
     number = mount_id_by_statx(directory, name, AT_SYMLINK_NOFOLLOW)
     if number is not None:
         return number
-    fd = os.open(name, O_PATH_ENTRY, dir_fd=directory)
-    try:
+    with Closing(os.open(name, O_PATH_ENTRY, dir_fd=directory)) as fd:
         return mount_id_of(fd)
-    finally:
-        os.close(fd)
 
 
 def copy_mount(fd):
@@ -1973,11 +1953,8 @@ def copy_tree(fd):
     copy = system_call("open_tree", fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
     if copy < 0:
         raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
-    try:
-        with OwnRead(open_key(fd)):
-            return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH: opens no handle
-    finally:
-        os.close(copy)
+    with Closing(copy), OwnRead(open_key(fd)):
+        return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH: opens no handle
 
 
 def spot_of(mount, far):
@@ -1991,17 +1968,12 @@ def spot_of(mount, far):
     if is_far(parent, far):
         return None
     try:
-        above = os.open(parent, O_PATH_DIR)
+        with Closing(os.open(parent, O_PATH_DIR)) as above:
+            same = mount_id_at(above, name or b".") == mount.id
+            return inode_of(above) + (name, mount_id_by_statx(
+                above, name or b".", AT_SYMLINK_NOFOLLOW, STATX_MNT_ID_UNIQUE)) if same else None
     except OSError:
         return None
-    try:
-        same = mount_id_at(above, name or b".") == mount.id
-        return inode_of(above) + (name, mount_id_by_statx(
-            above, name or b".", AT_SYMLINK_NOFOLLOW, STATX_MNT_ID_UNIQUE)) if same else None
-    except OSError:
-        return None
-    finally:
-        os.close(above)
 
 
 def unescape_octal(path):
@@ -4683,16 +4655,11 @@ class Cgroups:
 
     def _find(self, number):
         try:
-            top = os.open(self._top, O_READ_DIR)
-            try:
+            with Closing(os.open(self._top, O_READ_DIR)) as top:
                 kind = HANDLE_HEADER.unpack_from(name_to_handle(top)[0])[1]
-                fd = open_by_handle(top, HANDLE_HEADER.pack(8, kind) + struct.pack("=Q", number))
-                try:
+                handle = HANDLE_HEADER.pack(8, kind) + struct.pack("=Q", number)
+                with Closing(open_by_handle(top, handle)) as fd:
                     below_top = below(fd_path(fd), fd_path(top))
-                finally:
-                    os.close(fd)
-            finally:
-                os.close(top)
         except OSError:
             return None
         return None if below_top is None else "/" + os.fsdecode(below_top)
@@ -4737,7 +4704,7 @@ def read_process(pid):
         directory = os.open("/proc/%d" % pid, O_PATH_DIR)
     except OSError:
         return None
-    try:
+    with Closing(directory):
         status = read_status(read_file("status", directory))
         times = read_file("stat", directory).rpartition(b") ")[2].split()
         comm = read_file("comm", directory)         # may be empty, but for its newline
@@ -4749,8 +4716,6 @@ def read_process(pid):
             exe = None
         arguments = read_file("cmdline", directory).split(b"\0")[:-1]
         cgroup = cgroup_of(read_file("cgroup", directory))
-    finally:
-        os.close(directory)
     process = Process(pid, int(status[b"PPid"]), os.fsdecode(comm[:-1]), real_id(status, b"Uid"),
                       real_id(status, b"Gid"), exe, tuple(map(os.fsdecode, arguments)) or None,
                       cgroup)
@@ -5086,10 +5051,8 @@ class FastpathFilter(UserFilter):
         import fcntl
         with OwnRead(root.key):
             low = os.open(b".", O_READ_DIR, dir_fd=fd)
-        try:
+        with Closing(low):
             return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.group.fd + 1)
-        finally:
-            os.close(low)
 
     def _add_first_kind(self, root):
         if self.holds or root.fd is None:
@@ -6641,8 +6604,7 @@ def changes_since(directories, key, since, limit):
     Returns (its own bits, [(name, bits)], entries looked at, more than `limit` if there are).
     """
     found, count = [], 0
-    fd = directories.open(key, O_PATH_DIR)
-    try:
+    with Closing(directories.open(key, O_PATH_DIR)) as fd:
         changed = unsure = os.fstat(fd).st_mtime >= since
         for name in names_in(fd):
             count += 1
@@ -6660,8 +6622,6 @@ def changes_since(directories, key, since, limit):
                     unsure = True
             if bits:
                 found.append((name, bits | (ISDIR if stat.S_ISDIR(status.mode) else 0)))
-    finally:
-        os.close(fd)
     return MODIFY | ISDIR if unsure else 0, found, count
 
 
@@ -6752,11 +6712,8 @@ class PlainRoot(Root):
             self.fd = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.mount_id = mount_id_of(self.fd) if mount is None else mount.id
-            fd = self.open()
-            try:
+            with Closing(self.open()) as fd:
                 self.key = inode_of(fd)
-            finally:
-                os.close(fd)
         except BaseException:
             self.close()
             raise
@@ -6942,11 +6899,8 @@ class Inotify(Source):
         """Set the watch of a root; what is below it is to be looked at."""
         root.forgets_inodes = any(mount.id == root.mount_id and forgets_inodes(mount)
                                   for mount in self.mounts.current())
-        fd = root.open()
-        try:
+        with Closing(root.open()) as fd:
             wd = self.set_watch(fd, root.display)
-        finally:
-            os.close(fd)
         known = self.by_wd.get(wd)
         if known is not None and root.fd is None:
             raise Duplicate
@@ -7005,12 +6959,9 @@ class Inotify(Source):
             return False
         above = None
         try:
-            fd = os.open(b"..", O_PATH_DIR, dir_fd=root.fd)
-            try:
+            with Closing(os.open(b"..", O_PATH_DIR, dir_fd=root.fd)) as fd:
                 if mount_id_of(fd) == root.mount_id:
                     above = self.inside(fd, os.path.dirname(path))
-            finally:
-                os.close(fd)
         except Behind:
             self.forget(root.watched, True)
             self.learn_again()
