@@ -8842,8 +8842,8 @@ class InotifyNames(Names):
 
 FILTER_NAMES = ("auto", "fastpath", "marks", "trace", "user", "inotify")    # the better first
 
-# What a filter has less than the one before it.
-LESSER = {"marks": "", "trace": "", "user": ", which reads every event of the file system",
+# What a filter has less than the better ones; trace, by what it tells, has nothing less.
+LESSER = {"marks": "", "user": ", which reads every event of the file system",
           "inotify": ", which does not tell who"}
 NOT_TOLD = {"inotify": OPEN_EXEC | FS_ERROR, "trace": FS_ERROR}     # of events, by filter
 
@@ -9393,7 +9393,7 @@ class Sources:
 
     def tell_lesser(self, reasons, name):
         """Say that a filter is used, and why no better one: [(its name, error)]."""
-        if reasons:
+        if reasons and name in LESSER:
             better, error = reasons[0]
             self.tell_once("%s can't be used: %s; so it is %s%s"
                            % (better, in_words(error).reason, name, LESSER[name]))
