@@ -4681,10 +4681,8 @@ def require_first_namespaces():
 
 def proc_is_ours():
     """Whether the ids in /proc are those of this pid namespace: one that is inside has more."""
-    for line in read_file("/proc/self/status").split(b"\n"):
-        if line.startswith(b"NSpid:"):
-            return line.split()[1:] == [b"%d" % os.getpid()]
-    return False
+    status = read_status(read_file("/proc/self/status"))
+    return status.get(b"NSpid") == b"%d" % os.getpid()
 
 
 def read_status(text):
@@ -11896,7 +11894,6 @@ class Runner(Part):
         self.says_all, self.kill_at = False, None
 
     def add(self, events):
-        """Run the command for each event, when its turn comes."""
         self.waiting.extend(events)
         self.advance()
 
@@ -12216,7 +12213,7 @@ class Tally(Part):
             path, mask, pid = event[:3]
             if pid not in doers:
                 doers[pid] = event.comm or "?", pid, event.uid
-            self.recent[doers[pid], self.place(path or ""), mask] += 1
+            self.recent[doers[pid], self.place(event), mask] += 1
             if path and not mask & ISDIR and mask & (CREATE | MODIFY | CLOSE_WRITE | RENAME):
                 size = self.sizes.pop(event.old_path or path, None)
                 if size is None and len(self.sizes) < TALLY_ROOM:
@@ -12233,11 +12230,11 @@ class Tally(Part):
         except OSError:
             return None
 
-    def place(self, path):
-        """The directory that a path counts in; "" where there is none.  A root is in itself."""
+    def place(self, event):
+        """The directory that an event counts in; "" where there is none.  A root is in itself."""
+        path = event.path or ""
         if path.count("/") > TALLY_DEPTH:
-            root = max((each for each in self.roots if below(path, each) is not None), key=len,
-                       default="")
+            root = event.root or ""
             path = root + "/".join(path[len(root):].split("/")[:TALLY_DEPTH + 1])
         return path if path in self.roots else self.above(path)
 
