@@ -1138,8 +1138,8 @@ class HandleRoot(Root):
 
     def open_path(self):
         """An ordinary descriptor of what its path leads to, if that is it.  OSError."""
-        with OwnRead(self.key):
-            fd = open_on(self.path, self.mount_id)
+        with OwnRead(self.key), Closing(path_on(self.path, self.mount_id)) as at:
+            fd = os.open(b".", O_READ_DIR, dir_fd=at)
         if name_to_handle(fd)[0] != self.key[8:]:
             self.close_mount(fd)
             raise another_there()
@@ -1798,12 +1798,6 @@ def path_on(path, mount_id, directory=None):
         raise
     os.close(fd)
     raise FileNotFoundError(errno.ENOENT, "another mount has its path by now")
-
-
-def open_on(path, mount_id):
-    """An ordinary descriptor of the directory at a path, as path_on()."""
-    with Closing(path_on(path, mount_id)) as at:
-        return os.open(b".", O_READ_DIR, dir_fd=at)
 
 
 def visible_path(fd, far):
@@ -11623,31 +11617,22 @@ def die_of(number):
 
 
 class Part:
-    """What the main loop has to do beside reading and printing.
+    """What the main loop has to do beside reading and printing; nothing, where a part says nothing.
 
-    catches    names of signals that are not to do what they do by default
+    catches      names of signals that are not to do what they do by default
+    begin()      it begins
+    add(events)  some have come
+    due()        seconds after which to call advance() though nothing has come; None: no need to
+    advance()    do what is to be done by now; whether fanfp is to end
+    leave()      it has ended, by whatever; the Watch is still there
+    finish()     do what is left to be done, without the Watch
     """
 
     catches = ()
 
-    def begin(self):
-        """It begins."""
-
-    def add(self, events):
-        """Some have come."""
-
-    def due(self):
-        """Seconds after which to call advance() though nothing has come; None: no need to."""
+    def nothing(self, *_):
         return None
-
-    def advance(self):
-        """Do what is to be done by now; whether fanfp is to end."""
-
-    def leave(self):
-        """It has ended, by whatever; the Watch is still there."""
-
-    def finish(self):
-        """Do what is left to be done, without the Watch."""
+    begin = add = due = advance = leave = finish = nothing
 
 
 class Output:
@@ -12899,6 +12884,8 @@ def raise_descriptor_limit():
 
 def probe(roots):
     """Print what this host has, and which filter `auto` would take for the roots and why."""
+    who = Who()
+    who.attach()
     rows = [("kernel", "%s %s %s" % (os.uname().sysname, os.uname().release, os.uname().machine)),
             ("python", "%d.%d.%d" % sys.version_info[:3]),
             ("CAP_SYS_ADMIN", yes_no(capabilities() & CAP_SYS_ADMIN)),
@@ -12908,7 +12895,8 @@ def probe(roots):
             ("fanotify", attempt(lambda: os.close(fanotify_init(FAN_REPORT_FID)))),
             ("FAN_RENAME, target handles", attempt(lambda: os.close(fanotify_init(
                 FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME | FAN_REPORT_TARGET_FID)))),
-            ("names of ended processes", names_of_the_ended())]
+            ("names of ended processes", who.means())]
+    who.close()
     wrong = []
     for root in roots:
         try:
@@ -12923,16 +12911,6 @@ def probe(roots):
     for error in wrong:
         tell(str(error))
     return EXIT_ERROR if wrong else 0
-
-
-def names_of_the_ended():
-    """How the names of processes that have ended come to be known here."""
-    who = Who()
-    who.attach()
-    try:
-        return who.means()
-    finally:
-        who.close()
 
 
 def probe_root(root):
@@ -13010,9 +12988,8 @@ TOOL_OPTIONS = (
 )
 
 # The columns of inotifywatch.
-TOOL_EVENTS = tuple(EVENTS[name] for name in (
-    "ACCESS", "MODIFY", "ATTRIB", "CLOSE_WRITE", "CLOSE_NOWRITE", "OPEN", "MOVED_FROM", "MOVED_TO",
-    "MOVE_SELF", "CREATE", "DELETE", "DELETE_SELF", "UNMOUNT"))
+TOOL_EVENTS = (ACCESS, MODIFY, ATTRIB, CLOSE_WRITE, CLOSE_NOWRITE, OPEN, MOVED_FROM, MOVED_TO,
+               MOVE_SELF, CREATE, DELETE, DELETE_SELF, UNMOUNT)
 TOOL_GROUPS = {"close": CLOSE_WRITE | CLOSE_NOWRITE, "move": MOVED_FROM | MOVED_TO}
 SELF = MOVE_SELF | DELETE_SELF | UNMOUNT
 REG_EXTENDED, REG_ICASE, REG_NOSUB = 1, 2, 8            # <regex.h>
@@ -13168,9 +13145,9 @@ def tool_format(given):
     def field(line, letter, separator):
         if letter == "T":
             return time.strftime(timefmt, time.localtime(line.time))
-        return {"w": line.directory, "f": line.name, "c": "%x" % line.cookie, "0": "\0",
-                "n": "\n", "%": "%"}.get(letter) or ("" if letter and letter != "e" else
-                                                     tool_names(line.mask, separator or ","))
+        if letter in (None, "e"):
+            return tool_names(line.mask, separator or ",")
+        return dict(FORMAT_FIXED, w=line.directory, f=line.name, c="%x" % line.cookie)[letter]
     end = "" if "no-newline" in given else "\n"
     return lambda lines: "".join(
         re.sub(r"%(?:([%0nwfceT])|(.)e)", lambda match: field(line, *match.groups()), pattern,
