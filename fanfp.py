@@ -12152,7 +12152,9 @@ class TerminalLines:
                   "%-*s" % (25 if columns >= WIDE else 18, what), " -> ".join(paths) or "-"]
         if event.fs_error is not None:
             fields.append(error_text(event.fs_error))
-        self.told = self.errors.told if len(" ".join(fields)) <= columns else -1
+        # No character is wider than what it takes in UTF-8.
+        width = len(" ".join(fields).encode("utf-8", _FS_ERRORS))
+        self.told = self.errors.told if width <= columns else -1
         if self.has_colours:
             colour = next((each for bits, each in COLOURS if event.mask & bits), "0")
             fields[0] = "\x1b[2m%s\x1b[0m" % fields[0]

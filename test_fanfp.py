@@ -4234,6 +4234,19 @@ class People(Command):
         write(self.tree + "/log")
         self.assertNotIn("\x1b[A", self.until(master, "MODIFY x2          log\r\n"))
 
+    def test_wide_names(self):
+        """A line of wide characters that takes two rows is not written anew in one."""
+        for count, goes_back in ((3, True), (24, False)):
+            with self.subTest(count):
+                name = "\u4f60" * count
+                write("%s/%s" % (self.tree, name))
+                _, master = self.at_terminal("-e", "modify", self.tree, NO_COLOR="1",
+                                             LC_ALL="C.UTF-8")
+                for _ in range(2):
+                    write("%s/%s" % (self.tree, name))
+                    text = self.until(master, "\n")
+                self.assertEqual("\x1b[A" in text, goes_back, text)
+
     # --- --top ---
 
     def test_screen(self):
