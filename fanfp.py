@@ -547,8 +547,6 @@ def is_mount_root(fd):
 class Closing:
     """For `with`: a descriptor that is closed at the end."""
 
-    __slots__ = ("fd",)
-
     def __init__(self, fd):
         self.fd = fd
 
@@ -557,6 +555,20 @@ class Closing:
 
     def __exit__(self, *_):
         os.close(self.fd)
+
+
+class OnFailure:
+    """For `with`: what to call where it fails, to undo what was done before."""
+
+    def __init__(self, undo, *arguments):
+        self.undo, self.arguments = undo, arguments
+
+    def __enter__(self):
+        return None
+
+    def __exit__(self, kind, *_):
+        if kind is not None:
+            self.undo(*self.arguments)
 
 
 def path_to_fd(fd):
@@ -1100,8 +1112,8 @@ class HandleRoot(Root):
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
-        at = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with Closing(os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as at, \
+                OnFailure(self.close):
             if mount is not None and mount_id_of(at) != mount.id:
                 raise Hidden
             handle, self.mount_id = name_to_handle(at, shown=display)
@@ -1112,11 +1124,6 @@ class HandleRoot(Root):
             self.parent_key = self.name = None
             self.renamed = False
             self.find_parent()
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            os.close(at)
 
     def find_parent(self):
         """Learn in which directory the root is an entry, for its own renames and removal.
@@ -1790,14 +1797,10 @@ def path_on(path, mount_id, directory=None):
     Raises FileNotFoundError, before anything is asked of what else may be mounted there by now.
     """
     fd = os.open(path, O_PATH_ENTRY, dir_fd=directory)
-    try:
+    with OnFailure(os.close, fd):
         if mount_id_of(fd) == mount_id:
             return fd
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
-    raise FileNotFoundError(errno.ENOENT, "another mount has its path by now")
+        raise FileNotFoundError(errno.ENOENT, "another mount has its path by now")
 
 
 def visible_path(fd, far):
@@ -4005,7 +4008,7 @@ def load(obj, kernel=None, ops_names=None, constants=None):
         kernel = kernel_btf()
     image = relocate(obj, kernel, ops_names)
     loaded = Loaded(obj.name, obj.btf)
-    try:
+    with OnFailure(loaded.close):
         _load_btf(loaded, obj)
         prefix = os.path.basename(obj.name).split(".")[0][:7]
         for spec in obj.maps.values():
@@ -4019,9 +4022,6 @@ def load(obj, kernel=None, ops_names=None, constants=None):
                 loaded.points[program.name] = kind, point
         for ops in image.struct_ops:
             _load_struct_ops(loaded, ops)
-    except BaseException:
-        loaded.close()
-        raise
     return loaded
 
 
@@ -4516,14 +4516,11 @@ class Ended:
             obj = obj._replace(maps={name: spec._replace(flags=spec.flags & ~BPF_F_MMAPABLE)
                                      for name, spec in obj.maps.items()})
         self.loaded = load(obj)
-        try:
+        with OnFailure(self.loaded.close):
             self.table = self.loaded.maps["ended"]
             if shared:
                 self.memory = self.loaded.memory(self.table)
             self.loaded.attach()
-        except BaseException:
-            self.loaded.close()
-            raise
 
     def _read(self, pid):
         """What is noted in the place of a pid: Note, None where there is nothing yet.
@@ -5195,11 +5192,8 @@ class Tracer:
             programs.append("trace_find_lock")
         self._load(part_of(read_object_file(), programs), kernel, asked, asked_dir, own, size,
                    devices)
-        try:
+        with OnFailure(self.close):
             self._start(size)
-        except BaseException:
-            self.close()
-            raise
 
     @classmethod
     def _ring_size(cls):
@@ -5827,11 +5821,8 @@ class Fanotify(Source):
             self.asked |= MOVED_FROM | MOVED_TO
         self.halves = halves
         self.queue = Queue(self.fd, self.stats)
-        try:
+        with OnFailure(os.close, self.fd):
             self.filter = FILTERS[filter_name](self, object_path)
-        except BaseException:
-            os.close(self.fd)
-            raise
 
     @property
     def filter_name(self):
@@ -5858,11 +5849,8 @@ class Fanotify(Source):
                                         and whole_device(root) is None):
             self.refringe(root)             # a bind mount
         self.keep_root(root)
-        try:
+        with OnFailure(self.remove, root):
             self.filter.added(root)
-        except BaseException:
-            self.remove(root)
-            raise
 
     def mark(self, root, fd):
         """Mark the file system of a root, open as `fd`, if it is not."""
@@ -6702,13 +6690,10 @@ class PlainRoot(Root):
         self.show_as(display)
         if mount is None:
             self.fd = os.open(path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with OnFailure(self.close):
             self.mount_id = mount_id_of(self.fd) if mount is None else mount.id
             with Closing(self.open()) as fd:
                 self.key = inode_of(fd)
-        except BaseException:
-            self.close()
-            raise
 
     def show_as(self, display):
         self.display, self.prefix = display, with_slash(display)
@@ -6722,14 +6707,10 @@ class PlainRoot(Root):
     def open_path(self):
         """An O_PATH descriptor of what its path leads to, if that is it.  OSError."""
         fd = path_on(self.path, self.mount_id)
-        try:
+        with OnFailure(os.close, fd):
             if self.key in (None, inode_of(fd)):
                 return fd               # else its mount's number is another's by now
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-        raise another_there()
+            raise another_there()
 
 
 class InotifyRoot(PlainRoot):
@@ -6854,7 +6835,7 @@ class Inotify(Source):
         For a mount inside a tree: the Place where it is.
         """
         self.keep_root(root)
-        try:
+        with OnFailure(self.remove, root):
             self.start(root)
             if place is not None and place.source is self and root.watched.parent is None:
                 root.watched.parent, root.watched.name = place.key, place.name
@@ -6862,9 +6843,6 @@ class Inotify(Source):
             while self.looking and not (self.running and root.fd is None):
                 self.room, self.credit = READ_ROOM, CREDIT
                 self.advance()
-        except BaseException:
-            self.remove(root)
-            raise
 
     def set_watch(self, fd, shown):
         """A watch on an open directory, or the one that it has: its descriptor.  Not one that is
@@ -7257,11 +7235,8 @@ class Inotify(Source):
             for each, name in ((watched, b""), (watched.parent, watched.name)):
                 if each is not None and (each, None) not in self.work:
                     self.own.add((each.wd, name))
-        try:
+        with OnFailure(os.close, fd):
             self.listing = Listing(watched, fd, mount_id, since)
-        except BaseException:
-            os.close(fd)
-            raise
 
     def list_on(self, listing):
         """Go on with a listing: what is new is reported as CREATE, and each directory is to be
@@ -7767,11 +7742,8 @@ class Traced:
         # The number that was free longest is given next: records of what had it are read by then.
         self.free = collections.deque(range(Tracer.ROOTS))
         self.told_lost = 0                  # how many of the lost events are told of
-        try:
+        with OnFailure(self.tracer.close):
             self.inotify = new_inotify()
-        except BaseException:
-            self.tracer.close()
-            raise
         self.fd = self.tracer.fd
 
     def watch(self, fd, shown, flags=0):
@@ -7795,11 +7767,8 @@ class Traced:
             self.numbers[inode] = self.free.popleft()
         number = self.numbers[inode]
         self.watches[number] = watch, inode
-        try:
+        with OnFailure(self.unpin, number):
             self.tracer.pin(fd, number, flat)
-        except BaseException:
-            self.unpin(number)
-            raise
         return number
 
     def unpin(self, number):
@@ -7860,11 +7829,8 @@ class Trace(Source):
         """Do with a root, which is returned, what may have to wait for who answers for its file
         system, before it is added; in any thread."""
         fd = root.open()
-        try:
+        with OnFailure(os.close, fd):
             root.opened = fd, self.traced.watch(fd, root.display, IN_ONLYDIR)
-        except BaseException:
-            os.close(fd)
-            raise
         return root
 
     def add(self, root, place=None):
@@ -7872,10 +7838,8 @@ class Trace(Source):
         if root.opened is None:
             self.open(root)
         (fd, watch), root.opened = root.opened, None
-        try:
+        with Closing(fd):
             root.slot = self.traced.pin_watched(fd, root.display, root.key, watch)
-        finally:
-            os.close(fd)
         self.slots[root.slot] = root
         self.keep_root(root)
         self.trees_changed = True           # what is mounted below it
@@ -7914,10 +7878,8 @@ class Trace(Source):
             fd = root.open()
         except OSError:
             return True
-        try:
+        with Closing(fd):
             return self.tracer.locate(fd, above=True) is None
-        finally:
-            os.close(fd)
 
     # --- reading ---
 
