@@ -1147,9 +1147,9 @@ class HandleRoot(Root):
         """An ordinary descriptor of what its path leads to, if that is it.  OSError."""
         with OwnRead(self.key), Closing(path_on(self.path, self.mount_id)) as at:
             fd = os.open(b".", O_READ_DIR, dir_fd=at)
-        if name_to_handle(fd)[0] != self.key[8:]:
-            self.close_mount(fd)
-            raise another_there()
+        with OnFailure(self.close_mount, fd):
+            if name_to_handle(fd)[0] != self.key[8:]:
+                raise another_there()
         return fd
 
     def close_mount(self, fd):
@@ -4975,7 +4975,7 @@ class FastpathFilter(UserFilter):
                 self.loaded.close()
                 if error.errno != errno.EEXIST or attempt == 19:
                     raise
-        try:
+        with OnFailure(self.loaded.close):
             self.globals = self.loaded.globals
             # An object of the first kind has one root and keeps its answers by inode.
             self.full = "slot_state" in self.globals
@@ -4987,16 +4987,11 @@ class FastpathFilter(UserFilter):
                     asked |= MOVES
                 self.globals["asked"] = asked or MOVES
                 self.globals["asked_dir"] = asked | MOVES | DELETE
-            fcntl.ioctl(self.group.fd, FAN_IOC_ADD_FP, FASTPATH_ARGS.pack(
-                name.encode(), 1, 0, 0, 0))
-        except OSError as error:
-            self.loaded.close()
-            if isinstance(error, Error):
-                raise
-            raise failure(error.errno, "attaching the handler %s to the group" % name)
-        except BaseException:
-            self.loaded.close()
-            raise
+            try:
+                fcntl.ioctl(self.group.fd, FAN_IOC_ADD_FP,
+                            FASTPATH_ARGS.pack(name.encode(), 1, 0, 0, 0))
+            except OSError as error:
+                raise failure(error.errno, "attaching the handler %s to the group" % name)
 
     def added(self, root):
         if not self.full:
