@@ -8145,8 +8145,8 @@ class Way:
 
 
 def way_to(path, follow=True, may_ask=None, all_names=False):
-    """The Way to a path, bytes."""
-    start = os.open(b"/" if path.startswith(b"/") else b".", O_PATH_DIR)
+    """The Way to a path, bytes.  An empty one leads nowhere, as for the kernel."""
+    start = os.open(b"/" if path.startswith(b"/") else path and b".", O_PATH_DIR)
     try:
         return Way(start, split_names(path), follow or path.endswith(b"/"), may_ask, all_names)
     finally:

@@ -2073,6 +2073,11 @@ class CommandLine(Command):
                 self.assert_fails("reading the command line: ", self.tree, *words)
                 self.assert_fails("; see --help", *words)
 
+    def test_empty_name(self):
+        for words in (["", "--wait"], [""]):
+            with self.subTest(words):
+                self.assert_fails('watching "": No such file or directory; name a', *words)
+
     def test_default_line(self):
         line = self.lines(self.tree, do=lambda: write(self.tree + "/a\x1b[1m\nb"),
                           command=[sys.executable, PROGRAM]).decode()
