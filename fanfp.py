@@ -7698,13 +7698,17 @@ class TraceRoot(PlainRoot):
 
     slot   the number that its records have
     is_far whether somebody else answers for it, so that nothing is asked of it
+    is_gone whether its file system has been unmounted, as the kernel says
     opened  (descriptor, watch) after Trace.open(), until it is added
     """
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
         self.slot = self.opened = None
-        self.is_far = False
+        self.is_far = self.is_gone = False
+
+    def remains(self, path):
+        return not self.is_gone
 
     def close(self):
         super().close()
@@ -7934,8 +7938,10 @@ class Trace(Source):
 
     def judge(self, record):
         """Report a record, and keep up with where the mounts are."""
-        if record.mask & UNMOUNT:
-            return                          # the list of mounts tells that, which knows each mount
+        if record.mask & UNMOUNT:           # the list of mounts tells that, which knows each mount
+            if record.slot in self.slots:
+                self.slots[record.slot].is_gone = True
+            return
         if record.slot is None:             # a climb that came to no end
             self.put(None, record.mask, record)
             return

@@ -7174,7 +7174,9 @@ class Own(Base):
                 run("sh", "-c", "mkdir tree/m/e; echo > tree/m/e/f", cwd=self.top)
                 run(sys.executable, "-c", deep % "open('f', 'w')", cwd=self.tree)
                 events += self.told(watch)
-                for other in (name, "inotify"):     # nor of what another does in this process
+                # Nor of what another does in this process; trace knows no handles, by which
+                # inotify says what it lists.
+                for other in (name,) if name == "trace" else (name, "inotify"):
                     with fanfp.Watch(self.tree, filter=other):
                         pass
                 watch.add(self.tree + "/d")
@@ -10271,7 +10273,10 @@ class MountsSaid(Mounts):
             os.mkdir(self.tree + "/" + kind)
             self.mount_kind(kind, self.tree + "/" + kind)
         if available("trace", None) is None:
-            self.assertEqual(self.said(), ([], BEST if BEST == "trace" else BEST + "+trace"))
+            lines, used = self.said()
+            # On a slow machine that may take longer than a start waits for an answer.
+            self.assertEqual([line for line in lines if "fuse does not answer" not in line], [])
+            self.assertEqual(used, BEST if BEST == "trace" else BEST + "+trace")
             return
         self.assertEqual(self.said(), (
             ["fanfp: watched with inotify, which does not tell who: %s/overlay (overlay), "
