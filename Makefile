@@ -65,7 +65,7 @@ install:
 	install -d $(foreach each,$(LIB) $(PREFIX)/sbin $(MAN) $(BASH_COMPLETIONS) $(ZSH_FUNCTIONS), \
 		$(DESTDIR)$(each))
 	install -m 644 fanfp.py fan_fp.bpf.o $(DESTDIR)$(LIB)
-	$(PYTHON) -m compileall -q -d $(LIB) $(DESTDIR)$(LIB)
+	umask 022; $(PYTHON) -m compileall -q -d $(LIB) $(DESTDIR)$(LIB)
 	printf '%s\n' '#!/usr/bin/env python3' 'import sys' 'sys.path.insert(0, "$(LIB)")' \
 		'import fanfp' 'sys.exit(fanfp.main())' > $(DESTDIR)$(PREFIX)/sbin/fanfp
 	chmod 755 $(DESTDIR)$(PREFIX)/sbin/fanfp

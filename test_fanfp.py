@@ -4536,6 +4536,16 @@ class Installed(Command):
         self.assertEqual(self.files(), [])
         self.assertFalse(os.path.exists(self.out + "/lib/fanfp"))
 
+    def test_for_all_users(self):
+        """All can read it, whatever the umask of who has installed it."""
+        shutil.rmtree(self.out + "/lib")
+        self.addCleanup(os.umask, os.umask(0o077))
+        self.make("install")
+        for directory, names, files in os.walk(self.out + "/lib"):
+            for name in names + files:
+                path = os.path.join(directory, name)
+                self.assertEqual(os.stat(path).st_mode & 0o044, 0o044, path)
+
     def test_help(self):
         """It begins with three examples, and they are none that would be refused."""
         status, out, _ = self.finish("--help")
