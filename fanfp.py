@@ -7219,8 +7219,7 @@ class Inotify(Source):
         # Until its mode is another, or that of the directory which has it.
         self.unreadable[watched, name] = since
         try:
-            self.add_watch(path_to_fd(self.directory(watched)[0]),
-                           ATTRIB | IN_MASK_ADD, shown)
+            self.add_watch(path_to_fd(self.directory(watched)[0]), ATTRIB | IN_MASK_ADD, shown)
         except OSError:
             pass
 
