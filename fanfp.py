@@ -617,7 +617,7 @@ CAP_LAST = 63                           # as many as the sets have bits for
 CAPABILITY_HEADER = struct.pack("=Ii", 0x20080522, 0)       # version 3; this thread
 CAPABILITY_SETS = struct.Struct("=6I")  # effective, permitted, inheritable: low halves, then high
 
-PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 38, 47
+PR_SET_NAME, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 15, 24, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
@@ -13412,8 +13412,13 @@ def main(arguments=None):
         # No KeyboardInterrupt: until all is ready there is nothing to do about it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         fill_standard_descriptors()
-        tool, arguments = called_as(sys.argv[0], sys.argv[1:]) if arguments is None \
-            else called_as("", list(arguments))
+        if arguments is not None:
+            tool, arguments = called_as("", list(arguments))
+        else:
+            tool, arguments = called_as(sys.argv[0], sys.argv[1:])
+            # For ps(1) and pkill(1): else it is one more python3.
+            name = ctypes.create_string_buffer((tool or "fanfp").encode())
+            call("prctl", PR_SET_NAME, ctypes.addressof(name), 0, 0, 0)
         if tool is not None:
             return run_tool(tool, arguments)
         parser = build_parser()

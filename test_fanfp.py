@@ -3331,6 +3331,14 @@ class Tools(ToolBase):
         self.assertIn(b"Couldn't watch %s/none: No such file" % os.fsencode(self.tree),
                       program.errors)
 
+    def test_name_of_process(self):
+        """Scripts end it with pkill or killall, which look at the name of the process."""
+        for name in fanfp.TOOL_NAMES:
+            program = self.tool(self.tree, name=name)
+            self.assertEqual(read("/proc/%d/comm" % program.process.pid), name.encode() + b"\n")
+        program = self.program(self.tree)
+        self.assertEqual(read("/proc/%d/comm" % program.process.pid), b"fanfp\n")
+
     @unittest.skipUnless(ROOT, "needs root, to be the system's logger")
     def test_syslog(self):
         """-s: what it says goes there; events do not."""
