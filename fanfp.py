@@ -11267,13 +11267,21 @@ def ignored_in(path):
     import re
     try:
         with open(path, "rb") as file:
-            data = file.read().replace(b"\r\n", b"\n")
+            data = file.read()
     except OSError as error:
         raise failure(error.errno, "reading", path, "name a file that is like a .gitignore")
-    text = os.fsdecode(data[3:] if data.startswith(b"\xef\xbb\xbf") else data)
+    data = (data[3:] if data.startswith(b"\xef\xbb\xbf") else data).replace(b"\r\n", b"\n")
     # Spaces at the end do not count but after a backslash.
-    lines = (re.sub(r"^((?:\\.|[^\\])*?) +$", r"\1", line) for line in text.split("\n"))
+    lines = (re.sub(r"^((?:\\.|[^\\])*?) +$", r"\1", line) for line in lines_of(data, path))
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def lines_of(data, path):
+    """The lines of a text, the bytes of a file, for paths or globs.  Raises Error."""
+    if b"\0" in data:
+        raise Error(errno.EINVAL, "reading %s: there is a NUL in it, as in UTF-16 or after each path "
+                    "of find -print0; have a line for each, in UTF-8" % printable(path))
+    return os.fsdecode(data).split("\n")
 
 
 def size(text):
@@ -13037,9 +13045,10 @@ def tool_paths(given, rest):
     for path in given.get("fromfile", ()):
         try:
             with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
-                names += map(os.fsdecode, file.read().split(b"\n"))
+                data = file.read()
         except OSError as error:
             raise mistake("Couldn't open %s: %s" % (printable(path), os.strerror(error.errno)))
+        names += lines_of(data, path)
     roots = [name for name in names if name and name[0] != "@"]
     if not roots:
         raise mistake("No files specified to watch!")

@@ -2650,6 +2650,10 @@ class Ignoring(Command):
                                   "not ", "--ignore", glob_, self.tree)
         self.assert_fails("reading %s/none: No such file or directory; name a file" % self.out,
                           "--ignore-file", self.out + "/none", self.tree)
+        with open(self.out + "/globs", "wb") as file:
+            file.write("build/\n".encode("utf-16"))
+        self.assert_fails("reading %s/globs: there is a NUL in it" % self.out,
+                          "--ignore-file", self.out + "/globs", self.tree)
 
     def test_library(self):
         with fanfp.Watch(self.tree, ignore=("*.o", b"\xff"), events="CREATE") as watch:
@@ -3415,6 +3419,7 @@ class Tools(ToolBase):
                 ([], "No files specified to watch!\n"),
                 (["@x"], "No files specified to watch!\n"),
                 (["--fromfile", "/none"], "Couldn't open /none: No such file or directory"),
+                (["--fromfile", "/proc/self/environ"], "reading /proc/self/environ: there is a NUL"),
                 (["-e", "all", "/"], "'all' is not a valid event!  Run with the '--help' option"),
                 (["-t", "0.5", "/"], "'0.5' is not a valid timeout value.\nPlease specify a long"),
                 (["--exclude", "(", "/"], "Error in `exclude' regular expression."),
