@@ -11279,17 +11279,18 @@ def ignored_in(path):
 def lines_of(data, path):
     """The lines of a text, the bytes of a file, for paths or globs.  Raises Error."""
     if b"\0" in data:
-        raise Error(errno.EINVAL, "reading %s: there is a NUL in it, as in UTF-16 or after each path "
-                    "of find -print0; have a line for each, in UTF-8" % printable(path))
+        raise Error(errno.EINVAL, "reading %s: there is a NUL in it, as in UTF-16 or after each "
+                    "path of find -print0; have a line for each, in UTF-8" % printable(path))
     return os.fsdecode(data).split("\n")
 
 
 def size(text):
-    """An argparse type: a number of bytes, also in K, M or G."""
-    digits, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
-    if not digits.isdigit() or unit not in ("", "K", "M", "G"):
-        raise unfit("a number of bytes, as 64M", text)
-    return int(digits) << 10 * " KMG".index(unit or " ")
+    """An argparse type: the size of a ring buffer in bytes, also in K, M or G."""
+    digits, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, " ")
+    try:
+        return ring_size(int(digits) << 10 * " KMG".index(unit))
+    except ValueError:
+        raise unfit("a number of bytes up to 1G, as 64M", text)
 
 
 def positive(text):

@@ -2349,6 +2349,8 @@ class Words(Command):
                 (["--who", "--filter", "inotify"], "--who does nothing with --filter inotify"),
                 (["--count", "0"], "--count: it takes a whole number above 0, not 0; see"),
                 (["-t", ""], "--timeout: it takes a number of seconds, 0 or more, not \"\"; see"),
+                (["--ring", "0"], "--ring: it takes a number of bytes up to 1G, as 64M, not 0; see"),
+                (["--ring", "1e9"], "--ring: it takes a number of bytes up to 1G, as 64M, not 1e9"),
                 (["--latency", "nan"], "--latency: it takes a number of seconds, 0 or more"),
                 (["-e", ","], "choosing events: none is named")):
             with self.subTest(words):
@@ -3419,7 +3421,7 @@ class Tools(ToolBase):
                 ([], "No files specified to watch!\n"),
                 (["@x"], "No files specified to watch!\n"),
                 (["--fromfile", "/none"], "Couldn't open /none: No such file or directory"),
-                (["--fromfile", "/proc/self/environ"], "reading /proc/self/environ: there is a NUL"),
+                (["--fromfile", "/proc/self/environ"], "reading /proc/self/environ: there is a "),
                 (["-e", "all", "/"], "'all' is not a valid event!  Run with the '--help' option"),
                 (["-t", "0.5", "/"], "'0.5' is not a valid timeout value.\nPlease specify a long"),
                 (["--exclude", "(", "/"], "Error in `exclude' regular expression."),
