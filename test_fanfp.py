@@ -2349,7 +2349,7 @@ class Words(Command):
                 (["--who", "--filter", "inotify"], "--who does nothing with --filter inotify"),
                 (["--count", "0"], "--count: it takes a whole number above 0, not 0; see"),
                 (["-t", ""], "--timeout: it takes a number of seconds, 0 or more, not \"\"; see"),
-                (["--ring", "0"], "--ring: it takes a number of bytes up to 1G, as 64M, not 0; see"),
+                (["--ring", "0"], "--ring: it takes a number of bytes up to 1G, as 64M, not 0"),
                 (["--ring", "1e9"], "--ring: it takes a number of bytes up to 1G, as 64M, not 1e9"),
                 (["--latency", "nan"], "--latency: it takes a number of seconds, 0 or more"),
                 (["-e", ","], "choosing events: none is named")):
