@@ -12373,23 +12373,35 @@ class Screen(Top):
         self.shown, self.size = [], None
         self.errors.instead = self.note if os.isatty(self.errors.fd) else None
         if os.isatty(0):
-            if self.modes is None:
-                self.watch.wake_on(0)
-                self.modes = self.termios.tcgetattr(0)
-            self.tty.setcbreak(0, self.termios.TCSANOW)
+            try:
+                modes = self.termios.tcgetattr(0)
+                self.tty.setcbreak(0, self.termios.TCSANOW)
+                if self.modes is None:
+                    self.watch.wake_on(0)
+                    self.modes = modes
+            except self.termios.error:      # stopped by it, in the background, and continued;
+                pass                        # or it has gone
         self.output.write("\x1b[?1049h\x1b[?25l\x1b[?7l")
         self.show()
 
     def leave(self):
         self.errors.instead = None
         try:
-            if self.modes is not None:
-                self.termios.tcsetattr(0, self.termios.TCSANOW, self.modes)
-            self.output.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
+            if not self.is_in_background():
+                if self.modes is not None:
+                    self.termios.tcsetattr(0, self.termios.TCSANOW, self.modes)
+                self.output.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
         except (OSError, self.termios.error):
             pass                            # it has gone
         while self.notes:
             self.errors.tell(self.notes.popleft())
+
+    def is_in_background(self):
+        """Whether the terminal is somebody else's now: who changes it then is stopped."""
+        try:
+            return os.tcgetpgrp(self.output.fd) != os.getpgrp()
+        except OSError:
+            return False                    # it controls nobody here
 
     def note(self, message):
         """A notice: for a while in the last row, and when the screen is left."""
@@ -12401,7 +12413,9 @@ class Screen(Top):
             import signal
             self.leave()
             os.kill(os.getpid(), signal.SIGSTOP)
-        elif self.signals.had("SIGCONT"):   # others had the terminal, whatever stopped fanfp
+            return None
+        # Others had the terminal, whatever stopped fanfp.  Not where it is only to end.
+        if self.signals.had("SIGCONT") and self.signals.number is None:
             self.begin()
         if self.modes is not None and readable(0):
             import re

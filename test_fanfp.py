@@ -4359,6 +4359,27 @@ class People(Command):
         lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
         self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
 
+    def test_screen_in_background(self):
+        """A job in the background is stopped, and goes on with fg; a stopped one can be ended."""
+        terminal = Terminal(self, 80, 24)
+        command = "clear; %s --top %s" % (" ".join(MODULE), self.tree)
+        terminal.press(command + " &", "Enter")
+        terminal.wait_for(lambda lines: any("fanfp: watching" in line for line in lines))
+        terminal.press("set -b", "Enter")       # bash says at once what becomes of a job
+        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
+        terminal.press("fg; stty -a", "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1] and " events, " in lines[0])
+        terminal.press("q")
+        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
+        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
+        terminal.press(command, "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1])
+        terminal.press("C-z")
+        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
+        terminal.press("clear; kill %1; wait; stty -a", "Enter")
+        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
+        self.assertTrue(any("Terminated" in line for line in lines), lines)
+
     def test_screen_ended_by_signal(self):
         """The terminal is as it was, and what went wrong meanwhile is told there."""
         terminal = Terminal(self, 80, 24)
