@@ -589,12 +589,14 @@ TRACE_KERNELS = ("6.12", "newest")
 
 
 def in_machine(options, command):
-    """Run guest.py in the machine of lab/; what it found."""
+    """Run guest.py in the machine of lab/; what it found, and the load of this host then."""
     say("booting the lab's machine: " + command)
     done = subprocess.run([os.path.join(LAB, "vm")] + options + [command], stdout=subprocess.PIPE)
     if done.returncode:
         raise RuntimeError("%s ended with %d in the machine" % (command, done.returncode))
-    return json.loads(done.stdout.decode().strip().splitlines()[-1])
+    found = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    found["load"] = os.getloadavg()[1]
+    return found
 
 
 def fastpath(place, versions, quick):

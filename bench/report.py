@@ -271,8 +271,8 @@ def trace_rows(found):
         one, many = (least(runs[name], key) for name in ("trace", "trace, 64 roots"))
         rows.append((what + ", with 1 and 64 roots", "flat (at most 1.2 times)",
                      "%s, %s" % (micro(one), micro(many)), many <= 1.2 * one))
-    base = median(found["python -c pass"])
-    own, marks = (median([run["ready"] for run in runs[name]]) for name in ("trace", "marks"))
+    base = min(found["python -c pass"])
+    own, marks = (least(runs[name], "ready") for name in ("trace", "marks"))
     rows.append(("ready after that of `marks` (%s), in times of `python3 -c pass` (%s)"
                  % (milli(marks), milli(base)), "at most 3", "%.1f (%s)" % (
                      (own - marks) / base, milli(own - marks)), own - marks <= 3 * base))
@@ -293,24 +293,22 @@ def trace_rows(found):
 def many_rows(section):
     chunks, rows = section["inside"]["trace"], []
     for who, prefix in (("fanfp's processor time for", ""), ("the worker's for", "worker ")):
-        first, second = (median([each[prefix + which] for each in chunks])
-                         for which in ("first", "second"))
-        marks = tuple(micro(median([each[prefix + which] for each in section["inside"]["marks"]]))
+        first, second = (least(chunks, prefix + which) for which in ("first", "second"))
+        marks = tuple(micro(least(section["inside"]["marks"], prefix + which))
                       for which in ("first", "second"))
         rows.append(("%s the first and the second file of each of %s directories" % (
             who, count(section["count"])), "flat (at most 1.2 times)", "%s, %s (`marks` %s, %s)" % (
                 (micro(first), micro(second)) + marks), first <= 1.2 * second))
-    first, last = (min(each["first"] for each in part)
+    first, last = (least(part, "first")
                    for part in (chunks[:len(chunks) // 2], chunks[len(chunks) // 2:]))
     rows.append(("fanfp's for the first file, the least in one half of them and in the other",
                  "flat (at most 1.2 times)", "%s, %s" % (micro(first), micro(last)),
                  last <= 1.2 * first))
     memory = [each["memory"] / 1e6 for each in chunks]
-    rows.append(("memory after a tenth of the directories, and after all",
+    rows.append(("memory after a twentieth of the directories, and after all",
                  "flat (at most 1.2 times)", "%.1f MB, %.1f MB" % (memory[0], memory[-1]),
                  memory[-1] <= 1.2 * memory[0]))
-    outside = [median([each["first"] for each in section["outside"][name]])
-               for name in ("trace", "marks")]
+    outside = [least(section["outside"][name], "first") for name in ("trace", "marks")]
     rows.append(("fanfp's for the first file of each directory outside, beside `marks`", "none",
                  "%s (%s)" % tuple(map(micro, outside)), outside[0] < 1e-6))
     return rows
@@ -414,12 +412,13 @@ def trace_table(section):
                                   for key in ("worker", "worker inside")] + (
                 [micro(least(runs, "watcher outside")), micro(least(runs, "watcher")),
                  "%.1f" % median([run["lines"] for run in runs]),
-                 milli(median([run["ready"] for run in runs]))] if ready else ["-"] * 4))
+                 milli(least(runs, "ready"))] if ready else ["-"] * 4))
         text.append(linux(found) + ":\n\n" + markdown(
             ["watcher", "worker outside slowed by", "inside",
              "watcher's processor time a file outside", "inside", "lines a file", "ready"], rows))
         text.append("The worker alone takes %s a file; the least of %d runs of %d parts of %s "
-                    "files.\n" % (micro(least(found["runs"]["none"], "worker")),
-                                  len(found["runs"]["none"]), found["parts"],
-                                  count(found["files"])))
+                    "files. The load of the host was %s.\n" % (
+                        micro(least(found["runs"]["none"], "worker")), len(found["runs"]["none"]),
+                        found["parts"], count(found["files"]),
+                        "%.1f" % found["load"] if "load" in found else "not noted"))
     return "\n".join(text)
