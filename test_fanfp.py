@@ -10874,11 +10874,11 @@ class Faults(Base):
 
     def test_pipe_closed_under_load(self):
         """The reader goes while fanfp waits for it to read: it ends, and says nothing."""
+        program = self.program(self.tree)
+        fcntl.fcntl(program.process.stdout, 1031, 4096)     # F_SETPIPE_SZ, while nothing is in it
         worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
         self.addCleanup(worker.wait)
         self.addCleanup(worker.kill)
-        program = self.program(self.tree)
-        fcntl.fcntl(program.process.stdout, 1031, 4096)     # F_SETPIPE_SZ
         for _ in range(50):
             self.assertTrue(program.line())
         program.process.stdout.close()
