@@ -3017,8 +3017,9 @@ class ToolBase(Base):
         do()
         return self.before_sentinel(program)
 
-    def before_sentinel(self, *programs, where=None):
-        """The lines of programs before the first of a sentinel, which is made."""
+    def before_sentinel(self, *programs, where=None, file=None):
+        """The lines of programs before the first of a sentinel, which is made; and those of a root
+        that is a file, which has a source of its own, up to the end."""
         path = (where or self.tree) + "/sentinel"
         write(path)
         os.chmod(path, 0o600)
@@ -3030,6 +3031,7 @@ class ToolBase(Base):
             found.append(list(itertools.takewhile(lambda line: "sentinel" not in line, lines)))
             self.assertIsNone(program.process.poll(), program.errors)
             program.process.terminate()
+            found[-1] += [line for line in lines if file is not None and line.startswith(file)]
         return found[0] if len(found) == 1 else found
 
     def until_said(self, program, do):
@@ -3712,8 +3714,9 @@ class ToolsCompared(ToolBase):
                 real = self.real("-m", *words)
                 self.assertEqual(ours.errors, real.errors)
                 self.do()
-                found = self.before_sentinel(ours, real,
-                                             where=self.out if self.out in words else self.tree)
+                found = self.before_sentinel(
+                    ours, real, where=self.out if self.out in words else self.tree,
+                    file=self.tree + "/file" if self.tree not in words else None)
                 self.maxDiff = None
                 self.assertEqual(*map(self.by_name, found))
 
