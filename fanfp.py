@@ -9322,8 +9322,11 @@ class Sources:
         far = self.mount_list.far()
         beyond = [mount for mount in mounts if lies_far(mount, far) and (
             mount.id == number or mount.id in crossed and mount.path != b"/")]
-        if not beyond or "inotify" not in self.candidates():
-            return False                    # a filter that was asked for may wait
+        if not beyond:
+            return False
+        if "inotify" not in self.candidates():
+            self.add_tree(shown_name(display), path)    # a filter that was asked for may wait
+            return True
         source = self.add_thread(
             FarRoot(shown_name(display), real, number), beyond[0].kind, False,
             lambda notice: self.thread_watch(display, notice=notice,

@@ -8307,6 +8307,19 @@ class TraceTest(Base):
             found.update(self.reported(program))
         self.assertEqual(found[self.tree + "/m"], {"UNMOUNT"})
 
+    def test_root_in_user_space(self):
+        """A FUSE mount is a root like others, where trace is asked for."""
+        if not shutil.which("bindfs"):
+            self.skipTest("needs bindfs")
+        run("bindfs", self.out, self.tree)
+        self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree],
+                                                stderr=subprocess.DEVNULL))
+        program = self.program("--filter", "trace", self.tree)
+        run("sh", "-c", "mkdir d; echo > d/f; mv d e", cwd=self.tree)
+        self.assertEqual(self.reported(program), {
+            self.tree + "/d": {"CREATE"}, self.tree + "/d/f": set(CREATED.split()),
+            (self.tree + "/d", self.tree + "/e"): {"RENAME"}})
+
     def test_beside_marks(self):
         """Of `auto`: where marks can't be had, as on ramfs, it is trace, and mounts there follow
         the directories of the other."""
