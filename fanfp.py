@@ -11628,6 +11628,19 @@ class Output:
         self.poll.register(fd, select.POLLOUT)
         self.poll.register(signals.fd, select.POLLIN)
 
+    def close(self):
+        """Let go of its own descriptor, so that who reads sees the end; not of the one given."""
+        if self.own_fd != self.fd:
+            os.close(self.own_fd)
+        self.own_fd = self.fd
+
+    def turn_to(self, fd):
+        """Write to what this descriptor is from now on, under the number of the one before."""
+        self.close()
+        os.dup2(fd, self.fd, inheritable=False)
+        os.close(fd)
+        self.own_fd = without_blocking(self.fd)
+
     def write(self, text):
         """Write all of a text.  Raises BrokenPipeError, or Error when it can't, or when a signal
         came and nobody reads it."""
@@ -11749,8 +11762,7 @@ class Rotation(Part):
             fd = open_to_append(self.output.name, "the old file is written on", os.O_NONBLOCK)
         except Error as error:
             return self.manner.tell(str(error))
-        os.dup2(fd, self.output.fd, inheritable=False)
-        os.close(fd)
+        self.output.turn_to(fd)
 
 
 def has_terminal():

@@ -65,6 +65,7 @@ def printer(lines):
             events = watch.read(0)
             if events:
                 output.write(lines(events))
+        output.close()
     return run
 
 
