@@ -5809,7 +5809,8 @@ class Fanotify(Source):
         else:
             # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
             halves = True
-            self.asked &= ~FS_ERROR
+            if _kernel_release() < (5, 16):
+                self.asked &= ~FS_ERROR
             if self.mask & RENAME:
                 self.mask |= MOVED_FROM | MOVED_TO
         if halves:
@@ -12580,6 +12581,9 @@ def refuse_idle(options):
             (options.quiet > 1 and prints,
              "-qq prints no events, so --json, --csv, --format, --who, --top, --summary and -o do "
              "nothing"),
+            (options.top and (options.command or options.run) is not None,
+             "--top leaves a command no place for its output, so --exec and --run are not for it; "
+             "have --summary, or a fanfp for each"),
             ((options.top or options.summary) and (options.who or options.format is not None),
              "--top and --summary print no events, so --who and --format do nothing"),
             (options.top and not options.summary and (options.json or options.csv),
