@@ -4396,6 +4396,19 @@ class People(Command):
         self.assertIn("fanfp: no root is left", lines)
         self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
 
+    def test_screen_and_commands(self):
+        """What a command prints would be written over it: a line says so, before it begins."""
+        terminal = Terminal(self, 80, 24)
+        for option in ("--exec", "--run"):
+            terminal.press("clear; %s --top %s ls %s; echo status $?"
+                           % (" ".join(MODULE), option, self.tree), "Enter")
+            lines = terminal.wait_for(lambda lines: "status 1" in lines)
+            self.assertIn("--top leaves a command no place for its output", "".join(lines))
+            self.assertNotIn(fanfp.KEYS_SHOWN, lines)
+        program = self.program("--summary", "--run", "echo ran", self.tree, json_lines=False)
+        write(self.tree + "/a")
+        self.assertEqual(program.line(), b"ran\n")
+
     def test_serial_line(self):
         """One of a size not known has 80 by 24; only what changes is written again."""
         process, master = self.at_terminal("--top", self.tree, size=(0, 0))
