@@ -43,6 +43,7 @@ try:
     import struct
     import time
     import weakref
+    import _signal as signal            # signal makes enums of its numbers: a tenth of the start
     from _thread import RLock
     from _warnings import warn
     from array import array
@@ -11117,18 +11118,26 @@ def glob_regex(glob):
 # 13. The command line
 # =============================================================================================
 
+# --- options ---
+#
+# In come the words of a command line, out go Options, or an Error that says what is wrong with
+# them.  The tables are all there is to know of an option: reading and help are made from them, for
+# inotify-tools' own options, too (see TOOL_OPTIONS).  Not with argparse or getopt: to import and
+# set up either takes a fifth to a third of the time until fanfp is ready.
+
 EXAMPLES = """\
 fanfp /srv/data                           each change, by whom, as it happens
 fanfp --top /srv/data                     who is busy there, and where
 fanfp --run make --ignore /build/ src     build when something has changed
 
+usage: fanfp [OPTION...] ROOT...
+
+Watch directory trees and print an event a line: every event under them, none
+from outside.  A ROOT is a directory or a file.
+
 """
 
-DESCRIPTION = """\
-Watch directory trees and print an event a line: every event under them, none
-from outside."""
-
-EPILOG = """\
+EPILOG = """
 %s
 %s
         ALL, CLOSE, MOVE stand for several
@@ -11144,130 +11153,218 @@ format: %%w directory, %%f name, %%P path, %%o old path, %%e events, %%T time,
         Never {} in COMMANDS: the name of a file may hold some, $(reboot).
 exit status: 0 --count reached, or the reader of the output has gone; 1 error,
         or no root left; 2 --timeout reached.  At SIGINT, SIGTERM and SIGHUP
-        it writes what has happened, and dies of that signal"""
+        it writes what has happened, and dies of that signal
+"""
 
 HELP_WIDTH = 80
+HELP_INDENT = 24
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 
 EXIT_ERROR, EXIT_TIMEOUT = 1, 2
 WIDE = 100          # columns from which on a line has room for the user
 F_GETFL = 3                             # <fcntl.h>; not every Python has its module
+TOOL_NAMES = ("inotifywait", "fsnotifywait", "inotifywatch", "fsnotifywatch")
+
+OPTIONS = (
+    # Letter, name, argument, what it is.  inotifywait's words where it has them.
+    ("h", "help", "", "say what the options are, and end"),
+    ("e", "event", "EVENT[,EVENT...]", "what to report"),
+    ("", "json", "", "a JSON object a line"),
+    ("c", "csv", "", "directory, events, name, old path, pid, command, user id, and with --who "
+     "user, group id, parent's pid, executable, command line, control group, unit"),
+    ("", "format", "FORMAT", "a line of your own, see below"),
+    ("", "who", "", "more of who did it: user, parent's pid, systemd unit or container; in --json "
+     "and --csv group, executable, command line, control group too"),
+    ("", "timefmt", "FORMAT", "strftime format of %T in --format"),
+    ("", "no-newline", "", "no newline after --format"),
+    ("", "include", "REGEX", "only paths with a match"),
+    ("", "includei", "REGEX", "the same, whatever the case"),
+    ("", "exclude", "REGEX", "no paths with a match"),
+    ("", "excludei", "REGEX", "the same, whatever the case"),
+    ("", "ignore", "GLOB", "no paths that match, as in .gitignore: NAME, DIRECTORY/, /IN/ROOT, "
+     "**, '!NOT THIS'"),
+    ("", "ignore-file", "FILE", "the same, a glob a line"),
+    ("C", "comm", "NAME", "only what processes of this name did; '!NAME': not what they did"),
+    ("", "pid", "PID", "only what this process did; '!PID': not what it did"),
+    ("", "user", "USER", "only what this user did, by name or number; '!USER': not what it did"),
+    ("t", "timeout", "SECONDS", "end with status 2 when there was no event for so long (0: never)"),
+    ("", "count", "N", "end after N events"),
+    ("q", "quiet", "", "say only what went wrong; twice: print no events"),
+    ("o", "outfile", "FILE", "append to a file; -: standard output"),
+    ("m", "monitor", "", "accepted: it always goes on"),
+    ("r", "recursive", "", "accepted: it is anyway"),
+    ("", "no-recursive", "", "only what happens to a directory given and its entries, nothing "
+     "below"),
+    ("", "filter", "{%s}" % ",".join(FILTER_NAMES), "how to keep outside events away"),
+    ("", "object", "FILE", "a BPF object for --filter fastpath"),
+    ("", "ring", "SIZE", "of the buffer in which events wait with --filter trace, as 64M"),
+    ("", "latency", "SECONDS", "let events gather for so long under load (0.005)"),
+    ("", "one-file-system", "", "don't watch what is mounted inside"),
+    ("", "devices", "", "tell who opens, reads and writes device nodes such as /dev/null, too"),
+    ("", "no-dereference", "", "watch a symbolic link given, not its target"),
+    ("", "wait", "", "wait for roots that are not there, and for those that go to come again"),
+    ("", "top", "", "no events, but tables of the busiest directories and processes, of events, "
+     "and of files that grow, each second; without a terminal a line a second"),
+    ("", "summary", "", "no events, but the same tables at the end and at SIGUSR1; also with "
+     "--json, --csv"),
+    ("", "exec", "COMMAND", "run a command for each event, one at a time, without a shell: {} is "
+     "the path; FANFP_PATH, _OLD_PATH, _EVENTS, _IS_DIR, _PID, _COMM, _UID and more of who did it "
+     "are in its environment; see below"),
+    ("", "run", "COMMAND", "run a command for all that changed until it was quiet for a while: "
+     "the paths are on its standard input, a NUL after each, FANFP_COUNT of them"),
+    ("", "quiet-for", "SECONDS", "that while (0.1)"),
+    ("", "restart", "", "--run it at once, and end it then and start it again: for servers"),
+    ("", "stats", "", "counters, at the end, on standard error"),
+    ("", "probe", "", "say what this host has, and end"),
+    ("", "as", "TOOL", "first of all: be %s, with its options; so it is where that is the name of "
+     "a link to it" % ", ".join(TOOL_NAMES)),
+    ("", "version", "", "say which this is, and end"),
+)
+
+SEVERAL = ("EVENT[,EVENT...]", "REGEX", "GLOB", "NAME", "PID", "USER")
+"""Arguments of options of which all count, not the last alone."""
+
+IDLE = (
+    # Options; others with which (!: without which) they are a mistake; what is wrong then.
+    ("--timefmt", "!%T", "does nothing without a %T in --format"),
+    ("--no-newline", "!--format", "does nothing without --format"),
+    ("--restart --quiet-for", "!--run", "does nothing without --run"),
+    ("--object", "!--filter=auto !--filter=fastpath", "does nothing but with --filter fastpath"),
+    ("--devices", "!THROUGH", "does nothing with these events"),
+    ("--who", "--filter=inotify", "does nothing with --filter inotify, which does not tell who"),
+    ("--who", "--format", "does nothing with --format, whose letters say what is wanted"),
+    ("--json --csv --format --who --top --summary --outfile", "-qq",
+     "does nothing with -qq, which prints no events"),
+    ("--top", "--exec", "leaves the command of --exec no place for its output; have --summary"),
+    ("--top", "--run", "leaves the command of --run no place for its output; have --summary"),
+    ("--who --format", "--top", "does nothing with --top, which prints no events"),
+    ("--who --format", "--summary", "does nothing with --summary, which prints no events"),
+    ("--json --csv", "--top !--summary", "does nothing with --top, but for its --summary"),
+    ("--one-file-system", "--no-recursive", "does nothing with --no-recursive: nothing mounted "
+     "inside is watched anyway"),
+    ("--recursive", "--no-recursive", "and --no-recursive: only one of them"),
+    ("--exec", "--run", "and --run: only one of them"),
+    ("--json --csv", "--format", "and --format: only one of them"),
+    ("--json", "--csv", "and --csv: only one of them"),
+)
 
 
-def folded(text):
-    """A text in lines of HELP_WIDTH, those after the first indented."""
-    textwrap = module("textwrap", "showing help")
-    return textwrap.fill(text, HELP_WIDTH, subsequent_indent=8 * " ")
+def read_options(arguments, rows):
+    """([(option, its argument or "")], the rest) of the words of a command line, as
+    getopt_long(3) reads them.  `rows`: tuples that begin as those of OPTIONS.  Raises ValueError
+    in its words."""
+    pairs, rest, words = [], [], iter(arguments)
+
+    def add(row, value, wrong):
+        if row[2] and value is None:
+            value = next(words, None)
+            if value is None:
+                raise ValueError(wrong)
+        pairs.append((row[1], value or ""))
+    for word in words:
+        if word == "--":
+            rest.extend(words)
+        elif word.startswith("--"):
+            name, has_value, value = word[2:].partition("=")
+            found = [row for row in rows if row[1] == name] \
+                or [row for row in rows if row[1].startswith(name)]
+            if len(found) != 1:
+                raise ValueError("unrecognized option '--%s'" % name if not found else
+                                 "option '--%s' is ambiguous; possibilities:%s" % (
+                                     name, "".join(" '--%s'" % row[1] for row in found)))
+            name = found[0][1]
+            if has_value and not found[0][2]:
+                raise ValueError("option '--%s' doesn't allow an argument" % name)
+            add(found[0], value if has_value else None, "option '--%s' requires an argument" % name)
+        elif word.startswith("-") and word != "-":
+            while word[1:]:
+                letter, word = word[1], word[1:]
+                row = next((row for row in rows if row[0] == letter), None)
+                if row is None:
+                    raise ValueError("invalid option -- '%s'" % letter)
+                value, word = (word[1:] or None, "") if row[2] else (None, word)
+                add(row, value, "option requires an argument -- '%s'" % letter)
+        else:
+            rest.append(word)
+    return pairs, rest
 
 
-def build_parser():
-    """The command line's grammar: inotifywait's words where it has them."""
-    argparse = module("argparse", "reading options")
-    # With a width of its own: argparse would import shutil to ask the terminal's, for each option
-    # added, and shutil all that compresses.  A tenth of the time until ready.
-    parser = argparse.ArgumentParser(
-        prog="fanfp", description=DESCRIPTION,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=HELP_WIDTH))
+class Options:
+    """What a command line asks for: `roots`, `given` (names of options), and an attribute for each
+    of OPTIONS: how often it was given; of one with an argument the last, or None, or all."""
 
-    def print_help():
-        parser.epilog = EPILOG % (folded("default: " + " ".join(DEFAULT_EVENTS)),
-                                  folded("events: " + " ".join(EVENTS)), KILL_SECONDS)
-        say(EXAMPLES + parser.format_help())
-    parser.error, parser.print_help, add = refuse, print_help, parser.add_argument
-    add("roots", nargs="*", metavar="ROOT", help="a directory or a file")
-    add("-e", "--event", action="append", metavar="EVENT[,EVENT...]", help="what to report")
-    add("--json", action="store_true", help="a JSON object a line")
-    add("--csv", "-c", action="store_true",
-        help="directory,events,name,old path,pid,command,user id, and with --who user, "
-             "group id,parent's pid,executable,command line,control group,unit")
-    add("--format", metavar="FORMAT", help="a line of your own, see below")
-    add("--who", action="store_true",
-        help="more of who did it: user, parent's pid, systemd unit or container; in --json and "
-             "--csv group, executable, command line, control group too")
-    add("--timefmt", metavar="FORMAT", help="strftime format of %%T in --format")
-    add("--no-newline", action="store_true", help="no newline after --format")
-    add("--include", action="append", metavar="REGEX", help="only paths with a match")
-    add("--includei", action="append", metavar="REGEX", help="the same, whatever the case")
-    add("--exclude", action="append", metavar="REGEX", help="no paths with a match")
-    add("--excludei", action="append", metavar="REGEX", help="the same, whatever the case")
-    add("--ignore", action="append", type=ignored_glob, metavar="GLOB",
-        help="no paths that match, as in .gitignore: NAME, DIRECTORY/, /IN/ROOT, **, '!NOT THIS'")
-    add("--ignore-file", action="append", type=ignored_in, dest="ignore", metavar="FILE",
-        help="the same, a glob a line")
-    add("-C", "--comm", action="append", default=[], metavar="NAME",
-        help="only what processes of this name did; '!NAME': not what they did")
-    add("--pid", action="append", default=[], metavar="PID",
-        help="only what this process did; '!PID': not what it did")
-    add("--user", action="append", default=[], metavar="USER",
-        help="only what this user did, by name or number; '!USER': not what it did")
-    add("-t", "--timeout", type=seconds, default=0, metavar="SECONDS",
-        help="end with status 2 when there was no event for so long (0: never)")
-    add("--count", type=positive, metavar="N", help="end after N events")
-    add("-q", "--quiet", action="count", default=0,
-        help="say only what went wrong; twice: print no events")
-    add("-o", "--outfile", metavar="FILE", help="append to a file; -: standard output")
-    add("-m", "--monitor", action="store_true", help="accepted: it always goes on")
-    add("-r", "--recursive", action="store_true", help="accepted: it is anyway")
-    add("--no-recursive", action="store_true",
-        help="only what happens to a directory given and its entries, nothing below")
-    add("--filter", choices=FILTER_NAMES, default="auto", help="how to keep outside events away")
-    add("--object", metavar="FILE", help="a BPF object for --filter fastpath")
-    add("--ring", type=size, metavar="SIZE",
-        help="of the buffer in which events wait with --filter trace, as 64M")
-    add("--latency", type=seconds, default=0.005, metavar="SECONDS",
-        help="let events gather for so long under load (0.005)")
-    add("--one-file-system", action="store_true", help="don't watch what is mounted inside")
-    add("--devices", action="store_true",
-        help="tell who opens, reads and writes device nodes such as /dev/null, too")
-    add("--no-dereference", action="store_true", help="watch a symbolic link given, not its target")
-    add("--wait", action="store_true",
-        help="wait for roots that are not there, and for those that go to come again")
-    add("--top", action="store_true",
-        help="no events, but tables of the busiest directories and processes, of events, and of "
-             "files that grow, each second; without a terminal a line a second")
-    add("--summary", action="store_true",
-        help="no events, but the same tables at the end and at SIGUSR1; also with --json, --csv")
-    add("--exec", dest="command", metavar="COMMAND",
-        help="run a command for each event, one at a time, without a shell: {} is the path; "
-             "FANFP_PATH, _OLD_PATH, _EVENTS, _IS_DIR, _PID, _COMM, _UID and more of who did it "
-             "are in its environment; see below")
-    add("--run", metavar="COMMAND",
-        help="run a command for all that changed until it was quiet for a while: the "
-             "paths are on its standard input, a NUL after each, FANFP_COUNT of them")
-    add("--quiet-for", type=seconds, metavar="SECONDS", help="that while (0.1)")
-    add("--restart", action="store_true",
-        help="--run it at once, and end it then and start it again: for servers")
-    add("--stats", action="store_true", help="counters, at the end, on standard error")
-    add("--probe", action="store_true", help="say what this host has, and end")
-    add("--as", dest="tool", metavar="NAME",
-        help="first of all: be " + ", ".join(TOOL_NAMES) + ", with its options; so it is where "
-             "that is the name of a link to it")
-    add("--version", action="store_true", help="say which this is, and end")
-    return parser
+    def __init__(self, arguments):
+        try:
+            pairs, self.roots = read_options(arguments, OPTIONS)
+        except ValueError as why:
+            refuse(why)
+        self.given = [name for name, _ in pairs]
+        for _, name, argument, _ in OPTIONS:
+            values = [read_value(name, argument, text) for each, text in pairs if each == name]
+            setattr(self, name.replace("-", "_"), len(values) if not argument else
+                    values if argument in SEVERAL else values[-1] if values else None)
+        self.ignore = [glob for name, text in pairs if name.startswith("ignore")
+                       for glob in ([text] if name == "ignore" else ignored_in(text))]
+        self.filter = self.filter or FILTER_NAMES[0]
 
 
-def refuse(message):
-    """What argparse does about a mistake: one line instead of seven."""
-    raise Error(errno.EINVAL, "reading the command line: %s; see --help" % printable(message))
-
-
-def seconds(text):
-    """An argparse type: a number of seconds, not negative, finite."""
+def read_value(name, argument, text):
+    """The value of an option's argument.  Raises Error where it is not what the option takes."""
+    wanted, read = VALUES.get(argument, ("", str))
     try:
-        return duration("", float(text))
+        return read(text)
     except ValueError:
-        raise unfit("a number of seconds, 0 or more", text)
+        refuse("--%s: it takes %s, not %s" % (name, wanted, text or '""'))
 
 
-def ignored_glob(text):
-    """An argparse type: a glob to ignore, in a list."""
-    if glob_regex(text.lstrip("!").rstrip("/")) in (None, ""):
-        raise unfit("a glob as in .gitignore, which can match something", text)
-    return [text]
+def positive(text):
+    if not is_number(text) or int(text) == 0:
+        raise ValueError
+    return int(text)
+
+
+def size(text):
+    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, " ")
+    return ring_size(int(digits) << 10 * " KMG".index(unit))
+
+
+def useful_glob(text):
+    if not glob_regex(text.lstrip("!").rstrip("/")):
+        raise ValueError
+    return text
+
+
+VALUES = {
+    "SECONDS": ("a number of seconds, 0 or more", lambda text: duration("", float(text))),
+    "N": ("a whole number above 0", positive),
+    "SIZE": ("a number of bytes up to 1G, as 64M", size),
+    "GLOB": ("a glob as in .gitignore, which can match something", useful_glob),
+}
+"""By argument: what it has to be, and the function from its text to its value, or ValueError."""
+
+
+def refuse(why):
+    """Raise the Error for a mistake on the command line."""
+    raise Error(errno.EINVAL, "reading the command line: %s; see --help" % printable(str(why)))
+
+
+def refuse_idle(options):
+    """An option that would do nothing is a mistake: raise the Error that says what it needs."""
+    is_there = {"--" + name for name in options.given}
+    is_there.update(("--filter=" + options.filter, "-qq" if options.quiet > 1 else ""))
+    is_there.update("%" + letter for letter in format_letters(options.format or ""))
+    if not options.event or event_mask(
+            ",".join(options.event).replace(",", " ").split()) & THROUGH:
+        is_there.add("THROUGH")
+    for idle, others, what in IDLE:
+        found = [each for each in idle.split() if each in is_there]
+        if found and all((other[0] != "!") == (other.strip("!") in is_there)
+                         for other in others.split()):
+            refuse(found[0] + " " + what)
 
 
 def ignored_in(path):
-    """An argparse type: the globs in a file.  Raises Error."""
+    """The globs in a file that is like a .gitignore.  Raises Error."""
     import re
     try:
         with open(path, "rb") as file:
@@ -11288,26 +11385,23 @@ def lines_of(data, path):
     return os.fsdecode(data).split("\n")
 
 
-def size(text):
-    """An argparse type: the size of a ring buffer in bytes, also in K, M or G."""
-    digits, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, " ")
-    try:
-        return ring_size(int(digits) << 10 * " KMG".index(unit))
-    except ValueError:
-        raise unfit("a number of bytes up to 1G, as 64M", text)
+def help_text():
+    """What --help prints."""
+    lines = []
+    for letter, name, argument, what in OPTIONS:
+        flags = "%s--%s %s" % ("-%s, " % letter if letter else "", name, argument)
+        text = folded(what, HELP_INDENT, HELP_INDENT * " ")
+        lines.append("  " + flags.rstrip() + (
+            "\n" + text if len(flags) > HELP_INDENT - 3 else text[len(flags.rstrip()) + 2:]))
+    return EXAMPLES + "\n".join(lines) + "\n" + EPILOG % (
+        folded("default: " + " ".join(DEFAULT_EVENTS)), folded("events: " + " ".join(EVENTS)),
+        KILL_SECONDS)
 
 
-def positive(text):
-    """An argparse type: a whole number above 0."""
-    if not is_number(text) or int(text) == 0:
-        raise unfit("a whole number above 0", text)
-    return int(text)
-
-
-def unfit(wanted, text):
-    """What an argparse type raises."""
-    return module("argparse", "reading options").ArgumentTypeError(
-        "it takes %s, not %s" % (wanted, printable(text) or '""'))
+def folded(text, indent=8, first=""):
+    """A text in lines of HELP_WIDTH, those after the first indented."""
+    return module("textwrap", "showing help").fill(
+        text, HELP_WIDTH, initial_indent=first, subsequent_indent=indent * " ")
 
 
 # --- output: one function from a list of events to text, for each way to print ---
@@ -11435,8 +11529,8 @@ def csv_lines(events, who=False):
                   text_of(pid), text_of(event.comm), text_of(event.uid))
         if who:
             fields += tuple(text_of(getattr(event.process, each, None)) for each in WHO)
-        out.append(",".join(map(csv_field, fields)) + "\n")
-    return "".join(out)
+        out.append(fields)
+    return csv_text(out)
 
 
 def text_of(value):
@@ -11444,10 +11538,16 @@ def text_of(value):
     return "" if value is None else " ".join(value) if isinstance(value, tuple) else str(value)
 
 
+def csv_text(rows):
+    """Rows of texts, on one line each whatever is in them."""
+    return "".join(",".join(csv_field(printable(text)) for text in row) + "\n" for row in rows)
+
+
 def csv_field(text):
-    """A field of RFC 4180, on one line whatever is in it."""
-    text = printable(text)
-    return '"%s"' % text.replace('"', '""') if any(c in text for c in ',"') else text
+    """A field of RFC 4180."""
+    if text != text.strip(" ") or any(char in text for char in ',"\n'):
+        return '"%s"' % text.replace('"', '""')
+    return text
 
 
 FORMAT_EVENT = {"P": "path", "o": "old_path", "p": "pid", "C": "comm", "U": "uid"}
@@ -11456,51 +11556,54 @@ FORMAT_PROCESS = {"u": "user", "G": "gid", "q": "ppid", "x": "exe", "a": "cmdlin
 """Letters of --format that stand for an attribute, of an Event or its Process.  find -printf's %u,
 %U and %G, ps's %a."""
 FORMAT_FIXED = {"0": "\0", "n": "\n", "%": "%"}
-# Text as it is; % and a letter; %e, or %Xe: events separated by X; another letter, or none.
-FORMAT_PIECE = r"([^%%]+)|%%(?:([wfT%s])|(e)|(.)e|(.?))" % "".join(
-    (*FORMAT_EVENT, *FORMAT_PROCESS, *FORMAT_FIXED))
+FORMAT_LETTERS = "".join(("wfTe", *FORMAT_EVENT, *FORMAT_PROCESS, *FORMAT_FIXED))
 
 
-def format_lines(pattern, timefmt, newline):
-    """--format: a function from events to text, for an inotifywait-like pattern."""
-    pieces = parse_format(pattern)
-    raw = ("0",) in pieces
-    show = (lambda text: text) if raw else printable
-    end = "" if raw or not newline else "\n"
-
-    def value(event, kind, separator=""):
-        if kind in FORMAT_FIXED:
-            return FORMAT_FIXED[kind]
-        if kind in "wf":
-            return show(split_path(event.path)["wf".index(kind)])
-        if kind == "e":
-            return names_text(event.mask).replace(",", separator)
-        if kind == "T":
-            return time.strftime(timefmt, time.localtime(event.time))
-        return show(text_of(getattr(event, FORMAT_EVENT[kind]) if kind in FORMAT_EVENT else
-                            getattr(event.process, FORMAT_PROCESS[kind], None)))
-    return lambda events: "".join(
-        "".join(piece if isinstance(piece, str) else value(event, *piece) for piece in pieces) + end
-        for event in events)
-
-
-def parse_format(pattern):
-    """Split a format: str for text as it is, tuples (letter, [separator]) for the rest."""
+def format_pieces(letters):
+    """A regular expression of what is no plain text in a format: a % with one of these letters;
+    with an e for events, after what is to be between them; with another letter, or none."""
     import re
-    pieces = []
-    for text, letter, events, separator, wrong in re.findall(FORMAT_PIECE, pattern, re.DOTALL):
-        if text:
-            pieces.append(text)
-        elif letter:
-            pieces.append((letter,))
-        elif events or separator:
-            pieces.append(("e", separator or ","))
-        else:
+    return re.compile("%%(?:([%s])|(.)e|(.?))" % letters, re.DOTALL)
+
+
+def format_letters(pattern):
+    """The letters in the format of --format.  Raises Error."""
+    found = set()
+    for match in format_pieces(FORMAT_LETTERS).finditer(pattern) if pattern else ():
+        letter, separator, wrong = match.groups()
+        if wrong is not None:
             raise Error(errno.EINVAL, "reading --format %s: %s" % (
                 printable(pattern), "%c, inotifywait's cookie, is not to be had; a RENAME has %o, "
                 "and the command is %C" if wrong == "c" else
                 "%%%s is not known; --help lists them" % printable(wrong)))
-    return pieces
+        found.add(letter or "e")
+    return found
+
+
+def format_lines(pattern, letters, value, end):
+    """--format: a function from events to text, each of which ends with `end`.  value(event,
+    letter, separator) is what one of `letters` stands for."""
+    pieces = format_pieces(letters)
+
+    def line(event):
+        return pieces.sub(lambda found: FORMAT_FIXED.get(found.group(1)) or (
+            found.group() if found.group(3) is not None else
+            value(event, found.group(1) or "e", found.group(2) or ",")), pattern) + end
+    return lambda events: "".join(map(line, events))
+
+
+def format_value(timefmt, show):
+    """The `value` of format_lines() for fanfp's own letters; `show`: what names are shown by."""
+    def value(event, letter, separator):
+        if letter in "wf":
+            return show(split_path(event.path)["wf".index(letter)])
+        if letter == "e":
+            return names_text(event.mask).replace(",", separator)
+        if letter == "T":
+            return time.strftime(timefmt, time.localtime(event.time))
+        return show(text_of(getattr(event, FORMAT_EVENT[letter]) if letter in FORMAT_EVENT else
+                            getattr(event.process, FORMAT_PROCESS[letter], None)))
+    return value
 
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")        # what ends fanfp, once all is written
@@ -11529,7 +11632,6 @@ class Signals:
     def catch(self, *others):
         """From now on, `others` too; before, a signal does what it does by default: end a start
         that hangs."""
-        import signal
         signal.set_wakeup_fd(self._write)
         for name in ENDING + ("SIGCHLD",) + others:
             number = getattr(signal, name)
@@ -11576,16 +11678,12 @@ class Signals:
 
 def signal_name(number):
     """SIGTERM for 15, SIG34 for one that has no name."""
-    import signal
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "SIG%d" % number
+    return next((name for name, value in vars(signal).items() if value == number
+                 and name.startswith("SIG") and name[3:4] != "_"), "SIG%d" % number)
 
 
 def die_of(number):
     """End as a program does that does not catch a signal: so a shell knows to end its loop."""
-    import signal
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     return 128 + number         # still here: the first process of a container is not ended by it
@@ -11753,7 +11851,6 @@ class Rotation(Part):
         signals.ending.discard("SIGHUP")
 
     def advance(self):
-        import signal
         if not self.signals.had("SIGHUP"):
             return
         if self.has_terminal and not has_terminal():
@@ -11923,7 +12020,6 @@ class Runner(Part):
             self.told, self.kill_at = number, time.monotonic() + KILL_SECONDS
             self.send(number)
         elif time.monotonic() >= self.kill_at:
-            import signal
             self.kill_at = float("inf")
             killed = "was killed" if self.send(signal.SIGKILL) else "may not be killed from here"
             self.tell("running %s: it did not end within %d s of %s, and %s"
@@ -12001,7 +12097,6 @@ class BatchRunner(Runner):
     def advance(self):
         """Start the command, or end the one before, when there was nothing new for long enough.
         After a signal: only pass it on."""
-        import signal
         now = time.monotonic()
         if self.child is not None and self.has_ended():
             if self.told and not self.is_over and self.says_all:
@@ -12060,7 +12155,6 @@ class BatchRunner(Runner):
                           ignore_options(self.common or batch)))
 
     def finish(self):
-        import signal
         self.quiet_for = 0.0
         if self.restarts:
             self.waiting.clear()
@@ -12426,7 +12520,6 @@ class Screen(Top):
 
     def advance(self):
         if self.signals.had("SIGTSTP"):
-            import signal
             self.leave()
             os.kill(os.getpid(), signal.SIGSTOP)
             return None
@@ -12550,53 +12643,11 @@ def summary_json(tally):
 
 def summary_csv(tally):
     columns = SUMMARY_COLUMNS + tuple(EVENTS)
-    rows = [columns] + [[text_of(row.get(name)) for name in columns] for row in summary_rows(tally)]
-    return "".join(",".join(map(csv_field, row)) + "\n" for row in rows)
+    return csv_text([columns] + [[text_of(row.get(name)) for name in columns]
+                                 for row in summary_rows(tally)])
 
 
 # --- a run ---
-
-def refuse_idle(options):
-    """An option that would do nothing is a mistake: raise the Error that says what it needs."""
-    pieces = parse_format(options.format or "")
-    prints = options.outfile or options.json or options.csv or options.who \
-        or options.format is not None or options.top or options.summary
-    for useless, what in (
-            (options.timefmt is not None and ("T",) not in pieces,
-             "--timefmt does nothing without a %T in --format"),
-            (options.no_newline and options.format is None,
-             "--no-newline does nothing without --format"),
-            (None not in (options.command, options.run), "only one of --exec and --run"),
-            ((options.restart or options.quiet_for is not None) and options.run is None,
-             "--restart and --quiet-for do nothing without --run"),
-            (options.object is not None and options.filter not in ("auto", "fastpath"),
-             "--object does nothing with --filter " + options.filter),
-            (options.devices and options.event
-             and not event_mask(",".join(options.event).replace(",", " ").split()) & THROUGH,
-             "--devices does nothing with these events"),
-            (options.who and options.filter == "inotify",
-             "--who does nothing with --filter inotify, which does not tell who"),
-            (options.who and options.format is not None,
-             "--who does nothing with --format, whose letters say what is wanted"),
-            (options.quiet > 1 and prints,
-             "-qq prints no events, so --json, --csv, --format, --who, --top, --summary and -o do "
-             "nothing"),
-            (options.top and (options.command or options.run) is not None,
-             "--top leaves a command no place for its output, so --exec and --run are not for it; "
-             "have --summary, or a fanfp for each"),
-            ((options.top or options.summary) and (options.who or options.format is not None),
-             "--top and --summary print no events, so --who and --format do nothing"),
-            (options.top and not options.summary and (options.json or options.csv),
-             "--json and --csv do nothing with --top, but for its --summary"),
-            (options.recursive and options.no_recursive, "only one of -r and --no-recursive"),
-            (options.one_file_system and options.no_recursive,
-             "with --no-recursive nothing mounted inside is watched, so --one-file-system does "
-             "nothing"),
-            (sum(map(bool, (options.json, options.csv, options.format is not None))) > 1,
-             "only one of --json, --csv and --format")):
-        if useless:
-            refuse(what)
-
 
 def choose_output(options, output, errors):
     """The function from events to text that the options ask for; the rest as for TerminalLines."""
@@ -12608,41 +12659,45 @@ def choose_output(options, output, errors):
     if options.csv:
         return lambda events: csv_lines(events, options.who)
     if options.format is not None:
-        return format_lines(options.format, TIME_FORMAT if options.timefmt is None
-                            else options.timefmt, not options.no_newline)
+        raw = "0" in format_letters(options.format)     # names as they are, for xargs -0
+        return format_lines(
+            options.format, FORMAT_LETTERS,
+            format_value(TIME_FORMAT if options.timefmt is None else options.timefmt,
+                         str if raw else printable),
+            "" if raw or options.no_newline else "\n")
     if os.isatty(output.fd):
         return TerminalLines(output, errors, with_all if options.who else None,
-                             options.command is None and options.run is None)
+                             options.exec is None and options.run is None)
     return lambda events: text_lines(events, with_all if options.who else named)
 
 
 def choose_patterns(plain, caseless, name):
     """The regular expressions given with --include and --includei, compiled, each by itself."""
-    return [compiled(each, name) for each in plain or ()] \
-        + [compiled(each, name + "i", True) for each in caseless or ()]
+    return [compiled(each, name) for each in plain] \
+        + [compiled(each, name + "i", True) for each in caseless]
 
 
 def watch_arguments(options):
     """The arguments of the Watch that the options ask for, by name, but for `notice`."""
+    latency = {} if options.latency is None else {"latency": options.latency}
     return {"events": ",".join(options.event) if options.event else DEFAULT_EVENTS,
             "include": choose_patterns(options.include, options.includei, "--include"),
             "exclude": choose_patterns(options.exclude, options.excludei, "--exclude"),
-            "ignore": [glob for globs in options.ignore or () for glob in globs],
+            "ignore": options.ignore,
             "comm": options.comm, "pid": options.pid, "user": options.user,
             # An event waits for the commands before its own.
-            "process": options.command is not None,
-            "filter": options.filter, "object": options.object, "latency": options.latency,
-            "ring": options.ring,
+            "process": options.exec is not None,
+            "filter": options.filter, "object": options.object, "ring": options.ring,
             "recursive": not options.no_recursive, "mounts": not options.one_file_system,
             "devices": options.devices, "dereference": not options.no_dereference,
-            "wait": options.wait, "own": False}
+            "wait": options.wait, "own": False, **latency}
 
 
 def make_runner(options, signals, tell):
     """The Runner of --exec or --run, with notes about the command told; None without."""
-    if options.command is None and options.run is None:
+    if options.exec is None and options.run is None:
         return None
-    words, notes = read_command(options.command or options.run or "",
+    words, notes = read_command(options.exec or options.run or "",
                                 "--exec" if options.run is None else "--run")
     for note in notes if not options.quiet else ():
         tell(note)
@@ -12715,7 +12770,7 @@ def run(options, manner):
         if runner is None:              # a command gets what fanfp was started with
             inner = options.wait or not (options.one_file_system or options.no_recursive)
             drop_capabilities(watch, inner, options.who or
-                              ("x",) in parse_format(options.format or ""))
+                              "x" in format_letters(options.format or ""))
         parts += make_views(options, watch, output, signals, manner.errors)
         signals.catch(*(name for part in parts for name in part.catches))
         watch.wake_on(signals.fd)
@@ -12959,10 +13014,8 @@ def attempt(action):
 
 # --- inotify-tools: fanfp as inotifywait, fsnotifywait, inotifywatch, fsnotifywatch ---
 
-TOOL_NAMES = ("inotifywait", "fsnotifywait", "inotifywatch", "fsnotifywatch")
-
 TOOL_OPTIONS = (
-    # For which tools, those that wait or that watch and count; letter, name, argument, what it is.
+    # As OPTIONS, and before: for which tools, those that wait or those that watch and count.
     ("wait watch", "h", "help", "", "Show this help text."),
     ("watch", "v", "verbose", "", "Say more while it starts."),
     ("wait watch", "", "fromfile", "file", "Read files to watch, or @files, from a file or `-'."),
@@ -13024,15 +13077,15 @@ def mistake(message):
 
 
 def tool_rows(name):
-    """The rows of TOOL_OPTIONS of a tool."""
-    return [row for row in TOOL_OPTIONS if name.partition("notify")[2] in row[0].split()]
+    """The options of a tool, as in OPTIONS."""
+    return [row[1:] for row in TOOL_OPTIONS if name.partition("notify")[2] in row[0].split()]
 
 
 def tool_help(name):
     """What a tool says of itself."""
     rows = [(("-%s|" % letter if letter else "") + "--" + option
              + (" <%s>" % argument if argument else ""), what)
-            for _, letter, option, argument, what in tool_rows(name)]
+            for letter, option, argument, what in tool_rows(name)]
     rows.insert(1, ("@<file>", "Exclude the specified file from being watched."))
     return "%s (fanfp %s)\nUsage: %s [ options ] file1 [ file2 ] [ ... ]\nOptions:\n%s%s\n" % (
         name, __version__, name, "".join("\t%s\n\t\t%s\n" % row for row in rows),
@@ -13041,19 +13094,13 @@ def tool_help(name):
 
 def read_tool_options(name, arguments):
     """({option: [its values]}, the rest) of the command line of a tool."""
-    getopt = module("getopt", "reading options")
-    rows = tool_rows(name)
     try:
-        pairs, rest = getopt.gnu_getopt(
-            arguments, "".join(letter + (":" if argument else "")
-                               for _, letter, _, argument, _ in rows if letter),
-            [option + ("=" if argument else "") for _, _, option, argument, _ in rows])
-    except getopt.GetoptError as error:
-        raise mistake("%s: %s" % (name, printable(str(error))))
-    by_letter = {"-" + letter: option for _, letter, option, _, _ in rows}
+        pairs, rest = read_options(arguments, tool_rows(name))
+    except ValueError as why:
+        raise mistake("%s: %s" % (name, printable(str(why))))
     given = {}
-    for flag, value in pairs:
-        given.setdefault(by_letter.get(flag, flag[2:]), []).append(value)
+    for option, value in pairs:
+        given.setdefault(option, []).append(value)
     return given, rest
 
 
@@ -13122,16 +13169,8 @@ def tool_names(mask, separator=","):
     return separator.join(names + (("ISDIR",) if mask & ISDIR else ()))
 
 
-def tool_csv(text):
-    """A field of --csv, its quotes doubled where it has to be quoted."""
-    if text != text.strip(" ") or any(char in text for char in ',"\n'):
-        return '"%s"' % text.replace('"', '""')
-    return text
-
-
 def tool_format(given):
     """The function from Lines to text that the options ask for."""
-    import re
     pattern, timefmt = given.get("format", ["%w %e %f"])[-1], given.get("timefmt", [None])[-1]
     has_format = "format" in given
     for is_wrong, message in (
@@ -13146,19 +13185,15 @@ def tool_format(given):
         if is_wrong:
             raise mistake(message)
     if "csv" in given:
-        return lambda lines: "".join(",".join(map(tool_csv, (
+        return lambda lines: "".join(",".join(map(csv_field, (
             line.directory, tool_names(line.mask), line.name))) + "\n" for line in lines)
 
-    def field(line, letter, separator):
+    def value(line, letter, separator):
         if letter == "T":
             return time.strftime(timefmt, time.localtime(line.time))
-        if letter in (None, "e"):
-            return tool_names(line.mask, separator or ",")
-        return dict(FORMAT_FIXED, w=line.directory, f=line.name, c="%x" % line.cookie)[letter]
-    end = "" if "no-newline" in given else "\n"
-    return lambda lines: "".join(
-        re.sub(r"%(?:([%0nwfceT])|(.)e)", lambda match: field(line, *match.groups()), pattern,
-               flags=re.DOTALL) + end for line in lines)
+        return tool_names(line.mask, separator) if letter == "e" else {
+            "w": line.directory, "f": line.name, "c": "%x" % line.cookie}[letter]
+    return format_lines(pattern, "%0nwfceT", value, "" if "no-newline" in given else "\n")
 
 
 class Tool(Manner):
@@ -13197,7 +13232,7 @@ class Tool(Manner):
 
     def read_options(self):
         """fanfp's options that do what this one's ask for."""
-        given, options = self.given, build_parser().parse_args([])
+        given, options = self.given, Options([])
         roots = self.roots if self.is_plain else map(os.path.abspath, self.roots)
         is_whole = "filesystem" in given
         options.roots = list(map(top_of_mount, roots) if is_whole else roots)
@@ -13449,7 +13484,6 @@ def run_tool(name, arguments):
 
 def main(arguments=None):
     """Run the command line; the exit status."""
-    import signal
     tool = None
     try:
         # No KeyboardInterrupt: until all is ready there is nothing to do about it.
@@ -13464,15 +13498,15 @@ def main(arguments=None):
             call("prctl", PR_SET_NAME, ctypes.addressof(name), 0, 0, 0)
         if tool is not None:
             return run_tool(tool, arguments)
-        parser = build_parser()
-        options = parser.parse_args(arguments)
-        if options.tool is not None:
-            refuse("--as comes first, before all that is for %s" % printable(options.tool))
+        options = Options(arguments)
+        if options.help:
+            return say(help_text())
+        if "as" in options.given:
+            refuse("--as comes first, before all that is for a tool")
         if options.version:
             return say("fanfp %s\n" % __version__)
         if options.probe:
-            if any(value != parser.get_default(name) for name, value in vars(options).items()
-                   if name not in ("probe", "roots")):
+            if set(options.given) != {"probe"}:
                 refuse("--probe takes roots and no other options")
             return probe(options.roots)
         if not options.roots:
@@ -13490,8 +13524,6 @@ def main(arguments=None):
     except MemoryError:
         tell("watching: out of memory; see ulimit -v, or the limit of the control group")
         return EXIT_ERROR
-    except SystemExit as end:
-        return EXIT_ERROR if end.code else 0
 
 
 if __name__ == "__main__":

@@ -2063,12 +2063,20 @@ class Command(Base):
         self.assertNotIn("Traceback", errors)
 
 
+def flags(row):
+    """The options that a row of fanfp.OPTIONS is of."""
+    return {"-" + row[0], "--" + row[1]} - {"-"}
+
+
+OPTIONS = {option for row in fanfp.OPTIONS for option in flags(row)}
+
+
 class CommandLine(Command):
     """Options, output, errors and exit statuses."""
 
     def test_wrong_options(self):
-        for words in (["--no\nsuch"], ["--filter", "none"], ["--latency", "soon"], ["-t"],
-                      ["--count", "0"]):
+        for words in (["--no\nsuch"], ["--in", "x"], ["--latency", "soon"], ["-t"], ["--json=x"],
+                      ["--count"], ["--count", "0"], ["-Zq"]):
             with self.subTest(words):
                 self.assert_fails("reading the command line: ", self.tree, *words)
                 self.assert_fails("; see --help", *words)
@@ -2224,6 +2232,7 @@ class CommandLine(Command):
 
     def test_errors(self):
         self.assert_fails("no root given")
+        self.assert_fails("there is no filter none; there are auto ", "--filter", "none", self.tree)
         self.assert_fails("watching %s/none: No such file or directory; name a directory or a file"
                           % self.tree, self.tree + "/none")
         self.assert_fails("there is no event none", "-e", "none", self.tree)
@@ -2341,10 +2350,10 @@ class Words(Command):
                 (["--timefmt", "%Y", "--format", "%f"], "--timefmt does nothing without a %T"),
                 (["--no-newline"], "--no-newline does nothing without --format"),
                 (["--object", "x.o", "--filter", "marks"],
-                 "--object does nothing with --filter marks"),
+                 "--object does nothing but with --filter fastpath"),
                 (["--devices", "-e", "create"], "--devices does nothing with these events"),
-                (["-qq", "--json"], "-qq prints no events"),
-                (["-qq", "-o", self.out + "/log"], "-qq prints no events"),
+                (["-qq", "--json"], "--json does nothing with -qq"),
+                (["-qq", "-o", self.out + "/log"], "--outfile does nothing with -qq"),
                 (["--probe", "--json"], "--probe takes roots and no other options"),
                 (["--who", "--filter", "inotify"], "--who does nothing with --filter inotify"),
                 (["--count", "0"], "--count: it takes a whole number above 0, not 0; see"),
@@ -3415,7 +3424,7 @@ class Tools(ToolBase):
             program = self.tool("-h", name=name, ready=False)
             text = "".join(self.ended(program, 1))
             for row in fanfp.tool_rows(name):
-                self.assertIn("--" + row[2], text)
+                self.assertIn("--" + row[1], text)
 
     def test_mistakes(self):
         """What scripts may look at: inotify-tools' own words."""
@@ -3437,7 +3446,10 @@ class Tools(ToolBase):
                  "%T is in --format string, but --timefmt was not specified.\n"),
                 (["--format", "%w", "-c", "/"], "-c and --format cannot both be specified.\n"),
                 (["-d", "/"], "-o must be specified with -d.\n"),
-                (["-Z", "/"], "inotifywait: option -Z"), (["--ex", "a", "/"], "inotifywait: "),
+                (["-Z", "/"], "inotifywait: invalid option -- 'Z'\n"),
+                (["--nosuch", "/"], "inotifywait: unrecognized option '--nosuch'\n"),
+                (["--ex", "a", "/"], "inotifywait: option '--ex' is ambiguous; possib"),
+                (["/", "-t"], "inotifywait: option requires an argument -- 't'\n"),
                 (["-q", "-o", "/none/x", self.tree], "Failed to open output file /none/x"),
                 (["-q", "/none"], "Couldn't watch /none: No such file or directory")):
             with self.subTest(words):
@@ -4101,7 +4113,7 @@ class Who(Command):
                 (("--user", "no\nsuch"), "choosing by user: there is no user no\\nsuch in /etc/p"),
                 (("--user", "!"), "there is no user \"\" in /etc/passwd; give the number"),
                 (("--comm", "x", "--filter", "inotify"), "inotify does not tell who did it"),
-                (("-p", "1"), "unrecognized arguments: -p"),
+                (("-p", "1"), "invalid option -- 'p'"),
                 (("--format", "%c"), "and the command is %C"),
                 (("--format", "%f", "--who"), "--who does nothing with --format")):
             with self.subTest(words):
@@ -4403,7 +4415,7 @@ class People(Command):
             terminal.press("clear; %s --top %s ls %s; echo status $?"
                            % (" ".join(MODULE), option, self.tree), "Enter")
             lines = terminal.wait_for(lambda lines: "status 1" in lines)
-            self.assertIn("--top leaves a command no place for its output", "".join(lines))
+            self.assertIn("--top leaves the command of", "".join(lines))
             self.assertNotIn(fanfp.KEYS_SHOWN, lines)
         program = self.program("--summary", "--run", "echo ran", self.tree, json_lines=False)
         write(self.tree + "/a")
@@ -4554,9 +4566,9 @@ class People(Command):
 
     def test_refused(self):
         for options, text in (
-                (("--top", "--json"), "--json and --csv do nothing with --top"),
-                (("--summary", "--who"), "--who and --format do nothing"),
-                (("--top", "-qq"), "-qq prints no events")):
+                (("--top", "--json"), "--json does nothing with --top, but for its --summary"),
+                (("--summary", "--who"), "--who does nothing with --summary"),
+                (("--top", "-qq"), "--top does nothing with -qq")):
             self.assert_fails(text, self.tree, *options)
 
 
@@ -4608,7 +4620,7 @@ class Installed(Command):
             command = re.split(r"  +", example)[0]
             words = shlex.split(command)
             self.assertEqual(words.pop(0), "fanfp")
-            fanfp.refuse_idle(fanfp.build_parser().parse_args(words))
+            fanfp.refuse_idle(fanfp.Options(words))
 
     # --- the manual ---
 
@@ -4639,8 +4651,7 @@ class Installed(Command):
         """The options, events and letters of formats, each way."""
         items = [line for line in self.manual().splitlines() if line.startswith(".It ")]
         options = {"-" + option for line in items for option in re.findall(r"\bFl (\S+)", line)}
-        self.assertEqual(options, {option for action in fanfp.build_parser()._actions
-                                   for option in action.option_strings})
+        self.assertEqual(options, OPTIONS)
         events = self.manual("EVENTS")
         self.assertEqual({name for line in events.splitlines() if line.startswith(".It ")
                           for name in line[4:].split(" , ")}, set(fanfp.EVENTS))
@@ -4648,7 +4659,7 @@ class Installed(Command):
         self.assertEqual(default.replace(",", "").split(), list(fanfp.DEFAULT_EVENTS))
         items = [line for line in self.manual("FORMAT").splitlines() if line.startswith(".It ")]
         self.assertEqual(set(re.findall(r"&%(.)", " ".join(items))),
-                         set("wfPoeT0n%") | set(fanfp.FORMAT_EVENT) | set(fanfp.FORMAT_PROCESS))
+                         set(fanfp.FORMAT_LETTERS))
         filters = re.search(r"^\.It Fl -filter Cm (.*)", self.manual(), re.MULTILINE).group(1)
         self.assertEqual(filters.split(" | "), list(fanfp.FILTER_NAMES))
 
@@ -4661,7 +4672,7 @@ class Installed(Command):
             words = shlex.split(re.split(r" [|>] ", example)[0])
             words = words[words.index("fanfp") + 1:]
             with self.subTest(example):
-                fanfp.refuse_idle(fanfp.build_parser().parse_args(words))
+                fanfp.refuse_idle(fanfp.Options(words))
 
     # --- completions ---
 
@@ -4691,9 +4702,7 @@ class Installed(Command):
         out = subprocess.check_output(
             ["bash", "-c", '. "$1"; _fanfp "$2" - "$2"; echo "${COMPREPLY[@]}"', "-",
              self.out + "/share/bash-completion/completions/fanfp", self.out + "/sbin/fanfp"])
-        self.assertEqual(set(out.decode().split()),
-                         {option for action in fanfp.build_parser()._actions
-                          for option in action.option_strings})
+        self.assertEqual(set(out.decode().split()), OPTIONS)
 
     def test_completion_by_zsh(self):
         terminal = Terminal(self, 200, 24, ("zsh", "-f"))
@@ -5344,9 +5353,9 @@ class Run(Commands):
 
     def test_refused(self):
         for words, text in (
-                (["--restart"], "--restart and --quiet-for do nothing without --run"),
-                (["--quiet-for", "1"], "--restart and --quiet-for do nothing without --run"),
-                (["--run", "true", "--exec", "true"], "only one of --exec and --run"),
+                (["--restart"], "--restart does nothing without --run"),
+                (["--quiet-for", "1"], "--quiet-for does nothing without --run"),
+                (["--run", "true", "--exec", "true"], "--exec and --run: only one of them"),
                 (["--run", "cat {}"], "reading --run cat {}: {} is a path for --exec; here the "
                                       "paths are on standard input, as for xargs -0"),
                 (["--run", "a | b"], "reading --run a | b: | is for a shell, and none is used; say "
@@ -11815,10 +11824,8 @@ class Documents(unittest.TestCase):
 
     def test_options(self):
         """Those that are named are there, and doc/options.md names all."""
-        options = {option for action in fanfp.build_parser()._actions
-                   for option in action.option_strings} | {"-qq"}
-        tools = {dashes + each for row in fanfp.TOOL_OPTIONS
-                 for dashes, each in (("-", row[1]), ("--", row[2]))}
+        options = OPTIONS | {"-qq"}
+        tools = {option for row in fanfp.TOOL_OPTIONS for option in flags(row[1:])}
         for path in self.texts:
             named = {word.rstrip(",") for code in self.code(path) if re.match("--?[a-zA-Z]", code)
                      for word in code.split() if re.match("--?[a-zA-Z]", word)}
@@ -11826,9 +11833,8 @@ class Documents(unittest.TestCase):
                 self.assertLessEqual(named, options | tools
                                      if path == "doc/inotify-tools.md" else options)
                 if path == "doc/options.md":
-                    for action in fanfp.build_parser()._actions:
-                        self.assertTrue(not action.option_strings
-                                        or named.intersection(action.option_strings), action.dest)
+                    for row in fanfp.OPTIONS:
+                        self.assertTrue(named.intersection(flags(row)), row)
         self.assertGreater(len(self.texts["README.md"].split("## Options")[1].split("`--")), 20)
 
     def test_commands(self):
@@ -11840,7 +11846,7 @@ class Documents(unittest.TestCase):
             with self.subTest(command):
                 tool, words = fanfp.called_as("fanfp", shlex.split(command)[1:])
                 if tool is None:
-                    fanfp.refuse_idle(fanfp.build_parser().parse_args(words))
+                    fanfp.refuse_idle(fanfp.Options(words))
                 else:
                     fanfp.Tool(tool, *fanfp.read_tool_options(tool, words))
 
