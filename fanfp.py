@@ -6618,16 +6618,22 @@ def check_handles(root, fd):
 # =============================================================================================
 # 7. inotify, for where fanotify cannot be had
 # =============================================================================================
-# One watch for each directory.  What nature does not give: the process that did it, and events
-# between the making of a directory and the setting of its watch.  So a just-made directory is
-# listed once its watch is set, and what is found is reported as CREATE.
+# Roots come in, and what one inotify instance tells; events go out.  Each directory has a watch.
+# Used are sections 1 to 3, and the Source of section 6.
 #
-# What is to be looked at waits in a table, Inotify.work, from which each read() does a part: who
-# moves large directories in and out makes nobody wait.  A watch is quiet, without the events that
-# our own listing makes, until all below it has been listed.
+# inotify does not say who did it, and nothing of what happens in a directory before that has its
+# watch.  So a directory that is just made is listed once it is watched, and what is found there is
+# reported as CREATE.  This is done a part at a time, with each read(): who moves large directories
+# in and out makes nobody wait.
+#
+#     InotifyQueue   what the kernel tells, read and not judged yet; the halves of renames
+#     Watches        the table: which directories are watched, and where they are
+#     Scan           what is to be looked at: directories are opened, watched and listed
+#     Inotify        what an event means; roots
 
 INOTIFY_EVENT = struct.Struct("=iIII")      # wd, mask, cookie, len
 INOTIFY_READ = 1 << 16
+INOTIFY_LONGEST = INOTIFY_EVENT.size + 256  # bytes of an event
 # What is needed to follow directories, whatever the user asked for.
 INOTIFY_ALWAYS = CREATE | MOVED_FROM | MOVED_TO | DELETE | DELETE_SELF | MOVE_SELF
 INOTIFY_ASKABLE = 0xFFF
@@ -6637,9 +6643,8 @@ HOLD_ROOM = SCAN_DEPTH + 64                 # descriptors left free for all else
 # What one read() may do: so many entries are listed, or directories opened, each of which counts
 # for several; and so many watches are removed.
 CREDIT, LIST_STEP, OPEN_COST, LEAVE_STEP = 50000, 100, 10, 500
-MOUNTS_SECONDS = 0.01                       # how long a list of mounts is good for
 EVENTS_AT_ONCE = 1000                       # judged in one read()
-ALL_OF_IT = 0.0                             # see Inotify.work
+ALL_OF_IT = 0.0                             # see Scan.work
 SAME_TIME = 1e-6                            # what two ways to make a float of a time may differ by
 CLOCK_REALTIME_COARSE = 5                   # which time.h has; what file systems take the time from
 PAIR_SECONDS = 0.002                        # a MOVED_TO mostly follows its MOVED_FROM within this
@@ -6647,37 +6652,12 @@ PAIR_EVENTS = 1 << 15                       # read ahead for it: more than the q
 OPEN_TRIES = 3                              # for a directory that is not where it appeared
 
 
-class Watched:
-    """A watched directory: its descriptor wd, where it is, what is known in it."""
-
-    __slots__ = ("wd", "parent", "name", "children", "found", "root", "inode")
-
-    def __init__(self, wd, parent, name, root=None):
-        self.wd, self.parent, self.name, self.root = wd, parent, name, root
-        self.children = {}              # name -> Watched
-        self.found = set()              # names reported by a scan, whose CREATE may come yet
-        self.inode = None               # inode_of() it: what is opened by name may be another
-
-
-def way_up(watched):
-    """(the given root above a watched directory, the names that lead to the directory).
-
-    A mount has a parent, as a directory has, unless that is not watched.
-    """
-    names = []
-    while watched.root is None or (watched.root.fd is None and watched.parent is not None):
-        names.append(watched.name)
-        watched = watched.parent
-    names.reverse()
-    return watched.root, names
-
-
 class PlainRoot(Root):
     """A root that is known by its inode, where there need be no file handles: `key` is inode_of().
 
     The descriptor of a given root keeps it known through renames, and alive when removed, so
-    that its own DELETE_SELF never comes: its removal is heard from its parent.  What says that a
-    mount is another is that its watch is gone, as IN_IGNORED tells.
+    that its own DELETE_SELF never comes: its parent tells of its removal.  What says that a mount
+    is another is that its watch is gone, as IN_IGNORED tells.
 
     prefix  what to put before the path of what is in it
     """
@@ -6714,14 +6694,352 @@ class InotifyRoot(PlainRoot):
     """A root.  It has a watch, and its parent has one, which tells of its removal.
 
     watched    its Watched, None while there is none
-    parent_wd  the watch of its parent, in which it is `name`
+    parent_wd  the watch of its parent, in which it is `name`; None: that has none
     renamed    whether it was renamed, and its new parent has been watched since then
+    forgets_inodes  whether its file system does: see Watches.hold()
     """
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
         self.renamed = self.forgets_inodes = False
         self.watched = self.parent_wd = self.name = None
+
+
+class Reported:
+    """The events that one read() of a source gives, as they are found.
+
+    mask    bits of what was asked for
+    events  list of Event
+    now     time.time() of those that are reported next
+    moment  their Moment; None before the first read()
+    room    characters of paths that may still come: they have no limit, and memory has
+    """
+
+    def __init__(self, wanted):
+        self.mask, self.events = wanted.mask | ALWAYS | ISDIR, []
+        self.begin(None)
+
+    def begin(self, moment):
+        """A read() begins."""
+        self.now, self.moment, self.room = time.time(), moment, READ_ROOM
+
+    def add(self, path, mask, old_path=None, pid=None):
+        """Report an event, if it is one that was asked for."""
+        mask &= self.mask
+        if mask & ~ISDIR:
+            self.room -= len(path or "") + len(old_path or "")
+            self.events.append(Event(path, mask, pid, self.now, old_path, self.moment))
+
+    def take(self):
+        """The events, which a read() returns."""
+        events, self.events = self.events, []
+        return events
+
+
+class InotifyQueue:
+    """The events of an inotify instance, read from it as they are judged.
+
+    coming      those read and not judged: (wd, mask, cookie, name)
+    arrivals    cookies of the MOVED_TO in it
+    bytes_read  of all events so far
+    judged      of those judged; it grows when `coming` is empty
+    after       when the kernel's queue was last seen empty before what is in `coming` was queued,
+                by the clock of file systems
+    emptied_at  the same before what will be read next
+    """
+
+    def __init__(self, fd, stats):
+        self.fd, self.stats = fd, stats
+        self.coming, self.arrivals = collections.deque(), set()
+        self.bytes_read = self.judged = 0
+        self.after = self.emptied_at = time.clock_gettime(CLOCK_REALTIME_COARSE)
+
+    def fill(self):
+        """Read one buffer from the kernel; whether there was anything."""
+        if not self.coming:
+            self.after = self.emptied_at
+        now = time.clock_gettime(CLOCK_REALTIME_COARSE)
+        try:
+            buffer = os.read(self.fd, INOTIFY_READ)
+        except BlockingIOError:
+            buffer = b""
+        if len(buffer) <= INOTIFY_READ - INOTIFY_LONGEST:
+            self.emptied_at = now           # there was no more
+        if not buffer:
+            return False
+        self.stats["reads"] += 1
+        self.bytes_read += len(buffer)
+        events = list(decode_inotify(buffer))
+        self.coming.extend(events)
+        self.arrivals.update(cookie for _, mask, cookie, _ in events if mask & MOVED_TO)
+        self.stats["events read"] += len(events)
+        return True
+
+    def ahead(self):
+        """What `judged` will be when all that is queued now has been judged."""
+        return self.bytes_read + queued(self.fd)
+
+    def is_empty(self):
+        """Whether nothing is to be judged, nor waits in the kernel."""
+        return not self.coming and not queued(self.fd)
+
+    def other_half(self, cookie, settle):
+        """Take the MOVED_TO of a MOVED_FROM out of what is coming: its event, or None.
+
+        The kernel queues the two one after the other, but other processors' events may come
+        between, and a buffer may end there.  Both are queued under the lock of the directory
+        moved from, for which settle() waits: see that of section 3.
+        """
+        if cookie not in self.arrivals:
+            settle()
+            while cookie not in self.arrivals and len(self.coming) < PAIR_EVENTS and self.fill():
+                pass
+        if cookie not in self.arrivals:
+            return None
+        self.arrivals.discard(cookie)
+        for index, event in enumerate(self.coming):
+            if event[2] == cookie and event[1] & MOVED_TO:
+                del self.coming[index]
+                return event
+        return None
+
+    def put_back(self, event):
+        """A MOVED_TO that was taken out is judged next."""
+        self.coming.appendleft(event)
+        self.arrivals.add(event[2])
+
+
+# --- the table of watches ---
+
+class Watched:
+    """A watched directory: its descriptor wd, where it is, what is known in it."""
+
+    __slots__ = ("wd", "parent", "name", "children", "found", "root", "inode")
+
+    def __init__(self, wd, parent, name, inode, root=None):
+        self.wd, self.parent, self.name, self.root = wd, parent, name, root
+        self.inode = inode              # inode_of() it: what is opened by name may be another
+        self.children = {}              # name -> Watched
+        self.found = set()              # names reported by a scan, whose CREATE may come yet
+
+    @property
+    def is_top(self):
+        """Whether nothing in the table is above it.  A mount has a parent, as a directory has,
+        unless that is not watched."""
+        return self.root is not None and (self.root.fd is not None or self.parent is None)
+
+
+def way_up(watched):
+    """(the root at the top above a watched directory, the names that lead to the directory)."""
+    names = []
+    while not watched.is_top:
+        names.append(watched.name)
+        watched = watched.parent
+    names.reverse()
+    return watched.root, names
+
+
+class Watches:
+    """The watches of an inotify instance: which directories have one, and where they are.
+
+    by_wd      wd -> Watched
+    prefixes   wd -> prefix(), as far as that was asked for
+    displaced  (wd, name) -> the Watched that another took the place of, till it is moved from there
+    leaving    descriptors of watches that are in no tree any more, and to be removed
+    held       wd -> a descriptor that keeps the directory open, for as long as it is watched
+    can_hold   whether there is room for more of them
+    asked      the mask of all events that are wanted
+    quiet      the same without those that our own listing makes
+    """
+
+    def __init__(self, fd, mask, notice):
+        self.fd, self.notice = fd, notice
+        self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
+        self.quiet = self.asked & ~LISTING
+        self.by_wd, self.prefixes, self.displaced = {}, {}, {}
+        self.leaving, self.held, self.can_hold = set(), {}, True
+
+    def has(self, watched):
+        """Whether a directory is watched still."""
+        return self.by_wd.get(watched.wd) is watched
+
+    def prefix(self, watched):
+        """The path of a watched directory, with a slash at its end."""
+        prefix = self.prefixes.get(watched.wd)
+        if prefix is None:
+            top, names = way_up(watched)
+            prefix = top.prefix + "".join(os.fsdecode(name) + "/" for name in names)
+            if len(prefix) <= PREFIX_LIMIT:
+                self.prefixes[watched.wd] = prefix
+        return prefix
+
+    # --- the kernel's side ---
+
+    def set(self, path, mask, shown):
+        """A watch on a path (bytes): its descriptor.  Raises Error, with the limit if reached.
+        `shown`: what to call it then, str or a function that makes it."""
+        mask |= IN_MASK_ADD
+        try:
+            return inotify_watch(self.fd, path, mask, shown, len(self.by_wd))
+        except Error as error:
+            if error.errno != errno.ENOSPC or not self.leaving:
+                raise
+        self.leave(len(self.leaving))
+        return inotify_watch(self.fd, path, mask, shown, len(self.by_wd))
+
+    def set_on(self, fd, shown):
+        """A watch on an open directory, or the one that it has: its descriptor.  Not one that is
+        `leaving`: what that has told meanwhile is not of the tree."""
+        path, mask = path_to_fd(fd), self.quiet | IN_ONLYDIR
+        wd = self.set(path, mask, shown)
+        if wd in self.leaving:
+            self.unset(wd)
+            wd = self.set(path, mask, shown)
+        return wd
+
+    def unset(self, wd):
+        """Remove a watch."""
+        self.leaving.discard(wd)
+        call("inotify_rm_watch", self.fd, wd)
+        self.let_go(wd)
+
+    def leave(self, count):
+        """Remove some of the watches that are `leaving`.  Each gives an event, and the queue is
+        limited; and what is to be looked at does not wait for it."""
+        for _ in range(min(count, len(self.leaving))):
+            self.unset(next(iter(self.leaving)))
+
+    def hold(self, watched, fd):
+        """Keep a directory open: on a file system that forgets inodes, a watch is lost with its
+        inode, unless that is in use."""
+        if not self.can_hold or watched.wd in self.held:
+            return
+        copy = os.dup(fd)               # the lowest number that is free
+        if copy < os.sysconf("SC_OPEN_MAX") - HOLD_ROOM:
+            self.held[watched.wd] = copy
+            return
+        os.close(copy)
+        self.can_hold = False
+        self.notice("%s; what happens there, and in directories like it, may be missed; raise "
+                    "the limit (ulimit -n), or mount it with cache=loose"
+                    % failure(errno.EMFILE, "keeping open", self.prefix(watched)))
+
+    def let_go(self, wd):
+        """Keep a directory open no longer."""
+        if wd in self.held:
+            os.close(self.held.pop(wd))
+
+    # --- our side ---
+
+    def enter(self, watched):
+        """A directory has a new watch."""
+        self.by_wd[watched.wd] = watched
+        self.prefixes.pop(watched.wd, None)
+        if watched.parent is not None:
+            self.put(watched)
+
+    def put(self, child):
+        """Enter a directory under its name.  What has the name is either removed, and the kernel
+        says so (IN_IGNORED), or exchanged, and it is the one that will be moved from there."""
+        before = child.parent.children.get(child.name)
+        if before is not None and before is not child:
+            self.let_go(before.wd)
+            self.displaced[child.parent.wd, child.name] = before
+        child.parent.children[child.name] = child
+
+    def take(self, parent, name):
+        """Take the directory that is moved from a name out of the table, or None."""
+        child = self.displaced.pop((parent.wd, name), None)
+        if child is not None and self.has(child) and child.parent is parent and child.name == name:
+            return child
+        return parent.children.pop(name, None)
+
+    def hang(self, child, parent, name):
+        """A directory is an entry of another now, and all that is below it goes with it."""
+        child.parent, child.name = parent, name
+        self.put(child)
+        self.prefixes.clear()
+
+    def unhang(self, child):
+        """A directory is an entry of the one above it no more."""
+        if child.parent is not None and child.parent.children.get(child.name) is child:
+            del child.parent.children[child.name]
+
+    def forget(self, top, unwatch):
+        """Drop a directory and all below it, and have their watches removed if `unwatch`."""
+        stack = [top]
+        while stack:
+            watched = stack.pop()
+            stack.extend(child for child in watched.children.values() if child.root is None)
+            if self.has(watched):
+                del self.by_wd[watched.wd]
+                self.prefixes.pop(watched.wd, None)
+                place = watched.parent and (watched.parent.wd, watched.name)
+                if self.displaced.get(place) is watched:
+                    del self.displaced[place]
+                if unwatch:
+                    self.leaving.add(watched.wd)
+        self.unhang(top)
+
+    def close(self):
+        for wd in list(self.held):
+            self.let_go(wd)
+
+
+# --- looking at directories ---
+
+class OpenDirectories:
+    """Watched directories that are open while there is something to be looked at in them.
+
+    opened  a Watched -> (O_PATH descriptor, id of its mount): SCAN_DEPTH of them, the last used
+            at the end
+    """
+
+    def __init__(self):
+        self.opened = collections.OrderedDict()
+
+    def get(self, watched):
+        """(O_PATH descriptor, id of its mount) of a watched directory, opened name by name from its
+        root and never through a symbolic link.  OSError where it is not: an event will say.
+
+        It stays open until close(), or until many others have been opened after it.
+        """
+        chain, at = [], watched
+        while at not in self.opened and not at.is_top:
+            chain.append(at)
+            at = at.parent
+        if at in self.opened:
+            self.opened.move_to_end(at)
+        else:
+            fd = at.root.open()
+            self.keep(at, fd, mount_id_of(fd))
+        for each in reversed(chain):
+            above, mount_id = self.opened[at]
+            if each.root is not None:
+                mount_id = each.root.mount_id       # mounted in the directory above
+            self.keep(each, path_on(each.name, mount_id, above), mount_id)
+            at = each
+        return self.opened[watched]
+
+    def keep(self, watched, fd, mount_id):
+        """Have a descriptor for get(), on the mount of a number, which is closed if it is of
+        another directory."""
+        is_it = False
+        try:
+            is_it = inode_of(fd) == watched.inode
+        finally:
+            if not is_it or watched in self.opened:
+                os.close(fd)
+        if not is_it:
+            raise another_there()
+        if watched not in self.opened:
+            self.opened[watched] = fd, mount_id
+        if len(self.opened) > SCAN_DEPTH:
+            os.close(self.opened.popitem(last=False)[1][0])
+
+    def close(self):
+        while self.opened:
+            os.close(self.opened.popitem()[1][0])
 
 
 class Listing:
@@ -6764,259 +7082,79 @@ class Listing:
         os.close(self.fd)
 
 
-class Inotify(Source):
-    """An inotify instance that follows trees.  What bind mounts show is followed at once, so that
-    none is_shared(): see drop_mounts(), watch_child()."""
+class Unreadable:
+    """Directories that may not be read, until their mode is another, or that of what is above.
 
-    filter_name = "inotify"
+    since    (a Watched, a name in it) -> as in Scan.work
+    refused  what to call those of which nothing was said yet
+    """
 
-    def __init__(self, wanted, _, notice, mount_list):
-        self.recursive, self.ignore = wanted.recursive, wanted.ignore
-        self.notice, self.mounts = notice, mount_list
-        self.mask = wanted.mask | ALWAYS | ISDIR
-        self.asked = (wanted.mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
-        self.stats = collections.Counter()
-        self.roots, self.mounted = [], []
-        self.by_wd = {}
-        self.prefixes = {}                  # wd -> path prefix
-        self.parents = {}                   # wd of a root's parent -> [InotifyRoot]
-        self.coming = collections.deque()   # decoded and not judged
-        self.bytes_read = self.judged_to = 0
-        self.arrivals = set()               # cookies of the MOVED_TO in it
-        # What is to be looked at, the latest first: (a Watched, a name in it, or b"" for itself, or
-        # None: to end its quiet) -> (since, how often more to try).  Of what is found that is told
-        # which was made since then: ALL_OF_IT, or None; and if it was moved in after a time, minus
-        # that, since it was.
-        self.work = collections.OrderedDict()
-        self.listing = None                 # the Listing that is under way
-        self.leaving = set()                # descriptors of watches to be removed
-        self.lost = {}                      # as `work`: what was not where it should be
-        self.unreadable = {}                # (a Watched, a name in it) -> since
-        self.refused = []                   # those of them to be told of: what to call each
-        # A Watched -> (O_PATH descriptor, id of its mount).
-        self.opened = collections.OrderedDict()
-        self.held = {}                      # wd -> a descriptor, for as long: see forgets_inodes()
-        self.can_hold = True                # more of them
-        self.learning = None                # descriptors from before, see learn_again()
-        self.own = set()                    # (wd, name): LISTING there is of our own listing
-        self.quiet = self.asked & ~LISTING
-        self.far_mounts = set(), None, 0.0  # paths, MountList.current() and time.monotonic() then
-        self.credit = 0                     # see CREDIT
-        self.running = False                # it has been read
-        # What is judged now was queued after that, by the clock of file systems; so was what is
-        # queued behind `marked`, bytes, after the other time.
-        self.after = self.marked_at = time.clock_gettime(CLOCK_REALTIME_COARSE)
-        self.marked = 0
-        self.displaced = {}                 # (wd, name) -> Watched that another took the place of
-        self.devices = None if wanted.devices else Devices()
-        self.out, self.room = [], 0
-        self.now, self.moment = time.time(), None
-        self.fd = new_inotify()
+    def __init__(self):
+        self.since, self.refused = {}, []
 
-    # --- watches ---
+    def add(self, watched, name, since, shown):
+        if (watched, name) not in self.since:
+            self.refused.append(shown)
+        self.since[watched, name] = since
 
-    def add_watch(self, path, mask, shown):
-        """A watch on a path (bytes): its descriptor.  Raises Error, with the limit if reached.
-        `shown`: what to call it then, str or a function that makes it."""
-        try:
-            return inotify_watch(self.fd, path, mask, shown, len(self.by_wd))
-        except Error as error:
-            if error.errno != errno.ENOSPC or not self.leaving:
-                raise
-        self.leave(len(self.leaving))
-        return inotify_watch(self.fd, path, mask, shown, len(self.by_wd))
+    def entries(self, watched, name):
+        """[(name, since)] of an entry of a directory, or of all (None)."""
+        return [(key[1], since) for key, since in self.since.items()
+                if key[0] is watched and name in (None, key[1])]
 
-    def add(self, root, place=None):
-        """Watch a root and all below it.
+    def tell(self, notice):
+        """Say which they are: in one line, however many."""
+        shown, self.refused = self.refused, []
+        if len(shown) == 1:
+            notice("%s can't be read and is not watched" % shown[0])
+        elif shown:
+            more = len(shown) - MANY_REFUSED
+            notice("%s%s can't be read and are not watched" % (
+                ", ".join(shown[:MANY_REFUSED]), " and %d more" % more if more > 0 else ""))
 
-        For a mount inside a tree: the Place where it is.
-        """
-        self.keep_root(root)
-        with OnFailure(self.remove, root):
-            self.start(root)
-            if place is not None and place.source is self and root.watched.parent is None:
-                root.watched.parent, root.watched.name = place.key, place.name
-                self.prefixes.clear()
-            while self.looking and not (self.running and root.fd is None):
-                self.room, self.credit = READ_ROOM, CREDIT
-                self.advance()
 
-    def set_watch(self, fd, shown):
-        """A watch on an open directory, or the one that it has: its descriptor.  Not one that is
-        being let go of: what it has told meanwhile is not of the tree."""
-        path = path_to_fd(fd)
-        mask = self.quiet | IN_ONLYDIR | IN_MASK_ADD
-        wd = self.add_watch(path, mask, shown)
-        if wd in self.leaving:
-            self.remove_watch(wd)
-            wd = self.add_watch(path, mask, shown)
-        return wd
+class Scan:
+    """What is to be looked at in the trees: directories to be watched, and listed.
 
-    def show_as(self, root, display):
-        root.show_as(display)
-        self.prefixes.clear()
+    work      the latest first: (a Watched, a name in it, or b"" for itself, or None: to have all
+              its events) -> (since, how often more to try).  What was made since then is news:
+              ALL_OF_IT, or None of it; of what was moved in after a time, it is minus that
+    lost      the same of what was not where it should be: an event to come will tell
+    listing   the Listing that is under way, or None
+    own       (wd, name): LISTING there is of our own listing.  Till all below it has been listed a
+              new watch does not have those at all
+    """
 
-    def entry(self, key, name, _):
-        """What to call an entry of a directory, a Watched; None: that has left the trees."""
-        if self.by_wd.get(key.wd) is not key:
-            return None
-        return self.prefix(key) + os.fsdecode(name)
+    def __init__(self, wanted, watches, mount_list, notice, reported, watch_child):
+        """`watch_child(fd, inode, parent, name)` has an open directory watched: its Watched, None
+        if it is already."""
+        self.wanted, self.watches, self.mounts, self.notice = wanted, watches, mount_list, notice
+        self.reported, self.watch_child = reported, watch_child
+        self.work, self.lost, self.listing = collections.OrderedDict(), {}, None
+        self.open, self.unreadable, self.own = OpenDirectories(), Unreadable(), set()
 
-    def start(self, root):
-        """Set the watch of a root; what is below it is to be looked at."""
-        root.forgets_inodes = any(mount.id == root.mount_id and forgets_inodes(mount)
-                                  for mount in self.mounts.current())
-        with Closing(root.open()) as fd:
-            wd = self.set_watch(fd, root.display)
-        known = self.by_wd.get(wd)
-        if known is not None and root.fd is None:
-            raise Duplicate
-        if root.fd is not None:
-            self.watch_parent(root)
-        if known is not None:
-            # In another root's tree: it is watched already.  The deeper root names what is in it.
-            root.watched, known.root = known, root
-            self.prefixes.clear()
-        else:
-            root.watched = self.enter(Watched(wd, None, b"", root), root.key)
-            self.look_again(root.watched)
-
-    def enter(self, watched, inode):
-        """A directory has a new watch."""
-        watched.inode = inode
-        self.by_wd[watched.wd] = watched
-        self.prefixes.pop(watched.wd, None)
-        if self.quiet != self.asked:
-            self.work[watched, None] = None, OPEN_TRIES
-        return watched
-
-    def watch_parent(self, root):
-        """Hear of the renaming and removal of a root from its parent directory."""
-        path = fd_path(root.fd)
-        root.name = os.path.basename(path)
-        if path == b"/":
-            return
-        try:
-            wd = self.add_watch(os.path.dirname(path), DELETE | MOVED_FROM | IN_ONLYDIR
-                                | IN_MASK_ADD, root.display)
-        except Error as error:
-            return self.notice("%s; the removal of %s won't be seen"
-                               % (error, printable(root.display)))
-        root.parent_wd = wd
-        if root not in self.parents.setdefault(wd, []):
-            self.parents[wd].append(root)
-
-    def remove(self, root):
-        """Watch a root or mount no longer."""
-        self.drop_root(root)
-        watched = root.watched
-        if watched is not None and watched.root is root and not self.give_back(root):
-            self.forget(watched, True)
-        if root in self.parents.get(root.parent_wd, ()):
-            self.parents[root.parent_wd].remove(root)
-        if root.fd is None and watched is not None:
-            self.uncovered(watched.parent, watched.name)
-        root.close()
-
-    def give_back(self, root):
-        """Make the directory of a root one of another root's tree, if it is; whether it is."""
-        path = visible_path(root.fd, self.mounts.far()) \
-            if root.fd is not None and self.recursive else None
-        if path in (None, b"/"):
-            return False
-        above = None
-        try:
-            with Closing(os.open(b"..", O_PATH_DIR, dir_fd=root.fd)) as fd:
-                if mount_id_of(fd) == root.mount_id:
-                    above = self.inside(fd, os.path.dirname(path))
-        except Behind:
-            self.forget(root.watched, True)
-            self.learn_again()
-            return True
-        if above is None:
-            return False
-        watched = root.watched
-        watched.root, watched.parent, watched.name = None, above, os.path.basename(path)
-        watched.inode = root.key
-        self.put(watched)
-        self.prefixes.clear()
-        return True
-
-    def uncovered(self, parent, name):
-        """A mount is gone: the directory it covered is watched from now on, and what was made
-        there meanwhile and could not be opened."""
-        if parent is None or self.by_wd.get(parent.wd) is not parent:
-            return
-        if name in parent.children:
-            self.look_again(parent.children[name])
-        else:
-            self.appeared(parent, name, None)
-
-    def drop_mounts(self):
-        """Let go of the mounts in directories that are not in the table any more."""
-        for root in list(self.mounted):
-            watched = root.watched
-            while watched is not None and self.by_wd.get(watched.wd) is watched:
-                watched = watched.parent
-            if watched is not None:
-                self.trees_changed = True     # if it is in a tree all the same it is found again
-                self.remove(root)
-
-    def forget(self, top, unwatch):
-        """Drop a directory and all below it from the table, and their watches."""
-        stack = [top]
-        while stack:
-            watched = stack.pop()
-            stack.extend(child for child in watched.children.values() if child.root is None)
-            if self.by_wd.get(watched.wd) is watched:
-                del self.by_wd[watched.wd]
-                self.prefixes.pop(watched.wd, None)
-                if self.devices is not None:
-                    self.devices.homes.discard(watched.wd)
-                if self.displaced:
-                    self.displaced = {place: each for place, each in self.displaced.items()
-                                      if each is not watched}
-                if unwatch:
-                    self.leaving.add(watched.wd)
-        if top.parent is not None and top.parent.children.get(top.name) is top:
-            del top.parent.children[top.name]
-        if self.mounted and top.root is None:
-            self.drop_mounts()
-        self.trees_changed = self.trees_changed or self.has_bind_mounts
-        if top.root is None:
-            self.on_move()
-
-    def prefix(self, watched):
-        """The path of a watched directory, with a slash at its end."""
-        prefix = self.prefixes.get(watched.wd)
-        if prefix is None:
-            top, names = way_up(watched)
-            prefix = top.prefix + "".join(os.fsdecode(name) + "/" for name in names)
-            if len(prefix) <= PREFIX_LIMIT:
-                self.prefixes[watched.wd] = prefix
-        return prefix
-
-    # --- looking at directories ---
+    # --- what is to be done ---
 
     @property
-    def looking(self):
+    def is_under_way(self):
         """Whether there is something to be looked at."""
         return bool(self.work or self.listing)
 
-    def appeared(self, watched, name, since):
-        """A directory was made in, or moved into, a watched one: it is to be watched, with what it
-        holds.  `since`: see `work`."""
-        if not self.recursive:
-            return
-        self.trees_changed = self.trees_changed or since != ALL_OF_IT
+    def add(self, watched, name, since):
+        """A directory in a watched one is to be watched and listed.  `since`: see `work`."""
         for table in (self.lost, self.work):
             table.pop((watched, name), None)
         self.work[watched, name] = since, OPEN_TRIES
 
     def look_again(self, watched):
         """What is in a watched directory, and not watched, is to be."""
-        if self.recursive:
+        if self.wanted.recursive:
             self.work[watched, b""] = None, OPEN_TRIES
+
+    def watched(self, watched):
+        """A directory has a new watch: it is to have all events in the end."""
+        if self.watches.quiet != self.watches.asked:
+            self.work[watched, None] = None, OPEN_TRIES
 
     def told(self, watched, name):
         """An event tells of an entry: a listing that is under way won't.  Whether it was to."""
@@ -7026,123 +7164,51 @@ class Inotify(Source):
         listing.told.add(name)
         return True
 
-    def pending(self, watched, name):
+    def left(self, watched, name):
         """A directory has left one: its `since`, if it was still to be looked at."""
         key, since = (watched, name), self.listing.since if self.told(watched, name) else None
         for table in (self.lost, self.work):
             since = table.pop(key, (since,))[0]
-        return self.unreadable.pop(key, since)
+        return self.unreadable.since.pop(key, since)
 
-    def advance(self):
-        """Look at what is to be looked at, for what is left of the credit."""
-        while self.looking and self.room >= 0 and self.credit > 0:
+    def find_lost(self):
+        """All events are judged: what is still lost is looked for."""
+        self.work.update(self.lost)
+        self.lost.clear()
+
+    def is_own(self, wd, mask, name):
+        """Whether an event is of our own listing."""
+        if (wd, name) not in self.own or not mask & LISTING or name and not mask & ISDIR:
+            return False
+        if mask & CLOSE_NOWRITE:
+            self.own.discard((wd, name))
+        return True
+
+    # --- doing it ---
+
+    def advance(self, credit):
+        """Look at what is to be looked at, for as long as the credit lasts: what is left of it."""
+        while self.is_under_way and self.reported.room >= 0 and credit > 0:
             if self.listing is not None:
-                self.list_on(self.listing)
+                credit -= self.list_on(self.listing)
                 continue
             (watched, name), (since, tries) = self.work.popitem()
-            self.credit -= 1
-            if self.by_wd.get(watched.wd) is watched:       # else let go of meanwhile
-                self.credit -= OPEN_COST
+            credit -= 1
+            if self.watches.has(watched):
+                credit -= OPEN_COST
                 self.look(watched, name, since, tries)
-        if self.looking:
-            return
-        if self.learning is not None:
-            self.leaving.update(wd for wd in self.learning if wd not in self.by_wd)
-            self.learning = None
-        self.close_directories()
-        self.tell_refused()
-
-    def leave(self, count):
-        """Remove some of the watches that are let go of.  Each gives an event, and the queue is
-        limited; and what is to be looked at does not wait for it."""
-        for _ in range(min(count, len(self.leaving))):
-            self.remove_watch(next(iter(self.leaving)))
-
-    def remove_watch(self, wd):
-        self.leaving.discard(wd)
-        call("inotify_rm_watch", self.fd, wd)
-        self.let_go(wd)
-
-    def hold(self, watched, fd):
-        """Keep a directory open for as long as it is watched."""
-        if not self.can_hold or watched.wd in self.held:
-            return
-        copy = os.dup(fd)               # the lowest number that is free
-        if copy < os.sysconf("SC_OPEN_MAX") - HOLD_ROOM:
-            self.held[watched.wd] = copy
-            return
-        os.close(copy)
-        self.can_hold = False
-        self.notice("%s; what happens there, and in directories like it, may be missed; raise "
-                    "the limit (ulimit -n), or mount it with cache=loose"
-                    % failure(errno.EMFILE, "keeping open", self.prefix(watched)))
-
-    def let_go(self, wd):
-        if wd in self.held:
-            os.close(self.held.pop(wd))
-
-    def directory(self, watched):
-        """(O_PATH descriptor, id of its mount) of a watched directory, opened name by name from its
-        root and never through a symbolic link.  OSError where it is not: an event will say.
-
-        It stays open until close_directories(), or until many others have been opened after it.
-        """
-        chain, at = [], watched
-        while at not in self.opened and (at.root is None or (at.root.fd is None
-                                                             and at.parent is not None)):
-            chain.append(at)
-            at = at.parent
-        if at in self.opened:
-            self.opened.move_to_end(at)
-        else:
-            fd = at.root.open()
-            self.keep_open(at, fd, mount_id_of(fd))
-        for each in reversed(chain):
-            above, mount_id = self.opened[at]
-            if each.root is not None:
-                mount_id = each.root.mount_id       # mounted in the directory above
-            self.keep_open(each, path_on(each.name, mount_id, above), mount_id)
-            at = each
-        return self.opened[watched]
-
-    def keep_open(self, watched, fd, mount_id):
-        """Have a descriptor for directory(), on the mount of a number, which is closed if it is of
-        another one."""
-        is_it = False
-        try:
-            is_it = inode_of(fd) == watched.inode
-        finally:
-            if not is_it or watched in self.opened:
-                os.close(fd)
-        if not is_it:
-            raise another_there()
-        if watched not in self.opened:
-            self.opened[watched] = fd, mount_id
-        if len(self.opened) > SCAN_DEPTH:
-            os.close(self.opened.popitem(last=False)[1][0])
-
-    def tell_refused(self):
-        """Say which directories can't be read: in one line, however many they are."""
-        shown, self.refused = self.refused, []
-        if len(shown) == 1:
-            self.notice("%s can't be read and is not watched" % shown[0])
-        elif shown:
-            more = len(shown) - MANY_REFUSED
-            self.notice("%s%s can't be read and are not watched" % (
-                ", ".join(shown[:MANY_REFUSED]), " and %d more" % more if more > 0 else ""))
-
-    def close_directories(self):
-        """Those opened to be looked at."""
-        while self.opened:
-            os.close(self.opened.popitem()[1][0])
+        if not self.is_under_way:
+            self.open.close()
+            self.unreadable.tell(self.notice)
+        return credit
 
     def look(self, watched, name, since, tries):
         """Do one thing of `work`."""
         try:
-            fd, mount_id = self.directory(watched)
+            fd, mount_id = self.open.get(watched)
             if name is None:
-                self.add_watch(path_to_fd(fd), self.asked | IN_MASK_ADD,
-                               lambda: self.prefix(watched))
+                self.watches.set(path_to_fd(fd), self.watches.asked,
+                                 lambda: self.watches.prefix(watched))
             elif not name:
                 self.begin(watched, os.dup(fd), mount_id, since)
             else:
@@ -7153,8 +7219,8 @@ class Inotify(Source):
     def look_at(self, watched, fd, mount_id, name, since):
         """Watch and list a directory in one that is open, on the mount of a number, unless
         something is mounted there, of which the list of mounts tells; or it is ignored."""
-        if self.is_mount(fd, name) \
-                or self.ignore.hides(self.prefix(watched) + os.fsdecode(name), True):
+        if self.is_mount(fd, name) or self.wanted.ignore.hides(
+                self.watches.prefix(watched) + os.fsdecode(name), True):
             return
         child, child_fd = None, path_on(name, mount_id, fd)
         try:
@@ -7162,45 +7228,21 @@ class Inotify(Source):
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             if since is not None and since < ALL_OF_IT:
-                since = self.moved_at(status, os.fstat(fd), -since) - SAME_TIME
+                since = moved_at(status, os.fstat(fd), -since) - SAME_TIME
             child = self.watch_child(child_fd, (status.st_dev, status.st_ino), watched, name)
-            self.unreadable.pop((watched, name), None)
+            self.unreadable.since.pop((watched, name), None)
         finally:
             if child is None:
                 os.close(child_fd)
         if child is not None:
             self.begin(child, child_fd, mount_id, since)
 
-    @staticmethod
-    def moved_at(status, above, after):
-        """When a directory was moved into another, by the clock of the file system, from the
-        os.stat_result of both: they bear that time, if nothing has changed in them since; it was
-        `after` that.  In one tick of it before and after can't be told apart: what was made in
-        that is told of."""
-        since = min(status.st_ctime, above.st_mtime)
-        if status.st_mtime >= since and above.st_mtime > status.st_ctime:
-            return min(since, after)            # something has changed in both
-        return since
-
     def is_mount(self, fd, name):
-        """Whether something is mounted at a name in an open directory, which is not opened."""
+        """Whether something is mounted at a name in an open directory, which is not opened; who
+        may never answer for it is not asked."""
         return name in self.mounts.names() and (
-            self.is_far_mount(fd, name) or mount_id_at(fd, name) != mount_id_of(fd))
-
-    def is_far_mount(self, fd, name):
-        """Whether a mount that lies_far() is at a name in an open directory: that is not asked.
-
-        The renaming of a directory above a mount changes its path and makes no news, so a list is
-        good for a moment; and for nothing by which a directory would not be watched.
-        """
-        path, listed = os.path.join(fd_path(fd), name), self.mounts.current()
-        paths, known, read_at = self.far_mounts
-        if path in paths or listed is not known or time.monotonic() - read_at > MOUNTS_SECONDS:
-            mounts = read_mounts()
-            far = far_paths(mounts)
-            paths = {mount.path for mount in mounts if lies_far(mount, far)}
-            self.far_mounts = paths, listed, time.monotonic()
-        return path in paths
+            self.mounts.has_far(os.path.join(fd_path(fd), name))
+            or mount_id_at(fd, name) != mount_id_of(fd))
 
     def not_opened(self, error, watched, name, since, tries):
         """Something of `work` could not be done."""
@@ -7209,25 +7251,23 @@ class Inotify(Source):
             if tries:
                 self.lost[watched, name] = since, tries - 1
             return
+        prefix = self.watches.prefix(watched)
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM):
             if isinstance(error, Error):
                 raise error
-            raise failure(error.errno, "opening", self.prefix(watched), "see ulimit -n")
-        shown = printable(self.prefix(watched) + os.fsdecode(name or b""))
+            raise failure(error.errno, "opening", prefix, "see ulimit -n")
+        shown = printable(prefix + os.fsdecode(name or b""))
         if error.errno not in (errno.EACCES, errno.EPERM):
             return self.notice("%s is not watched: %s" % (shown, error.strerror))
-        if (watched, name) not in self.unreadable:
-            self.refused.append(shown)
-        # Until its mode is another, or that of the directory which has it.
-        self.unreadable[watched, name] = since
+        self.unreadable.add(watched, name, since, shown)
         try:
-            self.add_watch(path_to_fd(self.directory(watched)[0]), ATTRIB | IN_MASK_ADD, shown)
+            self.watches.set(path_to_fd(self.open.get(watched)[0]), ATTRIB, shown)
         except OSError:
             pass
 
     def begin(self, watched, fd, mount_id, since):
         """List a directory, open as fd, which is closed in the end, on the mount of a number."""
-        if self.quiet != self.asked:
+        if self.watches.quiet != self.watches.asked:
             for each, name in ((watched, b""), (watched.parent, watched.name)):
                 if each is not None and (each, None) not in self.work:
                     self.own.add((each.wd, name))
@@ -7236,348 +7276,189 @@ class Inotify(Source):
 
     def list_on(self, listing):
         """Go on with a listing: what is new is reported as CREATE, and each directory is to be
-        looked at."""
-        watched = listing.watched
-        entries = None
-        if self.by_wd.get(watched.wd) is watched:
+        looked at.  Returns how many entries that were."""
+        watched, entries = listing.watched, None
+        if self.watches.has(watched):
             try:
                 entries = [(entry.name, entry.is_dir(follow_symlinks=False))
                            for _, entry in zip(range(LIST_STEP), listing.entries)]
             except OSError as error:
-                self.notice("%s: %s" % (printable(self.prefix(watched)), error.strerror))
+                self.notice("%s: %s" % (printable(self.watches.prefix(watched)), error.strerror))
         if not entries:
             self.listing = None
             listing.end()
-            return self.keep_open(watched, listing.fd, listing.mount_id)
-        self.credit -= len(entries)
-        prefix = self.prefix(watched) if listing.has_news else ""
+            self.open.keep(watched, listing.fd, listing.mount_id)
+            return 0
+        prefix = self.watches.prefix(watched) if listing.has_news else ""
         for name, is_dir in entries:
             if name in listing.told:
                 continue
             is_new = listing.is_new(name, self.is_mount)
             if is_new and name not in watched.found:
                 watched.found.add(name)
-                self.report(prefix + os.fsdecode(name), CREATE | (ISDIR if is_dir else 0))
+                self.reported.add(prefix + os.fsdecode(name), CREATE | (ISDIR if is_dir else 0))
             if is_dir and name in watched.children:
                 self.look_again(watched.children[name])
             elif is_dir:
                 self.work[watched, name] = listing.since, OPEN_TRIES
+        return len(entries)
 
-    def watch_child(self, fd, inode, parent, name):
-        """Set the watch of a directory open as fd; None if it has one already."""
-        wd = self.set_watch(fd, lambda: self.prefix(parent) + os.fsdecode(name))
-        known = self.by_wd.get(wd)
-        if known is None:
-            child = self.enter(Watched(wd, parent, name), inode)
-            self.put(child)
-            if parent.wd in self.held or parent.root is not None and parent.root.forgets_inodes:
-                self.hold(child, fd)
-            return child
-        if known.root in self.mounted:
-            # Known by a bind mount, which it does not need any more.
-            self.mounted.remove(known.root)
-            known.root, self.trees_changed = None, True
-        if known.root is not None or known.parent is parent and known.name == name:
-            return None
-        # Moved here before we heard of it.
-        if hangs_on(parent, known):
-            self.learn_again()
-            return None
-        if known.parent is not None and known.parent.children.get(known.name) is known:
-            del known.parent.children[known.name]
-        self.rehang(known, parent, name)
-        self.look_again(known)          # what was lost below it while it was looked for elsewhere
-        return None
-
-    def rehang(self, child, parent, name):
-        """A directory is an entry of another now, and all that is below it goes with it."""
-        child.parent, child.name = parent, name
-        self.put(child)
-        self.prefixes.clear()
-        self.on_move()
-
-    # --- events ---
-
-    def report(self, path, mask, old_path=None):
-        """Put out an event, if it is one that was asked for."""
-        mask &= self.mask
-        if mask & ~ISDIR:
-            self.room -= len(path or "") + len(old_path or "")
-            self.out.append(Event(path, mask, None, self.now, old_path, self.moment))
-
-    def read(self, moment):
-        """The events of the trees in one buffer, [] where there is nothing to read.
-
-        No more than READ_ROOM characters of paths: the rest stays in `coming`.
-        """
-        self.now, self.room, self.moment = time.time(), READ_ROOM, moment
-        self.running, self.credit = True, CREDIT
-        if self.learning is None and not self.coming:
-            self.fill()
-        for _ in range(EVENTS_AT_ONCE):
-            if not self.coming or self.learning is not None or self.room < 0:
-                break
-            before = len(self.out)
-            self.judge(*self.coming.popleft())
-            self.stats["dropped in user space"] += before == len(self.out)
-            if self.work:
-                self.advance()              # at once, if that is not too much
-        if not self.coming:
-            self.judged_to = self.bytes_read
-            self.work.update(self.lost)
-            self.lost.clear()
-        self.advance()
-        if not self.coming and not queued(self.fd):
-            self.bury()
-            if not self.looking:
-                self.own.clear()
-        self.leave(LEAVE_STEP)
-        out, self.out = self.out, []
-        return out
-
-    @property
-    def backlog(self):
-        return bool(self.coming or self.out or self.leaving) or self.looking
-
-    def ahead(self):
-        return self.bytes_read + queued(self.fd)
-
-    def judged(self):
-        return self.judged_to
-
-    def renamed_since(self, ahead):
-        return self.ahead() != ahead
-
-    def due(self):
-        return PAIR_SECONDS if self.lost else None
-
-    def fill(self):
-        """Read one buffer from the kernel; whether there was anything."""
-        if not self.coming and self.bytes_read >= self.marked:
-            self.after, self.marked_at = self.marked_at, time.clock_gettime(CLOCK_REALTIME_COARSE)
-            self.marked = self.ahead()
-        try:
-            buffer = os.read(self.fd, INOTIFY_READ)
-        except BlockingIOError:
-            return False
-        self.stats["reads"] += 1
-        self.bytes_read += len(buffer)
-        events = list(decode_inotify(buffer))
-        self.coming.extend(events)
-        self.arrivals.update(cookie for _, mask, cookie, _ in events if mask & MOVED_TO)
-        self.stats["events read"] += len(events)
-        return True
-
-    def other_half(self, cookie, watched):
-        """Take the MOVED_TO of a MOVED_FROM out of what is coming: its event, or None.
-
-        The kernel queues the two one after the other, but other processors' events may come
-        between, and a buffer may end there.  Both are queued under the lock of the directory
-        moved from: see settle(), in section 3.
-        """
-        if cookie not in self.arrivals:
-            try:
-                look_up_nothing(self.directory(watched)[0])
-            except OSError:
-                time.sleep(PAIR_SECONDS)        # moved or removed itself
-            while cookie not in self.arrivals and len(self.coming) < PAIR_EVENTS and self.fill():
-                pass
-        if cookie not in self.arrivals:
-            return None
-        self.arrivals.discard(cookie)
-        for index, event in enumerate(self.coming):
-            if event[2] == cookie and event[1] & MOVED_TO:
-                del self.coming[index]
-                return event
-        return None
-
-    def judge(self, wd, mask, cookie, name):
-        """Report an event if it is of a tree, and keep the table right."""
-        if mask & Q_OVERFLOW:
-            return self.overflow()
-        if mask & MOVED_TO:
-            self.arrivals.discard(cookie)
-        if wd in self.parents and mask & (DELETE | MOVED_FROM):
-            self.root_entry(wd, mask, name)
-        watched = self.by_wd.get(wd)
-        if watched is None:
-            return None
-        if (wd, name) in self.own and mask & LISTING and (mask & ISDIR or not name):
-            if mask & CLOSE_NOWRITE:
-                self.own.discard((wd, name))
-            return None
-        if mask & (UNMOUNT | IN_IGNORED | DELETE_SELF | MOVE_SELF) or not name:
-            return self.self_event(watched, mask)
-        return self.entry_event(watched, mask, cookie, name)
-
-    def entry_event(self, watched, mask, cookie, name):
-        """An event of an entry of a watched directory."""
-        if mask & ATTRIB and (watched, name) in self.unreadable:
-            self.appeared(watched, name, self.unreadable[watched, name])
-        if mask & (CREATE | MOVED_TO):
-            self.told(watched, name)
-        if mask & (CREATE | MOVED_TO) and name in watched.found:
-            watched.found.discard(name)
-            mask &= ~CREATE
-            if not mask & INOTIFY_ASKABLE:
-                return None
-        since = None
-        if mask & (DELETE | MOVED_FROM):
-            watched.found.discard(name)
-            # In an exchange what comes is told first: that is what may still be to be looked at.
-            if mask & ISDIR and not (mask & MOVED_FROM and name in watched.children):
-                since = self.pending(watched, name)
-            else:
-                self.told(watched, name)
-        path = self.prefix(watched) + os.fsdecode(name)
-        if mask & DELETE:
-            child = watched.children.get(name)
-            # Of a subvolume nothing else tells what was in it; of one held, that it is gone.
-            if child is not None and child.root is None \
-                    and (child.inode[0] != watched.inode[0] or child.wd in self.held):
-                self.forget(child, True)
-        if mask & MOVED_FROM:
-            other = self.other_half(cookie, watched)
-            target = None if other is None else self.by_wd.get(other[0])
-            if target is not None:
-                return self.renamed(watched, name, path, target, other[3], mask, since)
-            if other is not None:
-                self.coming.appendleft(other)
-                self.arrivals.add(cookie)
-            child = self.take(watched, name) if mask & ISDIR else None
-            if child is not None and child.root is None:
-                self.forget(child, True)
-        if self.devices is not None and not mask & ISDIR and mask & (THROUGH | CREATE | MOVED_TO) \
-                and self.is_device(watched, name, mask & DIRENT):
-            mask &= ~THROUGH
-        self.report(path, mask)
-        if mask & ISDIR and mask & (CREATE | MOVED_TO):
-            self.appeared(watched, name, ALL_OF_IT if mask & CREATE else -self.after)
-        return None
-
-    def is_device(self, watched, name, changed):
-        """Devices.is_device() of an entry of a watched directory."""
-        def look():
-            root = way_up(watched)[0]
-            if watched.wd in self.devices.homes or root.kind in DEVICE_KINDS \
-                    or self.prefix(watched).endswith("/dev/") \
-                    or root.fd is not None and len(self.coming) < CALM // INOTIFY_EVENT.size:
-                return os.dup(self.directory(watched)[0])
-            raise Gone
-        return self.devices.is_device(watched.wd, name, changed, look)
-
-    def renamed(self, old_parent, old_name, old_path, parent, name, mask, since):
-        """A rename within the trees; `since`: of a directory that is still to be looked at."""
-        path = self.prefix(parent) + os.fsdecode(name)
-        if self.mask & RENAME:
-            self.report(path, RENAME | (mask & ISDIR), old_path)
-        else:
-            self.report(old_path, mask)
-            self.report(path, MOVED_TO | (mask & ISDIR))
-        parent.found.discard(name)
-        if self.devices is not None:
-            self.devices.renamed((old_parent.wd, old_name), (parent.wd, name))
-        self.pending(parent, name)          # what had the name is gone
-        if not mask & ISDIR:
-            return None
-        child = self.take(old_parent, old_name)
-        if child is None:
-            if since is None and self.ignore.hides(old_path, True):
-                return self.appeared(parent, name, -self.after)         # as if from outside
-            return self.appeared(parent, name, since and abs(since))    # it bears another time
-        if hangs_on(parent, child):
-            return self.learn_again()
-        if child.root is None and self.ignore.hides(path, True):
-            return self.forget(child, True)
-        if self.ignore.by_path:
-            self.look_again(child)          # what is ignored in it may be other than before
-        return self.rehang(child, parent, name)
-
-    def put(self, child):
-        """Enter a directory under its name.  What has the name is either removed, and the kernel
-        says so (IN_IGNORED), or exchanged, and it is the one that will be moved from there."""
-        before = child.parent.children.get(child.name)
-        if before is not None and before is not child:
-            self.let_go(before.wd)
-            self.displaced[child.parent.wd, child.name] = before
-        child.parent.children[child.name] = child
-
-    def take(self, parent, name):
-        """Take the directory that is moved from a name out of the table, or None."""
-        child = self.displaced.pop((parent.wd, name), None)
-        if child is not None and self.by_wd.get(child.wd) is child \
-                and child.parent is parent and child.name == name:
-            return child
-        return parent.children.pop(name, None)
-
-    def self_event(self, watched, mask):
-        """An event of a watched directory itself: its parent tells of it, unless it's a root."""
-        if mask & IN_IGNORED:
-            self.forget(watched, True)      # with what is in it: a subvolume goes as a whole
-            return
-        if mask & ATTRIB:
-            for parent, name in list(self.unreadable):
-                if parent is watched:
-                    self.appeared(parent, name, self.unreadable[parent, name])
-        if watched.root is None:
-            return
-        if mask & UNMOUNT:
-            self.report(self.shown(watched.root), UNMOUNT | ISDIR)
-            self.remove(watched.root)
-            return
-        told = mask | ISDIR                 # which the kernel leaves out of MOVE_SELF
-        if watched.root.fd is None:         # what a bind mount shows has moved, not the mount
-            told &= ~(MOVE_SELF | DELETE_SELF)
-        self.report(self.shown(watched.root), told)
-        if mask & DELETE_SELF:
-            self.remove(watched.root)
-
-    def root_entry(self, wd, mask, name):
-        """A root was renamed or removed, as its parent tells (MOVE_SELF it tells itself)."""
-        for root in list(self.parents.get(wd, ())):
-            if root.name != name:
-                continue
-            if mask & DELETE and root.removed():
-                self.report(root.display, DELETE_SELF | ISDIR)
-                self.remove(root)
-            elif mask & MOVED_FROM:
-                self.parents[wd].remove(root)
-                self.watch_parent(root)
-                root.renamed = True
-
-    def bury(self):
-        """A root that was renamed may have been removed before its new parent was watched."""
-        for root in self.roots[:]:
-            if root.renamed:
-                root.renamed = False
-                if root.removed():
-                    self.report(root.display, DELETE_SELF | ISDIR)
-                    self.remove(root)
-
-    def overflow(self):
-        """Events were lost: look for directories that are not watched yet."""
-        self.notice("inotify's event queue overflowed: events were lost; "
-                    "see /proc/sys/fs/inotify/max_queued_events")
-        self.report(None, Q_OVERFLOW)
-        self.learn_again()
-
-    def learn_again(self):
-        """What is known is wrong: forget it, and look where all directories are now.
-
-        The watches stay, and no more is judged until that is done, so nothing is lost of what
-        waits.  Mounts inside are found again by the list of mounts.
-        """
-        for root in list(self.mounted):
-            self.remove(root)
-            self.trees_changed = True
-        self.learning = (self.learning or set()).union(self.by_wd)
-        for root in self.roots:
-            if root.watched is not None:
-                self.forget(root.watched, False)
+    def forget(self):
+        """Nothing is to be looked at."""
         self.work.clear()
         self.lost.clear()
-        for root in self.roots:
+
+    def close(self):
+        if self.listing is not None:
+            self.listing.close()
+            self.listing = None
+        self.open.close()
+
+
+def moved_at(status, above, after):
+    """When a directory was moved into another, by the clock of the file system, from the
+    os.stat_result of both: they bear that time, if nothing has changed in them since; it was
+    `after` that.  In one tick of it before and after can't be told apart: what was made in
+    that is told of."""
+    since = min(status.st_ctime, above.st_mtime)
+    if status.st_mtime >= since and above.st_mtime > status.st_ctime:
+        return min(since, after)            # something has changed in both
+    return since
+
+
+# --- what an event means ---
+
+class Inotify(Source):
+    """An inotify instance that follows trees.  What bind mounts show is followed at once, so that
+    none is_shared(): see drop_mounts(), watch_child().
+
+    learning  descriptors of watches from before learn_again(), until all is looked at; else None
+    devices   the Devices, where nothing is to be told of those; else None
+    """
+
+    filter_name = "inotify"
+
+    def __init__(self, wanted, _, notice, mount_list):
+        self.wanted, self.notice, self.mounts = wanted, notice, mount_list
+        self.stats = collections.Counter()
+        self.roots, self.mounted = [], []
+        self.fd = new_inotify()
+        self.queue, self.reported = InotifyQueue(self.fd, self.stats), Reported(wanted)
+        self.watches = Watches(self.fd, wanted.mask, notice)
+        self.scan = Scan(wanted, self.watches, mount_list, notice, self.reported, self.watch_child)
+        self.learning = None
+        self.devices = None if wanted.devices else Devices()
+
+    # --- roots ---
+
+    def add(self, root, place=None):
+        """Watch a root and all below it; a mount in a tree, of which `place` is the Place, with
+        the next read()s."""
+        self.keep_root(root)
+        with OnFailure(self.remove, root):
             self.start(root)
+            if place is not None and place.source is self and root.watched.parent is None:
+                root.watched.parent, root.watched.name = place.key, place.name
+                self.watches.prefixes.clear()
+            is_running = self.reported.moment is not None
+            while self.scan.is_under_way and not (is_running and root.fd is None):
+                self.reported.room = READ_ROOM
+                self.advance(CREDIT)
+
+    def start(self, root):
+        """Set the watch of a root; what is below it is to be looked at."""
+        root.forgets_inodes = any(mount.id == root.mount_id and forgets_inodes(mount)
+                                  for mount in self.mounts.current())
+        with Closing(root.open()) as fd:
+            wd = self.watches.set_on(fd, root.display)
+        known = self.watches.by_wd.get(wd)
+        if known is not None and root.fd is None:
+            raise Duplicate
+        if root.fd is not None:
+            self.watch_parent(root)
+        if known is not None:
+            # In another root's tree: it is watched already.  The deeper root names what is in it.
+            root.watched, known.root = known, root
+            self.watches.prefixes.clear()
+        else:
+            root.watched = Watched(wd, None, b"", root.key, root)
+            self.watches.enter(root.watched)
+            self.scan.watched(root.watched)
+            self.scan.look_again(root.watched)
+
+    def watch_parent(self, root):
+        """Have the parent directory of a root tell of its renaming and removal."""
+        path, root.parent_wd = fd_path(root.fd), None
+        root.name = os.path.basename(path)
+        if path == b"/":
+            return
+        try:
+            root.parent_wd = self.watches.set(os.path.dirname(path),
+                                              DELETE | MOVED_FROM | IN_ONLYDIR, root.display)
+        except Error as error:
+            self.notice("%s; the removal of %s won't be seen" % (error, printable(root.display)))
+
+    def remove(self, root):
+        """Watch a root or mount no longer."""
+        self.drop_root(root)
+        watched = root.watched
+        if watched is not None and watched.root is root and not self.give_back(root):
+            self.forget(watched)
+        if root.fd is None and watched is not None:
+            self.uncovered(watched.parent, watched.name)
+        root.close()
+
+    def give_back(self, root):
+        """Make the directory of a root one of another root's tree, if it is; whether it is."""
+        path = visible_path(root.fd, self.mounts.far()) \
+            if root.fd is not None and self.wanted.recursive else None
+        if path in (None, b"/"):
+            return False
+        above = None
+        try:
+            with Closing(os.open(b"..", O_PATH_DIR, dir_fd=root.fd)) as fd:
+                if mount_id_of(fd) == root.mount_id:
+                    above = self.inside(fd, os.path.dirname(path))
+        except Behind:
+            self.forget(root.watched)
+            self.learn_again()
+            return True
+        if above is None:
+            return False
+        root.watched.root, root.watched.inode = None, root.key
+        self.watches.hang(root.watched, above, os.path.basename(path))
+        return True
+
+    def uncovered(self, parent, name):
+        """A mount is gone: the directory it covered is watched from now on, and what was made
+        there meanwhile and could not be opened."""
+        if parent is None or not self.watches.has(parent):
+            return
+        if name in parent.children:
+            self.scan.look_again(parent.children[name])
+        else:
+            self.appeared(parent, name, None)
+
+    def drop_mounts(self):
+        """Let go of the mounts in directories that are not in the table any more."""
+        for root in list(self.mounted):
+            watched = root.watched
+            while watched is not None and self.watches.has(watched):
+                watched = watched.parent
+            if watched is not None:
+                self.trees_changed = True     # if it is in a tree all the same it is found again
+                self.remove(root)
+
+    def forget(self, top, unwatch=True):
+        """Drop a directory and all below it, and have their watches removed if `unwatch`."""
+        self.watches.forget(top, unwatch)
+        if self.mounted and top.root is None:
+            self.drop_mounts()
+        self.trees_changed = self.trees_changed or self.has_bind_mounts
+        if top.root is None:
+            self.on_move()
+
+    # --- where directories are ---
 
     def inside(self, fd, path):
         """The key of a directory is its Watched."""
@@ -7587,7 +7468,7 @@ class Inotify(Source):
         watched = top.watched
         for name in names:
             watched = watched and watched.children.get(name)
-        if watched is not None and (watched.inode or watched.root.key) == inode_of(fd):
+        if watched is not None and watched.inode == inode_of(fd):
             return watched
         if self.backlog or readable(self.fd):               # else the table may be behind
             raise Behind
@@ -7604,24 +7485,297 @@ class Inotify(Source):
                 return root, rest.split(b"/") if rest else []
         return None, []
 
+    def entry(self, key, name, _):
+        return self.watches.prefix(key) + os.fsdecode(name) if self.watches.has(key) else None
+
     def shown(self, root):
         if root.fd is not None or root.watched is None:
             return root.display
-        return shown_name(self.prefix(root.watched))
+        return shown_name(self.watches.prefix(root.watched))
+
+    def show_as(self, root, display):
+        root.show_as(display)
+        self.watches.prefixes.clear()
+
+    # --- looking at directories ---
+
+    def appeared(self, watched, name, since):
+        """A directory was made in, or moved into, a watched one.  `since`: see Scan.work."""
+        if self.wanted.recursive:
+            self.trees_changed = self.trees_changed or since != ALL_OF_IT
+            self.scan.add(watched, name, since)
+
+    def mode_changed(self, watched, name=None):
+        """So it has of an entry of a directory, or of that itself: what could not be read there is
+        tried again."""
+        for each, since in self.scan.unreadable.entries(watched, name):
+            self.appeared(watched, each, since)
+
+    def watch_child(self, fd, inode, parent, name):
+        """Set the watch of a directory open as fd; None if it has one already."""
+        watches = self.watches
+        wd = watches.set_on(fd, lambda: watches.prefix(parent) + os.fsdecode(name))
+        known = watches.by_wd.get(wd)
+        if known is None:
+            child = Watched(wd, parent, name, inode)
+            watches.enter(child)
+            self.scan.watched(child)
+            if parent.wd in watches.held or parent.root is not None and parent.root.forgets_inodes:
+                watches.hold(child, fd)
+            return child
+        if known.root in self.mounted:
+            # Known by a bind mount, which it does not need any more.
+            self.mounted.remove(known.root)
+            known.root, self.trees_changed = None, True
+        if known.root is not None or known.parent is parent and known.name == name:
+            return None
+        # Moved here, and the event is still to be judged.
+        if hangs_on(parent, known):
+            self.learn_again()
+            return None
+        watches.unhang(known)
+        self.moved(known, parent, name)
+        self.scan.look_again(known)     # what was lost below it while it was looked for elsewhere
+        return None
+
+    def moved(self, child, parent, name):
+        """A directory is an entry of another now."""
+        self.watches.hang(child, parent, name)
+        self.on_move()
+
+    def advance(self, credit):
+        """Look at what is to be looked at: what is left of the credit."""
+        credit = self.scan.advance(credit)
+        if self.learning is not None and not self.scan.is_under_way:
+            self.watches.leaving.update(self.learning - self.watches.by_wd.keys())
+            self.learning = None
+        return credit
+
+    def learn_again(self):
+        """What is known is wrong: forget it, and look where all directories are now.
+
+        The watches stay, and no more is judged until that is done, so nothing is lost of what
+        waits.  Mounts inside are found again by the list of mounts.
+        """
+        for root in list(self.mounted):
+            self.remove(root)
+            self.trees_changed = True
+        self.learning = (self.learning or set()).union(self.watches.by_wd)
+        for root in self.roots:
+            if root.watched is not None:
+                self.forget(root.watched, False)
+        self.scan.forget()
+        for root in self.roots:
+            self.start(root)
+
+    # --- events ---
+
+    def read(self, moment):
+        """The events of the trees in one buffer, [] where there is nothing to read."""
+        queue, reported, coming = self.queue, self.reported, self.queue.coming
+        reported.begin(moment)
+        credit = CREDIT
+        if self.learning is None and not coming:
+            queue.fill()
+        for _ in range(EVENTS_AT_ONCE):
+            if not coming or self.learning is not None or reported.room < 0:
+                break
+            count = len(reported.events)
+            self.judge(*coming.popleft())
+            self.stats["dropped in user space"] += count == len(reported.events)
+            if self.scan.work:
+                credit = self.advance(credit)       # at once, if that is not too much
+        if not coming:
+            queue.judged = queue.bytes_read
+            self.scan.find_lost()
+        self.advance(credit)
+        if queue.is_empty():
+            self.end_removed_roots()
+            if not self.scan.is_under_way:
+                self.scan.own.clear()
+        self.watches.leave(LEAVE_STEP)
+        return reported.take()
+
+    @property
+    def backlog(self):
+        return bool(self.queue.coming or self.reported.events or self.watches.leaving
+                    or self.scan.is_under_way)
+
+    def ahead(self):
+        return self.queue.ahead()
+
+    def judged(self):
+        return self.queue.judged
+
+    def renamed_since(self, ahead):
+        return self.ahead() != ahead
+
+    def due(self):
+        return PAIR_SECONDS if self.scan.lost else None
+
+    def judge(self, wd, mask, cookie, name):
+        """Report an event if it is of a tree, and keep the table right."""
+        if mask & Q_OVERFLOW:
+            return self.overflow()
+        if mask & MOVED_TO:
+            self.queue.arrivals.discard(cookie)
+        elif mask & (DELETE | MOVED_FROM):
+            self.root_entry(wd, mask, name)
+        watched = self.watches.by_wd.get(wd)
+        if watched is None or self.scan.own and self.scan.is_own(wd, mask, name):
+            return None
+        if mask & (UNMOUNT | IN_IGNORED | DELETE_SELF | MOVE_SELF) or not name:
+            return self.self_event(watched, mask)
+        return self.entry_event(watched, mask, cookie, name)
+
+    def entry_event(self, watched, mask, cookie, name):
+        """An event of an entry of a watched directory."""
+        if mask & ATTRIB and self.scan.unreadable.since:
+            self.mode_changed(watched, name)
+        if mask & (CREATE | MOVED_TO):
+            self.scan.told(watched, name)
+            if name in watched.found:
+                watched.found.discard(name)
+                mask &= ~CREATE
+                if not mask & INOTIFY_ASKABLE:
+                    return None
+        since = None
+        if mask & (DELETE | MOVED_FROM):
+            watched.found.discard(name)
+            # In an exchange what comes is told first: that is what may still be to be looked at.
+            if mask & ISDIR and not (mask & MOVED_FROM and name in watched.children):
+                since = self.scan.left(watched, name)
+            else:
+                self.scan.told(watched, name)
+        path = self.watches.prefix(watched) + os.fsdecode(name)
+        if mask & DELETE:
+            child = watched.children.get(name)
+            # Of a subvolume nothing else tells what was in it; of one held, that it is gone.
+            if child is not None and child.root is None and (
+                    child.inode[0] != watched.inode[0] or child.wd in self.watches.held):
+                self.forget(child)
+        elif mask & MOVED_FROM:
+            other = self.queue.other_half(cookie, lambda: self.settle(watched))
+            target = other and self.watches.by_wd.get(other[0])
+            if target is not None:
+                return self.renamed(watched, name, path, target, other[3], mask, since)
+            if other is not None:
+                self.queue.put_back(other)
+            child = self.watches.take(watched, name) if mask & ISDIR else None
+            if child is not None and child.root is None:
+                self.forget(child)
+        if self.devices is not None and not mask & ISDIR and mask & (THROUGH | CREATE | MOVED_TO) \
+                and self.is_device(watched, name, mask & DIRENT):
+            mask &= ~THROUGH
+        self.reported.add(path, mask)
+        if mask & ISDIR and mask & (CREATE | MOVED_TO):
+            self.appeared(watched, name, ALL_OF_IT if mask & CREATE else -self.queue.after)
+        return None
+
+    def settle(self, watched):
+        """Wait for who renames an entry of a directory just now."""
+        try:
+            look_up_nothing(self.scan.open.get(watched)[0])
+        except OSError:
+            time.sleep(PAIR_SECONDS)        # moved or removed itself
+
+    def is_device(self, watched, name, changed):
+        """Devices.is_device() of an entry of a watched directory."""
+        def look():
+            root = way_up(watched)[0]
+            if watched.wd in self.devices.homes or root.kind in DEVICE_KINDS \
+                    or self.watches.prefix(watched).endswith("/dev/") \
+                    or root.fd is not None and len(self.queue.coming) < CALM // INOTIFY_EVENT.size:
+                return os.dup(self.scan.open.get(watched)[0])
+            raise Gone
+        return self.devices.is_device(watched.wd, name, changed, look)
+
+    def renamed(self, old_parent, old_name, old_path, parent, name, mask, since):
+        """A rename within the trees; `since`: of a directory that is still to be looked at."""
+        path = self.watches.prefix(parent) + os.fsdecode(name)
+        if self.wanted.mask & RENAME:
+            self.reported.add(path, RENAME | (mask & ISDIR), old_path)
+        else:
+            self.reported.add(old_path, mask)
+            self.reported.add(path, MOVED_TO | (mask & ISDIR))
+        parent.found.discard(name)
+        if self.devices is not None:
+            self.devices.renamed((old_parent.wd, old_name), (parent.wd, name))
+        self.scan.left(parent, name)        # what had the name is gone
+        if not mask & ISDIR:
+            return None
+        child = self.watches.take(old_parent, old_name)
+        if child is None:
+            if since is None and self.wanted.ignore.hides(old_path, True):
+                return self.appeared(parent, name, -self.queue.after)   # as if from outside
+            return self.appeared(parent, name, since and abs(since))    # it bears another time
+        if hangs_on(parent, child):
+            return self.learn_again()
+        if child.root is None and self.wanted.ignore.hides(path, True):
+            return self.forget(child)
+        if self.wanted.ignore.by_path:
+            self.scan.look_again(child)     # what is ignored in it may be other than before
+        return self.moved(child, parent, name)
+
+    def self_event(self, watched, mask):
+        """An event of a watched directory itself: its parent tells of it, unless it's a root."""
+        root = watched.root
+        if mask & IN_IGNORED:
+            return self.forget(watched)     # with what is in it: a subvolume goes as a whole
+        if mask & ATTRIB:
+            self.mode_changed(watched)
+        if root is None:
+            return None
+        told = mask | ISDIR                 # which the kernel leaves out of MOVE_SELF
+        if root.fd is None:                 # what a bind mount shows has moved, not the mount
+            told &= ~(MOVE_SELF | DELETE_SELF)
+        self.reported.add(self.shown(root), told)
+        if mask & (UNMOUNT | DELETE_SELF):
+            self.remove(root)
+        return None
+
+    def root_entry(self, wd, mask, name):
+        """Something was renamed or removed in the parent of a root, which tells of its removal;
+        of its renaming it tells itself."""
+        for root in self.roots[:]:
+            if root.parent_wd != wd or root.name != name:
+                continue
+            if mask & DELETE:
+                self.end_if_removed(root)
+            else:
+                self.watch_parent(root)
+                root.renamed = True
+
+    def end_removed_roots(self):
+        """A root that was renamed may have been removed before its new parent was watched."""
+        for root in self.roots[:]:
+            if root.renamed:
+                root.renamed = False
+                self.end_if_removed(root)
+
+    def end_if_removed(self, root):
+        if root.removed():
+            self.reported.add(root.display, DELETE_SELF | ISDIR)
+            self.remove(root)
+
+    def overflow(self):
+        """Events were lost: look for directories that are not watched yet."""
+        self.notice("inotify's event queue overflowed: events were lost; "
+                    "see /proc/sys/fs/inotify/max_queued_events")
+        self.reported.add(None, Q_OVERFLOW)
+        self.learn_again()
 
     def close(self, forked=False):
         for root in self.roots + self.mounted:
             root.close()
-        if self.listing is not None:
-            self.listing.close()
-            self.listing = None
-        self.close_directories()
-        for wd in list(self.held):
-            self.let_go(wd)
+        self.scan.close()
+        self.watches.close()
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
 
+
+# --- the system calls ---
 
 def new_inotify():
     """A new inotify instance: its file descriptor.  inotify_init1(2)."""
@@ -8811,6 +8965,9 @@ KINDS = {"inotify": Kind(Inotify, InotifyRoot, InotifyNames),
          None: Kind(Fanotify, HandleRoot, FanotifyNames)}
 
 
+MOUNTS_SECONDS = 0.01                       # how long a list of mounts is good for
+
+
 def no_root(error, shown):
     """The Error for a root that can't be looked at."""
     hint = "name a directory or a file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
@@ -8890,6 +9047,21 @@ class MountList:
     def far(self):
         """far_paths() of all mounts."""
         return self._of_list("far", far_paths)
+
+    def has_far(self, path):
+        """Whether a mount that lies_far() is at a path now.
+
+        The renaming of a directory above a mount changes its path and makes no news, so a list is
+        good for a moment; and for nothing by which a directory would not be watched.
+        """
+        self._look()
+        paths, read_at = self._kept.get("far mounts", ((), 0.0))
+        if path in paths or time.monotonic() - read_at > MOUNTS_SECONDS:
+            mounts = read_mounts()
+            far = far_paths(mounts)
+            paths = {mount.path for mount in mounts if lies_far(mount, far)}
+            self._kept["far mounts"] = paths, time.monotonic()
+        return path in paths
 
     def may_ask(self, number):
         """Raise Error if somebody else answers for the mount of a number, or for what it lies on.

@@ -11222,15 +11222,16 @@ class Security(Base):
     def during_scan(self, name, action):
         """A Watch with inotify that does an action once it has listed the directory of a name;
         scans keep two directories open."""
-        list_on = fanfp.Inotify.list_on
+        list_on = fanfp.Scan.list_on
         done = []
 
-        def listed(inotify, listing):
-            list_on(inotify, listing)
-            if inotify.listing is None and listing.watched.name == name and not done:
+        def listed(scan, listing):
+            count = list_on(scan, listing)
+            if scan.listing is None and listing.watched.name == name and not done:
                 done.append(name)
                 action()
-        with unittest.mock.patch.object(fanfp.Inotify, "list_on", listed), \
+            return count
+        with unittest.mock.patch.object(fanfp.Scan, "list_on", listed), \
                 unittest.mock.patch.object(fanfp, "SCAN_DEPTH", 2):
             watch = fanfp.Watch(self.tree, filter="inotify", events="CREATE,MOVED_TO,RENAME")
         self.addCleanup(watch.close)
