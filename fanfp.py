@@ -11393,7 +11393,7 @@ OPTIONS = (
     ("", "version", "", "say which this is, and end"),
 )
 
-SEVERAL = ("EVENT[,EVENT...]", "REGEX", "GLOB", "NAME", "PID", "USER")
+SEVERAL = ("EVENT[,EVENT...]", "REGEX", "GLOB", "NAME", "PID", "USER", "event[,event]", "list")
 """Arguments of options of which all count, not the last alone."""
 
 IDLE = (
@@ -11401,7 +11401,8 @@ IDLE = (
     ("--timefmt", "!%T", "does nothing without a %T in --format"),
     ("--no-newline", "!--format", "does nothing without --format"),
     ("--restart --quiet-for", "!--run", "does nothing without --run"),
-    ("--object", "!--filter=auto !--filter=fastpath", "does nothing but with --filter fastpath"),
+    ("--object", "!--filter=None !--filter=auto !--filter=fastpath",
+     "does nothing but with --filter fastpath"),
     ("--devices", "!THROUGH", "does nothing with these events"),
     ("--who", "--filter=inotify", "does nothing with --filter inotify, which does not tell who"),
     ("--who", "--format", "does nothing with --format, whose letters say what is wanted"),
@@ -11461,23 +11462,28 @@ def read_options(arguments, rows):
     return pairs, rest
 
 
-class Options:
-    """What a command line asks for: `roots`, `given` (names of options), and an attribute for each
-    of OPTIONS: how often it was given; of one with an argument the last, or None, or all."""
+def refuse(why):
+    """Raise the Error for a mistake on the command line."""
+    raise Error(errno.EINVAL, "reading the command line: %s; see --help" % printable(str(why)))
 
-    def __init__(self, arguments):
+
+class Options:
+    """What a command line asks for: `rest`, `given` (names of options), and an attribute for each
+    row: how often it was given; of one with an argument the last, or None, or all.  wrong(why) is
+    called for a mistake."""
+
+    def __init__(self, arguments, rows=OPTIONS, wrong=refuse):
         try:
-            pairs, self.roots = read_options(arguments, OPTIONS)
+            pairs, self.rest = read_options(arguments, rows)
         except ValueError as why:
-            refuse(why)
+            wrong(why)
         self.given = [name for name, _ in pairs]
-        for _, name, argument, _ in OPTIONS:
+        for _, name, argument, _ in rows:
             values = [read_value(name, argument, text) for each, text in pairs if each == name]
             setattr(self, name.replace("-", "_"), len(values) if not argument else
                     values if argument in SEVERAL else values[-1] if values else None)
         self.ignore = [glob for name, text in pairs if name.startswith("ignore")
                        for glob in ([text] if name == "ignore" else ignored_in(text))]
-        self.filter = self.filter or FILTER_NAMES[0]
 
 
 def read_value(name, argument, text):
@@ -11515,15 +11521,10 @@ VALUES = {
 """By argument: what it has to be, and the function from its text to its value, or ValueError."""
 
 
-def refuse(why):
-    """Raise the Error for a mistake on the command line."""
-    raise Error(errno.EINVAL, "reading the command line: %s; see --help" % printable(str(why)))
-
-
 def refuse_idle(options):
     """An option that would do nothing is a mistake: raise the Error that says what it needs."""
     is_there = {"--" + name for name in options.given}
-    is_there.update(("--filter=" + options.filter, "-qq" if options.quiet > 1 else ""))
+    is_there.update(("--filter=%s" % options.filter, "-qq" if options.quiet > 1 else ""))
     is_there.update("%" + letter for letter in format_letters(options.format or ""))
     if not options.event or event_mask(
             ",".join(options.event).replace(",", " ").split()) & THROUGH:
@@ -11557,17 +11558,14 @@ def lines_of(data, path):
     return os.fsdecode(data).split("\n")
 
 
-def help_text():
-    """What --help prints."""
-    lines = []
-    for letter, name, argument, what in OPTIONS:
-        flags = "%s--%s %s" % ("-%s, " % letter if letter else "", name, argument)
-        text = folded(what, HELP_INDENT, HELP_INDENT * " ")
-        lines.append("  " + flags.rstrip() + (
-            "\n" + text if len(flags) > HELP_INDENT - 3 else text[len(flags.rstrip()) + 2:]))
-    return EXAMPLES + "\n".join(lines) + "\n" + EPILOG % (
-        folded("default: " + " ".join(DEFAULT_EVENTS)), folded("events: " + " ".join(EVENTS)),
-        KILL_SECONDS)
+def help_rows(rows):
+    """Options for people, as OPTIONS has them."""
+    text = ""
+    for letter, name, argument, what in rows:
+        flags = ("  %s--%s %s" % ("-%s, " % letter if letter else "", name, argument)).rstrip()
+        what = folded(what, HELP_INDENT, HELP_INDENT * " ")
+        text += flags + ("\n" + what if len(flags) >= HELP_INDENT else what[len(flags):]) + "\n"
+    return text
 
 
 def folded(text, indent=8, first=""):
@@ -11578,27 +11576,26 @@ def folded(text, indent=8, first=""):
 
 # --- output: one function from a list of events to text, for each way to print ---
 
-def named(event):
-    """Who did it, for people: "command(pid)"."""
-    return "%s(%s)" % (printable(event.comm or "?"), "?" if event.pid is None else event.pid)
+WHO = ("user", "gid", "ppid", "exe", "cmdline", "cgroup", "unit")
+"""What --who adds to "comm" and "uid": attributes of a Process."""
+USER, ALL = 1, 2                        # how much more named() says
 
 
-def with_user(event):
-    """The same, and the user if it is not root."""
-    return named(event) + (" " + printable(user_name(event.uid)) if event.uid else "")
-
-
-def with_all(event):
-    """The same for --who: what is known of user, parent's pid, and unit or container."""
-    text, process = named(event), event.process
-    for form, value in () if process is None else (
-            (" %s", process.user), (" ppid=%s", process.ppid), (" unit=%s", process.unit)):
-        if value is not None:
-            text += form % printable(str(value))
+def named(event, detail=0):
+    """Who did it, for people: "command(pid)"; with the user, if it is not root; with all that
+    --who has: user, parent's pid, and unit or container."""
+    text = "%s(%s)" % (printable(event.comm or "?"), "?" if event.pid is None else event.pid)
+    if detail == USER and event.uid:
+        return text + " " + printable(user_name(event.uid))
+    process = event.process if detail == ALL else None
+    if process is not None:
+        for form, value in ((" %s", process.user), (" ppid=%s", process.ppid),
+                            (" unit=%s", process.unit)):
+            text += "" if value is None else form % printable(str(value))
     return text
 
 
-def text_lines(events, who=named):
+def text_lines(events, detail=0):
     """The default: time, who, events, path, for people."""
     out = []
     stamp, now, heads = "", None, {}    # a buffer's events have few times, processes and masks
@@ -11610,13 +11607,8 @@ def text_lines(events, who=named):
             stamp = time.strftime("%H:%M:%S", time.localtime(when)) + ".%03d " % (now % 1000)
         head = heads.get((moment, pid, mask))
         if head is None:
-            head = heads[moment, pid, mask] = "%s: %s " % (who(event), names_text(mask))
-        if path is None:
-            shown = "-"
-        elif path.isprintable() and "\\" not in path:
-            shown = path
-        else:
-            shown = printable(path)
+            head = heads[moment, pid, mask] = "%s: %s " % (named(event, detail), names_text(mask))
+        shown = "-" if path is None else printable(path)
         if old_path is not None:
             shown = printable(old_path) + " -> " + shown
         if mask & FS_ERROR:
@@ -11647,6 +11639,8 @@ def names_text(mask):
 def json_lines(events, who=False):
     """--json: an object a line, ASCII only; bytes that are no UTF-8 as lone surrogates."""
     from json.encoder import encode_basestring_ascii as quote
+    if who:
+        from json import dumps
     out = []
     stamp, now, around = "", None, {}   # as in text_lines()
     for event in events:
@@ -11662,7 +11656,8 @@ def json_lines(events, who=False):
                     "null" if pid is None else pid,
                     "null" if command is None else quote(command),
                     "null" if uid is None else uid,
-                    json_of_process(event.process) if who else "",
+                    "".join('"%s": %s, ' % (name, dumps(getattr(event.process, name, None)))
+                            for name in WHO if who),
                     "true" if mask & ISDIR else "false"))
         shown = "null" if path is None else quote(path)
         if old_path is not None:
@@ -11672,16 +11667,6 @@ def json_lines(events, who=False):
                 event.fs_error[:2] + (text_of(event.fs_error.inode) or "null",))
         out.append(stamp + both[0] + shown + both[1])
     return "".join(out)
-
-
-WHO = ("user", "gid", "ppid", "exe", "cmdline", "cgroup", "unit")
-"""What --who adds to "comm" and "uid": attributes of a Process."""
-
-
-def json_of_process(process):
-    """What --who adds to a JSON object, null where it is not known."""
-    import json
-    return "".join('"%s": %s, ' % (name, json.dumps(getattr(process, name, None))) for name in WHO)
 
 
 def split_path(path):
@@ -11710,16 +11695,11 @@ def text_of(value):
     return "" if value is None else " ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def csv_text(rows):
-    """Rows of texts, on one line each whatever is in them."""
-    return "".join(",".join(csv_field(printable(text)) for text in row) + "\n" for row in rows)
-
-
-def csv_field(text):
-    """A field of RFC 4180."""
-    if text != text.strip(" ") or any(char in text for char in ',"\n'):
-        return '"%s"' % text.replace('"', '""')
-    return text
+def csv_text(rows, show=printable):
+    """Rows of RFC 4180, of texts that are shown by a function: printable() has each on a line."""
+    return "".join(",".join(
+        '"%s"' % text.replace('"', '""') if text.strip(" ") != text or set(text) & set(',"\n')
+        else text for text in map(show, row)) + "\n" for row in rows)
 
 
 FORMAT_EVENT = {"P": "path", "o": "old_path", "p": "pid", "C": "comm", "U": "uid"}
@@ -12125,60 +12105,88 @@ class Runner(Part):
     its process group is what it has started.
     """
 
+    restarts = says_all = False         # a command is to go on; it is told of any end
+    quiet_for = 0.0                     # seconds without a change before a command is started
+
     def __init__(self, words, signals, tell):
         self.words, self.signals, self.tell = words, signals, tell
         self.subprocess = module("subprocess", "reading --exec")
-        self.input = open_null(os.O_RDONLY)
-        self.waiting = collections.deque()
+        self.waiting = collections.deque()      # what a command is to be run for
+        self.last = float("-inf")               # time.monotonic() of the last change
         self.child, self.shown = None, ""       # the one that runs, and what to call it
-        self.told = None        # the number of the signal that told it to end
-        self.says_all, self.kill_at = False, None
+        self.is_over = False            # it has ended by itself, though it is to go on
+        self.told = self.kill_at = None         # the signal that told it to end, and when to kill
+        self.null = open_null(os.O_RDONLY)
 
     def add(self, events):
         self.waiting.extend(events)
         self.advance()
 
+    def due(self):
+        if self.child is not None and self.told:
+            return 0.05                 # no signal tells of a group's end
+        if self.waiting and (self.child is None or self.restarts):
+            return max(0.0, self.last + self.quiet_for - time.monotonic())
+        return None
+
     def advance(self):
-        """Start the next command if none is running.  After a signal: none, and pass it on."""
-        while self.child is None or self.has_ended():
+        """Start the next command, or end the one before, when there was nothing new for long
+        enough.  After a signal: none, and pass it on."""
+        if self.child is not None and self.has_ended():
+            if self.told and not self.is_over and self.says_all:
+                self.tell_end(self.child.returncode)
             self.child = None
-            if not self.waiting or self.signals.number is not None:
-                return
-            self.start(self.waiting.popleft())
-        if self.signals.number is not None:
-            self.tell_to_end(self.signals.number)
+            self.has_left()
+        number = self.told or self.signals.number
+        if self.child is not None and number is not None:
+            self.tell_to_end(number)
+        elif self.waiting and self.signals.number is None \
+                and time.monotonic() >= self.last + self.quiet_for:
+            if self.child is None:
+                self.start(self.waiting.popleft())
+            elif self.restarts:
+                self.tell_to_end(signal.SIGTERM)
+
+    def has_left(self):
+        """A command has ended, and nothing is left of it."""
 
     def start(self, event):
-        """Run the command for an event; where that can't be, say so."""
+        """Run the command for an event."""
         path = event.path or ""
-        environment = dict(os.environ, FANFP_PATH=path, FANFP_OLD_PATH=event.old_path or "",
-                           FANFP_EVENTS=names_text(event.mask), FANFP_PID=text_of(event.pid),
-                           FANFP_IS_DIR="1" if event.is_dir else "0")
+        values = {"path": path, "old_path": event.old_path, "events": names_text(event.mask),
+                  "pid": event.pid, "is_dir": int(event.is_dir)}
         for name in ("comm", "uid") + WHO:
-            environment["FANFP_" + name.upper()] = text_of(getattr(event.process, name, None))
+            values[name] = getattr(event.process, name, None)
         self.launch([word.replace("{}", path) for word in self.words],
-                    shorten(printable(path)) or "-", environment, self.input)
+                    shorten(printable(path)) or "-", values, self.null)
 
-    def launch(self, words, what, environment, stdin):
-        """Run a command for something; where that can't be, say so."""
+    def launch(self, words, what, values, stdin):
+        """Run a command for something, with values for its environment; where that can't be, say
+        so."""
         self.shown = "%s for %s" % (shorten(printable(words[0])), what)
-        self.told = self.kill_at = None
+        self.told, self.kill_at, self.is_over = None, None, False
+        variables = {"FANFP_" + name.upper(): text_of(value) for name, value in values.items()}
         try:
-            self.child = self.subprocess.Popen(words, env=environment, start_new_session=True,
-                                               stdin=stdin)
+            self.child = self.subprocess.Popen(words, env=dict(os.environ, **variables),
+                                               start_new_session=True, stdin=stdin)
         except (OSError, ValueError) as error:      # of what was possible at the start
             number = getattr(error, "errno", None)
             self.tell("running %s: %s; it is skipped"
                       % (self.shown, error if number is None else os.strerror(number)))
 
     def has_ended(self):
-        """Whether the command has ended; if by a failure, say so.  Where it was told to: with all
-        that it has started."""
-        status = self.child.poll()
-        if status is None or self.told:
-            return status is not None and self.group_has_ended()
-        self.tell_end(status)
-        return True
+        """Whether the command has ended; if by itself, say how.  Where it was told to, and where
+        it is to go on: with all that it has started."""
+        if not self.told and not self.is_over:
+            # It is not waited for yet, so that its number stays that of its process group, in
+            # which others may go on.
+            end = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if end is not None:
+                self.is_over = True
+                self.tell_end(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
+        if self.told:
+            return self.child.poll() is not None and self.group_has_ended()
+        return self.is_over and not self.restarts and self.child.wait() is not None
 
     def tell_end(self, status):
         """Say how the command ended, as of Popen.poll(), if it failed or all is said."""
@@ -12216,9 +12224,11 @@ class Runner(Part):
 
     def finish(self):
         """Run what waits; after a signal only see the end of the command that runs."""
+        self.quiet_for = 0.0
         self.advance()
-        while self.child is not None and self.kill_at != float("inf"):
-            self.signals.wait(0.05 if self.told else None)      # no signal tells of a group's end
+        while self.kill_at != float("inf") and (
+                self.child is not None or self.waiting and self.signals.number is None):
+            self.signals.wait(self.due())
             self.advance()
         if self.waiting:
             self.tell("ended by %s; commands that were not run: %d"
@@ -12238,58 +12248,31 @@ class BatchRunner(Runner):
         self.input_of(()).close()               # or that can't be had here
         self.restarts, self.says_all = options.restart, not options.quiet
         self.quiet_for = QUIET_SECONDS if options.quiet_for is None else options.quiet_for
-        self.last = float("-inf")       # time.monotonic() of the last change
-        self.is_over = False            # the one to go on has ended by itself
         # See note_loop().
         self.common, self.loops, self.suspect, self.suspect_until = {}, 0, False, self.last
         if self.restarts:
             self.waiting.append({})
 
     def add(self, events):
-        now = time.monotonic()
+        self.last = time.monotonic()
         if not self.waiting:
             self.waiting.append({})
-            self.suspect = now < self.suspect_until
-        batch = self.waiting[0]
+            self.suspect = self.last < self.suspect_until
         for event in events:
             paths = [path for path in (event.path, event.old_path) if path is not None]
             for path in paths or event.moment.roots:    # anything, where events were lost
-                if path not in batch:
-                    batch[path] = event.moment.root_of(path, False), event.is_dir
-        self.last = now
+                if path not in self.waiting[0]:
+                    self.waiting[0][path] = event.moment.root_of(path, False), event.is_dir
         self.advance()
 
-    def due(self):
-        if self.child is not None and self.told:
-            return 0.05                 # no signal tells of a group's end
-        if self.waiting and (self.child is None or self.restarts):
-            return max(0.0, self.last + self.quiet_for - time.monotonic())
-        return None
-
-    def advance(self):
-        """Start the command, or end the one before, when there was nothing new for long enough.
-        After a signal: only pass it on."""
-        now = time.monotonic()
-        if self.child is not None and self.has_ended():
-            if self.told and not self.is_over and self.says_all:
-                self.tell_end(self.child.returncode)
-            self.child = None
-            self.suspect_until = min(self.suspect_until, now + SUSPECT_AFTER)
-        number = self.told or self.signals.number
-        if self.child is not None and number is not None:
-            self.tell_to_end(number)
-        elif self.waiting and self.signals.number is None and now >= self.last + self.quiet_for:
-            if self.child is None:
-                self.start(self.waiting.popleft())
-            elif self.restarts:
-                self.tell_to_end(signal.SIGTERM)
+    def has_left(self):
+        self.suspect_until = min(self.suspect_until, time.monotonic() + SUSPECT_AFTER)
 
     def start(self, batch):
         self.note_loop(batch)
-        self.is_over = False
         with self.input_of(batch) as stdin:
             self.launch(self.words, "%d path%s" % (len(batch), "" if len(batch) == 1 else "s"),
-                        dict(os.environ, FANFP_COUNT=str(len(batch))), stdin)
+                        {"count": len(batch)}, stdin)
         self.suspect_until = time.monotonic() + SUSPECT_SECONDS if self.restarts else float("inf")
 
     @staticmethod
@@ -12302,17 +12285,6 @@ class BatchRunner(Runner):
         file.writelines(os.fsencode(path) + b"\0" for path in paths)
         file.seek(0)
         return file
-
-    def has_ended(self):
-        if not self.restarts or self.told:
-            return super().has_ended()
-        # It is not waited for yet, so that its number stays that of its process group, in which
-        # others may go on.
-        end = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if end is not None and not self.is_over:
-            self.is_over = True
-            self.tell_end(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
-        return False
 
     def note_loop(self, batch):
         """Say so when, several times in a row, what changed while the command ran, or just after
@@ -12327,7 +12299,6 @@ class BatchRunner(Runner):
                           ignore_options(self.common or batch)))
 
     def finish(self):
-        self.quiet_for = 0.0
         if self.restarts:
             self.waiting.clear()
             if self.child is not None and self.signals.number is None:
@@ -12371,7 +12342,7 @@ class TerminalLines:
     """
 
     def __init__(self, output, errors, who, alone):
-        """`who`: as of text_lines(), or None; `alone`: nobody else writes to the terminal."""
+        """`who`: as named() has it; `alone`: nobody else writes to the terminal."""
         self.output, self.errors, self.who = output, errors, who
         self.goes_back = alone and not is_dumb()
         self.has_colours = not (is_dumb() or os.environ.get("NO_COLOR"))
@@ -12396,7 +12367,7 @@ class TerminalLines:
     def line(self, event, count):
         """The line of an event that came so often."""
         columns, roots = self.output.size()[0], event.moment.roots
-        who = (self.who or (with_user if columns >= WIDE else named))(event)
+        who = named(event, self.who or (USER if columns >= WIDE else 0))
         what = names_text(event.mask & ~ISDIR) + (" x%d" % count if count > 1 else "")
         root = roots[0] if len(roots) == 1 else None
         paths = [from_root(path, root, event.is_dir) for path in (event.old_path, event.path)
@@ -12838,31 +12809,26 @@ def choose_output(options, output, errors):
                          str if raw else printable),
             "" if raw or options.no_newline else "\n")
     if os.isatty(output.fd):
-        return TerminalLines(output, errors, with_all if options.who else None,
+        return TerminalLines(output, errors, ALL * bool(options.who),
                              options.exec is None and options.run is None)
-    return lambda events: text_lines(events, with_all if options.who else named)
-
-
-def choose_patterns(plain, caseless, name):
-    """The regular expressions given with --include and --includei, compiled, each by itself."""
-    return [compiled(each, name) for each in plain] \
-        + [compiled(each, name + "i", True) for each in caseless]
+    return lambda events: text_lines(events, ALL * bool(options.who))
 
 
 def watch_arguments(options):
     """The arguments of the Watch that the options ask for, by name, but for `notice`."""
-    latency = {} if options.latency is None else {"latency": options.latency}
+    given = {name: getattr(options, name) for name in ("filter", "latency")
+             if getattr(options, name) is not None}
+    for name in "include", "exclude":
+        given[name] = [compiled(each, "--" + option, option != name) for option in (
+            name, name + "i") for each in getattr(options, option)]
     return {"events": ",".join(options.event) if options.event else DEFAULT_EVENTS,
-            "include": choose_patterns(options.include, options.includei, "--include"),
-            "exclude": choose_patterns(options.exclude, options.excludei, "--exclude"),
-            "ignore": options.ignore,
             "comm": options.comm, "pid": options.pid, "user": options.user,
             # An event waits for the commands before its own.
-            "process": options.exec is not None,
-            "filter": options.filter, "object": options.object, "ring": options.ring,
+            "process": options.exec is not None, "ignore": options.ignore,
+            "object": options.object, "ring": options.ring,
             "recursive": not options.no_recursive, "mounts": not options.one_file_system,
             "devices": options.devices, "dereference": not options.no_dereference,
-            "wait": options.wait, "own": False, **latency}
+            "wait": options.wait, "own": False, **given}
 
 
 def make_runner(options, signals, tell):
@@ -12938,7 +12904,7 @@ def run(options, manner):
     output = manner.output = open_output(options.outfile, signals, options.quiet < 2)
     raise_descriptor_limit()
     manner.start()
-    with ProgramWatch(*options.roots, notice=manner.tell, **arguments) as watch:
+    with ProgramWatch(*options.rest, notice=manner.tell, **arguments) as watch:
         if runner is None:              # a command gets what fanfp was started with
             inner = options.wait or not (options.one_file_system or options.no_recursive)
             drop_capabilities(watch, inner, options.who or
@@ -13190,7 +13156,7 @@ TOOL_OPTIONS = (
     # As OPTIONS, and before: for which tools, those that wait or those that watch and count.
     ("wait watch", "h", "help", "", "Show this help text."),
     ("watch", "v", "verbose", "", "Say more while it starts."),
-    ("wait watch", "", "fromfile", "file", "Read files to watch, or @files, from a file or `-'."),
+    ("wait watch", "", "fromfile", "list", "Read files to watch, or @files, from a file or `-'."),
     ("wait watch", "", "exclude", "pattern", "No events of what matches this POSIX expression."),
     ("wait watch", "", "excludei", "pattern", "Like --exclude but case insensitive."),
     ("wait watch", "", "include", "pattern", "Only events of what matches this one."),
@@ -13253,27 +13219,11 @@ def tool_rows(name):
     return [row[1:] for row in TOOL_OPTIONS if name.partition("notify")[2] in row[0].split()]
 
 
-def tool_help(name):
-    """What a tool says of itself."""
-    rows = [(("-%s|" % letter if letter else "") + "--" + option
-             + (" <%s>" % argument if argument else ""), what)
-            for letter, option, argument, what in tool_rows(name)]
-    rows.insert(1, ("@<file>", "Exclude the specified file from being watched."))
-    return "%s (fanfp %s)\nUsage: %s [ options ] file1 [ file2 ] [ ... ]\nOptions:\n%s%s\n" % (
-        name, __version__, name, "".join("\t%s\n\t\t%s\n" % row for row in rows),
-        folded("Events: " + " ".join(sorted(tool_events()))))
-
-
-def read_tool_options(name, arguments):
-    """({option: [its values]}, the rest) of the command line of a tool."""
-    try:
-        pairs, rest = read_options(arguments, tool_rows(name))
-    except ValueError as why:
+def tool_options(name, arguments):
+    """The Options of the command line of a tool."""
+    def wrong(why):
         raise mistake("%s: %s" % (name, printable(str(why))))
-    given = {}
-    for option, value in pairs:
-        given.setdefault(option, []).append(value)
-    return given, rest
+    return Options(arguments, tool_rows(name), wrong)
 
 
 def tool_events():
@@ -13292,16 +13242,16 @@ def tool_mask(names):
     return mask
 
 
-def tool_paths(given, rest):
+def tool_paths(given):
     """(what to watch, what not to): lists of paths, also of those that are in files."""
-    names = list(rest)
-    for path in given.get("fromfile", ()):
+    names = list(given.rest)
+    for path in given.fromfile:
         try:
             with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
-                data = file.read()
+                names += lines_of(file.read(), path)
         except OSError as error:
-            raise mistake("Couldn't open %s: %s" % (printable(path), os.strerror(error.errno)))
-        names += lines_of(data, path)
+            raise error if isinstance(error, Error) else mistake(
+                "Couldn't open %s: %s" % (printable(path), os.strerror(error.errno)))
     roots = [name for name in names if name and name[0] != "@"]
     if not roots:
         raise mistake("No files specified to watch!")
@@ -13324,7 +13274,8 @@ def posix_search(pattern, caseless, option):
 
 def tool_search(given):
     """(the search of --include or --exclude, whether what it finds is wanted)."""
-    used = [option for option in ("exclude", "excludei", "include", "includei") if option in given]
+    used = [option for option in ("exclude", "excludei", "include", "includei")
+            if option in given.given]
     if not used:
         return lambda _: True, True
     option = used[0][:7]
@@ -13332,7 +13283,7 @@ def tool_search(given):
         raise mistake("--%s and --%si cannot both be specified." % (option, option)
                       if used[1][:7] == option else
                       "include and exclude regexp cannot both be specified.")
-    return posix_search(given[used[0]][-1], used[0] != option, option), option == "include"
+    return posix_search(getattr(given, used[0]), used[0] != option, option), option == "include"
 
 
 def tool_names(mask, separator=","):
@@ -13343,33 +13294,32 @@ def tool_names(mask, separator=","):
 
 def tool_format(given):
     """The function from Lines to text that the options ask for."""
-    pattern, timefmt = given.get("format", ["%w %e %f"])[-1], given.get("timefmt", [None])[-1]
-    has_format = "format" in given
+    pattern = "%w %e %f" if given.format is None else given.format
     for is_wrong, message in (
-            (has_format and "csv" in given, "-c and --format cannot both be specified."),
-            ("timefmt" in given and not has_format,
+            (given.format is not None and given.csv, "-c and --format cannot both be specified."),
+            (given.timefmt is not None and given.format is None,
              "--timefmt cannot be specified without --format."),
-            ("no-newline" in given and not has_format,
+            (given.no_newline and given.format is None,
              "--no-newline cannot be specified without --format."),
-            (timefmt is None and "%T" in pattern,
+            (given.timefmt is None and "%T" in pattern,
              "%T is in --format string, but --timefmt was not specified."),
-            ("daemon" in given and "outfile" not in given, "-o must be specified with -d.")):
+            (given.daemon and given.outfile is None, "-o must be specified with -d.")):
         if is_wrong:
             raise mistake(message)
-    if "csv" in given:
-        return lambda lines: "".join(",".join(map(csv_field, (
-            line.directory, tool_names(line.mask), line.name))) + "\n" for line in lines)
+    if given.csv:
+        return lambda lines: csv_text([(line.directory, tool_names(line.mask), line.name)
+                                       for line in lines], str)
 
     def value(line, letter, separator):
         if letter == "T":
-            return time.strftime(timefmt, time.localtime(line.time))
+            return time.strftime(given.timefmt, time.localtime(line.time))
         return tool_names(line.mask, separator) if letter == "e" else {
             "w": line.directory, "f": line.name, "c": "%x" % line.cookie}[letter]
-    return format_lines(pattern, "%0nwfceT", value, "" if "no-newline" in given else "\n")
+    return format_lines(pattern, "%0nwfceT", value, "" if given.no_newline else "\n")
 
 
 class Tool(Manner):
-    """What inotifywait or fsnotifywait tells; `given`, `rest`: of its command line.
+    """What inotifywait or fsnotifywait tells; `given`: the Options of its command line.
 
     A Watch tells of a name what has happened to it; inotify, on each directory that is watched,
     what its watch has seen: one thing at a time, of a directory in a tree that it was opened by
@@ -13377,48 +13327,44 @@ class Tool(Manner):
     """
 
     established, waits = "Watches established.", True       # or else it counts
+    is_over, ready_fd, errors, before, cookie = False, None, None, None, 0
 
-    def __init__(self, name, given, rest):
-        self.name, self.given = name, given
-        self.is_plain = name[0] == "i" or "inotify" in given    # it tells what inotify would
-        self.asked = tool_mask(given.get("event", ())) or sum(TOOL_EVENTS)
-        timeout = given.get("timeout", ["0"])[-1]
+    def __init__(self, name, given):
+        self.name, self.given, self.signals = name, given, Signals()
+        self.is_plain = name[0] == "i" or given.inotify     # it tells what inotify would
+        self.asked = tool_mask(given.event) or sum(TOOL_EVENTS)
         try:
-            self.seconds = int(timeout)
+            self.seconds = int(given.timeout or 0)
         except ValueError:
             raise mistake("'%s' is not a valid timeout value.\nPlease specify a long int value."
-                          % printable(timeout))
-        self.lines = tool_format(given)
+                          % printable(given.timeout))
+        self.lines = tool_format(given) if self.waits else None
         self.search, self.keeps = tool_search(given)
-        self.roots, self.left_out = tool_paths(given, rest)
-        self.files, self.cookie, self.before = set(), 0, None
-        self.goes_on = not (self.waits and given.keys().isdisjoint(("monitor", "daemon")))
-        self.is_over, self.ready_fd, self.errors = False, None, None
-        self.signals = Signals()
-        if given.keys().isdisjoint(("syslog", "daemon")):
-            self.say = Output(2, "standard error", self.signals).say
-        else:
+        self.roots, self.left_out = tool_paths(given)
+        self.goes_on = not self.waits or given.monitor or given.daemon
+        if self.waits and (given.syslog or given.daemon):
             syslog = module("syslog", "reading options: --syslog")
             syslog.openlog(name, syslog.LOG_PID | syslog.LOG_NDELAY, syslog.LOG_DAEMON)
             self.say = syslog.syslog
+        else:
+            self.say = Output(2, "standard error", self.signals).say
 
     def read_options(self):
         """fanfp's options that do what this one's ask for."""
         given, options = self.given, Options([])
         roots = self.roots if self.is_plain else map(os.path.abspath, self.roots)
-        is_whole = "filesystem" in given
-        options.roots = list(map(top_of_mount, roots) if is_whole else roots)
+        options.rest = list(map(top_of_mount, roots) if given.filesystem else roots)
         options.event = list(event_names(self.asked | DIRENT | SELF))
-        options.count = None if self.goes_on else 1
-        options.timeout = max(0, self.seconds) if self.waits else 0
-        options.quiet = len(given.get("quiet", ()))
-        options.outfile = given.get("outfile", [None])[-1]
-        options.no_recursive = not is_whole and "recursive" not in given
-        options.one_file_system = is_whole
-        options.no_dereference = "no-dereference" in given
+        options.no_recursive = not given.filesystem and not given.recursive
+        options.one_file_system = given.filesystem
+        options.no_dereference = given.no_dereference
+        if self.waits:
+            options.count = None if self.goes_on else 1
+            options.timeout = max(0, self.seconds)
+            options.quiet, options.outfile = given.quiet, given.outfile
         # Without privilege inotify is what is expected, and nothing to be said.
-        options.filter = given["filter"][-1] if "filter" in given else "inotify" \
-            if "inotify" in given or not capabilities() & CAP_SYS_ADMIN else "auto"
+        options.filter = given.filter or (
+            "inotify" if given.inotify or not capabilities() & CAP_SYS_ADMIN else None)
         return options
 
     def tell(self, message):
@@ -13427,12 +13373,12 @@ class Tool(Manner):
 
     def start(self):
         for option in ("exclude", "excludei"):
-            if len(self.given.get(option, ())) > 1:
+            if self.given.given.count(option) > 1:
                 self.say("--%s: only the last option will be taken into consideration." % option)
         if not self.options.quiet:
-            self.say("Setting up filesystem watches." if "filesystem" in self.given else
+            self.say("Setting up filesystem watches." if self.given.filesystem else
                      "Setting up watches.  Beware: since -r was given, this may take a while!"
-                     if "recursive" in self.given else "Setting up watches.")
+                     if self.given.recursive else "Setting up watches.")
 
     def ready(self, watch):
         self.roots = watch.roots
@@ -13521,42 +13467,37 @@ class CountingTool(Tool):
 
     established, waits = "Finished establishing watches, now collecting statistics.", False
 
-    def __init__(self, name, given, rest):
-        super().__init__(name, given, rest)
-        self.counts = {}                # {path: Counter of bits}
-        self.deadline = None
-        self.sign, self.key = self.read_order(given)
-
-    def read_order(self, given):
-        """(1 or -1, the bits to sort by) of -a and -d."""
-        for option, sign in (("ascending", 1), ("descending", -1)):
-            if option in given:
-                key = given[option][-1].lower()
-                bits = self.asked if key == "total" else tool_events().get(key)
-                if bits is None:
-                    raise mistake("'%s' is not a valid key for sorting!" % printable(key))
-                if not bits & self.asked:
-                    raise mistake("Can't sort by an event which isn't being watched for!")
-                return sign, bits
-        return -1, self.asked
+    def __init__(self, name, given):
+        super().__init__(name, given)
+        self.counts, self.deadline = {}, None       # {path: Counter of bits}
+        self.sign, self.key = -1, self.asked        # 1 or -1, and the bits to sort by
+        for sign, key in ((-1, given.descending), (1, given.ascending)):
+            if key is not None:
+                self.sign, self.key = sign, self.asked if key.lower() == "total" \
+                    else tool_events().get(key.lower())
+        if self.key is None:
+            raise mistake("'%s' is not a valid key for sorting!"
+                          % printable(given.ascending or given.descending))
+        if not self.key & self.asked:
+            raise mistake("Can't sort by an event which isn't being watched for!")
 
     def start(self):
         self.say("Establishing watches...")
-        for root in self.options.roots if "verbose" in self.given else ():
+        for root in self.options.rest if self.given.verbose else ():
             self.say("Setting up watch(es) on " + root)
 
     def ready(self, watch):
         self.watch = watch
-        if "verbose" in self.given:
+        if self.given.verbose:
             for root in watch.roots:
                 self.say("OK, %s is now being watched." % root)
             self.say("Total of %d watches." % len(watch.roots))
         super().ready(watch)
         if self.seconds > 0:
             self.deadline = time.monotonic() + self.seconds
-            if "verbose" in self.given:
+            if self.given.verbose:
                 self.say("Will listen for events for %d seconds." % self.seconds)
-        if "zero" in self.given:
+        if self.given.zero:
             for line in (self.of_root(root, OPEN, 0)[0] for root in watch.roots):
                 self.counts[line[0] + line[1]] = collections.Counter()
 
@@ -13584,7 +13525,7 @@ class CountingTool(Tool):
     def table(self):
         """The counts, a row for each path."""
         bits = [bit for bit in TOOL_EVENTS if any(each[bit] for each in self.counts.values())
-                or "zero" in self.given and bit & self.asked & ~UNMOUNT]
+                or self.given.zero and bit & self.asked & ~UNMOUNT]
         rows = [(self.sign * sum(counts[bit] for bit in TOOL_EVENTS if bit & self.key), path,
                  ["%d" % each for each in [sum(counts.values())] + [counts[bit] for bit in bits]])
                 for path, counts in self.counts.items()]
@@ -13637,18 +13578,21 @@ def tool_words(name, error):
 
 def run_tool(name, arguments):
     """Be one of inotify-tools; the exit status."""
-    given, rest = read_tool_options(name, arguments)
-    if "help" in given:
-        say(tool_help(name))
+    given = tool_options(name, arguments)
+    if given.help:
+        say("%s (fanfp %s)\nUsage: %s [ options ] file1 [ file2 ] [ ... ]\n\n%s  %s\n%s\n" % (
+            name, __version__, name, help_rows(tool_rows(name)), "@FILE".ljust(HELP_INDENT - 2)
+            + "Exclude the specified file from being watched.",
+            folded("Events: " + " ".join(sorted(tool_events())))))
         return EXIT_ERROR               # as they have it
-    tool = (CountingTool if name.endswith("watch") else Tool)(name, given, rest)
+    tool = (CountingTool if name.endswith("watch") else Tool)(name, given)
     options = tool.read_options()
-    if "daemon" in given:
+    if tool.waits and given.daemon:
         tool.ready_fd = in_background()
     try:
         return run(options, tool)
     except Error as error:
-        if "syslog" not in given:
+        if not (tool.waits and given.syslog):
             raise
         tool.say(tool_words(name, error))
         return EXIT_ERROR
@@ -13672,7 +13616,9 @@ def main(arguments=None):
             return run_tool(tool, arguments)
         options = Options(arguments)
         if options.help:
-            return say(help_text())
+            return say(EXAMPLES + help_rows(OPTIONS) + EPILOG % (
+                folded("default: " + " ".join(DEFAULT_EVENTS)),
+                folded("events: " + " ".join(EVENTS)), KILL_SECONDS))
         if "as" in options.given:
             refuse("--as comes first, before all that is for a tool")
         if options.version:
@@ -13680,8 +13626,8 @@ def main(arguments=None):
         if options.probe:
             if set(options.given) != {"probe"}:
                 refuse("--probe takes roots and no other options")
-            return probe(options.roots)
-        if not options.roots:
+            return probe(options.rest)
+        if not options.rest:
             raise Error(errno.EINVAL, "watching: no root given; name a directory, or see --help")
         refuse_idle(options)
         return run(options, Manner())
