@@ -9331,11 +9331,15 @@ class Sources:
                Nothing else waits.
     """
 
-    def __init__(self, wanted, notice, mount_list, poll, thread_watch, begin_thread):
+    def __init__(self, wanted, notice, poll, thread_watch, begin_thread):
         """`notice`: Notices.  `poll`: the epoll that sources are registered with.
         `thread_watch(*roots, mount=None, notice=...)`: the ThreadWatch of a root or Mount, made by
         the thread that is to have it.  `begin_thread()`: what a thread does first."""
-        self.wanted, self.notice, self.mount_list, self.poll = wanted, notice, mount_list, poll
+        self.wanted, self.notice, self.poll = wanted, notice, poll
+        # Opened before anything is looked up, so that no mount made meanwhile is missed; where none
+        # is watched too, since a root may be unmounted.
+        self.mount_list = MountList()
+        poll.register(self.mount_list.fileno(), select.EPOLLPRI)
         self.thread_watch, self.begin_thread = thread_watch, begin_thread
         self.all = []                       # in the order in which they were made; none is closed
         self.by_kind = {}                   # Fanotify, Trace, Inotify -> the one that has trees
@@ -9747,6 +9751,7 @@ class Sources:
 
     def close(self, forked=False):
         self.who.close()
+        self.mount_list.close()
         sources, self.all = self.all, []
         for source in sources:
             source.close(forked)
@@ -10282,9 +10287,14 @@ class Mounts:
 # =============================================================================================
 # 12. Watch: the public interface
 # =============================================================================================
-# Arguments come in; events go out, from read() and the iterations.  Sources and Mounts find what is
-# watched by what.  This section is what is between them and a program: waiting, threads, events
-# that the caller has not come to, notices.
+# Arguments come in; events go out, from read() and the iterations.  Used are Sources and Mounts,
+# which find what is watched by what.
+#
+#     Wait       what there is to wait for, and who may end the waiting
+#     Selection  which events are told: by path, by who did it
+#     Turn       one thread at a time
+#     Notices    what is said, when nothing is half done
+#     Watch      what a program uses
 
 COMM_LENGTH = 15    # bytes of a process's name that the kernel keeps
 BURST = 16          # events within `latency` seconds before reading waits for more to gather
@@ -10336,6 +10346,138 @@ class Alarm:
             os.read(self.fd, 8)
         except BlockingIOError:
             pass
+
+
+class Wait:
+    """What a Watch waits with.
+
+    epoll    of all there is to wait for: sources, the list of mounts, and what is below
+    alarm    an Alarm, for what is due though nothing comes
+    pipe     (read end, write end) to wake who waits; None once it is closed
+    lock     held while it is written to the pipe, or that is closed
+    wakers   descriptors that make a read() return when they are ready: the pipe, and others'
+    woken    whether one of them was when wait() returned last
+    window   (when the first event of a burst was read, how many since): see gather()
+    """
+
+    def __init__(self, latency):
+        self.latency, self.window = latency, (0.0, 0)
+        self.lock, self.wakers, self.woken = RLock(), set(), False
+        self.epoll = self.alarm = self.pipe = None
+        with OnFailure(self.close):
+            self.epoll = select.epoll()
+            self.pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self.wake_on(self.pipe[0], select.EPOLLIN)
+            self.alarm = Alarm()
+            self.epoll.register(self.alarm.fd, select.EPOLLIN)
+
+    def wait(self, seconds):
+        """Wait for so long (None: for ever): (the descriptors that are ready, whether it is time
+        for what is due)."""
+        ready = [fd for fd, _ in self.epoll.poll(-1 if seconds is None else seconds)]
+        self.woken = not self.wakers.isdisjoint(ready)
+        if self.alarm.fd in ready:
+            self.alarm.stop()
+        if self.pipe[0] in ready:
+            os.read(self.pipe[0], 4096)
+        return ready, not ready or self.alarm.fd in ready
+
+    def gather(self):
+        """Under load, wait until `latency` has passed since the first event was read: the
+        kernel merges events that wait, and one read carries many.  The first goes out at once.
+        """
+        begun, count = self.window
+        now = time.monotonic()
+        if count >= BURST and now - begun < self.latency:
+            time.sleep(self.latency - (now - begun))
+            now = time.monotonic()
+        if now - begun >= self.latency:
+            self.window = (now, 0)
+
+    def count(self, events):
+        """So many were read.  What is dropped counts too: gathering it costs nobody time, and not
+        gathering made the outside events that no mark holds back (ATTRIB) several times dearer."""
+        self.window = self.window[0], self.window[1] + events
+
+    def wake(self):
+        """Make wait() return, or the next one: in any thread or signal handler."""
+        with self.lock:
+            try:
+                if self.pipe is not None:
+                    os.write(self.pipe[1], b"w")
+            except BlockingIOError:
+                pass                        # it is awake
+
+    def wake_on(self, fd, events):
+        self.epoll.register(fd, events)
+        self.wakers.add(fd)
+
+    def close(self, forked=False):
+        if forked:
+            self.lock = RLock()             # a thread that is not here may have the other
+        if self.epoll is not None:
+            self.epoll.close()
+        with self.lock:
+            pipe, self.pipe = self.pipe, None
+            for fd in pipe or ():
+                os.close(fd)
+        if self.alarm is not None:
+            os.close(self.alarm.fd)
+            self.alarm = None
+
+
+class Selection:
+    """Which events a Watch tells, of those in its trees: by their paths, and by who did it.
+
+    include, exclude  the searches of those
+    ignore   the Ignore
+    doers    functions of an event, of which each must say yes
+    in_full  whether the process is read in full with each event
+    count    of the events told
+    """
+
+    def __init__(self, include, exclude, ignore, doers, in_full):
+        self.include, self.exclude, self.ignore = include, exclude, ignore
+        self.doers, self.in_full, self.count = doers, in_full, 0
+
+    def of(self, events):
+        """Those of some events that are to be told: a list."""
+        if self.include or self.exclude or self.ignore.rules:
+            events = list(filter(None, map(self.by_path, events)))
+        for is_chosen in self.doers:
+            events = [event for event in events
+                      if event.mask & (ALWAYS | OF_NO_NAME) or is_chosen(event)]
+        for event in events if self.in_full else ():
+            read_doer(event)
+        self.count += len(events)
+        return events
+
+    def by_path(self, event):
+        """What include, exclude and ignore leave of an event, None for nothing.
+
+        They are a border, as that of the tree is: of a RENAME across it one half is left,
+        whether the halves were asked for or not.
+        """
+        path, old_path = event.path, event.old_path
+        now = path is None or event.mask & OF_NO_NAME or self.has(path, event.is_dir)
+        was = now if old_path is None else self.has(old_path, event.is_dir)
+        if was and now:
+            return event
+        if not was and not now:
+            return None
+        mask = event.mask & ~RENAME | (MOVED_TO if now else MOVED_FROM)
+        return event._replace(path=path if now else old_path, old_path=None, mask=mask)
+
+    def has(self, path, is_dir):
+        """Whether include, exclude and ignore let a path through."""
+        return (not self.include or any(search(path) for search in self.include)) \
+            and not any(search(path) for search in self.exclude) \
+            and not self.ignore.hides(path, is_dir)
+
+
+def read_doer(event):
+    """Have the process of an event read now, while it is there."""
+    return event.process
 
 
 class Turn:
@@ -10468,34 +10610,29 @@ class Watch:
             raise TypeError("notice: a function(str) is wanted, not %r" % (notice,))
         latency = duration("latency", latency)
         globs = [ignore] if isinstance(ignore, (str, bytes)) else ignore or ()
-        self._doers, self._in_full = choose_doers(comm, pid, user), process
+        ignore, doers = Ignore([path_name("ignore", each) for each in globs]), \
+            choose_doers(comm, pid, user)
         self._wanted = Wanted(
             event_mask(events), filter, object, own, devices, recursive, dereference, wait,
-            None if ring is None else ring_size(ring),
-            Ignore([path_name("ignore", each) for each in globs]), bool(self._doers),
-            self._may_wait)
-        self._latency, self._notice = latency, Notices(notice)
-        self._include = searches(include, "include")
-        self._exclude = searches(exclude, "exclude")
-        if self._doers and filter == "inotify":
+            None if ring is None else ring_size(ring), ignore, bool(doers), self._may_wait)
+        self._selection = Selection(searches(include, "include"), searches(exclude, "exclude"),
+                                    ignore, doers, process)
+        self._notice = Notices(notice)
+        if doers and filter == "inotify":
             raise Error(errno.EINVAL, "choosing by process: inotify does not tell who did it; "
                                       "leave --filter inotify out")
         self._reading = Turn("reading events: a read() is under way already")
         self._tables = Turn("from a signal handler, while the watch is at work: only stop(), "
                             "wake() and close() may be called there")
-        self._waking = RLock()              # while it is written to the waker, or that is closed
         self._rest = collections.deque()    # events read, that the caller has not come to
         self._stopped = False
         self._emptied = False               # the last root was given up by remove()
-        self._window = 0.0, 0               # when the first event was read, how many since: _gather
-        self._counts = collections.Counter()    # what is counted here
-        self._poll = self._alarm = self._waker = self._waiter = None
-        self._sources = self._mounts = self._mount_list = None
-        self._extra_fds = []                # to be closed, besides
+        self._waiter = None                 # what ends the waiting of an `async for`: a function
+        self._wait = self._sources = self._mounts = None
         self._process, self._closed = os.getpid(), False
         open_watches.add(self)
         try:
-            self._start(roots, mounts and recursive)
+            self._start(roots, mounts and recursive, latency)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError) and not isinstance(error, Error):
@@ -10504,26 +10641,13 @@ class Watch:
 
     # --- starting ---
 
-    def _start(self, roots, inner_mounts):
-        self._poll = select.epoll()
-        self._wake_read, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._extra_fds = [self._wake_read]
-        self._waker = open(write_end, "wb", buffering=0)
-        self._wakers, self._woken = set(), False
-        self.wake_on(self._wake_read)
-        self._alarm = Alarm()
-        self._extra_fds.append(self._alarm.fd)
-        self._poll.register(self._alarm.fd, select.EPOLLIN)
-        # Opened before anything is looked up, so that no mount made meanwhile is missed; without
-        # `mounts` too, since a root may be unmounted.
-        self._mount_list = MountList()
-        self._poll.register(self._mount_list.fileno(), select.EPOLLPRI)
-        wanted = self._wanted
-        options = {"events": event_names(wanted.mask), "latency": self._latency, "own": wanted.own,
+    def _start(self, roots, inner_mounts, latency):
+        self._wait, wanted = Wait(latency), self._wanted
+        options = {"events": event_names(wanted.mask), "latency": latency, "own": wanted.own,
                    "recursive": wanted.recursive, "devices": wanted.devices,
                    "dereference": wanted.dereference}
         self._sources = Sources(
-            wanted, self._notice, self._mount_list, self._poll,
+            wanted, self._notice, self._wait.epoll,
             lambda *roots, **more: ThreadWatch(*roots, **dict(options, **more)),
             self._begin_thread)
         self._mounts = Mounts(self._sources, inner_mounts)
@@ -10568,7 +10692,7 @@ class Watch:
         while not (self._rest or self.ended):
             self._collect(deadline, timeout)
             self._notice.tell()
-            if self._rest or self._woken or self._closed:
+            if self._rest or self._wait.woken or self._closed:
                 break
             if deadline is not None and time.monotonic() >= deadline:
                 break
@@ -10589,9 +10713,9 @@ class Watch:
             return
         due = [seconds for seconds, _ in self._sources.due()]
         if self._rest or self._mounts.is_due or self._sources.backlog():
-            self._alarm.set(0)
+            self._wait.alarm.set(0)
         elif due:
-            self._alarm.set(min(due))
+            self._wait.alarm.set(min(due))
 
     def _collect(self, deadline, timeout):
         """Wait for the sources, then keep what those have that have something."""
@@ -10604,48 +10728,23 @@ class Watch:
         if deadline is not None:
             waits.append(min(LONGEST_WAIT, max(0.0, deadline - time.monotonic())))
         # While it waits, other threads may add and remove roots.
-        ready = [fd for fd, _ in self._poll.poll(min(waits) if waits else -1)]
-        self._woken = not self._wakers.isdisjoint(ready)
-        if not ready or self._alarm.fd in ready:
+        ready, is_time = self._wait.wait(min(waits) if waits else None)
+        if is_time:
             ready += [fd for _, fd in due]
-        if timeout != 0 and ready and not (backlog or self._woken):
-            self._gather()
-        ready += backlog
+        if timeout != 0 and ready and not (backlog or self._wait.woken):
+            self._wait.gather()
         with self._tables:
-            self._read_ready(ready)
-
-    def _read_ready(self, ready):
-        """Keep what is to be told, where some descriptors are ready."""
-        read_before = self._sources.events_read
-        self._keep(self._sources.read(ready, self._mounts.first))
-        count = self._sources.events_read - read_before
-        self._mounts.follow()
-        self._keep([])
-        if self._alarm.fd in ready:
-            self._alarm.stop()
-        if self._wake_read in ready:
-            try:
-                os.read(self._wake_read, 4096)
-            except BlockingIOError:
-                pass
-        # What is dropped counts too: gathering it costs nobody time, and not gathering made the
-        # outside events that no mark holds back (ATTRIB) several times dearer.
-        self._window = (self._window[0], self._window[1] + count)
+            read_before = self._sources.events_read
+            self._keep(self._sources.read(ready + backlog, self._mounts.first))
+            self._wait.count(self._sources.events_read - read_before)
+            self._mounts.follow()
+            self._keep([])
 
     def _keep(self, events):
         """Have those of the events, and of those made here, that are asked for told."""
         events = events + list(self._sources.events)
         self._sources.events.clear()
-        if self._include or self._exclude or self._wanted.ignore.rules:
-            events = list(filter(None, map(self._filtered, events)))
-        for is_chosen in self._doers:
-            events = [event for event in events
-                      if event.mask & (ALWAYS | OF_NO_NAME) or is_chosen(event)]
-        if self._in_full:
-            for event in events:
-                self._read_doer(event)
-        self._counts["reported"] += len(events)
-        self._rest.extend(events)
+        self._rest.extend(self._selection.of(events))
 
     def _read_queued(self):
         """Keep for the next read() what has happened until now: it is of the roots as they are."""
@@ -10654,45 +10753,6 @@ class Watch:
         while behind:
             self._keep(self._sources.read(behind, self._mounts.first))
             behind = self._sources.behind(ahead)
-
-    def _gather(self):
-        """Under load, wait until `latency` has passed since the first event was read: the
-        kernel merges events that wait, and one read carries many.  The first goes out at once.
-        """
-        begun, count = self._window
-        now = time.monotonic()
-        if count >= BURST and now - begun < self._latency:
-            time.sleep(self._latency - (now - begun))
-            now = time.monotonic()
-        if now - begun >= self._latency:
-            self._window = (now, 0)
-
-    @staticmethod
-    def _read_doer(event):
-        """Have the process of an event read now, while it is there."""
-        return event.process
-
-    def _filtered(self, event):
-        """What include, exclude and ignore leave of an event, None for nothing.
-
-        They are a border, as that of the tree is: of a RENAME across it one half is left,
-        whether the halves were asked for or not.
-        """
-        path, old_path = event.path, event.old_path
-        now = path is None or event.mask & OF_NO_NAME or self._is_wanted(path, event.is_dir)
-        was = now if old_path is None else self._is_wanted(old_path, event.is_dir)
-        if was and now:
-            return event
-        if not was and not now:
-            return None
-        mask = event.mask & ~RENAME | (MOVED_TO if now else MOVED_FROM)
-        return event._replace(path=path if now else old_path, old_path=None, mask=mask)
-
-    def _is_wanted(self, path, is_dir):
-        """Whether include, exclude and ignore let a path through."""
-        return (not self._include or any(search(path) for search in self._include)) \
-            and not any(search(path) for search in self._exclude) \
-            and not self._wanted.ignore.hides(path, is_dir)
 
     @property
     def ended(self):
@@ -10811,7 +10871,7 @@ class Watch:
         """Follow what is mounted below some directories, of roots that are others now; then have a
         read() that waits look at what there is."""
         self._mounts.look_again(tops)
-        self._alarm.set(0)
+        self._wait.alarm.set(0)
 
     # --- the rest ---
 
@@ -10828,12 +10888,12 @@ class Watch:
     def fileno(self):
         """A descriptor that select, poll and asyncio can wait on; then call read(0)."""
         self._check("asking for the descriptor to wait on")
-        return self._poll.fileno()
+        return self._wait.epoll.fileno()
 
     def stats(self):
         """Counters since the start: a dict of str to int."""
         total = collections.Counter({name: 0 for name in STATISTICS})
-        total.update(self._counts)
+        total["reported"] = self._selection.count
         total.update(self._sources.counters())
         return dict(total)
 
@@ -10845,12 +10905,8 @@ class Watch:
     def wake(self):
         """Make the read() that waits, or the next, return what it has, maybe nothing.  From any
         thread or signal handler."""
-        with self._waking:
-            try:
-                if self._waker is not None and self._process == os.getpid():
-                    self._waker.write(b"w")
-            except ValueError:
-                pass                    # it is closed
+        if self._wait is not None and self._process == os.getpid():
+            self._wait.wake()
 
     def wake_on(self, fd, events=select.EPOLLIN):
         """Have read() return, as by wake(), whenever a descriptor is ready: that given to
@@ -10860,8 +10916,7 @@ class Watch:
         reader of a pipe has gone.  Raises OSError where it can't be waited for: a regular file.
         """
         self._check("waiting for a descriptor")
-        self._poll.register(fd, events)
-        self._wakers.add(fd)
+        self._wait.wake_on(fd, events)
 
     @property
     def pending(self):
@@ -10917,24 +10972,14 @@ class Watch:
     def _release(self, forked=False):
         if self._sources is not None:
             self._sources.close(forked)
-        if self._mount_list is not None:
-            self._mount_list.close()
-            self._mount_list = None
-        if self._poll is not None:
-            self._poll.close()
-            self._poll = None
-        with self._waking:
-            if self._waker is not None:
-                self._waker.close()
-        extra, self._extra_fds = self._extra_fds, []
-        for fd in extra:
-            os.close(fd)
+        if self._wait is not None:
+            self._wait.close(forked)
 
     def _forked(self):
         """In a child: close what it has got by the fork, and nothing more.  The group, the epoll
         and the rest are one with the parent's."""
         if not self._closed:
-            self._closed, self._waking = True, RLock()      # a thread that is not here may have it
+            self._closed = True
             self._release(forked=True)
 
     def __del__(self):
@@ -13003,7 +13048,7 @@ class ProgramWatch(Watch):
 
     def answers(self, path):
         """Whether it is known that nobody else has to answer for what a path leads to."""
-        return not is_far(os.fsencode(path), self._mount_list.far())
+        return not is_far(os.fsencode(path), self._sources.mount_list.far())
 
     @property
     def may_load(self):

@@ -5841,11 +5841,11 @@ class Library(Base):
     def test_fileno_and_what_is_due(self):
         """A select on it comes back when something is due, and once."""
         with fanfp.Watch(self.tree, filter="inotify") as watch:
-            watch._alarm.set(0.01)
-            self.assertTrue(select.select([watch._alarm.fd], [], [], PATIENCE)[0])
+            watch._wait.alarm.set(0.01)
+            self.assertTrue(select.select([watch._wait.alarm.fd], [], [], PATIENCE)[0])
             self.assertTrue(select.select([watch], [], [], 0)[0])
             self.assertEqual(watch.read(0), [])
-            self.assertFalse(select.select([watch._alarm.fd], [], [], 0)[0])
+            self.assertFalse(select.select([watch._wait.alarm.fd], [], [], 0)[0])
 
     def test_fileno_and_much_to_tell(self):
         """A select on it comes back as long as there is more, though the kernel's queue is empty:
