@@ -12097,7 +12097,7 @@ SHELLS = r"(ba|da|z|k|mk|a|fi|c|tc)?sh$"
 def read_command(command, option="--exec"):
     """The words of a command, and notes about it: a list of str.  Raises Error."""
     import re
-    shlex = module("shlex", "reading " + option)
+    shlex, shutil = module("shlex", "reading " + option), module("shutil", "reading " + option)
     safe = "sh -c 'COMMANDS' - {}" if option == "--exec" else "sh -c 'COMMANDS'"
     try:
         words = shlex.split(command)
@@ -12118,7 +12118,10 @@ def read_command(command, option="--exec"):
                         "%s \"%s\"%s, or put it in quotes" % (
                             option, printable(command), printable(word), option, safe,
                             ', where "$1" is the path' if option == "--exec" else ""))
-    find_command(words[0], option)
+    if "{}" not in words[0] and not shutil.which(words[0]):
+        raise failure(errno.EACCES if os.path.exists(words[0]) else errno.ENOENT, "running",
+                      words[0], "name a program in %s; what only a shell knows (cd, an alias) "
+                      "needs sh -c" % option)
     notes = ["%s uses no shell: %s is handed on as it is" % (option, printable(word))
              for word in bare if "*" in word or word.startswith("~")]
     for shell, flag, script in zip(words, words[1:], words[2:]):
@@ -12127,20 +12130,6 @@ def read_command(command, option="--exec"):
             notes.append("--exec: {} in the script of %s lets the name of a file run commands; "
                          "say %s %s '... \"$1\"' - {}" % (shell, shell, flag))
     return words, notes
-
-
-def find_command(name, option):
-    """Raise Error if there is no such command; what has {} in it is not known yet."""
-    found = errno.ENOENT
-    for directory in [""] if "/" in name else os.get_exec_path():
-        path = os.path.join(directory, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return
-        if os.path.exists(path):
-            found = errno.EACCES
-    if "{}" not in name:
-        raise failure(found, "running", name, "name a program in %s; what only a shell knows "
-                                              "(cd, an alias) needs sh -c" % option)
 
 
 class Runner(Part):
@@ -12511,9 +12500,6 @@ class Tally(Part):
         if not self.left():
             self.tick()
 
-    def leave(self):
-        self.tick()
-
     def tick(self):
         """Begin another span."""
         now = time.monotonic()
@@ -12531,6 +12517,7 @@ class Tally(Part):
         if len(self.sizes) >= TALLY_ROOM:
             most = sorted(self.sizes.items(), key=lambda item: item[1][1])
             self.sizes = dict(most[-TALLY_ROOM // 2:])
+    leave = tick
 
     def less(self, counts):
         """Of too many counts only the largest, and the rest by root."""
@@ -12780,13 +12767,17 @@ class Screen(Top):
         return lines + [shorten(self.notes[-1] if is_new else KEYS_SHOWN, columns)]
 
 
+SUMMARY_COLUMNS = ("kind", "name", "pid", "uid", "seconds", "bytes", "total")
+
+
 class Summary(Part):
-    """--summary: what a Tally has, at the end and whenever SIGUSR1 comes."""
+    """--summary: what a Tally has, at the end and whenever SIGUSR1 comes.  For people it is the
+    tables of --top, with rates over all the time; for programs see rows()."""
 
     catches = ("SIGUSR1",)
 
-    def __init__(self, output, tally, signals, form):
-        self.output, self.tally, self.signals, self.form = output, tally, signals, form
+    def __init__(self, output, tally, signals, options):
+        self.output, self.tally, self.signals, self.options = output, tally, signals, options
 
     def advance(self):
         if self.signals.had("SIGUSR1"):
@@ -12794,45 +12785,35 @@ class Summary(Part):
             self.finish()
 
     def finish(self):
-        self.output.write(self.form(self.tally))
+        tally, columns = self.tally, SUMMARY_COLUMNS + tuple(EVENTS)
+        if self.options.json:
+            json = module("json", "writing --summary --json")
+            text = "".join(json.dumps(row) + "\n" for row in self.rows())
+        elif self.options.csv:
+            text = csv_text([columns] + [[text_of(row.get(name)) for name in columns]
+                                         for row in self.rows()])
+        else:
+            total, seconds = sum(tally.total.values()), tally.at - tally.begun
+            lines = ["%d events in %.1f s, %.1f a second" % (total, seconds, total / seconds)]
+            for table in tables(tally, "", ORDERS[0], 60, seconds):
+                lines += [""] + table_lines(*table)
+            text = "\n".join(lines) + "\n"
+        self.output.write(text)
 
-
-def summary_text(tally):
-    """--summary for people: the tables of --top, with rates over all the time."""
-    total, seconds = sum(tally.total.values()), tally.at - tally.begun
-    lines = ["%d events in %.1f s, %.1f a second" % (total, seconds, total / seconds)]
-    for table in tables(tally, "", ORDERS[0], 60, seconds):
-        lines += [""] + table_lines(*table)
-    return "\n".join(lines) + "\n"
-
-
-SUMMARY_COLUMNS = ("kind", "name", "pid", "uid", "seconds", "bytes", "total")
-
-
-def summary_rows(tally):
-    """--summary for programs: dicts of all, the processes, the directories and the files that have
-    grown, with SUMMARY_COLUMNS and numbers of events by name."""
-    found = {("all",): collections.Counter(seconds=round(tally.at - tally.begun, 3), total=0)}
-    for (doer, directory, mask), count in tally.total.items():
-        for key in ("all",), ("process",) + doer, ("directory", directory or None):
-            row = found.setdefault(key, collections.Counter())
-            for name in ("total",) + event_names(mask):
-                row[name] += count
-    rows = sorted(found.items(), key=lambda item: (item[0][0], -item[1]["total"]))
-    return [dict(zip(SUMMARY_COLUMNS, key), **counts) for key, counts in rows] + [
-        {"kind": "file", "name": path, "bytes": size[1]}
-        for path, size in sorted(tally.sizes.items(), key=lambda item: -item[1][1]) if size[1]]
-
-
-def summary_json(tally):
-    json = module("json", "writing --summary --json")
-    return "".join(json.dumps(row) + "\n" for row in summary_rows(tally))
-
-
-def summary_csv(tally):
-    columns = SUMMARY_COLUMNS + tuple(EVENTS)
-    return csv_text([columns] + [[text_of(row.get(name)) for name in columns]
-                                 for row in summary_rows(tally)])
+    def rows(self):
+        """Dicts of all, the processes, the directories and the files that have grown, with
+        SUMMARY_COLUMNS and numbers of events by name."""
+        tally = self.tally
+        found = {("all",): collections.Counter(seconds=round(tally.at - tally.begun, 3), total=0)}
+        for (doer, directory, mask), count in tally.total.items():
+            for key in ("all",), ("process",) + doer, ("directory", directory or None):
+                row = found.setdefault(key, collections.Counter())
+                for name in ("total",) + event_names(mask):
+                    row[name] += count
+        rows = sorted(found.items(), key=lambda item: (item[0][0], -item[1]["total"]))
+        return [dict(zip(SUMMARY_COLUMNS, key), **counts) for key, counts in rows] + [
+            {"kind": "file", "name": path, "bytes": size[1]} for path, size in sorted(
+                tally.sizes.items(), key=lambda item: -item[1][1]) if size[1]]
 
 
 # --- a run ---
@@ -12897,8 +12878,7 @@ def make_views(options, watch, output, signals, errors):
         parts.append(Screen(output, tally, watch, signals, errors) if is_screen
                      else Top(output, tally))
     if options.summary:
-        parts.append(Summary(output, tally, signals, summary_json if options.json else
-                             summary_csv if options.csv else summary_text))
+        parts.append(Summary(output, tally, signals, options))
     return parts
 
 
@@ -13128,20 +13108,20 @@ def raise_descriptor_limit():
 
 def probe(roots):
     """Print what this host has, and which filter `auto` would take for the roots and why."""
-    who = Who()
+    def init(flags):
+        os.close(fanotify_init(FAN_REPORT_FID | flags))
+    who, yes, wrong = Who(), ("no", "yes"), []
     who.attach()
     rows = [("kernel", "%s %s %s" % (os.uname().sysname, os.uname().release, os.uname().machine)),
             ("python", "%d.%d.%d" % sys.version_info[:3]),
-            ("CAP_SYS_ADMIN", yes_no(capabilities() & CAP_SYS_ADMIN)),
-            ("CAP_DAC_READ_SEARCH", yes_no(capabilities() & CAP_DAC_READ_SEARCH)),
-            ("BTF", yes_no(os.path.exists("/sys/kernel/btf/vmlinux"))),
-            ("fastpath", yes_no(os.path.isdir(FASTPATH_SYSFS))),
-            ("fanotify", attempt(lambda: os.close(fanotify_init(FAN_REPORT_FID)))),
-            ("FAN_RENAME, target handles", attempt(lambda: os.close(fanotify_init(
-                FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME | FAN_REPORT_TARGET_FID)))),
+            ("CAP_SYS_ADMIN", yes[bool(capabilities() & CAP_SYS_ADMIN)]),
+            ("CAP_DAC_READ_SEARCH", yes[bool(capabilities() & CAP_DAC_READ_SEARCH)]),
+            ("BTF", yes[os.path.exists("/sys/kernel/btf/vmlinux")]),
+            ("fastpath", yes[os.path.isdir(FASTPATH_SYSFS)]), ("fanotify", attempt(init, 0)),
+            ("FAN_RENAME, target handles", attempt(
+                init, FAN_REPORT_DIR_FID | FAN_REPORT_NAME | FAN_REPORT_TARGET_FID)),
             ("names of ended processes", who.means())]
     who.close()
-    wrong = []
     for root in roots:
         try:
             os.stat(root)
@@ -13159,40 +13139,28 @@ def probe(roots):
 
 def probe_root(root):
     """Rows about one root."""
+    def use(name):
+        # What is below and mounted inside has its own answer.
+        with Watch(root, filter=name, recursive=False, mounts=False,
+                   notice=lambda _: None) as watch:
+            return watch.filter if name == "auto" else None
     asked = Asked(lambda: mount_at(os.fsencode(root)))
     if not asked.has_come(ANSWER_SECONDS):
         return [("  error", "its file system does not answer; a start would wait for it")]
     if asked.error is not None:
         return [("  error", worded(asked.error))]
-    number, _ = asked.answer
-    kinds = [mount.kind for mount in read_mounts() if mount.id == number]
-    rows = [("  file system", kinds[0] if kinds else "unknown")]
+    kind = next((mount.kind for mount in read_mounts() if mount.id == asked.answer[0]), "unknown")
+    return [("  file system", kind)] + [("  filter " + name, attempt(use, name))
+                                        for name in FILTER_NAMES[1:]] + [
+        ("  auto takes", attempt(use, "auto"))]
 
-    def filter_used(name):
-        # What is below and mounted inside has its own answer.
-        with Watch(root, filter=name, recursive=False, mounts=False,
-                   notice=lambda _: None) as watch:
-            return watch.filter
-    for name in FILTER_NAMES[1:]:
-        rows.append(("  filter " + name, attempt(lambda: filter_used(name))))
+
+def attempt(action, *arguments):
+    """What an action returns, "yes" if that is nothing, or its Error as text."""
     try:
-        rows.append(("  auto takes", filter_used("auto")))
-    except Error as error:
-        rows.append(("  auto takes", "none: %s" % worded(error)))
-    return rows
-
-
-def yes_no(value):
-    return "yes" if value else "no"
-
-
-def attempt(action):
-    """"yes", or the Error of an action as text."""
-    try:
-        action()
+        return action(*arguments) or "yes"
     except OSError as error:
-        return "no: %s" % worded(error)
-    return "yes"
+        return "no: " + worded(error)
 
 
 # --- inotify-tools: fanfp as inotifywait, fsnotifywait, inotifywatch, fsnotifywatch ---
