@@ -11334,6 +11334,10 @@ def glob_regex(glob):
 # =============================================================================================
 # 13. The command line
 # =============================================================================================
+# In comes a command line, out go lines, commands that are run, and an exit status.  main() reads
+# the Options; run() makes a Watch (section 12) and goes round in follow(): events in, text out, and
+# what the Parts have to do.  inotify-tools' names have fanfp say and print what those would.
+
 
 # --- options ---
 #
@@ -11619,7 +11623,10 @@ def folded(text, indent=8, first=""):
         text, HELP_WIDTH, initial_indent=first, subsequent_indent=indent * " ")
 
 
-# --- output: one function from a list of events to text, for each way to print ---
+# --- output: the text of events ---
+#
+# In comes a list of events, out goes their text: a function for each way to print, which knows
+# nothing of who reads it.  choose_output() says which.
 
 WHO = ("user", "gid", "ppid", "exe", "cmdline", "cgroup", "unit")
 """What --who adds to "comm" and "uid": attributes of a Process."""
@@ -11803,13 +11810,13 @@ def format_value(timefmt, show):
     return value
 
 
+# --- signals and descriptors ---
+#
+# In come signals and text, out goes the text to where it belongs, and what has come.  Nothing here
+# waits for longer than a signal lets it.
+
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")        # what ends fanfp, once all is written
 END_SECONDS = 0.5           # after a signal, for what has happened to be read and written
-KILL_SECONDS = 5            # after a signal, for a command to end
-QUIET_SECONDS = 0.1         # without an event before the command of --run is run
-LOOP_RUNS = 3, 10           # in a row, by the same path or by others each time, are a loop, if what
-SUSPECT_AFTER, SUSPECT_SECONDS = 0.1, 2.0   # starts a command comes so soon after its end or start
-MANY_GLOBS = 3              # of more it is said which directories they are in
 
 
 class Signals:
@@ -12087,6 +12094,16 @@ def say(text):
     return 0
 
 
+# --- commands: --exec, --run, --restart ---
+#
+# In come events, out go commands, one at a time, each with all that it starts, and notices of how
+# they ended.  A Runner is a Part: it never waits, but for the last ones when all else is over.
+
+KILL_SECONDS = 5            # after a signal, for a command to end
+QUIET_SECONDS = 0.1         # without an event before the command of --run is run
+LOOP_RUNS = 3, 10           # in a row, by the same path or by others each time, are a loop, if what
+SUSPECT_AFTER, SUSPECT_SECONDS = 0.1, 2.0   # starts a command comes so soon after its end or start
+MANY_GLOBS = 3              # of more it is said which directories they are in
 # What a shell would do something about, in a command from which quotes were taken: operators and
 # redirections that begin a word, a semicolon that ends one, a variable, what a command prints.
 QUOTED = r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\""""
@@ -12361,6 +12378,8 @@ def shorten(text, most=300):
 
 
 # --- for people: the lines of a terminal ---
+#
+# In come events, as for the functions above, out go lines with escapes, or one line anew.
 
 COLOURS = ((FS_ERROR | Q_OVERFLOW | UNMOUNT, "1;31"), (RENAME | MOVE_SELF, "36"),
            (DELETE | DELETE_SELF | MOVED_FROM, "31"), (CREATE | MOVED_TO, "32"),
@@ -12433,6 +12452,9 @@ def from_root(path, root, is_dir=False):
 
 
 # --- for people: --top and --summary ---
+#
+# In come events, which a Tally counts, and keys; out go tables of it: on a screen, in a line, in a
+# text at the end.  All memory is bounded.
 
 TALLY_ROOM = 10000          # what is counted apart from the rest; beyond, there is less detail
 TALLY_DEPTH = 32            # levels below a root; what is deeper counts there
@@ -12817,6 +12839,9 @@ class Summary(Part):
 
 
 # --- a run ---
+#
+# In come Options, out goes the exit status: a Watch, the parts beside it, and the loop around both.
+# What is told, and in which words, is a Manner's: fanfp's own or another's.
 
 def choose_output(options, output, errors):
     """The function from events to text that the options ask for; the rest as for TerminalLines."""
@@ -13105,6 +13130,9 @@ def raise_descriptor_limit():
 
 
 # --- --probe ---
+#
+# In come roots, out go rows: what this host has, and what each filter says of each root when it is
+# tried.
 
 def probe(roots):
     """Print what this host has, and which filter `auto` would take for the roots and why."""
@@ -13163,7 +13191,11 @@ def attempt(action, *arguments):
         return "no: " + worded(error)
 
 
-# --- inotify-tools: fanfp as inotifywait, fsnotifywait, inotifywatch, fsnotifywatch ---
+# --- inotify-tools' own ---
+#
+# In comes a command line of inotifywait, fsnotifywait, inotifywatch or fsnotifywatch, out go their
+# lines, messages and exit statuses.  A Tool is a Manner that has Options made of it for run(), and
+# makes of each Event the Lines that inotify would have told; the rest is fanfp's.
 
 TOOL_OPTIONS = (
     # As OPTIONS, and before: for which tools, those that wait or those that watch and count.
@@ -13610,6 +13642,8 @@ def run_tool(name, arguments):
         tool.say(tool_words(name, error))
         return EXIT_ERROR
 
+
+# --- the start ---
 
 def main(arguments=None):
     """Run the command line; the exit status."""
