@@ -752,7 +752,7 @@ def event_mask(names):
 
 
 class Event(collections.namedtuple("Event", "path mask pid time old_path moment")):
-    """One event, or several of one name that the kernel merged while they waited.
+    """One event, or several of one name that were merged while they waited.
 
     path      str as os.fsdecode gives it, or None for Q_OVERFLOW and for what can't be named.
               Of FS_ERROR that of the root, or of the mount inside, which is on the file system
@@ -5106,8 +5106,19 @@ CLOCK_TICK = 0.02                   # seconds by which the time of a file may be
 
 # --- BPF programs on the functions that all events pass ---
 
-Record = collections.namedtuple(
-    "Record", "time mask pid uid gid cgroup comm slot path old_slot old_path is_whole end")
+Doer = collections.namedtuple("Doer", "pid uid gid cgroup comm")
+
+
+class Record(collections.namedtuple(
+        "Record", "time mask doer slot path old_slot old_path is_whole end")):
+    """What happened, see Tracer."""
+
+    __slots__ = ()
+    pid = property(lambda self: self.doer.pid)
+    uid = property(lambda self: self.doer.uid)
+    gid = property(lambda self: self.doer.gid)
+    cgroup = property(lambda self: self.doer.cgroup)
+    comm = property(lambda self: self.doer.comm)
 
 
 class Tracer:
@@ -5130,9 +5141,10 @@ class Tracer:
 
     A Record is what happened:
       time                 nanoseconds of CLOCK_BOOTTIME
-      mask                 the event's bits, with ISDIR for directories
-      pid                  the process as seen in this pid namespace, None: of another
-      uid gid cgroup comm  of it at that moment; comm is bytes
+      mask                 the event's bits, or those of several, with ISDIR for directories
+      doer                 the Doer, that moment's, whose fields the Record has as well:
+        pid                  the process as seen in this pid namespace, None: of another
+        uid gid cgroup comm  comm is bytes
       slot, path           the root and the path relative to it, b"" for the root itself; bytes.
                            path None: longer than 64 KB; slot None, too: not even whether it is
                            inside is known, below more than 65,536 directories (before Linux 5.17
@@ -5145,7 +5157,8 @@ class Tracer:
     RENAME has both sides inside; with one of them outside it is MOVED_TO or MOVED_FROM, if asked
     for.  A file that is a root has path b"" by whatever name it is used.  Of a file's or
     directory's own events one that is the same as the last of it, by the same process and name,
-    is not recorded again while that one is not read.
+    is not recorded again while that one is not read; and what is read at once is one Record, as
+    far as _merged() says.
 
     pin(), unpin(), locate() and lost() are bpf(2) calls, which before Linux 5.19 need CAP_BPF
     where kernel.unprivileged_bpf_disabled is set.  Not to be used by two threads at once.
@@ -5156,13 +5169,19 @@ class Tracer:
     ROOTS = 4096
     RING_SIZE = 1 << 24
     START, PIN, UNPIN, LOCATE, GO_ON, PIN_FLAT, ABOVE = range(7)    # what trace_place is asked
-    FORM = "QQQIIiiIII4x16s"
-    RECORD = struct.Struct("=" + FORM)                  # struct trace_record
-    HEADED = struct.Struct("=I4x" + FORM)               # after what the ring has before each
+    DOER = struct.Struct("=IQQ16s")                     # of struct trace_record, who did it
+    RECORD = struct.Struct("=QI%dsiiIII4x" % DOER.size)
+    # After the two words that the ring has before each.
+    MASK_AT, DOER_AT = 8 + 8, 8 + 12
+    WHERE_AT = DOER_AT + DOER.size
+    LENGTHS = struct.Struct("=8xIII")           # from there: of the path, of the old one; flags
+    NAMES_AT = 8 + RECORD.size
     COUNTS = ("sent", "outside", "merged", "own", "full", "detached", "too long",
               "unsettled", "too deep", "unknown data")  # enum trace_count
     FULL = COUNTS.index("full")
-    BUSY, DISCARDED, LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1   # of a record's first word
+    BUSY, LENGTH = 1 << 31, (1 << 30) - 1       # of a record's first word; none is discarded
+    ALONE = MOVES | DELETE_SELF | MOVE_SELF | UNMOUNT       # by which names and roots change
+    REMOVED_DIR = DELETE | ISDIR
     SIGNATURES = {"fsnotify": 7, "__fsnotify_parent": 4}
     # By whether the kernel has bpf_loop(); the first two are run at kernel functions.
     PROGRAMS = {True: ("trace_event", "trace_child", "trace_place"),
@@ -5283,9 +5302,9 @@ class Tracer:
         # A counter is read and written as one word.
         self._consumed = memoryview(consumer).cast("Q")
         self._produced = memoryview(producer).cast("Q")
-        self._words = memoryview(producer)[page:].cast("I")
-        self._data = memoryview(producer)[page:]
-        self._views = [self._consumed, self._produced, self._words, self._data]
+        self._words = memoryview(producer).cast("I")
+        self._ring, self._page = producer, page
+        self._views = [self._consumed, self._produced, self._words]
 
     def _place(self, what, fd=0, slot=0):
         """Ask trace_place; what it says."""
@@ -5323,7 +5342,7 @@ class Tracer:
         at = self._own_work() + self._fields["record"]
         header = self.RECORD.unpack_from(self._works, at)
         at += self.RECORD.size
-        return header[5], self._path(self._works[at:at + header[7]])
+        return header[3], self._path(self._works[at:at + header[5]])
 
     @staticmethod
     def _path(names):
@@ -5333,47 +5352,80 @@ class Tracer:
     def read(self, limit):
         """The Records that are there, in order, of at most about `limit` bytes of the ring."""
         begin, produced = self._consumed[0], self._produced[0]
-        at, words, mask = begin, self._words, self._size - 1
-        while at < produced and at - begin < limit:
-            word = words[(at & mask) >> 2]
-            if word & self.BUSY:
-                break
-            at += (word & self.LENGTH) + 15 & ~7
-        if at - begin > self._size:                     # one more than fits was never there
+        if produced - begin > self._size:               # one more than fits was never there
             raise Error(errno.EIO, "reading the ring buffer: it is damaged")
-        start = begin & mask
-        raw = bytes(self._data[start:start + at - begin])
-        self._consumed[0] = at
-        return self._decode(raw, begin)
+        start = begin & self._size - 1
+        ring, page = self._ring, self._page             # mapped twice: no record is in two pieces
+        starts, masks, at = self._merged(ring, self._words, page + start,
+                                         page + start + produced - begin, limit)
+        records = self._decode(ring, starts, masks, begin - page - start)
+        self._consumed[0] = begin + at - page - start
+        return records
 
-    def _decode(self, raw, begin):
-        records, at, size = [], 0, len(raw)
-        # All events go through it: no call for each, and what the last one had as well is kept.
-        unpack, first, make, kind = self.HEADED.unpack_from, self.HEADED.size, tuple.__new__, Record
-        path_of_names, length_of, put = self._path, self.LENGTH, records.append
-        last_names, last_path, last_comm, comm = None, None, None, None
-        while at < size:
-            (word, when, cgroup, uid_gid, mask, pid, slot, old_slot, length, old_length, flags,
-             padded) = unpack(raw, at)
-            start = at + first
-            at += (word & length_of) + 15 & ~7
-            if word & self.DISCARDED:
-                continue
+    @classmethod
+    def _merged(cls, ring, words, at, end, limit):
+        """([where each record begins], [its mask], where they end) of those in a part of the ring,
+        which is indexed by bytes, and as words; those of one name are put together.
+
+        As fanotify does while they wait: what happens further to a file or directory is one with
+        what did before, if the same process did the last of that name.  But CREATE begins another,
+        DELETE ends it, that of a directory is alone, and nothing is put before a move: what is told
+        of one name is in order.
+        """
+        starts, masks, latest = [], [], {}
+        mask_at, doer_at, where_at, names_at = cls.MASK_AT, cls.DOER_AT, cls.WHERE_AT, cls.NAMES_AT
+        busy, alone, removed_dir, is_dir = cls.BUSY, cls.ALONE, cls.REMOVED_DIR, ISDIR
+        begins, ends = CREATE | alone, DELETE | alone
+        doer, lengths = cls.DOER.size, cls.LENGTHS.unpack_from
+        same, reach, step, index, until = None, 0, 0, 0, min(end, at + limit)
+        while at < until and not words[at >> 2] & busy:
+            mask = words[at + mask_at >> 2]
+            is_first = mask & begins or mask & removed_dir == removed_dir
+            # Nine in ten are of the same file and process as the one before: a look, no more.
+            if is_first or ring[at + doer_at:at + reach] != same or (mask ^ masks[index]) & is_dir:
+                length, old_length, flags = lengths(ring, at + where_at)
+                reach = names_at + length + old_length
+                step = reach + 7 & ~7
+                if step > end - at:
+                    raise Error(errno.EIO, "reading the ring buffer: it is damaged")
+                same, where = ring[at + doer_at:at + reach], ring[at + where_at:at + reach]
+                index = latest.get(where)
+                if is_first or flags or index is None or (mask ^ masks[index]) & is_dir \
+                        or ring[starts[index] + doer_at:starts[index] + where_at] != same[:doer]:
+                    index = latest[where] = len(starts)
+                    starts.append(at)
+                    masks.append(mask)
+                    if mask & alone:
+                        latest.clear()
+            masks[index] |= mask
+            if mask & ends:
+                same = None
+                latest.pop(where, None)
+            at += step
+        return starts, masks, at
+
+    def _decode(self, ring, starts, masks, offset):
+        """The Records that begin there, with these masks; `offset`: of position() to that."""
+        records, doers = [], {}
+        make, kind, path_of_names, put = tuple.__new__, Record, self._path, records.append
+        unpack, names_at = self.RECORD.unpack_from, self.NAMES_AT
+        for at, mask in zip(starts, masks):
+            when, _, who, slot, old_slot, length, old_length, flags = unpack(ring, at + 8)
+            doer = doers.get(who)
+            if doer is None:
+                pid, cgroup, uid_gid, comm = self.DOER.unpack(who)
+                doer = doers[who] = Doer(pid or None, uid_gid & 0xFFFFFFFF, uid_gid >> 32, cgroup,
+                                         comm.split(b"\0")[0])
             path = old_path = None
+            start = at + names_at
             if not flags or length or old_length:
-                names = raw[start:start + length]
-                if names != last_names:
-                    last_names, last_path = names, path_of_names(names)
-                path = last_path
+                path = path_of_names(ring[start:start + length])
                 if old_slot >= 0:
                     start += length
-                    old_path = path_of_names(raw[start:start + old_length])
-            if padded != last_comm:
-                last_comm, comm = padded, padded.split(b"\0")[0]
-            put(make(kind, (
-                when, mask, pid or None, uid_gid & 0xFFFFFFFF, uid_gid >> 32, cgroup, comm,
-                slot if slot >= 0 else None, path, old_slot if old_slot >= 0 else None, old_path,
-                not flags, begin + at)))
+                    old_path = path_of_names(ring[start:start + old_length])
+            put(make(kind, (when, mask, doer, slot if slot >= 0 else None, path,
+                            old_slot if old_slot >= 0 else None, old_path, not flags,
+                            offset + at + (names_at + length + old_length + 7 & ~7))))
         return records
 
     def position(self):
@@ -7937,7 +7989,7 @@ class Traced:
         """Yield the records of one read: (record, seconds since the epoch, its events' Moment)."""
         moments, clock = {}, time.time() - boot_time()
         for record in self.tracer.read(TRACE_READ):
-            doer = record[2:7]
+            doer = record[2]
             its_moment = moments.get(doer)
             if its_moment is None:
                 its_moment = moments[doer] = Moment(moment.roots,
@@ -8064,7 +8116,7 @@ class Trace(Source):
         last_slot = last_path = shown = None
         for record, when, its_moment in self.traced.read(moment):
             count += 1
-            _, mask, pid, _, _, _, _, slot, path, old_slot, _, _, _ = record
+            _, mask, doer, slot, path, old_slot, _, _, _ = record
             if not mask & intricate and path and old_slot is None:
                 if path is not last_path or slot != last_slot:
                     root = root_of(slot)
@@ -8072,7 +8124,7 @@ class Trace(Source):
                     last_slot, last_path = slot, path
                 bits = mask & wanted
                 if bits and shown:
-                    put(make(kind, (shown, bits, pid, when, None, its_moment)))
+                    put(make(kind, (shown, bits, doer[0], when, None, its_moment)))
                 else:
                     dropped += 1
                 continue
@@ -8148,7 +8200,7 @@ class Trace(Source):
         """Put out an event, if it is one that was asked for."""
         mask &= self.mask
         if mask & ~ISDIR:
-            self.out.append(Event(path, mask, record.pid or None, self.now, old_path, self.moment))
+            self.out.append(Event(path, mask, record.pid, self.now, old_path, self.moment))
 
     def moved(self, record):
         """A directory was moved: with it the places that are in it."""
@@ -10384,7 +10436,7 @@ class Wait:
 
     def gather(self):
         """Under load, wait until `latency` has passed since the first event was read: the
-        kernel merges events that wait, and one read carries many.  The first goes out at once.
+        events that wait are merged, and one read carries many.  The first goes out at once.
         """
         begun, count = self.window
         now = time.monotonic()
@@ -10561,7 +10613,7 @@ class Watch:
              an event of which it is not known who did it matches only the ones with "!"
     process  bool, whether who did it is read in full with each event.  Without it event.process
              is read when it is asked for: of what has ended by then, comm, uid, gid, cgroup alone
-    latency  float, seconds to let events gather (and the kernel merge them) under load
+    latency  float, seconds to let events gather, and be merged, under load
     recursive  bool, whether what is below is watched too; else only the directories given, and
              their entries
     mounts   bool, whether file systems mounted inside the trees are watched too

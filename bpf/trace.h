@@ -124,21 +124,24 @@ enum { TOO_LONG = 1, UNSETTLED = 2, TOO_DEEP = 4, UNKNOWN_DATA = 8 };
 
 /*
  * What user space gets.  A path is its names from the last to the first, each with a NUL; there
- * are `length` bytes of the path, then `old_length` of the old one.
+ * are `length` bytes of the path, then `old_length` of the old one.  What user space compares, to
+ * put records of one file and process together, lies together.
  */
 struct trace_record {
 	__u64 time;		/* bpf_ktime_get_boot_ns() */
+	__u32 mask;
+	/* Who did it. */
+	__u32 pid;		/* 0: of another pid namespace */
 	__u64 cgroup;
 	__u64 uid_gid;
-	__u32 mask;
-	__u32 pid;		/* 0: of another pid namespace */
+	char comm[16];
+	/* Where, with the paths. */
 	__s32 slot;		/* -1: not known */
 	__s32 old_slot;
 	__u32 length;
 	__u32 old_length;
 	__u32 flags;
 	__u32 unused;
-	char comm[16];
 };
 
 enum trace_count {

@@ -170,7 +170,7 @@ class Model:
     def __init__(self, events, fresh_rule, holds=False):
         self.events = frozenset(events)
         self.rule = fresh_rule          # "none", "each": trace, "moved": marks, "made": inotify
-        # Whether the kernel merges but what is adjacent.
+        # Whether what happens outside may be merged with what does inside, before any is judged.
         self.merging = fresh_rule not in ("each", "made")
         self.top = Node("d")
         for name in ("tree", "out"):
@@ -265,7 +265,8 @@ class Model:
 
     def group(self, pid, directory, name, node):
         """What must be equal for events to be merged; inotify knows no process and no file."""
-        return (directory.id, name, node.kind == "d") + ((pid, node.id) if self.merging else ())
+        return (directory.id, name, node.kind == "d") + (
+            () if self.rule == "made" else (pid, node.id))
 
     def put_move(self, pid, old, old_name, new, new_name, node):
         """The events of a rename: before the model has moved the node."""
