@@ -2029,7 +2029,8 @@ class _Lengths(dict):
         return length
 
 
-MAX_NAME = 4096         # longest name accepted: the kernel's own limit is 512
+MAX_NAME = 512          # longest name accepted, as the kernel has it
+MANY_NAMES = 256        # looked for one by one; more are looked up in a table of all
 MAX_HOPS = 32           # modifiers in a row, or types in types: what libbpf allows
 
 # size: in bytes, or for kinds that refer to a type its id.  items, by kind:
@@ -2046,11 +2047,11 @@ class Btf:
 
     A kernel has 150,000 types and a program asks for a few dozen.  So the blob is walked once for
     where each type starts, names are looked for in the string section, and only a type that is
-    asked for is made into an object.
+    asked for is made into an object.  Each string is made once: many may have the same.
     """
 
-    __slots__ = ("name", "data", "_words", "_starts", "_strings", "_names", "_types", "_found",
-                 "_flavors", "header")
+    __slots__ = ("name", "data", "header", "_words", "_starts", "_strings", "_texts", "_names",
+                 "_types", "_found", "_is_whole", "_flavors")
 
     def __init__(self, data, name):
         self.name = name
@@ -2063,9 +2064,8 @@ class Btf:
             raise self.damaged("its BTF has no proper string section")
         self._starts = self._walk()
         self._names = b""
-        self._types = {}
-        self._found = {}
-        self._flavors = None
+        self._texts, self._types, self._found = {0: ""}, {}, {}
+        self._is_whole, self._flavors = False, None
 
     def damaged(self, what):
         return Error(errno.ENOEXEC, "reading BPF object %s: %s" % (self.name, what))
@@ -2110,11 +2110,19 @@ class Btf:
         return len(self._starts) - 1
 
     def string(self, offset):
-        """The string at an offset of the string section, str."""
-        end = self._strings.find(b"\0", offset, offset + MAX_NAME) if offset >= 0 else -1
-        if end < 0:
-            raise self.damaged("its BTF has no string at %d" % offset)
-        return self._strings[offset:end].decode("utf-8", "replace")
+        """The string at an offset of the string section, str.  None is the end of another: no
+        producer shares them, and so all together are no longer than the section."""
+        text = self._texts.get(offset)
+        if text is None:
+            end = self._strings.find(b"\0", offset, offset + MAX_NAME)
+            if end < 0 or self._strings[offset - 1]:
+                raise self.damaged("its BTF has no string at %d" % offset)
+            text = self._texts[offset] = self._strings[offset:end].decode("utf-8", "replace")
+        return text
+
+    def kind(self, number):
+        """The kind of the type with this id, which is not made for that."""
+        return self._words[self._starts[number] + 1] >> 24 & 31 if number else BTF_VOID
 
     def type(self, number):
         """The type with this id."""
@@ -2162,13 +2170,21 @@ class Btf:
 
     def find(self, name, kinds):
         """The ids of the types of one of these kinds whose essential name is this one."""
-        ids = self._found.get(name)
-        if ids is None:
-            ids = self._found[name] = self._find(name)
-        return [number for number in ids
-                if self._words[self._starts[number] + 1] >> 24 & 31 in kinds]
+        if name not in self._found and not self._is_whole:
+            if len(self._found) < MANY_NAMES:
+                self._found[name] = self._search(name)
+            else:
+                self._found, self._is_whole = self._all_names(), True
+        return [number for number in self._found.get(name, ()) if self.kind(number) in kinds]
 
-    def _find(self, name):
+    def _all_names(self):
+        found = {}
+        for number in range(1, len(self)):
+            text = self.string(self._words[self._starts[number]])
+            found.setdefault(essential(text), []).append(number)
+        return found
+
+    def _search(self, name):
         """Every type whose essential name is this: name offsets first, then the types with them."""
         if not self._names:
             names = map(self._words.__getitem__, self._starts[1:-1])
@@ -2264,9 +2280,10 @@ def kernel_btf(path="/sys/kernel/btf/vmlinux"):
 
 SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
 SHF_EXECINSTR = 4
-SHN_RESERVED = 0xff00
+SHN_COMMON = 0xfff2
 STT_OBJECT, STT_FUNC, STT_SECTION = 1, 2, 3
 STB_LOCAL, STB_WEAK = 0, 2
+STV_HIDDEN = 1, 2                       # internal, hidden
 EM_BPF, ET_REL = 247, 1
 R_BPF_64_64, R_BPF_64_ABS64, R_BPF_64_32 = 1, 2, 10
 
@@ -2279,13 +2296,16 @@ BPF_PSEUDO_CALL, BPF_PSEUDO_KFUNC_CALL = 1, 2
 BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE, BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC = 1, 2, 3, 4
 
 Section = collections.namedtuple("Section", "index name type flags size data info")
-Symbol = collections.namedtuple("Symbol", "name value size type bind section")
+Symbol = collections.namedtuple("Symbol", "name value size type bind section is_hidden")
+
+# Bytes that an object may ask for without having them, as .bss: the kernel gives up to 2 GB.
+MAX_ZEROS = 1 << 26
 
 
 class Elf:
     """An ELF file of the BPF kind: sections, symbols, relocations; every bound checked."""
 
-    __slots__ = ("name", "data", "sections", "symbols")
+    __slots__ = ("name", "data", "sections", "symbols", "relocations")
 
     def __init__(self, data, name):
         self.name = name
@@ -2295,12 +2315,13 @@ class Elf:
         self.sections = [Section(index, self._string(table, header[0]), header[1], header[2],
                                  header[5], self._contents(header), header[7])
                          for index, header in enumerate(headers)]
-        if sum(len(section.data) for section in self.sections) > len(self.data):
+        has = sum(len(section.data) for section in self.sections)
+        if has > len(self.data):
             raise self.damaged("its sections overlap")      # so all work is bounded by the file
-        for section in self.sections:
-            if section.size >= 1 << 32:
-                raise self.damaged("section %s is too large" % section.name)
+        if sum(section.size for section in self.sections if section.type) - has > MAX_ZEROS:
+            raise self.damaged("its .bss and the like are larger than %d MB" % (MAX_ZEROS >> 20))
         self.symbols = self._read_symbols(headers)
+        self.relocations = self._read_relocations()
 
     def damaged(self, what):
         return Error(errno.ENOEXEC, "reading BPF object %s: %s" % (self.name, what))
@@ -2352,20 +2373,20 @@ class Elf:
         link = headers[tables[0].index][6]
         if not link < len(headers) or tables[0].size % 24:
             raise self.damaged("its symbol table is damaged")
-        names = self.sections[link].data
-        return [Symbol(self._string(names, name) if name else "", value, size, info & 15,
-                       info >> 4, section)
-                for name, info, _, section, value, size
-                in struct.iter_unpack("=IBBHQQ", tables[0].data)]
+        names, symbols = {0: ""}, []    # each name once: many may have the same
+        for name, info, other, section, value, size in struct.iter_unpack("=IBBHQQ",
+                                                                          tables[0].data):
+            if name not in names:
+                names[name] = self._string(self.sections[link].data, name)
+            symbols.append(Symbol(names[name], value, size, info & 15, info >> 4, section,
+                                  other & 3 in STV_HIDDEN))
+        return symbols
 
     def section(self, name):
         """The section of this name, or None."""
-        for section in self.sections:
-            if section.name == name:
-                return section
-        return None
+        return next((section for section in self.sections if section.name == name), None)
 
-    def relocations(self):
+    def _read_relocations(self):
         """{section index: [(offset, type, symbol)...]}."""
         found = {}
         for section in self.sections:
@@ -2394,43 +2415,39 @@ class Elf:
 Relocation = collections.namedtuple("Relocation", "index kind target addend")
 CoreRelocation = collections.namedtuple("CoreRelocation", "index type access kind")
 # insns: the instructions as bytes; lines: (byte in the section, file, line, column), with string
-# offsets.
+# offsets; callback: the key of the function that exceptions call, or None.
 Function = collections.namedtuple(
-    "Function", "name section section_name offset insns is_program relocations core type lines")
+    "Function", "name section section_name offset insns is_program relocations core type lines "
+    "callback")
+# inner: the MapSpec of the maps in a map, or None; values: {index: name of a map or program}.
 MapSpec = collections.namedtuple(
-    "MapSpec",
-    "name offset type key_size value_size max_entries flags key_type value_type numa extra")
-Variable = collections.namedtuple("Variable", "name type offset size")
-# data is empty for .bss; size counts.
-DataSection = collections.namedtuple("DataSection", "name data size read_only variables type")
+    "MapSpec", "name offset type key_size value_size max_entries flags key_type value_type numa "
+    "extra pinning inner values")
+# linkage: as BTF has it, or WEAK.
+Variable = collections.namedtuple("Variable", "name type offset size linkage id")
+# data is empty for .bss; size counts.  flags: those of its map.  type: of its DATASEC, or 0.
+DataSection = collections.namedtuple("DataSection", "name data size flags variables type")
 # functions: {offset in data: name of the program}
 StructOps = collections.namedtuple("StructOps", "name type data functions")
-Extern = collections.namedtuple("Extern", "name type is_function weak")
+# address: None if it has a type, else found by load().
+Extern = collections.namedtuple("Extern", "name type is_function weak address")
 Object = collections.namedtuple(
     "Object", "name license btf btf_load functions maps data struct_ops externs")
 
 MAX_FUNCTIONS = 4096
+STATIC, GLOBAL, EXTERN, WEAK = range(4)
+MAPS_IN_MAPS, MAP_ARENA = (12, 13), 33
+BPF_F_RDONLY_PROG, BPF_F_MMAPABLE = 1 << 7, 1 << 10
+ARENA_DATA, KCONFIG = ".addr_space.1", ".kconfig"
 
 
 def read_object(data, name):
     """The Object that an ELF file made by clang holds.  Error(ENOEXEC) says what is wrong."""
     elf = Elf(data, name)
-    btf_section = elf.section(".BTF")
-    if btf_section is None:
+    section = elf.section(".BTF")
+    if section is None:
         raise elf.damaged("it has no BTF; compile it with clang -g")
-    btf = Btf(btf_section.data, name)
-    _refuse(elf)
-    symbols = _symbols_by_section(elf)
-    datasecs = _datasecs(btf)
-    maps = _read_maps(elf, btf, datasecs, symbols)
-    data_sections = _read_data(elf, btf, datasecs, symbols)
-    externs = _read_externs(elf, btf, datasecs)
-    functions = _read_functions(elf, maps, data_sections, externs)
-    _read_btf_ext(elf, btf, functions)
-    functions = {key: Function(*values) for key, values in functions.items()}
-    return Object(name, _read_license(elf), btf, _btf_to_load(elf, btf, datasecs, symbols),
-                  functions, maps, data_sections,
-                  _read_struct_ops(elf, btf, datasecs, symbols, functions), externs)
+    return _Reader(elf, Btf(section.data, name)).read()
 
 
 OBJECT_NAME = "fan_fp.bpf.o"
@@ -2458,386 +2475,406 @@ def read_object_file(path=None):
         raise Error(error.errno, error.reason, error.detail, hint)
 
 
-def _refuse(elf):
-    """Say by name what is not done, rather than load half of it."""
-    for section in elf.sections:
-        if section.name == "maps":
-            raise elf.damaged("its maps are of the old kind (section maps), not described by BTF")
-    for symbol in elf.symbols:
-        if symbol.section == 0xfff2:
-            raise elf.damaged("variable %s is a common symbol; compile with -fno-common"
-                              % symbol.name)
+class _Reader:
+    """Makes an Object of what the sections of an ELF file and their types mean."""
 
+    def __init__(self, elf, btf):
+        self.elf, self.btf, self.damaged = elf, btf, elf.damaged
+        self.symbols = {}               # {section index: {name: symbol}}: global variables, externs
+        for symbol in elf.symbols:
+            if symbol.section == SHN_COMMON:
+                raise self.damaged("variable %s is a common symbol; compile with -fno-common"
+                                   % symbol.name)
+            if (symbol.type == STT_OBJECT or not symbol.section) and symbol.bind != STB_LOCAL:
+                self.symbols.setdefault(symbol.section, {})[symbol.name] = symbol
+        self.datasecs, self.callbacks, self.kconfig = {}, {}, {}
+        for number in range(1, len(btf)):
+            if btf.kind(number) == BTF_DATASEC:
+                self.datasecs[btf.type(number).name] = btf.type(number)
+            elif btf.kind(number) == BTF_DECL_TAG:
+                what, _, callback = btf.type(number).name.partition(":")
+                if what == "exception_callback":
+                    self.callbacks[btf.type(btf.type(number).size).name] = callback
 
-def _symbols_by_section(elf):
-    """{section index: {name: symbol}} of the variables."""
-    found = {}
-    for symbol in elf.symbols:
-        if symbol.type == STT_OBJECT and 0 < symbol.section < SHN_RESERVED:
-            found.setdefault(symbol.section, {})[symbol.name] = symbol
-    return found
+    def read(self):
+        elf = self.elf
+        if elf.section("maps"):
+            raise self.damaged("its maps are of the old kind (section maps), not described by BTF")
+        self.sections = {section.index: self.variables(section) for section in elf.sections
+                         if section.name in self.datasecs}
+        self.maps, self.data, self.externs = self.read_maps(), self.read_data(), self.read_externs()
+        self.functions = self.read_functions()
+        self.read_btf_ext()
+        section = elf.section("license")
+        return Object(elf.name, bytes(section.data[:128]).split(b"\0")[0] if section else b"",
+                      self.btf, self.btf_to_load(), self.functions, self.maps, self.data,
+                      self.read_struct_ops(), self.externs)
 
-
-def _datasecs(btf):
-    """{name: Type} of the BTF's DATASECs, which describe the variables of a section."""
-    found = {}
-    for number in range(1, len(btf)):
-        if btf._words[btf._starts[number] + 1] >> 24 & 31 == BTF_DATASEC:
-            found[btf.type(number).name] = btf.type(number)
-    return found
-
-
-def _variables(elf, btf, datasec, section, symbols):
-    """The variables of a section, where the symbol table says they are."""
-    found = []
-    for number, offset, size in datasec.items:
-        var = btf.type(number)
-        if var.kind != BTF_VAR:
-            raise elf.damaged("section %s holds %s" % (section.name, btf.describe(number)))
-        symbol = symbols.get(section.index, {}).get(var.name)
-        if symbol is not None:
-            offset = symbol.value
-        if offset + size > section.size:
-            raise elf.damaged("variable %s is outside of section %s" % (var.name, section.name))
-        found.append(Variable(var.name, var.size, offset, size))
-    return sorted(found, key=lambda variable: variable.offset)
-
-
-def _read_license(elf):
-    section = elf.section("license")
-    return bytes(section.data[:128]).split(b"\0")[0] if section else b""
-
-
-def _read_maps(elf, btf, datasecs, symbols):
-    """{name: MapSpec}."""
-    section, datasec = elf.section(".maps"), datasecs.get(".maps")
-    if section is None or datasec is None:
-        return {}
-    return {variable.name: _read_map(elf, btf, variable)
-            for variable in _variables(elf, btf, datasec, section, symbols)}
-
-
-def _read_map(elf, btf, variable):
-    """One map.  Its struct's members say all by their types: a number N is int (*member)[N]."""
-    def number(member):
-        kind = btf.skip(member.type)
-        if kind.kind in BTF_ENUMS and kind.items:
-            return kind.items[0][1]
-        array_type = btf.skip(kind.size) if kind.kind == BTF_PTR else None
-        if array_type is None or array_type.kind != BTF_ARRAY:
-            raise elf.damaged("map %s: %s is no number" % (variable.name, member.name))
-        return array_type.items[2]
-
-    def size_and_type(member):
-        pointer = btf.skip(member.type)
-        size = btf.size_of(pointer.size) if pointer.kind == BTF_PTR else -1
-        if size < 0:
-            raise elf.damaged("map %s: %s is of no known size" % (variable.name, member.name))
-        return size, pointer.size
-
-    description = btf.skip(variable.type)
-    if description.kind != BTF_STRUCT:
-        raise elf.damaged("map %s is not described by a struct" % variable.name)
-    said = dict.fromkeys(MapSpec._fields, 0)
-    said["name"], said["offset"] = variable.name, variable.offset
-    for member in description.items:
-        if member.name in ("key", "value"):
-            said[member.name + "_size"], said[member.name + "_type"] = size_and_type(member)
-        elif member.name in ("type", "max_entries", "key_size", "value_size"):
-            said[member.name] = number(member)
-        elif member.name in ("map_flags", "numa_node", "map_extra"):
-            said[{"map_flags": "flags", "numa_node": "numa", "map_extra": "extra"}[member.name]] \
-                = number(member)
-        elif member.name == "values":
-            raise elf.damaged("map %s: maps in maps and initial values are not supported"
-                              % variable.name)
-        elif member.name == "pinning":
-            if number(member):
-                raise elf.damaged("map %s: pinning is not supported" % variable.name)
-        else:
-            raise elf.damaged("map %s: %s is not known" % (variable.name, member.name))
-    return MapSpec(**said)
-
-
-def _is_data(name):
-    return name in (".data", ".bss", ".rodata") or name.startswith((".data.", ".bss.", ".rodata."))
-
-
-def _read_data(elf, btf, datasecs, symbols):
-    """{name: DataSection} of global variables and constants.
-
-    Constants that have no name of their own (strings, tables of a switch) make a section without
-    a DATASEC: it is loaded all the same.
-    """
-    found = {}
-    for section in elf.sections:
-        if not _is_data(section.name) or section.type not in (SHT_PROGBITS, SHT_NOBITS):
-            continue
-        if section.name in found:
-            raise elf.damaged("it has two sections %s" % section.name)
-        if not section.size:
-            continue
-        datasec = datasecs.get(section.name)
-        variables = _variables(elf, btf, datasec, section, symbols) if datasec else []
-        found[section.name] = DataSection(
-            section.name, bytes(section.data), section.size, section.name.startswith(".rodata"),
-            variables, datasec.id if datasec else 0)
-    return found
-
-
-def _read_externs(elf, btf, datasecs):
-    """{name: Extern} of what the kernel is to provide."""
-    if ".kconfig" in datasecs:
-        name = btf.type(datasecs[".kconfig"].items[0][0]).name if datasecs[".kconfig"].items else ""
-        raise elf.damaged("variable %s: the kernel's configuration (.kconfig) is not supported"
-                          % name)
-    found = {}
-    weak = {symbol.name for symbol in elf.symbols
-            if symbol.section == 0 and symbol.bind == STB_WEAK}
-    for number, _, _ in datasecs[".ksyms"].items if ".ksyms" in datasecs else ():
-        kind = btf.type(number)
-        if kind.kind not in (BTF_FUNC, BTF_VAR):
-            raise elf.damaged("section .ksyms holds %s" % btf.describe(number))
-        found[kind.name] = Extern(kind.name, kind.size, kind.kind == BTF_FUNC, kind.name in weak)
-    return found
-
-
-def _read_functions(elf, maps, data_sections, externs):
-    """{(section, offset): [fields of a Function]}, with relocations; BTF.ext is still to come."""
-    relocations = elf.relocations()
-    map_at = {spec.offset: spec.name for spec in maps.values()}
-    found, names = {}, set()
-    for symbol in elf.symbols:
-        if symbol.type != STT_FUNC or not 0 < symbol.section < len(elf.sections):
-            continue
-        section = elf.sections[symbol.section]
-        if not section.flags & SHF_EXECINSTR or section.type != SHT_PROGBITS:
-            raise elf.damaged("function %s is in no section for instructions" % symbol.name)
-        insns = bytes(elf.cut(section.data, symbol.value, symbol.size, "function " + symbol.name))
-        if not insns or len(insns) % 8 or symbol.value % 8:
-            raise elf.damaged("function %s is not made of instructions" % symbol.name)
-        is_program = section.name != ".text"
-        if is_program and symbol.bind == STB_LOCAL:
-            raise elf.damaged("program %s in section %s is static" % (symbol.name, section.name))
-        key = symbol.section, symbol.value
-        if key in found:
-            raise elf.damaged("functions %s and %s are the same" % (found[key][0], symbol.name))
-        if is_program and symbol.name in names:
-            raise elf.damaged("it has two programs %s" % symbol.name)
-        names.add(symbol.name)
-        found[key] = [symbol.name, symbol.section, section.name, symbol.value, insns, is_program,
-                      [], [], 0, []]
-    if len(found) > MAX_FUNCTIONS:
-        raise elf.damaged("it has %d functions, more than %d" % (len(found), MAX_FUNCTIONS))
-    _refuse_overlaps(elf, found)
-    find = _function_finder(found)
-    for index in sorted({key[0] for key in found}):
-        for offset, kind, symbol in relocations.get(index, ()):
-            function = find(index, offset)
-            if function is None or offset % 8:
-                raise elf.damaged("section %s has a relocation outside of its functions"
-                                  % elf.sections[index].name)
-            function[6].append(_relocation(elf, function, offset - function[3], kind, symbol,
-                                           (map_at, data_sections, externs)))
-    return found
-
-
-def _refuse_overlaps(elf, functions):
-    """Each instruction belongs to one function, so all of them are no more than the file has."""
-    end = 0, 0
-    for key in sorted(functions):
-        if key < end:
-            raise elf.damaged("function %s overlaps another" % functions[key][0])
-        end = key[0], key[1] + len(functions[key][4])
-
-
-def _function_finder(functions):
-    """find(section, offset) -> the function that has this instruction, or None."""
-    keys = sorted(functions)
-
-    def find(section, offset):
-        at = bisect_right(keys, (section, offset)) - 1
-        if at < 0 or keys[at][0] != section:
-            return None
-        function = functions[keys[at]]
-        return function if offset < keys[at][1] + len(function[4]) else None
-    return find
-
-
-def _relocation(elf, function, offset, kind, symbol, known):
-    """What an ELF relocation of an instruction means."""
-    map_at, data_sections, externs = known
-    name, insns = function[0], function[4]
-    opcode, registers, _, imm = struct.unpack_from("=BBhi", insns, offset)
-    index = offset // 8
-
-    def refuse(why):
-        return elf.damaged("function %s, instruction %d: %s" % (name, index, why))
-
-    if kind not in (R_BPF_64_64, R_BPF_64_32):
-        raise refuse("relocation of type %d" % kind)
-    is_call = opcode == BPF_CALL
-    if not is_call and (opcode != BPF_LD_IMM64 or offset + 16 > len(insns)):
-        raise refuse("a relocation, but neither call nor 64-bit load")
-    if symbol.section == 0:
-        if symbol.name not in externs:
-            raise refuse("%s is declared and nowhere defined" % (symbol.name or "a symbol"))
-        return Relocation(index, "extern", symbol.name, imm)
-    if not symbol.section < len(elf.sections):
-        raise refuse("symbol %s is in no section" % symbol.name)
-    section = elf.sections[symbol.section]
-    if is_call and registers >> 4 != BPF_PSEUDO_CALL:
-        raise refuse("a call of %s that is no call" % symbol.name)
-    if section.flags & SHF_EXECINSTR:
-        # A call says how many instructions after itself, a load how many bytes into the section.
-        target = symbol.value + (8 * (imm + 1) if is_call else imm)
-        return Relocation(index, "call" if is_call else "function", (symbol.section, target), 0)
-    if is_call:
-        raise refuse("a call into section %s" % section.name)
-    if section.name == ".maps":
-        if symbol.value + imm not in map_at:
-            raise refuse("no map at offset %d of .maps" % (symbol.value + imm))
-        return Relocation(index, "map", map_at[symbol.value + imm], 0)
-    if section.name in data_sections:
-        return Relocation(index, "data", section.name, symbol.value + imm)
-    raise refuse("%s in section %s is neither map nor data" % (symbol.name, section.name))
-
-
-def _read_btf_ext(elf, btf, functions):
-    """Fill in from .BTF.ext: the type of each function, source lines, CO-RE relocations."""
-    section = elf.section(".BTF.ext")
-    if section is None:
-        return
-    data = section.data
-    if len(data) < 24:
-        raise elf.damaged(".BTF.ext is cut off")
-    magic, version, _, length = struct.unpack_from("=HBBI", data)
-    if magic != 0xeb9f or version != 1 or length < 24 or length > len(data):
-        raise elf.damaged(".BTF.ext is damaged")
-    places = struct.unpack_from("=4I", data, 8)
-    places += struct.unpack_from("=2I", data, 24) if length >= 32 else (0, 0)
-    find = _function_finder(functions)
-    indexes = {section.name: section.index for section in elf.sections
-               if section.flags & SHF_EXECINSTR}
-    for what, (offset, size), shape in (("func_info", places[0:2], "=II"),
-                                        ("line_info", places[2:4], "=IIII"),
-                                        ("core_relo", places[4:6], "=IIII")):
-        for where, rows in _rows(elf, btf, elf.cut(data, length + offset, size, ".BTF.ext"),
-                                 what, shape):
-            rows.sort()
-            is_aligned = not any(row[0] % 8 for row in rows)
-            at = 0
-            while at < len(rows):       # all of a function at once: lines are many
-                function = find(indexes.get(where), rows[at][0]) if where in indexes else None
-                if function is None or not is_aligned:
-                    raise elf.damaged(".BTF.ext: %s of %s is outside of its functions"
-                                      % (what, where))
-                end = bisect_right(rows, (function[3] + len(function[4]) - 1, 1 << 32), at)
-                _add_info(btf, function, what, rows[at:end])
-                at = end
-
-
-def _add_info(btf, function, what, rows):
-    """Keep what the rows of one part of .BTF.ext say of a function, whose first is at byte
-    function[3] of its section."""
-    if what == "line_info":
-        function[9] += rows
-    elif what == "core_relo":
-        function[7] += [CoreRelocation((at - function[3]) // 8, kind, btf.string(access), what)
-                        for at, kind, access, what in rows]
-    elif rows[0][0] == function[3]:
-        function[8] = rows[0][1]
-
-
-def _rows(elf, btf, data, what, shape):
-    """The records of one part of .BTF.ext: (name of the section, [record...])..."""
-    if not data:
-        return
-    size, = struct.unpack_from("=I", elf.cut(data, 0, 4, ".BTF.ext"))
-    known = struct.calcsize(shape)
-    if size < known or size % 4:
-        raise elf.damaged(".BTF.ext: a record of %s has %d bytes" % (what, size))
-    at = 4
-    while at < len(data):
-        name, count = struct.unpack_from("=II", elf.cut(data, at, 8, ".BTF.ext"))
-        records = elf.cut(data, at + 8, size * count, ".BTF.ext")
-        yield btf.string(name), list(struct.iter_unpack(shape + "%dx" % (size - known), records))
-        at += 8 + size * count
-
-
-def _read_struct_ops(elf, btf, datasecs, symbols, functions):
-    """{name: StructOps}.  One in a section whose name starts with ? is optional, and left out."""
-    relocations = elf.relocations()
-    found = {}
-    for section in elf.sections:
-        if section.name not in (".struct_ops", ".struct_ops.link") or not section.size:
-            continue
-        datasec = datasecs.get(section.name)
-        if datasec is None:
-            raise elf.damaged("section %s is not described by BTF" % section.name)
-        rows = {}
-        for offset, _, symbol in relocations.get(section.index, ()):
-            target = functions.get((symbol.section, symbol.value))
-            if target is None or not target.is_program:
-                raise elf.damaged("section %s refers to %s, which is no program"
-                                  % (section.name, symbol.name or "something"))
-            rows[offset] = target.name
-        for variable in _variables(elf, btf, datasec, section, symbols):
-            kind = btf.skip(variable.type)
+    def variables(self, section):
+        """The variables of a section, in order, where the symbol table says they are."""
+        found, symbols = [], self.symbols.get(section.index, {})
+        for number, offset, size in self.datasecs[section.name].items:
+            var = self.btf.type(number)
+            if var.kind != BTF_VAR:
+                raise self.damaged("section %s holds %s"
+                                   % (section.name, self.btf.describe(number)))
+            symbol = symbols.get(var.name) if var.items[0] != STATIC else None
+            found.append(Variable(var.name, var.size, symbol.value if symbol else offset, size,
+                                  STATIC if symbol and symbol.is_hidden else var.items[0], number))
+        found.sort(key=lambda variable: variable.offset)
+        end = 0
+        for variable in found:
+            if variable.offset < end:
+                raise self.damaged("variable %s of section %s overlaps another"
+                                   % (variable.name, section.name))
             end = variable.offset + variable.size
-            if kind.kind != BTF_STRUCT or kind.size > variable.size:
-                raise elf.damaged("%s in %s is no struct" % (variable.name, section.name))
-            found[variable.name] = StructOps(
-                variable.name, kind.id, bytes(section.data[variable.offset:end]),
-                {offset - variable.offset: name for offset, name in rows.items()
-                 if variable.offset <= offset < end})
-    return found
+            if end > section.size:
+                raise self.damaged("variable %s is outside of section %s"
+                                   % (variable.name, section.name))
+        return found
+
+    def read_maps(self):
+        """{name: MapSpec}."""
+        section = self.elf.section(".maps")
+        if section is None or section.index not in self.sections:
+            return {}
+        rows = self.elf.relocations.get(section.index, ())
+        return {variable.name: self.read_map(
+            variable.name, variable.type, variable.offset,
+            [row for row in rows if 0 <= row[0] - variable.offset < variable.size])
+            for variable in self.sections[section.index]}
+
+    def read_map(self, name, type_id, offset=0, rows=None):
+        """One map.  Its struct's members say all by their types: a number N is int (*member)[N]."""
+        btf = self.btf
+        description = btf.skip(type_id)
+        if description.kind != BTF_STRUCT:
+            raise self.damaged("map %s is not described by a struct" % name)
+        said = dict.fromkeys(MapSpec._fields, 0)
+        said.update(name=name, offset=offset, inner=None, values={})
+        for member in description.items:
+            kind = btf.skip(member.type)
+            behind = btf.skip(kind.size) if kind.kind == BTF_PTR else None
+            if member.name in ("key", "value"):
+                said[member.name + "_size"] = btf.size_of(behind.id) if behind else -1
+                said[member.name + "_type"] = kind.size
+                if said[member.name + "_size"] < 0:
+                    raise self.damaged("map %s: %s is of no known size" % (name, member.name))
+            elif member.name in MAP_NUMBERS:
+                if kind.kind in BTF_ENUMS and kind.items:
+                    number = kind.items[0][1]
+                elif behind and behind.kind == BTF_ARRAY:
+                    number = behind.items[2]
+                else:
+                    raise self.damaged("map %s: %s is no number" % (name, member.name))
+                said[MAP_NUMBERS[member.name]] = number
+            elif member.name == "values" and kind.kind == BTF_ARRAY and rows is not None:
+                said["value_size"] = 4
+                element = btf.skip(kind.items[0])
+                if said["type"] in MAPS_IN_MAPS and element.kind == BTF_PTR:
+                    said["inner"] = self.read_map(name + ".inner", element.size)
+                start = offset + member.bit_offset // 8
+                said["values"] = {(at - start) // 8: symbol.name for at, _, symbol in rows}
+            else:
+                raise self.damaged("map %s: %s is not known" % (name, member.name))
+        return MapSpec(**said)
+
+    def read_data(self):
+        """{name: DataSection} of global variables and constants.
+
+        Constants that have no name of their own (strings, tables of a switch) make a section
+        without a DATASEC: it is loaded all the same.
+        """
+        found = {}
+        for section in self.elf.sections:
+            is_constant = (section.name + ".").startswith(".rodata.")
+            if not section.size or section.type not in (SHT_PROGBITS, SHT_NOBITS) \
+                    or not (section.name + ".").startswith((".data.", ".bss.", ".rodata.",
+                                                            ARENA_DATA + ".")):
+                continue
+            if section.name in found:
+                raise self.damaged("it has two sections %s" % section.name)
+            variables = self.sections.get(section.index, [])
+            datasec = self.datasecs.get(section.name)
+            found[section.name] = DataSection(
+                section.name, bytes(section.data), section.size,
+                (BPF_F_RDONLY_PROG if is_constant else 0)
+                | (BPF_F_MMAPABLE if any(one.linkage != STATIC for one in variables) else 0),
+                variables, datasec.id if datasec else 0)
+        if KCONFIG in self.datasecs:
+            found[KCONFIG] = self.read_kconfig(self.datasecs[KCONFIG])
+            self.kconfig = {one.name: one.offset for one in found[KCONFIG].variables}
+        return found
+
+    def is_weak(self, name):
+        symbol = self.symbols.get(0, {}).get(name)
+        return symbol is not None and symbol.bind == STB_WEAK
+
+    def read_kconfig(self, datasec):
+        """The variables that tell the kernel's configuration, in libbpf's order."""
+        rows, variables, end = [], [], 0
+        for number, _, _ in datasec.items:
+            name, kind = self.btf.type(number).name, self.btf.skip(self.btf.type(number).size)
+            element = self.btf.skip(kind.items[0]) if kind.kind == BTF_ARRAY else kind
+            if element.kind not in (BTF_INT, BTF_ENUM) or not 0 < element.size <= 8:
+                raise self.damaged("variable %s: the kernel's configuration has no %s"
+                                   % (name, self.btf.describe(kind.id)))
+            rows.append((-element.size, self.btf.size_of(kind.id), name, number, kind.id))
+        for minus_size, size, name, number, type_id in sorted(rows):
+            end += -end % -minus_size
+            variables.append(Variable(name, type_id, end, size,
+                                      WEAK if self.is_weak(name) else EXTERN, number))
+            end += size
+        return DataSection(KCONFIG, b"", end, BPF_F_RDONLY_PROG | BPF_F_MMAPABLE, variables,
+                           datasec.id)
+
+    def read_externs(self):
+        """{name: Extern} of what the kernel is to provide."""
+        found = {}
+        for number, _, _ in self.datasecs[".ksyms"].items if ".ksyms" in self.datasecs else ():
+            kind = self.btf.type(number)
+            if kind.kind not in (BTF_FUNC, BTF_VAR):
+                raise self.damaged("section .ksyms holds %s" % self.btf.describe(number))
+            found[kind.name] = Extern(kind.name, kind.size, kind.kind == BTF_FUNC,
+                                      self.is_weak(kind.name), None)
+        return found
+
+    def read_functions(self):
+        """{(section, offset): Function}, with relocations; .BTF.ext is still to come."""
+        elf, found, names = self.elf, {}, set()
+        for symbol in elf.symbols:
+            if symbol.type != STT_FUNC or not 0 < symbol.section < len(elf.sections):
+                continue
+            section = elf.sections[symbol.section]
+            if not section.flags & SHF_EXECINSTR or section.type != SHT_PROGBITS:
+                raise self.damaged("function %s is in no section for instructions" % symbol.name)
+            insns = bytes(elf.cut(section.data, symbol.value, symbol.size,
+                                  "function " + symbol.name))
+            if not insns or len(insns) % 8 or symbol.value % 8:
+                raise self.damaged("function %s is not made of instructions" % symbol.name)
+            is_program = section.name != ".text"
+            if is_program and symbol.bind == STB_LOCAL:
+                raise self.damaged("program %s in section %s is static"
+                                   % (symbol.name, section.name))
+            if is_program and symbol.name in names:
+                raise self.damaged("it has two programs %s" % symbol.name)
+            names.add(symbol.name)
+            key = symbol.section, symbol.value
+            if key in found:
+                raise self.damaged("functions %s and %s are the same"
+                                   % (found[key].name, symbol.name))
+            found[key] = Function(symbol.name, symbol.section, section.name, symbol.value, insns,
+                                  is_program, [], [], 0, [], None)
+        if len(found) > MAX_FUNCTIONS:
+            raise self.damaged("it has %d functions, more than %d" % (len(found), MAX_FUNCTIONS))
+        places = {function.name: key for key, function in found.items()}
+        for name, callback in self.callbacks.items():
+            if name not in places or callback not in places:
+                raise self.damaged("program %s has no exception callback %s" % (name, callback))
+            found[places[name]] = found[places[name]]._replace(callback=places[callback])
+        self.functions, self.keys, end = found, sorted(found), (0, 0)
+        for key in self.keys:           # so all of them are no more than the file has
+            if key < end:
+                raise self.damaged("function %s overlaps another" % found[key].name)
+            end = key[0], key[1] + len(found[key].insns)
+        self.map_at = {spec.offset: spec.name for spec in self.maps.values()}
+        for index in {key[0] for key in found}:
+            for offset, kind, symbol in elf.relocations.get(index, ()):
+                function = self.function_at(index, offset)
+                if function is None or offset % 8:
+                    raise self.damaged("section %s has a relocation outside of its functions"
+                                       % elf.sections[index].name)
+                function.relocations.append(
+                    self.relocation(function, offset - function.offset, kind, symbol))
+        return found
+
+    def function_at(self, section, offset):
+        """The function that has this instruction, or None."""
+        key = self.keys[bisect_right(self.keys, (section, offset)) - 1] if self.keys else (0, 0)
+        function = self.functions.get(key)
+        return function if key[0] == section and key[1] <= offset < key[1] + len(
+            function.insns) else None
+
+    def relocation(self, function, offset, kind, symbol):
+        """What an ELF relocation of an instruction means."""
+        opcode, registers, _, imm = INSN.unpack_from(function.insns, offset)
+        index = offset // 8
+
+        def refuse(why):
+            return self.damaged("function %s, instruction %d: %s" % (function.name, index, why))
+
+        if kind not in (R_BPF_64_64, R_BPF_64_32):
+            raise refuse("relocation of type %d" % kind)
+        is_call = opcode == BPF_CALL
+        if not is_call and (opcode != BPF_LD_IMM64 or offset + 16 > len(function.insns)):
+            raise refuse("a relocation, but neither call nor 64-bit load")
+        if symbol.section == 0:
+            if symbol.name in self.externs:
+                return Relocation(index, "extern", symbol.name, imm)
+            if symbol.name in self.kconfig and not is_call:
+                return Relocation(index, "data", KCONFIG, self.kconfig[symbol.name])
+            raise refuse("%s is declared and nowhere defined" % (symbol.name or "a symbol"))
+        if not symbol.section < len(self.elf.sections):
+            raise refuse("symbol %s is in no section" % symbol.name)
+        section = self.elf.sections[symbol.section]
+        if is_call and registers >> 4 != BPF_PSEUDO_CALL:
+            raise refuse("a call of %s that is no call" % symbol.name)
+        if section.flags & SHF_EXECINSTR:
+            # A call says how many instructions after itself, a load how far into the section.
+            target = symbol.value + (8 * (imm + 1) if is_call else imm)
+            return Relocation(index, "call" if is_call else "function", (symbol.section, target), 0)
+        if is_call:
+            raise refuse("a call into section %s" % section.name)
+        if section.name == ".maps":
+            if symbol.value + imm not in self.map_at:
+                raise refuse("no map at offset %d of .maps" % (symbol.value + imm))
+            return Relocation(index, "map", self.map_at[symbol.value + imm], 0)
+        if section.name in self.data:
+            arena = [spec.name for spec in self.maps.values() if spec.type == MAP_ARENA]
+            if section.name == ARENA_DATA and len(arena) != 1:
+                raise refuse("it needs one arena, and the object has %d" % len(arena))
+            return Relocation(index, "data", arena[0] if section.name == ARENA_DATA
+                              else section.name, symbol.value + imm)
+        raise refuse("%s in section %s is neither map nor data" % (symbol.name, section.name))
+
+    def read_btf_ext(self):
+        """Fill in from .BTF.ext: the type of each function, source lines, CO-RE relocations."""
+        section = self.elf.section(".BTF.ext")
+        if section is None:
+            return
+        data, cut = section.data, self.elf.cut
+        magic, version, _, length = struct.unpack_from("=HBBI", cut(data, 0, 24, ".BTF.ext"))
+        if magic != 0xeb9f or version != 1 or length < 24 or length > len(data):
+            raise self.damaged(".BTF.ext is damaged")
+        indexes = {section.name: section.index for section in self.elf.sections
+                   if section.flags & SHF_EXECINSTR}
+        for at, what, shape in ((8, "func_info", "=II"), (16, "line_info", "=IIII"),
+                                (24, "core_relo", "=IIII")):
+            if at + 8 > length:
+                break
+            offset, size = struct.unpack_from("=II", data, at)
+            for where, rows in self.records(cut(data, length + offset, size, ".BTF.ext"), what,
+                                            shape):
+                rows.sort()
+                is_aligned, at = not any(row[0] % 8 for row in rows), 0
+                while at < len(rows):   # all of a function at once: lines are many
+                    function = self.function_at(indexes.get(where, 0), rows[at][0])
+                    if function is None or not is_aligned:
+                        raise self.damaged(".BTF.ext: %s of %s is outside of its functions"
+                                           % (what, where))
+                    end = bisect_right(rows, (function.offset + len(function.insns) - 1, 1 << 32),
+                                       at)
+                    self.add_info(function, what, rows[at:end])
+                    at = end
+
+    def add_info(self, function, what, rows):
+        """Keep what the rows of one part of .BTF.ext say of a function."""
+        if what == "line_info":
+            function.lines.extend(rows)
+        elif what == "core_relo":
+            function.core.extend(
+                CoreRelocation((at - function.offset) // 8, kind, self.btf.string(access), what)
+                for at, kind, access, what in rows)
+        elif rows[0][0] == function.offset:
+            self.functions[function.section, function.offset] = function._replace(type=rows[0][1])
+
+    def records(self, data, what, shape):
+        """The records of one part of .BTF.ext: (name of the section, [record...])..."""
+        if not data:
+            return
+        cut, known = self.elf.cut, struct.calcsize(shape)
+        size, = struct.unpack_from("=I", cut(data, 0, 4, ".BTF.ext"))
+        if size < known or size % 4:
+            raise self.damaged(".BTF.ext: a record of %s has %d bytes" % (what, size))
+        at = 4
+        while at < len(data):
+            name, count = struct.unpack_from("=II", cut(data, at, 8, ".BTF.ext"))
+            records = cut(data, at + 8, size * count, ".BTF.ext")
+            yield self.btf.string(name), list(struct.iter_unpack(shape + "%dx" % (size - known),
+                                                                 records))
+            at += 8 + size * count
+
+    def read_struct_ops(self):
+        """{name: StructOps}.  One in a section whose name starts with ? is left out."""
+        found = {}
+        for section in self.elf.sections:
+            if section.name not in (".struct_ops", ".struct_ops.link") or not section.size:
+                continue
+            if section.index not in self.sections:
+                raise self.damaged("section %s is not described by BTF" % section.name)
+            rows = []
+            for offset, _, symbol in self.elf.relocations.get(section.index, ()):
+                target = self.functions.get((symbol.section, symbol.value))
+                if target is None or not target.is_program:
+                    raise self.damaged("section %s refers to %s, which is no program"
+                                       % (section.name, symbol.name or "something"))
+                rows.append((offset, target.name))
+            rows.sort()
+            for variable in self.sections[section.index]:
+                kind, start = self.btf.skip(variable.type), variable.offset
+                if kind.kind != BTF_STRUCT or kind.size > variable.size:
+                    raise self.damaged("%s in %s is no struct" % (variable.name, section.name))
+                end = start + variable.size
+                found[variable.name] = StructOps(
+                    variable.name, kind.id, bytes(section.data[start:end]),
+                    {at - start: name for at, name in
+                     rows[bisect_right(rows, (start, "")):bisect_right(rows, (end, ""))]})
+        return found
+
+    def btf_to_load(self):
+        """The object's BTF as the kernel takes it.
+
+        clang leaves to the loader the size of each DATASEC and the offsets in it.  What is hidden
+        is static.  The kernel knows no externs: .ksyms becomes a struct, which has items of the
+        same shape, an extern function a typedef of its prototype, and a variable one that is
+        defined; one of .ksyms is an int.
+        """
+        btf, data = self.btf, bytearray(self.btf.data)
+
+        def put(number, word, *values):
+            struct.pack_into("=%dI" % len(values), data, btf.place(number)[0] + 4 * word, *values)
+
+        hidden = {symbol.name for symbol in self.elf.symbols
+                  if symbol.is_hidden and symbol.type == STT_FUNC}
+        for number in range(1, len(btf)) if hidden else ():
+            if btf.kind(number) == BTF_FUNC and btf.type(number).name in hidden:
+                put(number, 1, BTF_FUNC << 24 | STATIC)
+        parts = [(section.name, section.size, self.sections[section.index])
+                 for section in self.elf.sections if section.index in self.sections]
+        if KCONFIG in self.data:
+            parts.append((KCONFIG, self.data[KCONFIG].size, self.data[KCONFIG].variables))
+        for name, size, variables in parts:
+            put(self.datasecs[name].id, 2, size)
+            for index, one in enumerate(variables):
+                put(self.datasecs[name].id, 3 + 3 * index, one.id, one.offset, one.size)
+                put(one.id, 3, one.linkage if one.linkage < EXTERN else GLOBAL)
+        if ".ksyms" in self.datasecs:
+            self.hide_externs(self.datasecs[".ksyms"], put)
+        return bytes(data)
+
+    def hide_externs(self, datasec, put):
+        btf = self.btf
+        integer = next((number for number in range(1, len(btf)) if btf.kind(number) == BTF_INT
+                        and btf.type(number).size == 4), 0)
+        if not integer:
+            raise self.damaged("its BTF has no int")
+        put(datasec.id, 0, 0, BTF_STRUCT << 24 | datasec.vlen, 4)
+        for index, (number, _, _) in enumerate(datasec.items):
+            put(datasec.id, 3 + 3 * index, 0, integer, 0)
+            if btf.kind(number) == BTF_FUNC:
+                put(number, 1, BTF_TYPEDEF << 24)
+            else:
+                put(number, 2, integer, GLOBAL)
 
 
-def _btf_to_load(elf, btf, datasecs, symbols):
-    """The object's BTF as the kernel takes it.
-
-    clang leaves to the loader the size of each DATASEC and the offsets in it.  The kernel knows no
-    externs: .ksyms becomes a struct, which has items of the same shape, an extern function a
-    typedef of its prototype, and an extern variable an int that is defined.
-    """
-    data = bytearray(btf.data)
-    sections = {section.name: section for section in elf.sections}
-    for name, datasec in datasecs.items():
-        start, _ = btf.place(datasec.id)
-        if name == ".ksyms":
-            _hide_externs(elf, btf, datasec, data)
-        elif name in sections:
-            variables = _variables(elf, btf, datasec, sections[name], symbols)
-            struct.pack_into("=I", data, start + 8, sections[name].size)
-            by_name = {btf.type(row[0]).name: row[0] for row in datasec.items}
-            for index, variable in enumerate(variables):
-                struct.pack_into("=III", data, start + 12 + 12 * index, by_name[variable.name],
-                                 variable.offset, variable.size)
-    return bytes(data)
-
-
-def _hide_externs(elf, btf, datasec, data):
-    integer = next((number for number in range(1, len(btf))
-                    if btf.type(number).kind == BTF_INT and btf.type(number).size == 4), 0)
-    if not integer:
-        raise elf.damaged("its BTF has no int")
-    start, _ = btf.place(datasec.id)
-    struct.pack_into("=III", data, start, 0, BTF_STRUCT << 24 | datasec.vlen, 4)
-    for index, (number, _, _) in enumerate(datasec.items):
-        struct.pack_into("=III", data, start + 12 + 12 * index, 0, integer, 0)
-        start_of, _ = btf.place(number)
-        if btf.type(number).kind == BTF_FUNC:
-            struct.pack_into("=I", data, start_of + 4, BTF_TYPEDEF << 24)
-        else:
-            struct.pack_into("=II", data, start_of + 8, integer, 1)
-
-
+MAP_NUMBERS = {"type": "type", "max_entries": "max_entries", "key_size": "key_size",
+               "value_size": "value_size", "map_flags": "flags", "numa_node": "numa",
+               "map_extra": "extra", "pinning": "pinning"}
 # --- reading an object: some of its programs ---
 
 def part_of(obj, programs):
     """The Object of these programs alone, by their names, with all that they refer to: functions,
-    maps, data sections, externs, and a struct_ops with all of its programs.
+    maps and what is in them, data sections, externs, and a struct_ops with all of its programs.
 
     What the kernel lacks for the others does not matter then.  A program in a section whose name
     starts with ? is demanded by this.
@@ -2847,33 +2884,39 @@ def part_of(obj, programs):
                   if not wanted.isdisjoint(ops.functions.values())}
     for ops in struct_ops.values():
         wanted.update(ops.functions.values())
-    functions = {key: function._replace(section_name=function.section_name.lstrip("?"))
-                 for key, function in obj.functions.items()
-                 if function.is_program and function.name in wanted}
-    missing = wanted.difference(function.name for function in functions.values())
-    if missing:
-        raise Error(errno.ENOENT, "reading BPF object %s: it has no program %s"
-                    % (obj.name, printable(min(missing))))
-    waiting = list(functions.values())
-    used = {"map": set(), "data": set(), "extern": set()}
+    by_name = {function.name: key for key, function in obj.functions.items()
+               if function.is_program}
+    functions, used = {}, {"map": set(), "data": set(), "extern": set()}
+    waiting = sorted(wanted)
     while waiting:
-        function = waiting.pop()
+        name = waiting.pop()
+        key = by_name.get(name, name)
+        if key in functions:
+            continue
+        if key not in obj.functions:
+            raise Error(errno.ENOENT, "reading BPF object %s: it has no program %s"
+                        % (obj.name, printable(name)))
+        function = obj.functions[key]
+        functions[key] = function._replace(section_name=function.section_name.lstrip("?"))
+        waiting.extend(key for _, key in _callees(obj, function))
+        waiting.extend([function.callback] * (function.callback is not None))
         for relocation in function.relocations:
-            if relocation.kind in used:
-                used[relocation.kind].add(relocation.target)
-        for _, key in _callees(obj, function):
-            if key not in functions:
-                functions[key] = obj.functions[key]
-                waiting.append(obj.functions[key])
+            used.get(relocation.kind, set()).add(relocation.target)
+            spec = obj.maps.get(relocation.target) if relocation.kind == "map" else None
+            for value in spec.values.values() if spec else ():
+                if value in obj.maps:
+                    used["map"].add(value)
+                else:
+                    waiting.append(value)
 
     def among(items, names):
         return {name: item for name, item in items.items() if name in names}
-    maps = among(obj.maps, used["map"])
+    maps = among(obj.maps, used["map"] | used["data"])
     btf_load = obj.btf_load
     if not any(_has_tags(obj.btf, spec.value_type) for spec in maps.values()):
         btf_load = _without_tags(obj.btf, btf_load)
     return obj._replace(functions=functions, struct_ops=struct_ops, btf_load=btf_load, maps=maps,
-                        data=among(obj.data, used["data"]),
+                        data=among(obj.data, used["data"] | {ARENA_DATA}),
                         externs=among(obj.externs, used["extern"]))
 
 
@@ -2889,9 +2932,8 @@ def _without_tags(btf, data):
     kernel refuses those of types that it doesn't look after, and before Linux 5.17 all."""
     data = bytearray(data)
     for number in range(1, len(btf)):
-        start, _ = btf.place(number)
-        if struct.unpack_from("=I", data, start + 4)[0] >> 24 & 31 == BTF_TYPE_TAG:
-            struct.pack_into("=II", data, start, 0, BTF_CONST << 24)
+        if btf.kind(number) == BTF_TYPE_TAG:
+            struct.pack_into("=II", data, btf.place(number)[0], 0, BTF_CONST << 24)
     return bytes(data)
 
 
@@ -2980,7 +3022,7 @@ def _core_size(btf, number):
     return size
 
 
-def core_match(local, kind, btf, root):
+def core_match(local, kind, btf, root, known):
     """The local path followed in another type of the same name, or None where it doesn't lead."""
     if kind in _ENUMVAL_KINDS:
         wanted = essential(local.steps[0][2])
@@ -2992,15 +3034,15 @@ def core_match(local, kind, btf, root):
                 return Path(btf, root, [(there.id, index, name)], 0)
         return None
     if kind not in _FIELD_KINDS:
-        same = _types_match if kind == TYPE_MATCHES else _types_compatible
-        return Path(btf, root, [(root, 0, "")], 0) if same(local.btf, local.root, btf, root) \
-            else None
+        how = MATCH if kind == TYPE_MATCHES else KIND
+        is_alike = alike(how, local.btf, local.root, btf, root, known)
+        return Path(btf, root, [(root, 0, "")], 0) if is_alike else None
     here = btf.skip(root)
     steps, offset, flexible = [], 0, False
     for number, (type_id, index, name) in enumerate(local.steps):
         if name:
             member = local.btf.type(type_id).items[index]
-            found = _find_member(local.btf, member, btf, here, set())
+            found = _find_member(local.btf, member, btf, here, known, set())
             if found is None:
                 return None
             owner, position, distance = found
@@ -3021,7 +3063,7 @@ def core_match(local, kind, btf, root):
     return Path(btf, root, steps, offset)
 
 
-def _find_member(local, member, btf, composite, seen, depth=0):
+def _find_member(local, member, btf, composite, known, seen, depth=0):
     """(struct, index, bits to it) of the member of this name, unnamed structs looked into.
 
     seen: ids of those looked into, so that types in themselves cost no more than they have.
@@ -3031,142 +3073,82 @@ def _find_member(local, member, btf, composite, seen, depth=0):
     seen.add(composite.id)
     for index, there in enumerate(composite.items):
         if not there.name:
-            found = _find_member(local, member, btf, btf.skip(there.type), seen, depth + 1)
+            found = _find_member(local, member, btf, btf.skip(there.type), known, seen, depth + 1)
             if found is not None:
                 owner, position, distance = found
                 return owner, position, distance + there.bit_offset
         elif there.name == member.name:
-            if _fields_compatible(local, member.type, btf, there.type):
-                return composite, index, there.bit_offset
-            return None
+            is_alike = alike(FIELD, local, member.type, btf, there.type, known)
+            return (composite, index, there.bit_offset) if is_alike else None
     return None
 
 
-def _kinds_agree(one, other):
-    return one == other or (one in BTF_ENUMS and other in BTF_ENUMS)
+FIELD, KIND, MATCH, BEHIND = range(4)
 
 
-def _fields_compatible(local, local_id, btf, there_id):
-    """May a field of one type stand for a field of the other?  Sizes may differ."""
-    for _ in range(MAX_HOPS):
-        here, there = local.skip(local_id), btf.skip(there_id)
-        if here.kind in BTF_COMPOSITES and there.kind in BTF_COMPOSITES:
-            return True
-        if not _kinds_agree(here.kind, there.kind):
-            return False
-        if here.kind in (BTF_PTR, BTF_FLOAT):
-            return True
-        if here.kind == BTF_FWD or here.kind in BTF_ENUMS:
-            return (not here.name or not there.name
-                    or essential(here.name) == essential(there.name))
-        if here.kind == BTF_INT:
-            return here.items[1] == 0 and there.items[1] == 0
-        if here.kind != BTF_ARRAY:
-            return False
-        local_id, there_id = here.items[0], there.items[0]
-    return False
+def alike(how, local, local_id, btf, there_id, known, depth=MAX_HOPS):
+    """Is a type of the object like one of the kernel's, as libbpf sees it?  how:
 
+    FIELD    a field of one may stand for one of the other; their sizes may differ
+    KIND     they are the same kind of thing, through pointers, arrays and prototypes
+    MATCH    names, sizes and members are the same to the first pointer; BEHIND it only names
 
-def _types_compatible(local, local_id, btf, there_id, depth=MAX_HOPS, known=None):
-    """Are two types the same kind of thing, through pointers, arrays and prototypes?
-
-    known holds the prototypes compared before.
+    known holds what was compared before: types that share parts cost no more than they have.
     """
-    known = {} if known is None else known
-    while depth > 0:
-        depth -= 1
-        here, there = local.skip(local_id), btf.skip(there_id)
-        if not _kinds_agree(here.kind, there.kind):
-            return False
-        if here.kind in (BTF_VOID, BTF_STRUCT, BTF_UNION, BTF_FWD) or here.kind in BTF_ENUMS:
-            return True
-        if here.kind == BTF_INT:
-            return here.items[1] == 0 and there.items[1] == 0
-        if here.kind == BTF_PTR:
-            local_id, there_id = here.size, there.size
-        elif here.kind == BTF_ARRAY:
-            local_id, there_id = here.items[0], there.items[0]
-        elif here.kind == BTF_FUNC_PROTO:
-            if here.vlen != there.vlen:
-                return False
-            key = here.id, there.id
-            if key in known:
-                return known[key]
-            known[key] = True           # while it is being found out, it holds
-            known[key] = _types_compatible(local, here.size, btf, there.size, depth, known) \
-                and all(_types_compatible(local, one[1], btf, other[1], depth, known)
-                        for one, other in zip(here.items, there.items))
-            return known[key]
-        else:
-            return False
-    return False
+    here, there = local.skip(local_id), btf.skip(there_id)
+    key = how, here.id, there.id
+    if key not in known:
+        known[key] = True               # while it is being found out, it holds
+        known[key] = depth > 0 and _compare(how, local, here, btf, there, known, depth - 1)
+    return known[key]
 
 
-def _types_match(local, local_id, btf, there_id, behind_pointer=False, depth=MAX_HOPS, known=None):
-    """Do two types match member by member, to the first pointer?
+def _compare(how, local, here, btf, there, known, depth):
+    def again(one, other, how=how):
+        return alike(how, local, one, btf, other, known, depth)
 
-    known holds the structs and prototypes compared before, so that types which share parts cost
-    no more than they have.
-    """
-    known = {} if known is None else known
-    while depth > 0:
-        depth -= 1
-        here, there = local.skip(local_id), btf.skip(there_id)
-        if (here.name and there.name) and essential(here.name) != essential(there.name):
-            return False
-        if here.kind == BTF_VOID:
-            return there.kind == BTF_VOID
-        if here.kind == BTF_FWD:
-            if here.kind == there.kind:
-                return here.flag == there.flag
-            return behind_pointer and there.kind == (BTF_UNION if here.flag else BTF_STRUCT)
-        if here.kind in BTF_ENUMS:
-            if there.kind not in BTF_ENUMS:
-                return False
-            names = {essential(name) for name, _ in there.items}
-            return all(essential(name) in names for name, _ in here.items)
-        if here.kind in BTF_COMPOSITES and behind_pointer:
-            return here.kind == there.kind or (there.kind == BTF_FWD
-                                               and (here.kind == BTF_UNION) == bool(there.flag))
-        if here.kind != there.kind:
-            return False
-        if here.kind in BTF_COMPOSITES:
-            key = here.id, there.id
-            if key not in known:
-                known[key] = True       # while it is being found out, it holds
-                known[key] = _members_match(local, here, btf, there, depth, known)
-            return known[key]
-        if here.kind == BTF_INT:
+    kind, is_match = here.kind, how in (MATCH, BEHIND)
+    same_name = essential(here.name) == essential(there.name)
+    if is_match and not same_name:
+        return False
+    if kind in BTF_COMPOSITES:
+        if how == FIELD:
+            return there.kind in BTF_COMPOSITES
+        if how == BEHIND and there.kind == BTF_FWD:
+            return kind == (BTF_UNION if there.flag else BTF_STRUCT)
+        return kind == there.kind and (how != MATCH or _members_match(here, there, again))
+    if kind in BTF_ENUMS and there.kind in BTF_ENUMS and is_match:
+        return {essential(name) for name, _ in here.items} <= {
+            essential(name) for name, _ in there.items}
+    if kind == BTF_FWD and how == BEHIND and there.kind != BTF_FWD:
+        return there.kind == (BTF_UNION if here.flag else BTF_STRUCT)
+    if kind != there.kind and not (kind in BTF_ENUMS and there.kind in BTF_ENUMS):
+        return False
+    if kind == BTF_FWD or kind in BTF_ENUMS:
+        if is_match:
+            return here.flag == there.flag
+        return how == KIND or same_name or not (here.name and there.name)
+    if kind == BTF_INT:
+        if is_match:
             return here.size == there.size and here.items[0] & 1 == there.items[0] & 1
-        if here.kind == BTF_PTR:
-            behind_pointer = True
-            local_id, there_id = here.size, there.size
-        elif here.kind == BTF_ARRAY:
-            if here.items[2] != there.items[2]:
-                return False
-            local_id, there_id = here.items[0], there.items[0]
-        elif here.kind == BTF_FUNC_PROTO:
-            if here.vlen != there.vlen:
-                return False
-            key = here.id, there.id, behind_pointer
-            if key not in known:
-                known[key] = True
-                known[key] = _types_match(local, here.size, btf, there.size, behind_pointer,
-                                          depth, known) and all(
-                    _types_match(local, one[1], btf, other[1], behind_pointer, depth, known)
-                    for one, other in zip(here.items, there.items))
-            return known[key]
-        else:
-            return False
-    return False
+        return here.items[1] == there.items[1] == 0
+    if kind == BTF_PTR:
+        return how == FIELD or again(here.size, there.size, BEHIND if is_match else how)
+    if kind == BTF_ARRAY:
+        return ((not is_match or here.items[2] == there.items[2])
+                and again(here.items[0], there.items[0]))
+    if kind == BTF_FUNC_PROTO and how != FIELD:
+        return (here.vlen == there.vlen and again(here.size, there.size)
+                and all(again(one[1], other[1]) for one, other in zip(here.items, there.items)))
+    return kind == (BTF_FLOAT if how == FIELD else BTF_VOID)
 
 
-def _members_match(local, here, btf, there, depth, known):
+def _members_match(here, there, again):
     """Has each member of the local struct one of its name and type in the other?"""
     by_name = {}
     for member in there.items:
         by_name.setdefault(essential(member.name), []).append(member.type)
-    return all(any(_types_match(local, member.type, btf, type_id, False, depth, known)
+    return all(any(again(member.type, type_id, MATCH)
                    for type_id in by_name.get(essential(member.name), ()))
                for member in here.items)
 
@@ -3230,7 +3212,7 @@ def _field_answer(kind, path):
     return Answer((8 - size) * 8 + path.bit_offset - offset * 8, not bitfield, 0, 0)
 
 
-def core_resolve(btf, relocation, kernel):
+def core_resolve(btf, relocation, kernel, known):
     """(local Path, local Answer, kernel's Answer).  All kernel types that match must agree."""
     local = core_local_path(btf, relocation)
     here = core_answer(relocation.kind, local)
@@ -3242,7 +3224,7 @@ def core_resolve(btf, relocation, kernel):
     kinds = BTF_ENUMS if root.kind in BTF_ENUMS else (root.kind,)
     answers = {}
     for number in kernel.find(essential(root.name), kinds):
-        path = core_match(local, relocation.kind, kernel, number)
+        path = core_match(local, relocation.kind, kernel, number, known)
         if path is not None:
             answer = core_answer(relocation.kind, path)
             answers.setdefault((path.bit_offset, answer.value), answer)
@@ -3321,61 +3303,85 @@ MAX_CODE = 1 << 26
 BPF_F_SLEEPABLE = 1 << 4
 BPF_F_XDP_HAS_FRAGS = 1 << 5
 
-# What the name of a section says: the type of the program and of its attachment, and with a word
-# in the last column, where the kernel's BTF has what it attaches to:
-#   "func" a function of that name, "tp" btf_trace_NAME, "lsm" bpf_lsm_NAME, "iter" bpf_iter_NAME
-# A name ends at a slash; what comes after it is for those who attach.
-PROG_STRUCT_OPS = 27
+# What the name of a section says: the type of the program and of its attachment.  .s means that it
+# may sleep.  In the sections of some types a slash follows, and a name for those who attach.
+(PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_RAW_TRACEPOINT_WRITABLE, PROG_TRACING,
+ PROG_STRUCT_OPS, PROG_EXT, PROG_LSM) = NAMED_PROGRAMS = 2, 5, 17, 24, 26, 27, 28, 29
 SECTIONS = {
-    "socket": (1, 0), "kprobe": (2, 0), "kretprobe": (2, 0), "uprobe": (2, 0), "uretprobe": (2, 0),
-    "uprobe.s": (2, 0, BPF_F_SLEEPABLE), "uretprobe.s": (2, 0, BPF_F_SLEEPABLE),
-    "kprobe.multi": (2, 42), "kretprobe.multi": (2, 42), "ksyscall": (2, 0), "kretsyscall": (2, 0),
-    "tc": (3, 0), "classifier": (3, 0), "tcx/ingress": (3, 46), "tcx/egress": (3, 47),
-    "action": (4, 0), "tracepoint": (5, 0), "tp": (5, 0), "perf_event": (7, 0),
-    "xdp": (6, 37), "xdp.frags": (6, 37, BPF_F_XDP_HAS_FRAGS), "xdp/devmap": (6, 33),
-    "xdp/cpumap": (6, 35),
+    "socket": (1, 0), "kprobe": (2, 0), "kretprobe": (2, 0), "ksyscall": (2, 0),
+    "kretsyscall": (2, 0), "uprobe": (2, 0), "uprobe.s": (2, 0), "uretprobe": (2, 0),
+    "uretprobe.s": (2, 0), "usdt": (2, 0), "usdt.s": (2, 0), "kprobe.multi": (2, 42),
+    "kretprobe.multi": (2, 42), "uprobe.multi": (2, 48), "uprobe.multi.s": (2, 48),
+    "uretprobe.multi": (2, 48), "uretprobe.multi.s": (2, 48), "kprobe.session": (2, 56),
+    "uprobe.session": (2, 57), "uprobe.session.s": (2, 57),
+    "tc": (3, 0), "classifier": (3, 0), "tc/ingress": (3, 46), "tc/egress": (3, 47),
+    "tcx/ingress": (3, 46), "tcx/egress": (3, 47), "netkit/primary": (3, 54),
+    "netkit/peer": (3, 55), "action": (4, 0), "tracepoint": (5, 0), "tp": (5, 0),
+    "xdp": (6, 37), "xdp.frags": (6, 37), "xdp/devmap": (6, 33), "xdp.frags/devmap": (6, 33),
+    "xdp/cpumap": (6, 35), "xdp.frags/cpumap": (6, 35), "perf_event": (7, 0),
     "cgroup_skb/ingress": (8, 0), "cgroup_skb/egress": (8, 1), "cgroup/skb": (8, 0),
     "cgroup/sock": (9, 2), "cgroup/sock_create": (9, 2), "cgroup/sock_release": (9, 34),
     "cgroup/post_bind4": (9, 12), "cgroup/post_bind6": (9, 13),
     "lwt_in": (10, 0), "lwt_out": (11, 0), "lwt_xmit": (12, 0), "lwt_seg6local": (19, 0),
     "sockops": (13, 3), "sk_skb": (14, 0), "sk_skb/stream_parser": (14, 4),
-    "sk_skb/stream_verdict": (14, 5), "cgroup/dev": (15, 6), "sk_msg": (16, 7),
-    "raw_tp": (17, 0), "raw_tracepoint": (17, 0), "raw_tp.w": (24, 0), "raw_tracepoint.w": (24, 0),
-    "cgroup/bind4": (18, 8), "cgroup/bind6": (18, 9), "cgroup/connect4": (18, 10),
-    "cgroup/connect6": (18, 11), "cgroup/sendmsg4": (18, 14), "cgroup/sendmsg6": (18, 15),
-    "cgroup/recvmsg4": (18, 19), "cgroup/recvmsg6": (18, 20), "cgroup/getpeername4": (18, 29),
-    "cgroup/getpeername6": (18, 30), "cgroup/getsockname4": (18, 31),
-    "cgroup/getsockname6": (18, 32), "cgroup/sysctl": (23, 18), "cgroup/getsockopt": (25, 21),
-    "cgroup/setsockopt": (25, 22), "lirc_mode2": (20, 16), "flow_dissector": (22, 17),
-    "sk_reuseport": (21, 39), "sk_reuseport/migrate": (21, 40), "sk_lookup": (30, 36),
-    "netfilter": (32, 45), "syscall": (31, 0, BPF_F_SLEEPABLE),
-    "tp_btf": (26, 23, 0, "tp"), "fentry": (26, 24, 0, "func"), "fexit": (26, 25, 0, "func"),
-    "fmod_ret": (26, 26, 0, "func"), "fentry.s": (26, 24, BPF_F_SLEEPABLE, "func"),
-    "fexit.s": (26, 25, BPF_F_SLEEPABLE, "func"),
-    "fmod_ret.s": (26, 26, BPF_F_SLEEPABLE, "func"), "lsm": (29, 27, 0, "lsm"),
-    "lsm.s": (29, 27, BPF_F_SLEEPABLE, "lsm"), "lsm_cgroup": (29, 43, 0, "lsm"),
-    "iter": (26, 28, 0, "iter"), "iter.s": (26, 28, BPF_F_SLEEPABLE, "iter"),
-    "struct_ops": (PROG_STRUCT_OPS, 0), "struct_ops.s": (PROG_STRUCT_OPS, 0, BPF_F_SLEEPABLE),
+    "sk_skb/stream_verdict": (14, 5), "sk_skb/verdict": (14, 38), "cgroup/dev": (15, 6),
+    "sk_msg": (16, 7), "raw_tp": (17, 0), "raw_tracepoint": (17, 0), "raw_tp.w": (24, 0),
+    "raw_tracepoint.w": (24, 0), "cgroup/bind4": (18, 8), "cgroup/bind6": (18, 9),
+    "cgroup/connect4": (18, 10), "cgroup/connect6": (18, 11), "cgroup/connect_unix": (18, 49),
+    "cgroup/sendmsg4": (18, 14), "cgroup/sendmsg6": (18, 15), "cgroup/sendmsg_unix": (18, 50),
+    "cgroup/recvmsg4": (18, 19), "cgroup/recvmsg6": (18, 20), "cgroup/recvmsg_unix": (18, 51),
+    "cgroup/getpeername4": (18, 29), "cgroup/getpeername6": (18, 30),
+    "cgroup/getpeername_unix": (18, 52), "cgroup/getsockname4": (18, 31),
+    "cgroup/getsockname6": (18, 32), "cgroup/getsockname_unix": (18, 53),
+    "cgroup/sysctl": (23, 18), "cgroup/getsockopt": (25, 21), "cgroup/setsockopt": (25, 22),
+    "lirc_mode2": (20, 16), "flow_dissector": (22, 17), "sk_reuseport": (21, 39),
+    "sk_reuseport/migrate": (21, 40), "sk_lookup": (30, 36), "netfilter": (32, 45),
+    "syscall": (31, 0), "tp_btf": (26, 23), "fentry": (26, 24), "fentry.s": (26, 24),
+    "fexit": (26, 25), "fexit.s": (26, 25), "fmod_ret": (26, 26), "fmod_ret.s": (26, 26),
+    "iter": (26, 28), "iter.s": (26, 28), "freplace": (28, 0), "lsm": (29, 27), "lsm.s": (29, 27),
+    "lsm_cgroup": (29, 43), "struct_ops": (27, 0), "struct_ops.s": (27, 0),
 }
-_ATTACH_NAMES = {"func": "%s", "tp": "btf_trace_%s", "lsm": "bpf_lsm_%s", "iter": "bpf_iter_%s"}
 
 
-def relocate(obj, kernel, ops_names=None):
+def section_kind(section):
+    """(type, attach type, flags, name after the slash) that a section's name says, or None."""
+    head, _, rest = section.partition("/")
+    if section in SECTIONS:
+        head, rest = section, ""
+    elif SECTIONS.get(head, (0, 0))[0] not in NAMED_PROGRAMS:
+        return None
+    flags = BPF_F_SLEEPABLE if head.endswith(".s") or head == "syscall" else 0
+    return SECTIONS[head] + (BPF_F_XDP_HAS_FRAGS if head.startswith("xdp.frags") else flags, rest)
+
+
+def _wanted_of_kernel(kind, attach_type, rest):
+    """(name, kind) in the BTF of the kernel of what a program attaches to, or None."""
+    if kind == PROG_TRACING and attach_type == 23:
+        return "btf_trace_" + rest, BTF_TYPEDEF
+    if kind == PROG_LSM:
+        return "bpf_lsm_" + rest, BTF_FUNC
+    if kind == PROG_TRACING:
+        return ("bpf_iter_" if attach_type == 28 else "") + rest, BTF_FUNC
+    return None
+
+
+def relocate(obj, kernel, ops_names=None, target=None):
     """The Image of an Object for the kernel with this BTF.
 
     ops_names gives struct_ops their `name` where the object's own will not do:
-    {name of the struct_ops variable: name}.
+    {name of the struct_ops variable: name}.  target is the Btf of the program whose functions
+    those of sections freplace replace.
     """
-    struct_ops, members, resolved = [], {}, {}
+    struct_ops, members, known = [], {}, {}
     for ops in obj.struct_ops.values():
         struct_ops.append(_lay_out(obj, kernel, ops, (ops_names or {}).get(ops.name), members))
     programs, total = [], 0
     for function in obj.functions.values():
         # A section ? is for what is loaded only on demand: see part_of().
         if function.is_program and not function.section_name.startswith("?"):
-            attachment = _attachment(obj, kernel, function, members)
+            attachment = _attachment(obj, kernel, function, members, target)
             if attachment is not None:
-                programs.append(_link(obj, kernel, function, attachment, resolved))
+                programs.append(_link(obj, kernel, function, attachment, known))
                 total += len(programs[-1].insns)
                 if total > MAX_CODE:
                     raise _refusal(obj, function, "all programs together are too long")
@@ -3389,27 +3395,27 @@ def _refusal(obj, function, why, index=None, number=errno.ENOEXEC):
                  % (obj.name, where, function.name, at, why))
 
 
-def _attachment(obj, kernel, function, members):
+def _attachment(obj, kernel, function, members, target):
     """(type, attach type, flags, BTF id), or None for a struct_ops program nobody refers to."""
-    name = function.section_name
-    rest = ""
-    while name not in SECTIONS:
-        name, slash, tail = name.rpartition("/")
-        if not slash:
-            raise _refusal(obj, function, "section %s is of no known kind" % function.section_name)
-        rest = tail + ("/" + rest if rest else "")
-    kind, attach_type, flags, how = (SECTIONS[name] + (0, None))[:4]
+    said = section_kind(function.section_name)
+    if said is None:
+        raise _refusal(obj, function, "section %s is of no known kind" % function.section_name)
+    kind, attach_type, flags, rest = said
     if kind == PROG_STRUCT_OPS:
         if function.name not in members:
             return None
         struct_id, index = members[function.name]
         return kind, index, flags, struct_id
-    if not how:
-        return kind, attach_type, flags, 0
-    wanted = _ATTACH_NAMES[how] % rest
-    found = kernel.find(wanted, (BTF_TYPEDEF,) if how == "tp" else (BTF_FUNC,)) if rest else ()
+    where, btf = "this kernel", kernel
+    if kind == PROG_EXT:
+        wanted, where, btf = (rest, BTF_FUNC), "the program that it replaces a part of", target
+    else:
+        wanted = _wanted_of_kernel(kind, attach_type, rest)
+        if wanted is None:
+            return kind, attach_type, flags, 0
+    found = btf.find(wanted[0], wanted[1:]) if rest and btf else ()
     if not found:
-        raise _refusal(obj, function, "this kernel has no %s to attach to" % (rest or "name"),
+        raise _refusal(obj, function, "%s has no %s to attach to" % (where, rest or "name"),
                        number=errno.ENOENT)
     return kind, attach_type, flags, found[0]
 
@@ -3475,36 +3481,37 @@ def _lay_out(obj, kernel, ops, given_name, members):
     return StructOpsValue(ops.name, theirs.id, wrapper.id, bytes(value), functions)
 
 
-def _link(obj, kernel, function, attachment, resolved):
+def _link(obj, kernel, function, attachment, known):
     """One program with every function it calls behind it, each once, in the order of the calls.
 
-    resolved keeps what CO-RE relocations came to: many ask the same.
+    known keeps what CO-RE relocations came to: many ask the same.
     """
     code = bytearray()
     order, placed, entries = [], {}, []
-    waiting = [function]
+    waiting = [function.callback] * (function.callback is not None)
+    waiting.append((function.section, function.offset))
     # First the order and the places: depth first, as the calls stand in the code.
     while waiting:
-        callee = waiting.pop()
-        key = callee.section, callee.offset
+        key = waiting.pop()
         if key in placed:
             continue
         if len(placed) >= MAX_SUBPROGRAMS:
             raise _refusal(obj, function, "it has more than %d functions" % MAX_SUBPROGRAMS)
         placed[key] = len(code) // 8
+        callee = obj.functions[key]
         order.append(callee)
         code += callee.insns
         targets = _callees(obj, callee)
         entries.append(targets)
-        waiting.extend(obj.functions[target] for _, target in reversed(targets))
+        waiting.extend(target for _, target in reversed(targets))
     fixups, poison, func_info, line_info = [], {}, b"", b""
     pack = struct.Struct("=IIII").pack
     for callee, targets in zip(order, entries):
         base = placed[callee.section, callee.offset]
         for index, target in targets:
             _point(code, base + index, placed[target])
-        _core_relocate(obj, kernel, callee, code, base, poison, resolved)
-        _fill_externs(obj, kernel, callee, code, base, poison)
+        _core_relocate(obj, kernel, callee, code, base, poison, known)
+        _fill_externs(obj, kernel, callee, code, base, poison, known)
         for relocation in callee.relocations:
             if relocation.kind in ("map", "data"):
                 fixups.append((base + relocation.index, relocation.target,
@@ -3525,21 +3532,16 @@ def _callees(obj, function):
     """[(instruction, key of the function)...]: what it calls or takes the address of."""
     relocated = {relocation.index: relocation for relocation in function.relocations}
     found = []
-    index = 0
-    while index < len(function.insns) // 8:
-        opcode, registers, _, imm = INSN.unpack_from(function.insns, 8 * index)
-        relocation = relocated.get(index)
-        target = None
+    for index, (opcode, registers, _, imm) in enumerate(INSN.iter_unpack(function.insns)):
+        relocation, target = relocated.get(index), None
         if relocation is not None:
-            if relocation.kind in ("call", "function"):
-                target = relocation.target
+            target = relocation.target if relocation.kind in ("call", "function") else None
         elif opcode == BPF_CALL and registers >> 4 == BPF_PSEUDO_CALL:
             target = function.section, function.offset + 8 * (index + imm + 1)
         if target is not None:
             if target not in obj.functions:
                 raise _refusal(obj, function, "it calls what is no function", index)
             found.append((index, target))
-        index += 2 if opcode == BPF_LD_IMM64 else 1
     return found
 
 
@@ -3552,19 +3554,19 @@ def _point(code, index, target):
     INSN.pack_into(code, 8 * index, opcode, registers, off, target - index - 1)
 
 
-def _core_relocate(obj, kernel, function, code, base, poison, resolved):
+def _core_relocate(obj, kernel, function, code, base, poison, known):
     for relocation in function.core:
         try:
             key = relocation[1:]
-            if key not in resolved:
-                resolved[key] = core_resolve(obj.btf, relocation, kernel)
+            if key not in known:
+                known[key] = core_resolve(obj.btf, relocation, kernel, known)
             index = base + relocation.index
-            if core_apply(code, index, relocation, obj.btf, resolved[key], kernel):
+            if core_apply(code, index, relocation, obj.btf, known[key], kernel):
                 continue
         except CoreError as why:
             raise _refusal(obj, function, "CO-RE: %s" % why, relocation.index)
         poison[index] = "%s of %s" % (_CORE_NAMES[relocation.kind],
-                                      _spell(obj.btf, resolved[key][0]))
+                                      _spell(obj.btf, known[key][0]))
         if code[8 * index] == BPF_LD_IMM64:
             INSN.pack_into(code, 8 * index + 8, BPF_CALL, 0, 0, POISON_CORE)
         INSN.pack_into(code, 8 * index, BPF_CALL, 0, 0, POISON_CORE)
@@ -3582,26 +3584,32 @@ def _spell(btf, path):
 
 def needs_kernel(obj):
     """Does fitting this object to a kernel take the kernel's BTF?"""
-    return bool(obj.struct_ops or obj.externs
-                or any(function.core or function.is_program
-                       and len(SECTIONS.get(function.section_name.split("/")[0], ())) > 3
-                       for function in obj.functions.values()))
+    def attaches(function):
+        said = section_kind(function.section_name) if function.is_program else None
+        return said and _wanted_of_kernel(said[0], said[1], said[3])
+    return bool(obj.struct_ops or any(not is_typeless(obj, one) for one in obj.externs.values())
+                or any(one.core or attaches(one) for one in obj.functions.values()))
 
 
-def _fill_externs(obj, kernel, function, code, base, poison):
-    """Kernel functions and variables, by their ids in the kernel's BTF."""
+def is_typeless(obj, extern):
+    """Is only the address of this extern wanted?"""
+    return not extern.is_function and obj.btf.skip(extern.type).kind == BTF_VOID
+
+
+def _fill_externs(obj, kernel, function, code, base, poison, known):
+    """Kernel functions and variables: their ids in the kernel's BTF, or addresses."""
     for relocation in function.relocations:
         if relocation.kind != "extern":
             continue
         extern = obj.externs[relocation.target]
         index = base + relocation.index
-        number = _kernel_symbol(obj, kernel, function, relocation, extern)
+        number = _kernel_symbol(obj, kernel, function, relocation, extern, known)
         opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
         if opcode == BPF_LD_IMM64:
-            if number:
+            if number and not is_typeless(obj, extern):
                 registers = registers & 15 | BPF_PSEUDO_BTF_ID << 4
-            INSN.pack_into(code, 8 * index, opcode, registers, off, number)
-            INSN.pack_into(code, 8 * index + 8, 0, 0, 0, 0)
+            INSN.pack_into(code, 8 * index, opcode, registers, off, _signed(number, 32))
+            INSN.pack_into(code, 8 * index + 8, 0, 0, 0, _signed(number >> 32, 32))
         elif number:
             INSN.pack_into(code, 8 * index, opcode, BPF_PSEUDO_KFUNC_CALL << 4, 0, number)
         else:
@@ -3609,40 +3617,38 @@ def _fill_externs(obj, kernel, function, code, base, poison):
             INSN.pack_into(code, 8 * index, opcode, 0, 0, POISON_KFUNC)
 
 
-def _kernel_symbol(obj, kernel, function, relocation, extern):
-    """The BTF id of an extern, or 0 for a weak one that the kernel hasn't."""
-    kind = BTF_FUNC if extern.is_function else BTF_VAR
-    found = kernel.find(extern.name, (kind,)) if kernel is not None else ()
-    found = [number for number in found if kernel.type(number).name == extern.name]
-    if not found:
-        if extern.weak:
-            return 0
-        raise _refusal(obj, function, "this kernel has no %s %s" % (
-            "function" if extern.is_function else "variable", extern.name), relocation.index,
-            errno.ENOENT)
-    if not _types_compatible(obj.btf, extern.type, kernel, kernel.type(found[0]).size):
-        raise _refusal(obj, function, "%s is of another type in the kernel" % extern.name,
-                       relocation.index)
-    return found[0]
+def _kernel_symbol(obj, kernel, function, relocation, extern, known):
+    """The BTF id of an extern, the address of a typeless one, 0 for a weak one that is missing."""
+    name = essential(extern.name) if extern.is_function else extern.name
+    what = "function" if extern.is_function else "variable"
+    if is_typeless(obj, extern):
+        found, what = [extern.address] if extern.address else (), "address in /proc/kallsyms of"
+    else:
+        found = kernel.find(name, (BTF_FUNC if extern.is_function else BTF_VAR,)) if kernel else ()
+        found = [number for number in found if kernel.type(number).name == name]
+        if found and not alike(KIND, obj.btf, extern.type, kernel, kernel.type(found[0]).size,
+                               known):
+            if not (extern.weak and extern.is_function):
+                raise _refusal(obj, function, "%s is of another type in the kernel" % extern.name,
+                               relocation.index)
+            found = ()
+    if not found and not extern.weak:
+        raise _refusal(obj, function, "this kernel has no %s %s" % (what, name), relocation.index,
+                       errno.ENOENT)
+    return found[0] if found else 0
 
 
 # --- loading: bpf(2) ---
 
 (BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM,
  BPF_MAP_GET_NEXT_KEY, BPF_PROG_LOAD) = range(6)
-BPF_PROG_RUN, BPF_OBJ_GET_INFO_BY_FD, BPF_BTF_LOAD, BPF_MAP_FREEZE = 10, 15, 18, 22
-BPF_RAW_TRACEPOINT_OPEN, BPF_LINK_CREATE, BPF_STRUCT_OPS_ATTACH = 17, 28, 44
-RAW_TRACEPOINTS = ("raw_tp", "raw_tracepoint", "raw_tp.w", "raw_tracepoint.w")
-KPROBES = ("kprobe",)
-BPF_F_RDONLY_PROG, BPF_F_MMAPABLE, BPF_F_LINK = 1 << 7, 1 << 10, 1 << 13
+BPF_OBJ_PIN, BPF_OBJ_GET, BPF_PROG_RUN, BPF_OBJ_GET_INFO_BY_FD = 6, 7, 10, 15
+BPF_RAW_TRACEPOINT_OPEN, BPF_BTF_LOAD, BPF_BTF_GET_FD_BY_ID, BPF_MAP_FREEZE = 17, 18, 19, 22
+BPF_LINK_CREATE, BPF_STRUCT_OPS_ATTACH = 28, 44
+BPF_F_LINK = 1 << 13
 
 MAP_ARRAY, MAP_PERF_EVENT_ARRAY, MAP_STRUCT_OPS, MAP_RINGBUF, MAP_USER_RINGBUF = 2, 4, 26, 27, 31
-MAPS_IN_MAPS = (12, 13)
 PER_CPU_MAPS = (5, 6, 10, 21)           # hash, array, LRU hash, cgroup storage
-# Maps that take no BTF: perf event, stack trace, cgroup arrays, and those of devices and sockets.
-MAPS_WITHOUT_BTF = (4, 7, 8, 12, 13, 14, 15, 16, 17, 18, 25)
-# And those that must have it: storage of sockets, inodes, tasks, cgroups.
-STORAGE_MAPS = (24, 28, 29, 32)
 
 LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
 
@@ -3714,42 +3720,36 @@ def _short_name(name):
 class Map:
     """A map: keys and values are bytes, or ints, made into as many bytes as there should be.
 
-    Of a map for each CPU a value is a list, with one for each possible CPU.  The key of inode,
-    task, socket and cgroup storage is a file descriptor.
+    Of a map for each CPU a value is one for each possible CPU, all in whole eight bytes.  The key
+    of inode, task, socket and cgroup storage is a file descriptor; that of a queue is None.
     """
 
-    __slots__ = ("name", "type", "fd", "key_size", "value_size", "max_entries")
+    __slots__ = ("name", "type", "fd", "key_size", "value_size", "max_entries", "what")
 
-    def __init__(self, name, kind, fd, sizes):
+    def __init__(self, name, kind, fd, sizes, of):
         self.name = name
         self.type = kind
         self.fd = fd
         self.key_size, self.value_size, self.max_entries = sizes
+        self.what = "%s of %s" % (name, of)
 
     def fileno(self):
         return self.fd
 
     def update(self, key, value, flags=0):
         """Set the value of a key; flags as of bpf(2): 1 only a new one, 2 only an old one."""
-        if self.type in PER_CPU_MAPS:
-            value = b"".join(self._bytes(one, self._stride()) for one in value)
-        else:
-            value = self._bytes(value, self.value_size)
-        self._element(BPF_MAP_UPDATE_ELEM, "setting an entry of BPF map", key, value, flags)
+        self._element(BPF_MAP_UPDATE_ELEM, "setting an entry of BPF map", key,
+                      self._bytes(value, self._room()), flags)
 
     def lookup(self, key):
         """The value of a key, or None if it has none."""
-        stride = self._stride() if self.type in PER_CPU_MAPS else self.value_size
-        room = stride * _possible_cpus() if self.type in PER_CPU_MAPS else stride
         try:
-            value = self._element(BPF_MAP_LOOKUP_ELEM, "looking up in BPF map", key, bytes(room))
+            return self._element(BPF_MAP_LOOKUP_ELEM, "looking up in BPF map", key,
+                                 bytes(self._room()))
         except Error as why:
             if why.errno == errno.ENOENT:
                 return None
             raise
-        if self.type in PER_CPU_MAPS:
-            return [value[at:at + self.value_size] for at in range(0, room, stride)]
-        return value
 
     def delete(self, key):
         """Take a key out; False if it was not there."""
@@ -3774,8 +3774,9 @@ class Map:
                 raise
             yield key
 
-    def _stride(self):
-        return self.value_size + 7 & ~7
+    def _room(self):
+        return (self.value_size + 7 & ~7) * _possible_cpus() if self.type in PER_CPU_MAPS \
+            else self.value_size
 
     def _bytes(self, value, size):
         if isinstance(value, int):
@@ -3788,10 +3789,10 @@ class Map:
 
     def _element(self, command, doing, key, value, flags=0):
         """One call on an element; what is in the buffer for the value afterwards."""
-        key_at, key_buffer = _address(self._bytes(key, self.key_size)) if key is not None \
-            else (0, None)
+        key_at, key_buffer = (0, None) if key is None else _address(
+            self._bytes(key, self.key_size))
         value_at, value_buffer = _address(value) if value else (0, None)
-        bpf(command, struct.pack("=IIQQQ", self.fd, 0, key_at, value_at, flags), doing, self.name)
+        bpf(command, struct.pack("=IIQQQ", self.fd, 0, key_at, value_at, flags), doing, self.what)
         del key_buffer
         return value_buffer.raw[:len(value)] if value else b""
 
@@ -3801,46 +3802,86 @@ def _possible_cpus():
         return int(file.read().replace(",", "-").split("-")[-1]) + 1
 
 
-def _create_map(spec, btf_fd, prefix=""):
-    """Create the map that a MapSpec describes."""
-    entries, page = spec.max_entries, os.sysconf("SC_PAGE_SIZE")
-    if max(spec[2:10]) >= 1 << 32:
-        raise Error(errno.EINVAL, "creating BPF map %s: a number in its description is too large"
-                    % spec.name)
-    if spec.type in MAPS_IN_MAPS:
-        raise Error(errno.ENOTSUP,
-                    "creating BPF map %s: maps in maps are not supported" % spec.name)
+def _fitted(spec):
+    """A MapSpec with as many entries as the kernel takes."""
+    entries, size = spec.max_entries, os.sysconf("SC_PAGE_SIZE")
     if spec.type == MAP_PERF_EVENT_ARRAY and not entries:
         entries = _possible_cpus()
     if spec.type in (MAP_RINGBUF, MAP_USER_RINGBUF) and entries:
-        size = page                     # the kernel takes a power of two, whole pages
         while size < entries and size < 1 << 31:
-            size *= 2
+            size *= 2                   # a power of two, whole pages
         entries = size
-    key_type, value_type = spec.key_type, spec.value_type
-    if spec.type in MAPS_WITHOUT_BTF or not (key_type or value_type) or btf_fd < 0:
-        btf_fd = key_type = value_type = 0
-    flags = spec.flags | (1 << 2 if spec.numa else 0)
-    attributes = struct.pack(
-        "=IIIIIII16sIIIIIQ", spec.type, spec.key_size, spec.value_size, entries, flags, 0,
-        spec.numa, _short_name(prefix + spec.name), 0, btf_fd, key_type, value_type, 0, spec.extra)
-    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "creating BPF map", spec.name))
-    return Map(spec.name, spec.type, fd, (spec.key_size, spec.value_size, entries))
+    return spec._replace(max_entries=entries)
 
+
+def _create_map(spec, btf_fd, of, prefix="", inner_fd=0):
+    """Create the map that a MapSpec of the object `of` describes."""
+    doing, what = "creating BPF map", "%s of %s" % (spec.name, of)
+    if max(spec[2:10]) >= 1 << 32:
+        raise Error(errno.EINVAL, "%s %s: a number in its description is too large"
+                    % (doing, printable(what)))
+    if spec.inner:
+        inner = _create_map(spec.inner, btf_fd, of)
+        try:
+            return _create_map(spec._replace(inner=None), btf_fd, of, inner_fd=inner.fd)
+        finally:
+            os.close(inner.fd)
+
+    def create(*types):
+        return _with_memory(lambda: bpf(BPF_MAP_CREATE, struct.pack(
+            "=IIIIIII16sIIIIIQ", spec.type, spec.key_size, spec.value_size,
+            spec.max_entries, spec.flags | (1 << 2 if spec.numa else 0), inner_fd, spec.numa,
+            _short_name(prefix + spec.name), 0, *types, 0, spec.extra), doing, what))
+    try:
+        if btf_fd < 0 or not (spec.key_type or spec.value_type):
+            raise Error(errno.ENOTSUP, "")
+        fd = create(btf_fd, spec.key_type, spec.value_type)
+    except Error as why:                # maps of some types take no BTF, or not that of their keys
+        try:
+            fd = create(0, 0, 0)
+        except Error as again:
+            raise why if why.reason else again
+    return Map(spec.name, spec.type, fd, (spec.key_size, spec.value_size, spec.max_entries), of)
+
+
+def _open_pinned(spec, btf_fd, of, folder):
+    """The map that is pinned by this name, or a new one that is pinned from now on."""
+    path = os.path.join(folder, spec.name.replace(".", "_"))
+    at, buffer = _address(os.fsencode(path) + b"\0")
+    try:
+        fd = bpf(BPF_OBJ_GET, struct.pack("=QII", at, 0, 0), "opening pinned BPF map", path)
+    except Error as why:
+        if why.errno != errno.ENOENT:
+            raise
+        made = _create_map(spec, btf_fd, of)
+        with OnFailure(os.close, made.fd):
+            bpf(BPF_OBJ_PIN, struct.pack("=QII", at, made.fd, 0), "pinning BPF map %s at"
+                % made.what, path)
+        return made
+    has = struct.unpack_from("=I4xIIII", object_info(fd, bytes(80)))
+    if has != (spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags):
+        os.close(fd)
+        raise Error(errno.EEXIST, "opening pinned BPF map %s: it is not as %s describes it"
+                    % (printable(path), printable(of)))
+    return Map(spec.name, spec.type, fd, has[1:4], of)
+
+
+# --- loading: variables ---
 
 class Globals:
     """An object's global variables by name, in the memory that its programs use.
 
     An int is read and set as one.  An array of ints is a memoryview of the memory itself: each of
     its items is read and set where it lies.  An array of char is bytes up to the first NUL, and
-    anything else is bytes.
+    anything else is bytes.  A section with what the kernel looks after (a lock) can't be mapped:
+    what is read of it is a copy.
     """
 
     __slots__ = ("_btf", "_places", "_views")
 
     def __init__(self, btf):
         self._btf = btf
-        self._places = {}               # name: (memory, Variable)
+        self._places = {}               # name: (memory or Map, Variable)
         self._views = []
 
     def add(self, memory, variables):
@@ -3873,7 +3914,9 @@ class Globals:
 
     def __getitem__(self, name):
         memory, variable, letter, count = self._find(name)
-        whole = memory[variable.offset:variable.offset + variable.size]
+        if isinstance(memory, Map):
+            memory = memory.lookup(0)
+        whole = bytes(memory[variable.offset:variable.offset + variable.size])
         if letter is None:
             return whole
         if letter == "s":
@@ -3886,14 +3929,15 @@ class Globals:
 
     def __setitem__(self, name, value):
         memory, variable, letter, count = self._find(name)
-        if letter is not None and letter != "s" and count is None:
-            struct.pack_into("=" + letter, memory, variable.offset, value)
-            return
-        if letter is not None and letter != "s":
+        if letter not in (None, "s"):
+            value = [value] if count is None else value
             value = struct.pack("=%d%s" % (len(value), letter), *value)
         if len(value) > variable.size:
             raise ValueError("%s holds %d bytes, not %d" % (name, variable.size, len(value)))
-        memory[variable.offset:variable.offset + len(value)] = value
+        whole = bytearray(memory.lookup(0)) if isinstance(memory, Map) else memory
+        whole[variable.offset:variable.offset + len(value)] = value
+        if whole is not memory:
+            memory.update(0, whole)
 
     def close(self):
         for view in self._views:
@@ -3901,7 +3945,62 @@ class Globals:
         self._views, self._places = [], {}
 
 
+# The last of what libbpf_tristate has: TRI_NO, TRI_YES, TRI_MODULE.
+TRISTATE = "nym"
+
+
+def _configuration():
+    """{name: text} of the kernel's configuration, and of what libbpf tells beside it."""
+    system = os.uname()
+    # Debian's release is not the version: that is in uname -v.
+    words = (system.version.partition("Debian ")[2] or system.release).replace("-", ".").split(".")
+    major, minor, patch = [int(word) if word.isdigit() else 0 for word in (words + 3 * ["0"])[:3]]
+    found = {"LINUX_KERNEL_VERSION": str(major << 16 | minor << 8 | min(patch, 255)),
+             "LINUX_HAS_BPF_COOKIE": TRISTATE[_kernel_release() >= (5, 15)],
+             "LINUX_HAS_SYSCALL_WRAPPER": TRISTATE[bool(set(kernel_symbols(
+                 ["__%s_sys_bpf" % {"x86_64": "x64", "aarch64": "arm64"}.get(
+                     system.machine, system.machine)])))]}
+    for path, name in (("/boot/config-" + system.release, "io"), ("/proc/config.gz", "gzip")):
+        try:
+            with module(name, "reading the kernel's configuration").open(path) as file:
+                text = file.read()
+        except OSError:
+            continue
+        lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
+        found.update(line.split("=", 1) for line in lines if line.startswith("CONFIG_"))
+        break
+    return found
+
+
+def _kconfig(obj, section):
+    """The contents of .kconfig."""
+    known, data = _configuration(), bytearray(section.size)
+    for variable in section.variables:
+        text, kind = known.get(variable.name), obj.btf.skip(variable.type)
+        if text is None and variable.linkage == WEAK:
+            continue
+        try:
+            if kind.kind == BTF_ARRAY and text[0] == '"':
+                value = text[1:-1].encode()[:variable.size - 1]
+            else:
+                is_bool = kind.kind in BTF_ENUMS or kind.items[0] & 4
+                number = TRISTATE.find(text) if is_bool else ord(text) if text in TRISTATE \
+                    else int(text, 0)
+                value = number.to_bytes(variable.size, sys.byteorder, signed=number < 0)
+                if number < 0 and is_bool or number > 1 and is_bool and kind.kind == BTF_INT:
+                    raise ValueError
+        except (ValueError, TypeError, OverflowError):
+            raise Error(errno.ENOENT, "loading BPF object %s: variable %s: this kernel's "
+                        "configuration has %s" % (obj.name, variable.name, "%s, which does not fit"
+                                                  % text if text else "nothing of that name"))
+        data[variable.offset:variable.offset + len(value)] = value
+    return bytes(data)
+
+
 # --- loading: all of it ---
+
+PROT_READ_WRITE, MAP_SHARED, MAP_FIXED_NOREPLACE = 3, 1, 0x100000   # mmap(2)
+ENOTSUPP = 524                          # the kernel's own
 
 class Loaded:
     """What load() has put into the kernel.  close(), or leaving the with block, takes it out.
@@ -3916,12 +4015,13 @@ class Loaded:
         self.name = name
         self.maps = {}
         self.programs = {}
-        self.points = {}                # {name of a program: (kind, point) it is run at}
+        self.points = {}                # {name of a program: its section; of a struct_ops: value}
         self.links = {}
         self.globals = Globals(btf)
         self._btf = btf
         self._btf_fd = -1
         self._memory = []
+        self._arenas = []               # (address, size) of those mapped
 
     def __enter__(self):
         return self
@@ -3934,7 +4034,7 @@ class Loaded:
         if made.name in self.maps:
             os.close(made.fd)
             raise Error(errno.ENOEXEC, "loading BPF object %s: it has two maps %s"
-                        % (self.name, made.name))
+                        % (printable(self.name), printable(made.name)))
         self.maps[made.name] = made
         return made
 
@@ -3947,34 +4047,55 @@ class Loaded:
         self._memory.append(memory)
         return memory
 
+    def map_arena(self, arena, address):
+        """Map an arena, which its programs need, where it wants to be; its bytes."""
+        libc().mmap.restype = ctypes.c_void_p
+        size = arena.max_entries * os.sysconf("SC_PAGE_SIZE")
+        at = libc().mmap(ctypes.c_void_p(address), ctypes.c_size_t(size), PROT_READ_WRITE,
+                         MAP_SHARED | (MAP_FIXED_NOREPLACE if address else 0), arena.fd,
+                         ctypes.c_long(0))
+        if at in (None, ctypes.c_void_p(-1).value):
+            raise failure(ctypes.get_errno(), "mapping arena", arena.what)
+        self._arenas.append((at, size))
+        return memoryview((ctypes.c_char * size).from_address(at)).cast("B")
+
     def attach(self, *names):
-        """Register struct_ops and run programs at their raw tracepoints and kprobes, all of them
-        or those named, until close().
+        """Register struct_ops and run programs at their raw tracepoints, kprobes, functions and
+        hooks (fentry, lsm, freplace...), all of them or those named, until close().
 
         EEXIST: the kernel has a struct_ops of the same name.
         """
-        for name in names or list(self.points) + [
-                name for name, found in self.maps.items() if found.type == MAP_STRUCT_OPS]:
-            if name in self.points:
-                self.links[name] = self._run_at_point(name)
-                continue
-            attributes = struct.pack("=IIIIQQQ", self.maps[name].fd, 0, BPF_STRUCT_OPS_ATTACH,
-                                     0, 0, 0, 0)
-            try:
-                self.links[name] = bpf(BPF_LINK_CREATE, attributes, "registering struct_ops", name)
-            except Error as why:
-                if why.errno == errno.EEXIST:
-                    raise failure(errno.EEXIST, "registering struct_ops", name,
-                                  "another with its name is registered")
-                raise
+        for name in names or list(self.points):
+            if name not in self.points:
+                raise Error(errno.ENOTSUP, "attaching BPF program %s of %s: it is of no kind that "
+                            "is attached by its section" % (printable(name), printable(self.name)))
+            self.links[name] = self._register(name) if name in self.maps \
+                else self._run_at_point(name)
+
+    def _register(self, name):
+        ops = self.maps[name]
+        try:
+            if self.points[name]:
+                ops.update(0, self.points[name])
+                self.points[name] = b""             # it holds it from now on
+            return bpf(BPF_LINK_CREATE, struct.pack("=IIIIQQQ", ops.fd, 0, BPF_STRUCT_OPS_ATTACH, 0,
+                                                    0, 0, 0), "registering struct_ops", ops.what)
+        except Error as why:
+            raise failure(why.errno, "registering struct_ops", ops.what, {
+                errno.EEXIST: "another with its name is registered",
+                errno.EINVAL: "the kernel takes names of letters, digits, _ and . only, and may "
+                              "require members that are missing"}) from None
 
     def _run_at_point(self, program):
-        kind, point = self.points[program]
+        kind, _, point = self.points[program].partition("/")
+        fd = self.programs[program]
         if kind in KPROBES:
-            return open_kprobe(point, self.programs[program])
+            return open_kprobe(point, fd)
+        what = "%s of %s" % (program, self.name)
         at, buffer = _address(point.encode() + b"\0")
-        link = bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", at, self.programs[program]),
-                   "running a program at tracepoint", point)
+        named = SECTIONS[kind][0] in (PROG_RAW_TRACEPOINT, PROG_RAW_TRACEPOINT_WRITABLE)
+        link = bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", at if named else 0, fd),
+                   "running BPF program %s at" % printable(what), self.points[program])
         del buffer
         return link
 
@@ -3989,6 +4110,9 @@ class Loaded:
         self.globals.close()
         while self._memory:
             self._memory.pop().close()
+        while self._arenas:
+            at, size = self._arenas.pop()
+            libc().munmap(ctypes.c_void_p(at), ctypes.c_size_t(size))
         for fd in self.programs.values():
             os.close(fd)
         for found in self.maps.values():
@@ -3998,75 +4122,137 @@ class Loaded:
         self.programs, self.maps, self._btf_fd = {}, {}, -1
 
 
-def load(obj, kernel=None, ops_names=None, constants=None):
+# How the programs of an object are attached by their sections: see Loaded.attach().
+KPROBES = ("kprobe",)
+ATTACHED_BY_SECTION = (PROG_RAW_TRACEPOINT, PROG_RAW_TRACEPOINT_WRITABLE, PROG_TRACING, PROG_EXT,
+                       PROG_LSM)
+MAX_ADDRESSES = 64      # typeless symbols: each is looked for in the whole of /proc/kallsyms
+
+
+def load(obj, kernel=None, ops_names=None, constants=None, pins=None, target=None):
     """Put an Object into the kernel and return what is Loaded; if anything fails, nothing stays.
 
     kernel     the kernel's Btf, read if it is not given and the object needs it
     ops_names  see relocate()
     constants  {name: value} of globals, set before the programs are verified; .rodata only then
+    pins       a folder in a BPF file system, where maps that are pinned by name are, and stay
+    target     the descriptor of the program whose functions those of sections freplace replace
     """
     if kernel is None and needs_kernel(obj):
         kernel = kernel_btf()
-    image = relocate(obj, kernel, ops_names)
+    obj = with_addresses(obj)
+    image = relocate(obj, kernel, ops_names, None if target is None else program_btf(target))
     loaded = Loaded(obj.name, obj.btf)
     with OnFailure(loaded.close):
-        _load_btf(loaded, obj)
-        prefix = os.path.basename(obj.name).split(".")[0][:7]
-        for spec in obj.maps.values():
-            loaded.add_map(_create_map(spec, loaded._btf_fd))
-        for section in obj.data.values():
-            _load_data(loaded, obj, section, prefix, constants or {})
-        for program in image.programs:
-            loaded.programs[program.name] = _load_program(loaded, obj, program)
-            kind, _, point = program.section.partition("/")
-            if point and kind in RAW_TRACEPOINTS + KPROBES:
-                loaded.points[program.name] = kind, point
-        for ops in image.struct_ops:
-            _load_struct_ops(loaded, ops)
+        refusal = _load_btf(loaded, obj)
+        try:
+            _load_maps(loaded, obj, constants or {}, pins)
+            for program in image.programs:
+                loaded.programs[program.name] = _load_program(loaded, obj, program, target)
+                kind, _, point = program.section.partition("/")
+                if point and (kind in KPROBES or program.kind in ATTACHED_BY_SECTION):
+                    loaded.points[program.name] = program.section
+            for spec in obj.maps.values():
+                _fill_map(loaded, spec)
+            for ops in image.struct_ops:
+                _load_struct_ops(loaded, ops)
+        except Error as why:
+            if refusal is None:
+                raise
+            raise Error(why.errno, "%s; and %s" % (why, refusal), why.detail) from None
     return loaded
 
 
-def needs_types(obj):
-    """Must the kernel be told the types of this object?"""
-    return bool(obj.struct_ops or obj.externs
-                or any(spec.type in STORAGE_MAPS for spec in obj.maps.values())
-                or any(relocation.kind == "function" for function in obj.functions.values()
-                       for relocation in function.relocations))
+def with_addresses(obj):
+    """The Object with the addresses that it wants of this kernel."""
+    names = [extern.name for extern in obj.externs.values() if is_typeless(obj, extern)]
+    if len(names) > MAX_ADDRESSES:
+        raise Error(errno.ENOEXEC, "relocate BPF object %s: it wants %d addresses, more than %d"
+                    % (printable(obj.name), len(names), MAX_ADDRESSES))
+    found = dict.fromkeys(names)
+    for name, address in kernel_symbols(names) if names else ():
+        if found[name] not in (None, address):
+            raise Error(errno.ENOEXEC, "relocate BPF object %s: this kernel has several %s"
+                        % (printable(obj.name), printable(name)))
+        found[name] = address
+    return obj._replace(externs={
+        name: extern._replace(address=found.get(name)) for name, extern in obj.externs.items()})
 
 
 def _load_btf(loaded, obj):
+    """Tell the kernel the types.  If it refuses them the rest is tried without, for few objects
+    need them: returns what to say if that fails too."""
     at, buffer = _address(obj.btf_load)
+
+    def attempt(log_at=0, size=0):
+        return bpf(BPF_BTF_LOAD, struct.pack("=QQIIII", at, log_at, len(obj.btf_load), size,
+                                             1 if size else 0, 0),
+                   "loading the types of BPF object", obj.name)
     try:
-        loaded._btf_fd = _with_memory(lambda: bpf(
-            BPF_BTF_LOAD, struct.pack("=QQIIII", at, 0, len(obj.btf_load), 0, 0, 0),
-            "loading the types of BPF object", obj.name))
+        loaded._btf_fd = _with_memory(attempt)
     except Error as why:
         if why.errno == errno.EPERM:
             raise
-        if not needs_types(obj):
-            return                      # an older kernel, which doesn't know all kinds of types
-        log = _log_of(lambda log_at, size: bpf(
-            BPF_BTF_LOAD, struct.pack("=QQIIII", at, log_at, len(obj.btf_load), size, 1, 0),
-            "loading the types of BPF object", obj.name))
-        raise _with_log(why, log, None) from None
-    del buffer
+        return _with_log(why, _log_of(attempt), None)
+    finally:
+        del buffer
+
+
+def _load_maps(loaded, obj, constants, pins):
+    prefix = os.path.basename(obj.name).split(".")[0][:7]
+    for spec in map(_fitted, obj.maps.values()):
+        if not spec.pinning:
+            made = _create_map(spec, loaded._btf_fd, obj.name)
+        elif pins is None or spec.pinning > 1:
+            raise Error(errno.ENOTSUP, "creating BPF map %s of %s: it is to be pinned, and no "
+                        "folder is given" % (printable(spec.name), printable(obj.name)))
+        else:
+            made = _open_pinned(spec, loaded._btf_fd, obj.name, pins)
+        loaded.add_map(made)
+        if spec.type == MAP_ARENA:
+            memory = loaded.map_arena(made, spec.extra)
+            section = obj.data.get(ARENA_DATA)
+            if section:
+                memory[:len(section.data)] = section.data
+                loaded.globals.add(memory, section.variables)
+    for section in obj.data.values():
+        if section.name != ARENA_DATA:
+            _load_data(loaded, obj, section, prefix, constants)
+
+
+def _fill_map(loaded, spec):
+    """Put in what an object says is in a map: maps, or programs."""
+    for index, name in spec.values.items():
+        fd = loaded.maps[name].fd if name in loaded.maps else loaded.programs.get(name, -1)
+        if fd < 0:
+            raise Error(errno.ENOEXEC, "filling BPF map %s: %s is not loaded"
+                        % (printable(loaded.maps[spec.name].what), printable(name)))
+        loaded.maps[spec.name].update(index, fd)
 
 
 def _load_data(loaded, obj, section, prefix, constants):
     """A data section is an array with one element, mapped into this process if it can change."""
-    flags = BPF_F_MMAPABLE | (BPF_F_RDONLY_PROG if section.read_only else 0)
-    spec = MapSpec(section.name, 0, MAP_ARRAY, 4, section.size, 1, flags, 0, section.type, 0, 0)
-    made = loaded.add_map(_create_map(spec, loaded._btf_fd, prefix))
-    if section.read_only:
-        memory = bytearray(section.data)
+    spec = MapSpec(section.name, 0, MAP_ARRAY, 4, section.size, 1, section.flags, 0, section.type,
+                   0, 0, 0, None, {})
+    made = loaded.add_map(_create_map(spec, loaded._btf_fd, obj.name, prefix))
+    memory, is_constant = made, section.flags & BPF_F_RDONLY_PROG
+    if section.flags & BPF_F_MMAPABLE and not is_constant:
+        try:
+            memory = loaded.memory(made)
+        except OSError as why:
+            if why.errno != ENOTSUPP:
+                raise failure(why.errno, "mapping BPF map", made.what)
+    data = _kconfig(obj, section) if section.name == KCONFIG else section.data
+    if memory is made:                  # constants, or what the kernel looks after
+        whole = bytearray(data.ljust(section.size, b"\0"))
+        _set_constants(loaded._btf, whole, section, constants)
+        made.update(0, whole)
+        memory = bytes(whole) if is_constant else made
+    else:
+        memory[:len(data)] = data
         _set_constants(loaded._btf, memory, section, constants)
-        made.update(0, memory)
-        bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freezing BPF map", section.name)
-        loaded.globals.add(bytes(memory), section.variables)
-        return
-    memory = loaded.memory(made)
-    memory[:len(section.data)] = section.data
-    _set_constants(loaded._btf, memory, section, constants)
+    if is_constant:
+        bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freezing BPF map", made.what)
     loaded.globals.add(memory, section.variables)
 
 
@@ -4086,25 +4272,20 @@ def _load_struct_ops(loaded, ops):
     value = bytearray(ops.value)
     for offset, name in ops.functions.items():
         struct.pack_into("=Q", value, offset, loaded.programs[name])
+    what = "%s of %s" % (ops.name, loaded.name)
     attributes = struct.pack("=IIIIIII16sIIIIIQ", MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK, 0,
-                             0, _short_name(ops.name), 0, loaded._btf_fd, 0, 0, ops.value_type, 0)
-    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "creating struct_ops", ops.name))
-    made = loaded.add_map(Map(ops.name, MAP_STRUCT_OPS, fd, (4, len(value), 1)))
-    try:
-        made.update(0, bytes(value))
-    except Error as why:
-        if why.errno != errno.EINVAL:
-            raise
-        raise failure(errno.EINVAL, "creating struct_ops", ops.name, "the kernel takes names of "
-                      "letters, digits, _ and . only, and may require members that are missing"
-                      ) from None
+                             0, _short_name(ops.name), 0, max(loaded._btf_fd, 0), 0, 0,
+                             ops.value_type, 0)
+    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "creating struct_ops", what))
+    loaded.add_map(Map(ops.name, MAP_STRUCT_OPS, fd, (4, len(value), 1), loaded.name))
+    loaded.points[ops.name] = bytes(value)
 
 
-def _load_program(loaded, obj, program):
+def _load_program(loaded, obj, program, target):
     """Give a program to the verifier; on refusal once more, for its log."""
     insns = bytearray(program.insns)
     for index, name, offset in program.fixups:
-        _fill_map(insns, index, loaded.maps[name].fd, offset)
+        _point_to_map(insns, index, loaded.maps[name].fd, offset)
     insns_at, insns_buffer = _address(insns)
     license_at, license_buffer = _address(obj.license + b"\0")
     funcs_at, funcs_buffer = _address(program.func_info)
@@ -4120,7 +4301,8 @@ def _load_program(loaded, obj, program):
             1 if size else 0, size, log_at, 0, program.flags, _short_name(program.name), 0,
             program.attach_type, loaded._btf_fd if funcs else 0,
             8 if funcs else 0, funcs_at if funcs else 0, funcs,
-            16 if lines else 0, lines_at if lines else 0, lines, program.attach_btf_id, 0),
+            16 if lines else 0, lines_at if lines else 0, lines, program.attach_btf_id,
+            target if program.kind == PROG_EXT else 0),
             "loading BPF program", what)
     try:
         return _with_memory(attempt)
@@ -4130,7 +4312,7 @@ def _load_program(loaded, obj, program):
         del insns_buffer, license_buffer, funcs_buffer, lines_buffer
 
 
-def _fill_map(insns, index, fd, offset):
+def _point_to_map(insns, index, fd, offset):
     """Make a 64-bit load that of a map, or of an address in the value of one."""
     opcode, registers, off, _ = INSN.unpack_from(insns, 8 * index)
     source = BPF_PSEUDO_MAP_FD if offset is None else BPF_PSEUDO_MAP_VALUE
@@ -4230,11 +4412,30 @@ def run_program(program, context, doing):
     del buffer
 
 
+def object_info(fd, info):
+    """What the kernel tells of a map, program or BTF, in as many bytes as info has, which says
+    where it is to put more.  BPF_OBJ_GET_INFO_BY_FD."""
+    at, buffer = _address(info)
+    bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), at), "asking about a descriptor")
+    return buffer.raw
+
+
 def missed_runs(program):
     """How many times the kernel could not run a program; 0 where it doesn't tell (Linux 5.12)."""
-    at, buffer = _address(bytes(216))                   # struct bpf_prog_info, up to that
-    bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, 216, at), "asking about a program")
-    return struct.unpack_from("=Q", buffer, 208)[0]
+    return struct.unpack_from("=Q", object_info(program, bytes(216)), 208)[0]
+
+
+def program_btf(program):
+    """The Btf of a loaded program."""
+    number, = struct.unpack_from("=I", object_info(program, bytes(216)), 128)
+    fd = bpf(BPF_BTF_GET_FD_BY_ID, struct.pack("=I", number), "asking for the types of a program")
+    try:
+        size, = struct.unpack_from("=8xI", object_info(fd, bytes(16)))
+        at, data = _address(bytes(size))
+        object_info(fd, struct.pack("=QII", at, size, 0))
+    finally:
+        os.close(fd)
+    return Btf(data.raw, "of program %d" % program)
 
 
 def enumerators(btf, name):
@@ -4242,21 +4443,30 @@ def enumerators(btf, name):
     return {item for number in btf.find(name, BTF_ENUMS) for item, _ in btf.type(number).items}
 
 
-def kernel_symbol(name):
-    """The address of a kernel symbol, 0 where it is not told.  It takes a while."""
-    wanted, text = b" %s\n" % name.encode(), b""
+def kernel_symbols(names):
+    """(name, address) of each kernel symbol of these names, where it is told.  It takes a while."""
+    wanted, text = [(name, b" %s\n" % name.encode()) for name in names], b""
     try:
         with open("/proc/kallsyms", "rb", buffering=0) as file:
             while True:
                 data = file.read(1 << 16)
                 text = text[text.rfind(b"\n") + 1:] + data
-                at = text.find(wanted)
-                if at >= 0:
-                    return int(text[text.rfind(b"\n", 0, at) + 1:at].split()[0], 16)
+                for name, word in wanted:
+                    at = text.find(word)
+                    while at >= 0:
+                        address = int(text[text.rfind(b"\n", 0, at) + 1:at].split()[0], 16)
+                        if address:
+                            yield name, address
+                        at = text.find(word, at + 1)
                 if not data:
-                    return 0
+                    return
     except OSError:
-        return 0
+        return
+
+
+def kernel_symbol(name):
+    """The address of a kernel symbol, the first of its name, 0 where it is not told."""
+    return next(kernel_symbols([name]), (name, 0))[1]
 
 
 # =============================================================================================
