@@ -8452,11 +8452,14 @@ class Trace(Source):
 # =============================================================================================
 # 9. Names: files and symbolic links as roots
 # =============================================================================================
-# A root that is no directory, or to which a symbolic link leads, is two things: names, and what
-# they lead to now.  The directories that hold the names are listened to, for what becomes of these
-# alone; a file is heard by its inode as well, and so whatever other name or mount it is used by.
-# When a name changes, what it leads to is looked up again, from the directory of the first on.
-# What a root led to stays its own until its names lead to something else.
+# Files and symbolic links come in; events of the files go out, and directories to which links lead,
+# for a source of trees.  Used are the sections on fanotify, inotify and trace.
+#
+# Such a root is two things: names, and what they lead to now.  The directories that hold the names
+# are listened to, for what becomes of these alone; a file is listened to by its inode as well, and
+# so whatever other name or mount it is used by.  When a name changes, what it leads to is looked up
+# again, from the directory of the first on.  What a root led to stays its own until its names lead
+# to something else.
 #
 # Marks on these few inodes are all that it takes, in a group of its own: no mark of a file system,
 # no filter.  And in the same group no ignore mark may hide what is done by another name.
@@ -8593,45 +8596,56 @@ def split_names(path):
     return [name for name in path.split(b"/") if name not in (b"", b".")]
 
 
+class Target:
+    """What the names of a root lead to.
+
+    entries   [(key of a directory, name)] on the way: see Way
+    own       the last of them, where that is the file itself, or what is missing; else None
+    parent    (key, name) of the directory of `Given.fd` while the first name is missing: what tells
+              that the directory is gone, and with it the root
+    inode     key of the file that it is; None: it is a directory, or can't be listened to
+    covered   whether another file is mounted over the entry
+    leads_to  inode_of() what the names lead to, None: to nothing
+    last      the same of what they led to last; None: that is gone
+    is_dir    whether that is a directory
+    tree      the Root of that directory; None where it is no tree of its own
+    """
+
+    def __init__(self):
+        self.entries, self.covered, self.is_dir = [], False, False
+        self.own = self.parent = self.inode = self.leads_to = self.last = self.tree = None
+
+    def heard(self):
+        """The entries whose events are the root's."""
+        return self.entries + ([self.parent] if self.parent is not None else [])
+
+
 class Given:
     """A root that is known by its names.
 
     display   str, as the user gave it, without trailing slashes
     fd        an O_PATH descriptor of the directory that has the first of its names; of a root that
-              is watched it is that in `places`, and not to be closed
-    names     the names from there on, list of bytes
-    entries   [(key of a directory, name)] that lead to what it is now: see Way
-    own       the last of them, where that is the file itself, or what is missing; else None
-    parent    (key, name) of the directory of `fd` while the first name is missing: what tells that
-              the directory is gone, and with it the root
-    inode     key of the file that it is; None: it is a directory, or can't be heard so
-    covered   whether another file is mounted over the entry
-    leads_to  inode_of() what the names lead to, None: to nothing
-    is_now    the same of what it is: what they led to last; None: that is gone
-    is_dir    whether that is a directory
-    tree      the Root of that directory; None where it is no tree of its own
+              is watched it is that in Listened.places, and not to be closed
+    names     the names from there on, list of bytes; None: it is a plain directory
+    now       the Target
     is_listed whether the mount of `fd` was in the list of mounts
     untold    whether it is another since before the event was read that tells of it
     why_not   why it could not be followed when that was tried last, as it was told; else None
     may_ask   see Way
     waits     whether it may not be there, and is known by all names that lead to it
     is_there  whether it was when that was told last
-    border    see InotifyNames.mark()
     """
 
     def __init__(self, display, path, follow=True, may_ask=None, waits=False):
-        self.waits, self.is_there = waits, True
         self.display, self.follow = display, follow or path.endswith(b"/")
-        self.may_ask, self.why_not = may_ask, None
-        self.fd = self.names = self.own = self.parent = self.inode = None
-        self.leads_to = self.is_now = self.tree = None
-        self.entries, self.covered, self.is_dir, self.border = [], False, False, 0
-        self.untold = self.is_listed = False
+        self.may_ask, self.waits, self.now = may_ask, waits, Target()
+        self.fd = self.names = self.why_not = None
+        self.is_listed, self.untold, self.is_there = False, False, True
         if not waits:
             os.stat(path, follow_symlinks=self.follow)  # for the kernel's word, if it is no root
         way = way_to(path, self.follow, may_ask, waits)
         try:
-            self.is_dir = way.is_dir
+            self.now.is_dir = way.is_dir
             if way.entries:
                 self.fd, self.names = os.dup(way.entries[0][0]), way.rest
                 self.mount_id = mount_id_of(self.fd)
@@ -8653,21 +8667,84 @@ class Given:
 
     def may_be_another(self):
         """Whether mounts may have made it another, as they do below a link, or on a file."""
-        if self.covered or self.entries != [self.own]:
+        if self.now.covered or self.now.entries != [self.now.own]:
             return True
         try:
-            return mount_id_at(self.fd, self.own[1]) != self.mount_id
+            return mount_id_at(self.fd, self.now.own[1]) != self.mount_id
         except OSError:
             return False
-
-    def listened(self):
-        """The entries whose events are its own."""
-        return self.entries + ([self.parent] if self.parent is not None else [])
 
     def close(self):
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
+
+
+class Listened:
+    """What a Names listens to, by its keys, and for which roots.
+
+    places    key of a directory -> a descriptor of it
+    by_name   (key of a directory, name) -> [Given]
+    by_inode  key of a file -> [Given]
+    stale     whether a place may be listened to in vain
+    """
+
+    def __init__(self):
+        self.places, self.by_name, self.by_inode, self.stale = {}, {}, {}, False
+
+    def place(self, key, fd):
+        """Keep a descriptor of a directory that is listened to; its key is returned."""
+        if key not in self.places:
+            self.places[key] = os.dup(fd)
+        return key
+
+    def enter(self, given, entries, own, parent=None):
+        """Have events of some entries be those of a root, and of no others."""
+        now = given.now
+        for entry in now.heard():
+            self.by_name[entry].remove(given)
+            if not self.by_name[entry]:
+                del self.by_name[entry]
+                self.stale = True
+        now.entries, now.own, now.parent = list(collections.OrderedDict.fromkeys(entries)), own, \
+            parent
+        for entry in now.heard():
+            self.by_name.setdefault(entry, []).append(given)
+
+    def be_file(self, given, key):
+        """A root is the file of a key, or none (None): the key of a file that is no root any more,
+        or None."""
+        before, given.now.inode = given.now.inode, key
+        if key == before:
+            return None
+        if key is not None:
+            others = self.by_inode.setdefault(key, [])
+            for other in [other for other in others if other.now.leads_to is None]:
+                others.remove(other)        # it has the name of another root now
+                other.now.inode = None
+            others.append(given)
+        if before in self.by_inode:
+            self.by_inode[before].remove(given)
+            if not self.by_inode[before]:
+                del self.by_inode[before]
+                return before
+        return None
+
+    def in_vain(self):
+        """The keys of directories that need not be listened to any more."""
+        if not self.stale:
+            return []
+        self.stale = False
+        used = {key for key, _ in self.by_name}
+        return [key for key in self.places if key not in used]
+
+    def drop(self, key):
+        """A directory is listened to no more."""
+        os.close(self.places.pop(key))
+
+    def close(self):
+        for key in list(self.places):
+            self.drop(key)
 
 
 class Names(Source):
@@ -8680,11 +8757,10 @@ class Names(Source):
     Subclasses listen, each by keys of its own:
 
     make()             what is needed for that; the descriptor to read
-    listen(fd, is_own) hear of the entries of an open directory, and of what happens to them if
-                       `is_own`; its key
+    listen(fd, is_own) have events of the names in an open directory, and of what happens to their
+                       files if `is_own`; its key
     unlisten(key)      not any more
-    mark(given, fd)    hear of what happens to an open file by any name; its key, None if it can't
-                       be heard so
+    mark(given, fd)    have events of an open file by any name; its key, None if that can't be
     unmark(key)        not any more: it is no root
     key(fd)            the key of an open file, where events tell whose file an entry was
     ahead()            see Source
@@ -8695,15 +8771,11 @@ class Names(Source):
     def __init__(self, wanted, filter_name, notice, lead, in_tree):
         self.notice, self.lead, self.in_tree = notice, lead, in_tree
         self.own, self.filter_name = wanted.own, filter_name
-        self.mask = wanted.mask | ALWAYS | ISDIR
         self.given = collections.OrderedDict()  # identity of a root -> Given
         self.gone = {}                      # those whose directory is gone -> pid: of whose event
-        self.places = {}                    # key of a directory listened to -> its descriptor
-        self.by_name, self.by_inode = {}, {}    # (key, name), and key of a file -> [Given]
-        self.stale = False                  # whether a place may be listened to in vain
+        self.listened, self.reported = Listened(), Reported(wanted)
         self.stats = collections.Counter()
-        self.out, self.now, self.moment = [], time.time(), None
-        self.quiet_at = boot_time()
+        self.quiet_at = boot_time()         # when the kernel's queue was last seen empty
         self.done = 0                       # what has been judged, in the measure of ahead()
         self.fd = self.make()
 
@@ -8712,7 +8784,7 @@ class Names(Source):
     @property
     def roots(self):
         """The roots, but for those that are trees now."""
-        return [given for given in self.given.values() if given.tree is None]
+        return [given for given in self.given.values() if given.now.tree is None]
 
     def add(self, given):
         """Watch a root."""
@@ -8723,13 +8795,13 @@ class Names(Source):
             self.forget(given)
             raise
         given.close()                       # one descriptor does for all files of a directory
-        given.fd = self.places[given.entries[0][0]]
+        given.fd = self.listened.places[given.now.entries[0][0]]
         given.source = self
         self.say_if_there(given)
 
     def say_if_there(self, given):
         """Say whether a root that is waited for is there, if that has changed."""
-        if given.waits and given.is_there != (given.leads_to is not None):
+        if given.waits and given.is_there != (given.now.leads_to is not None):
             given.is_there = not given.is_there
             self.notice("%s is %s" % (printable(given.display), "there, and watched from now on"
                                       if given.is_there else "not there; it is waited for"))
@@ -8743,7 +8815,7 @@ class Names(Source):
         """Know a root no more; `given.fd` is left to whoever calls this."""
         del self.given[given.identity]
         self.gone.pop(given, None)
-        self.enter(given, [], None)
+        self.listened.enter(given, [], None)
         self.be_file(given, None)
         self.tidy()
 
@@ -8762,7 +8834,7 @@ class Names(Source):
                            for index, (fd, name) in enumerate(way.entries)]
                 way.close()
                 way = given.way()       # the same, or it was changed before we listened
-            self.enter(given, entries, None if own is None else entries[own])
+            self.listened.enter(given, entries, None if own is None else entries[own])
             self.be(given, way, target)
         finally:
             way.close()
@@ -8770,14 +8842,15 @@ class Names(Source):
 
     def be(self, given, way, target):
         """A root is what a Way leads to; or what it was before, where that leads to nothing."""
-        given.covered, given.leads_to = False, None
+        now = given.now
+        now.covered, now.leads_to = False, None
         if way.fd is None:
             return self.await_end(given)
         is_dir, leads_to = way.is_dir, inode_of(way.fd)
-        if is_dir and given.is_now != leads_to or not is_dir and given.tree is not None:
-            self.out += self.lead(given, way.fd if is_dir else None)
+        if is_dir and now.last != leads_to or not is_dir and now.tree is not None:
+            self.reported.events += self.lead(given, way.fd if is_dir else None)
         self.be_file(given, None if is_dir else way, target)
-        given.is_dir, given.is_now, given.leads_to = is_dir, leads_to, leads_to
+        now.is_dir, now.last, now.leads_to = is_dir, leads_to, leads_to
         return None
 
     def be_file(self, given, way, target=None):
@@ -8787,38 +8860,15 @@ class Names(Source):
             if target is not None and self.key(way.fd) != target:
                 return
             key = self.mark(given, way.fd)
-            given.covered = mount_id_of(way.fd) != mount_id_of(way.entries[-1][0])
-        before, given.inode = given.inode, key
-        if key == before:
-            return
-        if before in self.by_inode:
-            self.by_inode[before].remove(given)
-            if not self.by_inode[before]:
-                del self.by_inode[before]
-                self.unmark(before)
-        if key is not None:
-            others = self.by_inode.setdefault(key, [])
-            for other in [other for other in others if other.leads_to is None]:
-                others.remove(other)        # it has the name of another root now
-                other.inode = None
-            others.append(given)
-
-    def enter(self, given, entries, own, parent=None):
-        """Have events of some entries be those of a root, and of no others."""
-        for entry in given.listened():
-            self.by_name[entry].remove(given)
-            if not self.by_name[entry]:
-                del self.by_name[entry]
-                self.stale = True
-        given.entries, given.own, given.parent = list(collections.OrderedDict.fromkeys(entries)), \
-            own, parent
-        for entry in given.listened():
-            self.by_name.setdefault(entry, []).append(given)
+            given.now.covered = mount_id_of(way.fd) != mount_id_of(way.entries[-1][0])
+        left = self.listened.be_file(given, key)
+        if left is not None:
+            self.unmark(left)
 
     def await_end(self, given):
-        """Where the first name of a root is missing, hear of the removal of the directory that had
-        it, which can't be as long as it has an entry."""
-        for _ in range(WAY_TRIES if len(given.entries) == 1 else 0):
+        """Where the first name of a root is missing, have an event of the removal of the directory
+        that had it, which can't be removed as long as it has an entry."""
+        for _ in range(WAY_TRIES if len(given.now.entries) == 1 else 0):
             if given.removed():
                 break
             path = fd_path(given.fd)
@@ -8827,53 +8877,43 @@ class Names(Source):
                 parent = self.listen(up, False), os.path.basename(path)
             finally:
                 os.close(up)
-            self.enter(given, given.entries, given.own, parent)
+            self.listened.enter(given, given.now.entries, given.now.own, parent)
             if fd_path(given.fd) == path:
                 break                       # else moved meanwhile, maybe before we listened
 
     def tidy(self):
-        """Listen to no directory in vain, if some entry is listened to no more."""
-        if not self.stale:
-            return
-        self.stale = False
-        used = {key for key, _ in self.by_name}
-        for key in [key for key in self.places if key not in used]:
+        """Listen to no directory in vain."""
+        for key in self.listened.in_vain():
             self.unlisten(key)
-            os.close(self.places.pop(key))
-
-    def place(self, key, fd):
-        """Keep a descriptor of a directory that is listened to."""
-        if key not in self.places:
-            self.places[key] = os.dup(fd)
-        return key
+            self.listened.drop(key)
 
     # --- events ---
 
     def judge(self, mask, pid, entry, target):
-        """Tell of an event of an entry (key, name), or of a file by whatever name: its key."""
-        named = list(self.by_name.get(entry, ()))
+        """Report an event of an entry (key, name), or of a file by whatever name: its key."""
+        named = list(self.listened.by_name.get(entry, ()))
         for given in named:
             self.entry_event(given, entry, mask, pid, target)
         mask &= ~NAME_EVENTS
-        for given in self.by_inode.get(target, ()):
+        for given in self.listened.by_inode.get(target, ()):
             if given not in named:
                 self.report(given, mask, pid)
 
     def entry_event(self, given, entry, mask, pid, target):
         """Something has happened to one of the names that lead to a root."""
-        is_own = entry == given.own and not given.covered
-        told_by_tree = is_own and self.in_tree(self.places[entry[0]])
+        is_own = entry == given.now.own and not given.now.covered
+        told_by_tree = is_own and self.in_tree(self.listened.places[entry[0]])
         if is_own and mask & NAME_EVENTS:
             # Not what is there now, which may have been another's until an event to come says so.
             self.follow(given, mask & (CREATE | MOVED_TO), target)
         elif mask & NAME_EVENTS:
-            before = given.leads_to
+            before = given.now.leads_to
             self.follow(given)
-            changed = given.untold or given.leads_to != before
+            changed = given.untold or given.now.leads_to != before
             # Of the removal of a directory its tree tells.
             told = NAME_EVENTS & ~DELETE if mask & ISDIR else NAME_EVENTS
             mask = mask & told if changed else 0
-            given.untold = bool(changed and not mask and given.leads_to)
+            given.untold = bool(changed and not mask and given.now.leads_to)
         elif not is_own or self.is_told_twice(given):
             mask = 0
         if mask and not told_by_tree:
@@ -8895,7 +8935,7 @@ class Names(Source):
             if is_there:
                 self.resolve(given, target)
             else:
-                given.leads_to = None
+                given.now.leads_to = None
                 self.await_end(given)
         except OSError as error:
             why_not = worded(error)
@@ -8907,7 +8947,7 @@ class Names(Source):
 
     def note_if_gone(self, given, pid=None):
         """A root ends with the directory that had its name; see end_what_is_gone()."""
-        if given.leads_to is None and given.removed():
+        if given.now.leads_to is None and given.removed():
             self.gone[given] = pid
 
     def end_what_is_gone(self):
@@ -8917,56 +8957,59 @@ class Names(Source):
             gone, ahead = list(self.gone), self.ahead()
             while self.judged() < ahead and self.read_buffer():
                 pass
-            last = {event.path: at for at, event in enumerate(self.out)}
+            events = self.reported.events
+            last = {event.path: at for at, event in enumerate(events)}
             for given in sorted(set(gone) & set(self.gone),
                                 key=lambda each: -last.get(each.display, -1)):
-                count, at = len(self.out), last.get(given.display, -1) + 1
-                if given.tree is None:      # one that is a tree goes on as that
+                count, at = len(events), last.get(given.display, -1) + 1
+                if given.now.tree is None:      # one that is a tree goes on as that
                     self.report(given, DELETE_SELF, self.gone[given])
-                self.out[at:] = self.out[count:] + self.out[at:count]
+                events[at:] = events[count:] + events[at:count]
                 self.remove(given)
 
     @property
     def has_lost_a_tree(self):
         """Whether a root that was a tree has ended, as its source told."""
-        return any(given.tree is not None and given.tree not in given.tree.source.roots
-                   for given in self.given.values())
+        return any(map(self.has_lost, self.given.values()))
+
+    @staticmethod
+    def has_lost(given):
+        tree = given.now.tree
+        return tree is not None and tree not in tree.source.roots
 
     def look_at_roots(self, moment):
         """Mounts have changed, which may cover files; or the tree that a root was has ended.
         Returns the events that tell of it."""
-        self.out, self.now, self.moment = [], time.time(), moment
+        self.reported.begin(moment)
         for given in list(self.given.values()):
-            if given.tree is not None and given.tree not in given.tree.source.roots:
-                given.tree = given.is_now = None
+            if self.has_lost(given):
+                given.now.tree = given.now.last = None
             if given.may_be_another():
                 self.look_at(given)
         self.end_what_is_gone()
-        return self.out
+        return self.reported.take()
 
     def look_at(self, given):
         """Look up what a root is now, though no name has changed; or the event is to come."""
-        covered, is_now, leads_to = given.covered, given.is_now, given.leads_to
+        covered, last, leads_to = given.now.covered, given.now.last, given.now.leads_to
         self.follow(given)
-        given.untold = given.untold or given.leads_to != leads_to
-        if covered and given.is_now != is_now:
+        given.untold = given.untold or given.now.leads_to != leads_to
+        if covered and given.now.last != last:
             self.report(given, UNMOUNT, None)
         self.note_if_gone(given)
 
     def report(self, given, mask, pid):
-        """Put out an event of a root, if it is one that was asked for."""
-        mask = mask & self.mask & ~ISDIR
-        if mask:
-            self.out.append(Event(given.display, mask | (ISDIR if given.is_dir else 0),
-                                  pid or None, self.now, None, self.moment))
+        """Report an event of a root, if it is one that was asked for."""
+        mask = mask & ~ISDIR | (ISDIR if given.now.is_dir else 0)
+        self.reported.add(given.display, mask, None, pid or None)
 
     def read(self, moment):
         """The events of the roots in one buffer, [] where there is none, and what is queued when
         a root ends.  Never waits."""
-        self.out, self.now, self.moment = [], time.time(), moment
+        self.reported.begin(moment)
         self.read_buffer()
         self.end_what_is_gone()
-        return self.out
+        return self.reported.take()
 
     def read_buffer(self):
         """Read one buffer and judge what is in it; whether there was anything."""
@@ -8980,12 +9023,12 @@ class Names(Source):
         self.stats["reads"] += 1
         for mask, pid, entry, target in self.decode(buffer):
             self.stats["events read"] += 1
-            before = len(self.out)
+            before = len(self.reported.events)
             if mask & Q_OVERFLOW:
                 self.overflow()
             else:
                 self.judge(mask, pid, entry, target)
-            self.stats["dropped in user space"] += before == len(self.out)
+            self.stats["dropped in user space"] += before == len(self.reported.events)
         return bool(buffer)
 
     def room(self):
@@ -8995,7 +9038,7 @@ class Names(Source):
     def overflow(self):
         """Events were lost: look where all names lead."""
         self.notice("the event queue of the files given overflowed: events were lost")
-        self.out.append(Event(None, Q_OVERFLOW, None, self.now, None, self.moment))
+        self.reported.add(None, Q_OVERFLOW)
         for given in list(self.given.values()):
             self.follow(given)
 
@@ -9006,9 +9049,8 @@ class Names(Source):
         return self.done
 
     def close(self, forked=False):
-        for fd in self.places.values():
-            os.close(fd)
-        self.places, self.given = {}, {}
+        self.listened.close()
+        self.given = {}
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
@@ -9020,7 +9062,7 @@ class FanotifyNames(Names):
     def make(self):
         """An event of a file by whatever name comes once, though two marks ask for it."""
         self.pid = os.getpid()
-        self.asked = self.mask & ASKABLE & ~MOVES & ~NAME_EVENTS & ~FS_ERROR
+        self.asked = self.reported.mask & ASKABLE & ~MOVES & ~NAME_EVENTS & ~FS_ERROR
         return new_group()[0]
 
     def key(self, fd):
@@ -9030,11 +9072,11 @@ class FanotifyNames(Names):
     def listen(self, fd, is_own):
         mask = NAME_EVENTS | ISDIR | (self.asked | EVENT_ON_CHILD if is_own else 0)
         fanotify_mark(self.fd, FAN_MARK_ADD, mask, fd, b".", os.fsdecode(fd_path(fd)))
-        return self.place(self.key(fd), fd)
+        return self.listened.place(self.key(fd), fd)
 
     def unlisten(self, key):
         mask = NAME_EVENTS | ISDIR | self.asked | EVENT_ON_CHILD
-        fanotify_mark(self.fd, FAN_MARK_REMOVE, mask, self.places[key], b".")
+        fanotify_mark(self.fd, FAN_MARK_REMOVE, mask, self.listened.places[key], b".")
 
     def mark(self, given, fd):
         if self.asked:
@@ -9045,7 +9087,8 @@ class FanotifyNames(Names):
     def unmark(self, key):
         """What can't be opened is gone, or soon; or it is on a file system of which no directory is
         open here, and what comes of it is dropped."""
-        place = next((fd for each, fd in self.places.items() if each[:8] == key[:8]), None)
+        place = next((fd for each, fd in self.listened.places.items() if each[:8] == key[:8]),
+                     None)
         if place is None or not self.asked:
             return
         with OwnRead(open_key(place)):
@@ -9080,12 +9123,12 @@ class TraceNames(Names):
     """By the programs of `trace`.  Keys are the numbers that records have."""
 
     def make(self):
-        asked = self.mask & ASKABLE & ~FS_ERROR | NAME_EVENTS | RENAME
+        asked = self.reported.mask & ASKABLE & ~FS_ERROR | NAME_EVENTS | RENAME
         self.traced = Traced(asked, asked, self.own, None, True)
         return os.dup(self.traced.fd)
 
     def listen(self, fd, is_own):
-        return self.place(self.traced.pin(fd, os.fsdecode(fd_path(fd)), flat=True), fd)
+        return self.listened.place(self.traced.pin(fd, os.fsdecode(fd_path(fd)), flat=True), fd)
 
     def unlisten(self, key):
         self.traced.unpin(key)
@@ -9106,14 +9149,15 @@ class TraceNames(Names):
         return self.traced.tracer.position()[0]
 
     def read_buffer(self):
-        moment, count = self.moment, 0
+        reported, count = self.reported, 0
+        moment = reported.moment
         for record, when, its_moment in self.traced.read(moment):
             count += 1
-            before, self.now, self.moment = len(self.out), when, its_moment
+            before, reported.now, reported.moment = len(reported.events), when, its_moment
             for event in self.entries(record):
                 self.judge(*event)
-            self.stats["dropped in user space"] += before == len(self.out)
-        self.moment = moment
+            self.stats["dropped in user space"] += before == len(reported.events)
+        reported.moment = moment
         self.stats["reads"] += 1
         self.stats["events read"] += count
         if self.traced.lost():
@@ -9144,20 +9188,21 @@ class InotifyNames(Names):
     """By inotify.  Keys are watch descriptors."""
 
     def make(self):
-        self.asked = self.mask & INOTIFY_ASKABLE & ~NAME_EVENTS & ~(DELETE_SELF | MOVE_SELF)
+        self.asked = self.reported.mask & INOTIFY_ASKABLE \
+            & ~(NAME_EVENTS | DELETE_SELF | MOVE_SELF)
         self.start = 0                      # where the buffer begins that is judged; `done`: ends
-        self.borders = []                   # not read to yet: see mark()
+        self.borders = weakref.WeakKeyDictionary()  # Given -> in the measure of ahead(): see mark()
         return new_inotify()
 
     def listen(self, fd, is_own):
         mask = NAME_EVENTS | IN_ONLYDIR | IN_MASK_ADD | (self.asked if is_own else 0)
-        return self.place(self.watch(fd, mask, os.fsdecode(fd_path(fd))), fd)
+        return self.listened.place(self.watch(fd, mask, os.fsdecode(fd_path(fd))), fd)
 
     def unlisten(self, key):
         call("inotify_rm_watch", self.fd, key)
 
     def watch(self, fd, mask, shown):
-        return inotify_watch(self.fd, path_to_fd(fd), mask, shown, len(self.places))
+        return inotify_watch(self.fd, path_to_fd(fd), mask, shown, len(self.listened.places))
 
     def mark(self, given, fd):
         """What happens to it by its own name is told twice from now on, by its directory and by
@@ -9171,11 +9216,10 @@ class InotifyNames(Names):
             if error.errno != errno.EACCES:
                 raise
             self.notice("%s; what is done to it by another name won't be seen" % error)
-            given.border = 1 << 62
+            self.borders[given] = 1 << 62
             return None
-        if key != given.inode:
-            given.border = self.ahead()
-            self.borders.append(given.border)
+        if key != given.now.inode:
+            self.borders[given] = self.ahead()
         return key
 
     def unmark(self, key):
@@ -9185,20 +9229,20 @@ class InotifyNames(Names):
         return self.done + queued(self.fd)
 
     def is_told_twice(self, given):
-        return given.inode is not None and self.start >= given.border
+        return given.now.inode is not None and self.start >= self.borders.get(given, 0)
 
     def room(self):
         """So much that no buffer goes beyond a border."""
-        self.borders = [border for border in self.borders if border > self.done]
-        return min([INOTIFY_READ] + [border - self.done for border in self.borders])
+        return min([INOTIFY_READ] + [border - self.done for border in self.borders.values()
+                                     if border > self.done])
 
     def decode(self, buffer):
         self.start = self.done
         self.done += len(buffer)
         for wd, mask, _, name in decode_inotify(buffer):
             if mask & IN_IGNORED:
-                for given in self.by_inode.pop(wd, ()):
-                    given.inode = None
+                for given in self.listened.by_inode.pop(wd, ()):
+                    given.now.inode = None
             elif name:
                 yield mask, None, (wd, name), None
             else:
@@ -9688,11 +9732,11 @@ class Sources:
         """Watch a root that is known by its names."""
         _, name, reasons = self.first_that_works(lambda name: self.add_to_names(name, given))
         if name is not None:
-            if not given.is_dir:
+            if not given.now.is_dir:
                 self.tell_lesser(reasons, name)
             return
         given.close()
-        if not given.is_dir:
+        if not given.now.is_dir:
             self.refuse(given.display, reasons[-1][1])
         self.add_tree(given.display, path)
         self.notice("%s won't be followed when it leads elsewhere: %s"
@@ -9715,8 +9759,8 @@ class Sources:
         """A root leads to another directory now, open as `fd`, or to none (None).  Returns what is
         still to be told of the one before."""
         events = []
-        if given.tree is not None:
-            root, given.tree = given.tree, None
+        if given.now.tree is not None:
+            root, given.now.tree = given.now.tree, None
             events = self.read_queued(root.source)
             if root in root.source.roots:
                 root.source.remove(root)
@@ -9724,7 +9768,7 @@ class Sources:
         if fd is not None:
             before = [root for source in self.trees for root in source.roots]
             root = self.add_tree(given.display, path_to_fd(fd))
-            given.tree = root if root not in before else None
+            given.now.tree = root if root not in before else None
             self.on_lead(visible_path(fd, self.mount_list.far()))
         return events
 
