@@ -8039,6 +8039,8 @@ class LibbpfTest(BpfTest):
     def test_cases_same_as_libbpf(self):
         for name in CASES:
             with self.subTest(name):
+                if name == "externs" and Libbpf().library.libbpf_minor_version() < 3:
+                    self.skipTest("this libbpf knows no flavors of kernel functions")
                 self.compare(name, "clang-19")
 
     def test_sections_as_libbpf_has_them(self):
