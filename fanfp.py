@@ -11936,16 +11936,16 @@ def folded(text, indent=8, first=""):
 
 WHO = ("user", "gid", "ppid", "exe", "cmdline", "cgroup", "unit")
 """What --who adds to "comm" and "uid": attributes of a Process."""
-USER, ALL = 1, 2                        # how much more named() says
+WITH_USER, WITH_ALL = 1, 2              # how much more named() says
 
 
 def named(event, detail=0):
     """Who did it, for people: "command(pid)"; with the user, if it is not root; with all that
     --who has: user, parent's pid, and unit or container."""
     text = "%s(%s)" % (printable(event.comm or "?"), "?" if event.pid is None else event.pid)
-    if detail == USER and event.uid:
+    if detail == WITH_USER and event.uid:
         return text + " " + printable(user_name(event.uid))
-    process = event.process if detail == ALL else None
+    process = event.process if detail == WITH_ALL else None
     if process is not None:
         for form, value in ((" %s", process.user), (" ppid=%s", process.ppid),
                             (" unit=%s", process.unit)):
@@ -12726,7 +12726,7 @@ class TerminalLines:
     def line(self, event, count):
         """The line of an event that came so often."""
         columns, roots = self.output.size()[0], event.moment.roots
-        who = named(event, self.who or (USER if columns >= WIDE else 0))
+        who = named(event, self.who or (WITH_USER if columns >= WIDE else 0))
         what = names_text(event.mask & ~ISDIR) + (" x%d" % count if count > 1 else "")
         root = roots[0] if len(roots) == 1 else None
         paths = [from_root(path, root, event.is_dir) for path in (event.old_path, event.path)
@@ -13166,9 +13166,9 @@ def choose_output(options, output, errors):
                          str if raw else printable),
             "" if raw or options.no_newline else "\n")
     if os.isatty(output.fd):
-        return TerminalLines(output, errors, ALL * bool(options.who),
+        return TerminalLines(output, errors, WITH_ALL * bool(options.who),
                              options.exec is None and options.run is None)
-    return lambda events: text_lines(events, ALL * bool(options.who))
+    return lambda events: text_lines(events, WITH_ALL * bool(options.who))
 
 
 def watch_arguments(options):

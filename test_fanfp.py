@@ -13,7 +13,9 @@ FANFP_TEST_AGAIN is set, what is the same on every kernel is skipped; where FANF
 is set, kernel.pid_max is lowered to it for a while: in a machine of its own.
 """
 
+import ast
 import asyncio
+import collections
 import csv
 import ctypes
 import errno
@@ -12250,6 +12252,21 @@ class Pythons(Base):
 # =============================================================================================
 # Documents
 # =============================================================================================
+
+class Source(unittest.TestCase):
+    """What can be said of fanfp.py without running it."""
+
+    def test_no_name_is_given_twice(self):
+        """Its sections share one scope: a later one's replaces an earlier one's."""
+        with open(fanfp.__file__, encoding="utf-8") as file:
+            top = ast.parse(file.read()).body
+        made = [node.name for node in top if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        for node in top:
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                made += [each.id for each in ast.walk(target) if isinstance(each, ast.Name)]
+        self.assertEqual([name for name, count in collections.Counter(made).items() if count > 1],
+                         [])
+
 
 class Documents(unittest.TestCase):
     """README and doc/: what they lead to and what they name is there."""
