@@ -12427,7 +12427,7 @@ def read_command(command, option="--exec"):
     except ValueError as reason:
         raise Error(errno.EINVAL, "reading %s %s: %s; as a shell has it: close the quotes, or "
                     "put \\ before one that is meant" % (option, printable(command), reason))
-    if not words:
+    if not any(words[:1]):
         raise Error(errno.EINVAL, "reading %s: it is empty; name a command" % option)
     if option != "--exec" and "{}" in command:
         raise Error(errno.EINVAL, "reading %s %s: {} is a path for --exec; here the paths are on "
@@ -12442,9 +12442,11 @@ def read_command(command, option="--exec"):
                             option, printable(command), printable(word), option, safe,
                             ', where "$1" is the path' if option == "--exec" else ""))
     if "{}" not in words[0] and not shutil.which(words[0]):
-        raise failure(errno.EACCES if os.path.exists(words[0]) else errno.ENOENT, "running",
-                      words[0], "name a program in %s; what only a shell knows (cd, an alias) "
-                      "needs sh -c" % option)
+        if os.path.exists(words[0]):
+            raise failure(errno.EACCES, "running", words[0],
+                          "have it run by its interpreter, or make it a program (chmod +x)")
+        raise failure(errno.ENOENT, "running", words[0], "name a program in %s; what only a shell "
+                      "knows (cd, an alias) needs sh -c" % option)
     notes = ["%s uses no shell: %s is handed on as it is" % (option, printable(word))
              for word in bare if "*" in word or word.startswith("~")]
     for shell, flag, script in zip(words, words[1:], words[2:]):
@@ -12515,12 +12517,12 @@ class Runner(Part):
         for name in ("comm", "uid") + WHO:
             values[name] = getattr(event.process, name, None)
         self.launch([word.replace("{}", path) for word in self.words],
-                    shorten(printable(path)) or "-", values, self.null)
+                    " for " + (shorten(printable(path)) or "-"), values, self.null)
 
     def launch(self, words, what, values, stdin):
         """Run a command for something, with values for its environment; where that can't be, say
         so."""
-        self.shown = "%s for %s" % (shorten(printable(words[0])), what)
+        self.shown = shorten(printable(words[0])) + what
         self.told, self.kill_at, self.is_over = None, None, False
         variables = {"FANFP_" + name.upper(): text_of(value) for name, value in values.items()}
         try:
@@ -12628,8 +12630,8 @@ class BatchRunner(Runner):
     def start(self, batch):
         self.note_loop(batch)
         with self.input_of(batch) as stdin:
-            self.launch(self.words, "%d path%s" % (len(batch), "" if len(batch) == 1 else "s"),
-                        {"count": len(batch)}, stdin)
+            what = " for %d path%s" % (len(batch), "s"[len(batch) == 1:]) if batch else ""
+            self.launch(self.words, what, {"count": len(batch)}, stdin)
         self.suspect_until = time.monotonic() + SUSPECT_SECONDS if self.restarts else float("inf")
 
     @staticmethod

@@ -5270,7 +5270,7 @@ class Run(Commands):
         self.assertIsNotNone(found, errors)
         program = self.begin(script, *list(arguments) + shlex.split(found.group(1)))
         if "--restart" in arguments:
-            program.wait_for("for 0 paths: it ended with status 0")
+            program.wait_for(": it ended with status 0")
         for name in "abcde":
             write(self.tree + "/src/" + name)
             program.wait_for("for 1 path: it ended with status 0")
@@ -5331,7 +5331,7 @@ class Run(Commands):
         """A server that goes on in the background, when what was started has ended."""
         program = self.restarted('(trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
                                  'while :; do sleep 0.02; done) &\n')
-        program.wait_for("script for 0 paths: it ended with status 0\n")
+        program.wait_for("script: it ended with status 0\n")
         write(self.tree + "/a")
         self.assertEqual(self.ran(program, 2), ["end", "start 1"])
         self.leave(program)
@@ -5339,7 +5339,7 @@ class Run(Commands):
     def test_restart_of_one_that_ends(self):
         """By itself: it is told how, and started again at the next change alone."""
         program = self.restarted('echo ran start $FANFP_COUNT; exit 7\n')
-        program.wait_for("script for 0 paths: it ended with status 7\n")
+        program.wait_for("script: it ended with status 7\n")
         write(self.tree + "/a")
         self.assertEqual(self.ran(program, 1), ["start 1"])
         program.wait_for("script for 1 path: it ended with status 7\n")
