@@ -2008,6 +2008,7 @@ def unescape_octal(path):
 BTF_MODIFIERS = frozenset((BTF_TYPEDEF, BTF_VOLATILE, BTF_CONST, BTF_RESTRICT, BTF_TYPE_TAG))
 BTF_COMPOSITES = frozenset((BTF_STRUCT, BTF_UNION))
 BTF_ENUMS = frozenset((BTF_ENUM, BTF_ENUM64))
+BTF_SIZED = BTF_COMPOSITES | BTF_ENUMS | {BTF_INT, BTF_FLOAT, BTF_DATASEC}
 BTF_KIND_NAMES = ("void", "int", "ptr", "array", "struct", "union", "enum", "fwd", "typedef",
                   "volatile", "const", "restrict", "func", "func_proto", "var", "datasec", "float",
                   "decl_tag", "type_tag", "enum64")
@@ -2032,6 +2033,12 @@ class _Lengths(dict):
 MAX_NAME = 512          # longest name accepted, as the kernel has it
 MANY_NAMES = 256        # looked for one by one; more are looked up in a table of all
 MAX_HOPS = 32           # modifiers in a row, or types in types: what libbpf allows
+
+
+def object_damaged(name, what, *args, doing="reading", number=errno.ENOEXEC):
+    """The Error for an object in which something is wrong, or that the kernel is not for."""
+    return Error(number, printable("%s BPF object %s: %s" % (doing, name, what % args)))
+
 
 # size: in bytes, or for kinds that refer to a type its id.  items, by kind:
 #   struct, union   Member...           enum, enum64   (name, value)...
@@ -2067,20 +2074,15 @@ class Btf:
         self._texts, self._types, self._found = {0: ""}, {}, {}
         self._is_whole, self._flavors = False, None
 
-    def damaged(self, what):
-        return Error(errno.ENOEXEC, "reading BPF object %s: %s" % (self.name, what))
+    def damaged(self, what, *args):
+        return object_damaged(self.name, what, *args)
 
     def _read_header(self):
         """((start, end) of the types, (start, end) of the strings), checked against the data."""
-        if len(self.data) < 24:
-            raise self.damaged("its BTF is cut off in the header")
-        magic, version, _, length, type_off, type_len, str_off, str_len = struct.unpack_from(
-            "=HBBIIIII", self.data)
-        if magic != 0xeb9f:
-            raise self.damaged("its BTF is of the other byte order" if magic == 0x9feb
-                               else "its BTF has no BTF in it")
-        if version != 1:
-            raise self.damaged("its BTF is of version %d, not 1" % version)
+        magic, version, _, length, type_off, type_len, str_off, str_len = struct.unpack(
+            "=HBBIIIII", self.data[:24].ljust(24, b"\0"))
+        if magic != 0xeb9f or version != 1:
+            raise self.damaged("its BTF is no BTF of version 1")
         if length < 24 or length % 4 or type_off % 4 or type_len % 4:
             raise self.damaged("its BTF is not aligned")
         if max(type_off + type_len, str_off + str_len) > len(self.data) - length:
@@ -2101,7 +2103,7 @@ class Btf:
         except IndexError:
             at = _BEYOND
         if at != end:
-            raise self.damaged("its BTF is damaged or too new at type %d" % (len(starts) - 1))
+            raise self.damaged("its BTF is damaged or too new at type %d", len(starts) - 1)
         append(end)
         return starts
 
@@ -2116,7 +2118,7 @@ class Btf:
         if text is None:
             end = self._strings.find(b"\0", offset, offset + MAX_NAME)
             if end < 0 or self._strings[offset - 1]:
-                raise self.damaged("its BTF has no string at %d" % offset)
+                raise self.damaged("its BTF has no string at %d", offset)
             text = self._texts[offset] = self._strings[offset:end].decode("utf-8", "replace")
         return text
 
@@ -2135,7 +2137,7 @@ class Btf:
         if number == 0:
             return Type(0, BTF_VOID, "", 0, 0, 0, ())
         if not 0 < number < len(self):
-            raise self.damaged("its BTF has no type %d" % number)
+            raise self.damaged("its BTF has no type %d", number)
         at, end = self._starts[number], self._starts[number + 1]
         name, info, size = self._words[at:at + 3]
         kind, vlen, flag = info >> 24 & 31, info & 0xffff, info >> 31
@@ -2143,30 +2145,29 @@ class Btf:
                     self._items(kind, flag, self._words[at + 3:end]))
 
     def _items(self, kind, flag, words):
+        step = _ITEM_WORDS.get(kind, 1)
+        rows = zip(*[words[at::step] for at in range(step)])
         if kind in BTF_COMPOSITES:
-            rows = zip(words[0::3], words[1::3], words[2::3])
-            if flag:
-                return [Member(self.string(name), type_id, where & 0xffffff, where >> 24)
-                        for name, type_id, where in rows]
-            return [Member(self.string(name), type_id, where, 0) for name, type_id, where in rows]
+            bits, shift = (0xffffff, 24) if flag else (0xffffffff, 32)
+            return [Member(self.string(name), type_id, where & bits, where >> shift)
+                    for name, type_id, where in rows]
         if kind == BTF_ENUM:
             return [(self.string(name), value - (flag and value >> 31 << 32))
-                    for name, value in zip(words[0::2], words[1::2])]
+                    for name, value in rows]
         if kind == BTF_ENUM64:
             return [(self.string(name), low + (high << 32) - (flag and high >> 31 << 64))
-                    for name, low, high in zip(words[0::3], words[1::3], words[2::3])]
+                    for name, low, high in rows]
         if kind == BTF_FUNC_PROTO:
-            return [(self.string(name), type_id) for name, type_id in zip(words[0::2], words[1::2])]
+            return [(self.string(name), type_id) for name, type_id in rows]
         if kind == BTF_DATASEC:
-            return list(zip(words[0::3], words[1::3], words[2::3]))
+            return list(rows)
         if kind == BTF_INT:
             return words[0] >> 24 & 15, words[0] >> 16 & 255, words[0] & 255
         return tuple(words)
 
     def place(self, number):
-        """Where in the data the type lies: (start, end), for the few who rewrite it."""
-        first = self.header[0][0]
-        return first + 4 * self._starts[number], first + 4 * self._starts[number + 1]
+        """Where in the data the type starts, for the few who rewrite it."""
+        return self.header[0][0] + 4 * self._starts[number]
 
     def find(self, name, kinds):
         """The ids of the types of one of these kinds whose essential name is this one."""
@@ -2230,24 +2231,19 @@ class Btf:
             if found.kind not in BTF_MODIFIERS:
                 return found
             number = found.size
-        raise self.damaged("its BTF has a loop at type %d" % number)
+        raise self.damaged("its BTF has a loop at type %d", number)
 
     def size_of(self, number):
         """Size in bytes, or -1 for what has none (void, functions, forward declarations)."""
         count = 1
         for _ in range(MAX_HOPS):
             found = self.skip(number)
-            if found.kind == BTF_ARRAY:
-                count *= found.items[2]
-                number = found.items[0]
-            elif found.kind == BTF_PTR:
-                return 8 * count
-            elif found.kind in (BTF_INT, BTF_STRUCT, BTF_UNION, BTF_ENUM, BTF_ENUM64, BTF_FLOAT,
-                                BTF_DATASEC):
-                return found.size * count
-            else:
-                return -1
-        raise self.damaged("its BTF has a loop at type %d" % number)
+            if found.kind != BTF_ARRAY:
+                return count * found.size if found.kind in BTF_SIZED else \
+                    8 * count if found.kind == BTF_PTR else -1
+            count *= found.items[2]
+            number = found.items[0]
+        raise self.damaged("its BTF has a loop at type %d", number)
 
     def describe(self, number):
         """`struct inode`, for messages."""
@@ -2269,10 +2265,8 @@ def kernel_btf(path="/sys/kernel/btf/vmlinux"):
         with open(path, "rb", buffering=0) as file:
             data = file.read()
     except OSError as why:
-        if why.errno != errno.ENOENT:
-            raise failure(why.errno, "reading the kernel's BTF", path)
-        raise failure(why.errno, "reading the kernel's BTF", path,
-                      "the kernel must be built with CONFIG_DEBUG_INFO_BTF")
+        raise failure(why.errno, "reading the kernel's BTF", path, {
+            errno.ENOENT: "the kernel must be built with CONFIG_DEBUG_INFO_BTF"})
     return Btf(data, path)
 
 
@@ -2319,17 +2313,17 @@ class Elf:
         if has > len(self.data):
             raise self.damaged("its sections overlap")      # so all work is bounded by the file
         if sum(section.size for section in self.sections if section.type) - has > MAX_ZEROS:
-            raise self.damaged("its .bss and the like are larger than %d MB" % (MAX_ZEROS >> 20))
+            raise self.damaged("its .bss and the like are larger than %d MB", MAX_ZEROS >> 20)
         self.symbols = self._read_symbols(headers)
         self.relocations = self._read_relocations()
 
-    def damaged(self, what):
-        return Error(errno.ENOEXEC, "reading BPF object %s: %s" % (self.name, what))
+    def damaged(self, what, *args):
+        return object_damaged(self.name, what, *args)
 
     def cut(self, data, offset, size, what):
         """data[offset:offset + size], or an error that says what is cut off."""
         if offset + size > len(data):
-            raise self.damaged("%s is cut off" % what)
+            raise self.damaged("%s is cut off", what)
         return data[offset:offset + size]
 
     def _read_header(self):
@@ -2341,8 +2335,8 @@ class Elf:
             raise self.damaged("a 32-bit ELF file; BPF objects are 64-bit")
         order = {1: "little", 2: "big"}.get(ident[5], "unknown")
         if order != sys.byteorder:
-            raise self.damaged("it is for %s-endian machines, this one is %s-endian"
-                               % (order, sys.byteorder))
+            raise self.damaged("it is for %s-endian machines, this one is %s-endian", order,
+                               sys.byteorder)
         kind, machine = struct.unpack_from("=HH", ident, 16)
         if machine != EM_BPF or kind != ET_REL:
             raise self.damaged("an ELF file, but not a BPF object")
@@ -2369,7 +2363,7 @@ class Elf:
     def _read_symbols(self, headers):
         tables = [section for section in self.sections if section.type == SHT_SYMTAB]
         if len(tables) != 1:
-            raise self.damaged("it has %s symbol table" % ("no" if not tables else "more than one"))
+            raise self.damaged("it has %s symbol table", "no" if not tables else "more than one")
         link = headers[tables[0].index][6]
         if not link < len(headers) or tables[0].size % 24:
             raise self.damaged("its symbol table is damaged")
@@ -2395,11 +2389,11 @@ class Elf:
             if self.sections[section.info].name in (".BTF", ".BTF.ext"):
                 continue                # relative to themselves already
             if section.type == SHT_RELA or section.size % 16:
-                raise self.damaged("%s is no relocation section as clang makes them" % section.name)
+                raise self.damaged("%s is no relocation section as clang makes them", section.name)
             rows = found.setdefault(section.info, [])
             for offset, info in struct.iter_unpack("=QQ", section.data):
                 if not info >> 32 < len(self.symbols):
-                    raise self.damaged("%s refers to a symbol that is not there" % section.name)
+                    raise self.damaged("%s refers to a symbol that is not there", section.name)
                 rows.append((offset, info & 0xffffffff, self.symbols[info >> 32]))
         return found
 
@@ -2483,8 +2477,8 @@ class _Reader:
         self.symbols = {}               # {section index: {name: symbol}}: global variables, externs
         for symbol in elf.symbols:
             if symbol.section == SHN_COMMON:
-                raise self.damaged("variable %s is a common symbol; compile with -fno-common"
-                                   % symbol.name)
+                raise self.damaged("variable %s is a common symbol; compile with -fno-common",
+                                   symbol.name)
             if (symbol.type == STT_OBJECT or not symbol.section) and symbol.bind != STB_LOCAL:
                 self.symbols.setdefault(symbol.section, {})[symbol.name] = symbol
         self.datasecs, self.callbacks, self.kconfig = {}, {}, {}
@@ -2516,8 +2510,7 @@ class _Reader:
         for number, offset, size in self.datasecs[section.name].items:
             var = self.btf.type(number)
             if var.kind != BTF_VAR:
-                raise self.damaged("section %s holds %s"
-                                   % (section.name, self.btf.describe(number)))
+                raise self.damaged("section %s holds %s", section.name, self.btf.describe(number))
             symbol = symbols.get(var.name) if var.items[0] != STATIC else None
             found.append(Variable(var.name, var.size, symbol.value if symbol else offset, size,
                                   STATIC if symbol and symbol.is_hidden else var.items[0], number))
@@ -2525,12 +2518,12 @@ class _Reader:
         end = 0
         for variable in found:
             if variable.offset < end:
-                raise self.damaged("variable %s of section %s overlaps another"
-                                   % (variable.name, section.name))
+                raise self.damaged("variable %s of section %s overlaps another", variable.name,
+                                   section.name)
             end = variable.offset + variable.size
             if end > section.size:
-                raise self.damaged("variable %s is outside of section %s"
-                                   % (variable.name, section.name))
+                raise self.damaged("variable %s is outside of section %s", variable.name,
+                                   section.name)
         return found
 
     def read_maps(self):
@@ -2549,7 +2542,7 @@ class _Reader:
         btf = self.btf
         description = btf.skip(type_id)
         if description.kind != BTF_STRUCT:
-            raise self.damaged("map %s is not described by a struct" % name)
+            raise self.damaged("map %s is not described by a struct", name)
         said = dict.fromkeys(MapSpec._fields, 0)
         said.update(name=name, offset=offset, inner=None, values={})
         for member in description.items:
@@ -2559,14 +2552,14 @@ class _Reader:
                 said[member.name + "_size"] = btf.size_of(behind.id) if behind else -1
                 said[member.name + "_type"] = kind.size
                 if said[member.name + "_size"] < 0:
-                    raise self.damaged("map %s: %s is of no known size" % (name, member.name))
+                    raise self.damaged("map %s: %s is of no known size", name, member.name)
             elif member.name in MAP_NUMBERS:
                 if kind.kind in BTF_ENUMS and kind.items:
                     number = kind.items[0][1]
                 elif behind and behind.kind == BTF_ARRAY:
                     number = behind.items[2]
                 else:
-                    raise self.damaged("map %s: %s is no number" % (name, member.name))
+                    raise self.damaged("map %s: %s is no number", name, member.name)
                 said[MAP_NUMBERS[member.name]] = number
             elif member.name == "values" and kind.kind == BTF_ARRAY and rows is not None:
                 said["value_size"] = 4
@@ -2576,7 +2569,7 @@ class _Reader:
                 start = offset + member.bit_offset // 8
                 said["values"] = {(at - start) // 8: symbol.name for at, _, symbol in rows}
             else:
-                raise self.damaged("map %s: %s is not known" % (name, member.name))
+                raise self.damaged("map %s: %s is not known", name, member.name)
         return MapSpec(**said)
 
     def read_data(self):
@@ -2593,7 +2586,7 @@ class _Reader:
                                                             ARENA_DATA + ".")):
                 continue
             if section.name in found:
-                raise self.damaged("it has two sections %s" % section.name)
+                raise self.damaged("it has two sections %s", section.name)
             variables = self.sections.get(section.index, [])
             datasec = self.datasecs.get(section.name)
             found[section.name] = DataSection(
@@ -2617,8 +2610,8 @@ class _Reader:
             name, kind = self.btf.type(number).name, self.btf.skip(self.btf.type(number).size)
             element = self.btf.skip(kind.items[0]) if kind.kind == BTF_ARRAY else kind
             if element.kind not in (BTF_INT, BTF_ENUM) or not 0 < element.size <= 8:
-                raise self.damaged("variable %s: the kernel's configuration has no %s"
-                                   % (name, self.btf.describe(kind.id)))
+                raise self.damaged("variable %s: the kernel's configuration has no %s", name,
+                                   self.btf.describe(kind.id))
             rows.append((-element.size, self.btf.size_of(kind.id), name, number, kind.id))
         for minus_size, size, name, number, type_id in sorted(rows):
             end += -end % -minus_size
@@ -2634,7 +2627,7 @@ class _Reader:
         for number, _, _ in self.datasecs[".ksyms"].items if ".ksyms" in self.datasecs else ():
             kind = self.btf.type(number)
             if kind.kind not in (BTF_FUNC, BTF_VAR):
-                raise self.damaged("section .ksyms holds %s" % self.btf.describe(number))
+                raise self.damaged("section .ksyms holds %s", self.btf.describe(number))
             found[kind.name] = Extern(kind.name, kind.size, kind.kind == BTF_FUNC,
                                       self.is_weak(kind.name), None)
         return found
@@ -2647,43 +2640,41 @@ class _Reader:
                 continue
             section = elf.sections[symbol.section]
             if not section.flags & SHF_EXECINSTR or section.type != SHT_PROGBITS:
-                raise self.damaged("function %s is in no section for instructions" % symbol.name)
+                raise self.damaged("function %s is in no section for instructions", symbol.name)
             insns = bytes(elf.cut(section.data, symbol.value, symbol.size,
                                   "function " + symbol.name))
             if not insns or len(insns) % 8 or symbol.value % 8:
-                raise self.damaged("function %s is not made of instructions" % symbol.name)
+                raise self.damaged("function %s is not made of instructions", symbol.name)
             is_program = section.name != ".text"
             if is_program and symbol.bind == STB_LOCAL:
-                raise self.damaged("program %s in section %s is static"
-                                   % (symbol.name, section.name))
+                raise self.damaged("program %s in section %s is static", symbol.name, section.name)
             if is_program and symbol.name in names:
-                raise self.damaged("it has two programs %s" % symbol.name)
+                raise self.damaged("it has two programs %s", symbol.name)
             names.add(symbol.name)
             key = symbol.section, symbol.value
             if key in found:
-                raise self.damaged("functions %s and %s are the same"
-                                   % (found[key].name, symbol.name))
+                raise self.damaged("functions %s and %s are the same", found[key].name, symbol.name)
             found[key] = Function(symbol.name, symbol.section, section.name, symbol.value, insns,
                                   is_program, [], [], 0, [], None)
         if len(found) > MAX_FUNCTIONS:
-            raise self.damaged("it has %d functions, more than %d" % (len(found), MAX_FUNCTIONS))
+            raise self.damaged("it has %d functions, more than %d", len(found), MAX_FUNCTIONS)
         places = {function.name: key for key, function in found.items()}
         for name, callback in self.callbacks.items():
             if name not in places or callback not in places:
-                raise self.damaged("program %s has no exception callback %s" % (name, callback))
+                raise self.damaged("program %s has no exception callback %s", name, callback)
             found[places[name]] = found[places[name]]._replace(callback=places[callback])
         self.functions, self.keys, end = found, sorted(found), (0, 0)
         for key in self.keys:           # so all of them are no more than the file has
             if key < end:
-                raise self.damaged("function %s overlaps another" % found[key].name)
+                raise self.damaged("function %s overlaps another", found[key].name)
             end = key[0], key[1] + len(found[key].insns)
         self.map_at = {spec.offset: spec.name for spec in self.maps.values()}
         for index in {key[0] for key in found}:
             for offset, kind, symbol in elf.relocations.get(index, ()):
                 function = self.function_at(index, offset)
                 if function is None or offset % 8:
-                    raise self.damaged("section %s has a relocation outside of its functions"
-                                       % elf.sections[index].name)
+                    raise self.damaged("section %s has a relocation outside of its functions",
+                                       elf.sections[index].name)
                 function.relocations.append(
                     self.relocation(function, offset - function.offset, kind, symbol))
         return found
@@ -2700,11 +2691,11 @@ class _Reader:
         opcode, registers, _, imm = INSN.unpack_from(function.insns, offset)
         index = offset // 8
 
-        def refuse(why):
-            return self.damaged("function %s, instruction %d: %s" % (function.name, index, why))
+        def refuse(why, *args):
+            return self.damaged("function %s, instruction %d: %s", function.name, index, why % args)
 
         if kind not in (R_BPF_64_64, R_BPF_64_32):
-            raise refuse("relocation of type %d" % kind)
+            raise refuse("relocation of type %d", kind)
         is_call = opcode == BPF_CALL
         if not is_call and (opcode != BPF_LD_IMM64 or offset + 16 > len(function.insns)):
             raise refuse("a relocation, but neither call nor 64-bit load")
@@ -2713,29 +2704,29 @@ class _Reader:
                 return Relocation(index, "extern", symbol.name, imm)
             if symbol.name in self.kconfig and not is_call:
                 return Relocation(index, "data", KCONFIG, self.kconfig[symbol.name])
-            raise refuse("%s is declared and nowhere defined" % (symbol.name or "a symbol"))
+            raise refuse("%s is declared and nowhere defined", symbol.name or "a symbol")
         if not symbol.section < len(self.elf.sections):
-            raise refuse("symbol %s is in no section" % symbol.name)
+            raise refuse("symbol %s is in no section", symbol.name)
         section = self.elf.sections[symbol.section]
         if is_call and registers >> 4 != BPF_PSEUDO_CALL:
-            raise refuse("a call of %s that is no call" % symbol.name)
+            raise refuse("a call of %s that is no call", symbol.name)
         if section.flags & SHF_EXECINSTR:
             # A call says how many instructions after itself, a load how far into the section.
             target = symbol.value + (8 * (imm + 1) if is_call else imm)
             return Relocation(index, "call" if is_call else "function", (symbol.section, target), 0)
         if is_call:
-            raise refuse("a call into section %s" % section.name)
+            raise refuse("a call into section %s", section.name)
         if section.name == ".maps":
             if symbol.value + imm not in self.map_at:
-                raise refuse("no map at offset %d of .maps" % (symbol.value + imm))
+                raise refuse("no map at offset %d of .maps", symbol.value + imm)
             return Relocation(index, "map", self.map_at[symbol.value + imm], 0)
         if section.name in self.data:
             arena = [spec.name for spec in self.maps.values() if spec.type == MAP_ARENA]
             if section.name == ARENA_DATA and len(arena) != 1:
-                raise refuse("it needs one arena, and the object has %d" % len(arena))
+                raise refuse("it needs one arena, and the object has %d", len(arena))
             return Relocation(index, "data", arena[0] if section.name == ARENA_DATA
                               else section.name, symbol.value + imm)
-        raise refuse("%s in section %s is neither map nor data" % (symbol.name, section.name))
+        raise refuse("%s in section %s is neither map nor data", symbol.name, section.name)
 
     def read_btf_ext(self):
         """Fill in from .BTF.ext: the type of each function, source lines, CO-RE relocations."""
@@ -2760,8 +2751,8 @@ class _Reader:
                 while at < len(rows):   # all of a function at once: lines are many
                     function = self.function_at(indexes.get(where, 0), rows[at][0])
                     if function is None or not is_aligned:
-                        raise self.damaged(".BTF.ext: %s of %s is outside of its functions"
-                                           % (what, where))
+                        raise self.damaged(".BTF.ext: %s of %s is outside of its functions", what,
+                                           where)
                     end = bisect_right(rows, (function.offset + len(function.insns) - 1, 1 << 32),
                                        at)
                     self.add_info(function, what, rows[at:end])
@@ -2785,7 +2776,7 @@ class _Reader:
         cut, known = self.elf.cut, struct.calcsize(shape)
         size, = struct.unpack_from("=I", cut(data, 0, 4, ".BTF.ext"))
         if size < known or size % 4:
-            raise self.damaged(".BTF.ext: a record of %s has %d bytes" % (what, size))
+            raise self.damaged(".BTF.ext: a record of %s has %d bytes", what, size)
         at = 4
         while at < len(data):
             name, count = struct.unpack_from("=II", cut(data, at, 8, ".BTF.ext"))
@@ -2801,19 +2792,19 @@ class _Reader:
             if section.name not in (".struct_ops", ".struct_ops.link") or not section.size:
                 continue
             if section.index not in self.sections:
-                raise self.damaged("section %s is not described by BTF" % section.name)
+                raise self.damaged("section %s is not described by BTF", section.name)
             rows = []
             for offset, _, symbol in self.elf.relocations.get(section.index, ()):
                 target = self.functions.get((symbol.section, symbol.value))
                 if target is None or not target.is_program:
-                    raise self.damaged("section %s refers to %s, which is no program"
-                                       % (section.name, symbol.name or "something"))
+                    raise self.damaged("section %s refers to %s, which is no program", section.name,
+                                       symbol.name or "something")
                 rows.append((offset, target.name))
             rows.sort()
             for variable in self.sections[section.index]:
                 kind, start = self.btf.skip(variable.type), variable.offset
                 if kind.kind != BTF_STRUCT or kind.size > variable.size:
-                    raise self.damaged("%s in %s is no struct" % (variable.name, section.name))
+                    raise self.damaged("%s in %s is no struct", variable.name, section.name)
                 end = start + variable.size
                 found[variable.name] = StructOps(
                     variable.name, kind.id, bytes(section.data[start:end]),
@@ -2832,7 +2823,7 @@ class _Reader:
         btf, data = self.btf, bytearray(self.btf.data)
 
         def put(number, word, *values):
-            struct.pack_into("=%dI" % len(values), data, btf.place(number)[0] + 4 * word, *values)
+            struct.pack_into("=%dI" % len(values), data, btf.place(number) + 4 * word, *values)
 
         hidden = {symbol.name for symbol in self.elf.symbols
                   if symbol.is_hidden and symbol.type == STT_FUNC}
@@ -2894,8 +2885,7 @@ def part_of(obj, programs):
         if key in functions:
             continue
         if key not in obj.functions:
-            raise Error(errno.ENOENT, "reading BPF object %s: it has no program %s"
-                        % (obj.name, printable(name)))
+            raise object_damaged(obj.name, "it has no program %s", name, number=errno.ENOENT)
         function = obj.functions[key]
         functions[key] = function._replace(section_name=function.section_name.lstrip("?"))
         waiting.extend(key for _, key in _callees(obj, function))
@@ -2933,7 +2923,7 @@ def _without_tags(btf, data):
     data = bytearray(data)
     for number in range(1, len(btf)):
         if btf.kind(number) == BTF_TYPE_TAG:
-            struct.pack_into("=II", data, btf.place(number)[0], 0, BTF_CONST << 24)
+            struct.pack_into("=II", data, btf.place(number), 0, BTF_CONST << 24)
     return bytes(data)
 
 
@@ -2956,12 +2946,14 @@ MAX_PATH = 64
 POISON_CORE = 195896080
 POISON_KFUNC = 2002000000
 
-# A path followed to its end.  steps: (type id, index, name or ""), bit_offset from the root.
-Path = collections.namedtuple("Path", "btf root steps bit_offset")
+# A path followed to its end.  steps: the Member or the index at each.  member: the last that has a
+# name, or the (name, value) of an enumerator; None if it ends with the element of an array or the
+# root, which is of this type.
+Path = collections.namedtuple("Path", "btf root steps bit_offset member type")
 # What a relocation comes to.  value None: the kernel has nothing like it.  check: the instruction
 # must hold the local value.  size and type: of the field, for loads that must change their width.
 Answer = collections.namedtuple("Answer", "value check size type")
-_ABSENT = Answer(None, False, 0, 0)
+Answer.__new__.__defaults__ = True, 0, 0
 
 
 class CoreError(Exception):
@@ -2970,49 +2962,52 @@ class CoreError(Exception):
 
 def core_local_path(btf, relocation):
     """The path as the object's own types have it."""
-    try:
-        indexes = [int(part) for part in relocation.access.split(":")]
-    except ValueError:
-        indexes = []
-    if not indexes or len(indexes) > MAX_PATH or min(indexes) < 0:
-        raise CoreError("access %r is no path" % relocation.access)
-    root = btf.skip(relocation.type)
-    if relocation.kind in _ENUMVAL_KINDS:
-        if root.kind not in BTF_ENUMS or len(indexes) > 1 or indexes[0] >= len(root.items):
-            raise CoreError("access %r is no enumerator" % relocation.access)
-        return Path(btf, relocation.type, [(root.id, indexes[0], root.items[indexes[0]][0])], 0)
-    if relocation.kind not in _FIELD_KINDS:
-        if indexes != [0]:
-            raise CoreError("access %r is no type" % relocation.access)
-        return Path(btf, relocation.type, [(root.id, 0, "")], 0)
-    return _local_field(btf, relocation, root, indexes)
+    parts, root, found = relocation.access.split(":"), btf.skip(relocation.type), None
+    if all(part.isdecimal() and len(part) < 10 for part in parts[:MAX_PATH + 1]) \
+            and len(parts) <= MAX_PATH:
+        indexes = [int(part) for part in parts]
+        if relocation.kind in _FIELD_KINDS:
+            found = _follow(btf, relocation.type, indexes, _member_at)
+        elif relocation.kind not in _ENUMVAL_KINDS:
+            found = Path(btf, relocation.type, [], 0, None, 0) if indexes == [0] else None
+        elif root.kind in BTF_ENUMS and len(indexes) == 1 and indexes[0] < len(root.items):
+            found = Path(btf, relocation.type, [], 0, root.items[indexes[0]], 0)
+    if found is None:
+        raise CoreError("access %r leads nowhere in %s" % (relocation.access,
+                                                           btf.describe(root.id)))
+    return found
 
 
-def _local_field(btf, relocation, root, indexes):
-    steps = [(root.id, indexes[0], "")]
-    offset = indexes[0] * 8 * _core_size(btf, root.id)
-    here = root
-    flexible = False
-    for index in indexes[1:]:
-        if here.kind in BTF_COMPOSITES:
-            if index >= len(here.items):
-                raise CoreError("access %r leads nowhere" % relocation.access)
-            member = here.items[index]
-            offset += member.bit_offset
-            flexible = index == len(here.items) - 1
-            if member.name:
-                steps.append((here.id, index, member.name))
-            here = btf.skip(member.type)
-        elif here.kind == BTF_ARRAY:
-            element, _, count = here.items
-            if index >= count and not (flexible and count == 0):
-                raise CoreError("access %r leads beyond an array" % relocation.access)
-            here = btf.skip(element)
-            steps.append((here.id, index, ""))
-            offset += index * 8 * _core_size(btf, here.id)
-        else:
-            raise CoreError("access %r leads into %s" % (relocation.access, btf.describe(here.id)))
-    return Path(btf, relocation.type, steps, offset)
+def _follow(btf, root, steps, find):
+    """The Path from a type, or None.  find(struct, step) gives (struct, index, bits to it) of a
+    member, or None."""
+    here, offset, member, flexible, done, at = btf.skip(root), 0, None, False, [], root
+    for number, step in enumerate(steps):
+        if number and (isinstance(step, Member) or here.kind in BTF_COMPOSITES):
+            found = find(here, step)
+            if found is None:
+                return None
+            owner, position, distance = found
+            offset += distance
+            flexible = position == len(owner.items) - 1
+            here = btf.skip(owner.items[position].type)
+            if owner.items[position].name:
+                member = owner.items[position]
+                done.append(member)
+            continue
+        if number:
+            if here.kind != BTF_ARRAY or step >= here.items[2] and not (
+                    flexible and here.items[2] == 0):
+                return None
+            here = btf.skip(here.items[0])
+        offset += step * 8 * _core_size(btf, here.id)
+        member, at = None, here.id
+        done.append(step)
+    return Path(btf, root, done, offset, member, at)
+
+
+def _member_at(here, index):
+    return (here, index, here.items[index].bit_offset) if index < len(here.items) else None
 
 
 def _core_size(btf, number):
@@ -3024,43 +3019,17 @@ def _core_size(btf, number):
 
 def core_match(local, kind, btf, root, known):
     """The local path followed in another type of the same name, or None where it doesn't lead."""
+    if kind in _FIELD_KINDS:
+        return _follow(btf, root, local.steps, lambda here, step: _find_member(
+            local.btf, step, btf, here, known, set()) if isinstance(step, Member) else None)
     if kind in _ENUMVAL_KINDS:
-        wanted = essential(local.steps[0][2])
-        there = btf.skip(root)
-        if there.kind not in BTF_ENUMS:
-            return None
-        for index, (name, _) in enumerate(there.items):
-            if essential(name) == wanted:
-                return Path(btf, root, [(there.id, index, name)], 0)
-        return None
-    if kind not in _FIELD_KINDS:
-        how = MATCH if kind == TYPE_MATCHES else KIND
-        is_alike = alike(how, local.btf, local.root, btf, root, known)
-        return Path(btf, root, [(root, 0, "")], 0) if is_alike else None
-    here = btf.skip(root)
-    steps, offset, flexible = [], 0, False
-    for number, (type_id, index, name) in enumerate(local.steps):
-        if name:
-            member = local.btf.type(type_id).items[index]
-            found = _find_member(local.btf, member, btf, here, known, set())
-            if found is None:
-                return None
-            owner, position, distance = found
-            offset += distance
-            steps.append((owner.id, position, name))
-            flexible = position == len(owner.items) - 1
-            here = btf.skip(owner.items[position].type)
-            continue
-        if number:
-            if here.kind != BTF_ARRAY:
-                return None
-            element, _, count = here.items
-            if index >= count and not (flexible and count == 0):
-                return None
-            here = btf.skip(element)
-        steps.append((here.id, index, ""))
-        offset += index * 8 * _core_size(btf, here.id)
-    return Path(btf, root, steps, offset)
+        there, wanted = btf.skip(root), essential(local.member[0])
+        return next((Path(btf, root, [], 0, item, 0)
+                     for item in (there.items if there.kind in BTF_ENUMS else ())
+                     if essential(item[0]) == wanted), None)
+    how = MATCH if kind == TYPE_MATCHES else KIND
+    is_alike = alike(how, local.btf, local.root, btf, root, known)
+    return Path(btf, root, [], 0, None, 0) if is_alike else None
 
 
 def _find_member(local, member, btf, composite, known, seen, depth=0):
@@ -3156,60 +3125,46 @@ def _members_match(here, there, again):
 def core_answer(kind, path):
     """What a relocation of this kind wants to know of what a path leads to (None: nothing)."""
     if kind in (FIELD_EXISTS, TYPE_EXISTS, TYPE_MATCHES, ENUMVAL_EXISTS):
-        return Answer(int(path is not None), True, 0, 0)
+        return Answer(int(path is not None))
     if path is None:
-        return Answer(0, True, 0, 0) if kind in (TYPE_ID_TARGET, TYPE_SIZE) else _ABSENT
+        return Answer(0 if kind in (TYPE_ID_TARGET, TYPE_SIZE) else None)
     if kind in (TYPE_ID_LOCAL, TYPE_ID_TARGET):
-        return Answer(path.root, False, 0, 0)
+        return Answer(path.root, False)
     if kind == TYPE_SIZE:
-        return Answer(_core_size(path.btf, path.root), True, 0, 0)
+        return Answer(_core_size(path.btf, path.root))
     if kind == ENUMVAL_VALUE:
-        type_id, index, _ = path.steps[0]
-        return Answer(path.btf.type(type_id).items[index][1], True, 0, 0)
+        return Answer(path.member[1])
     if kind not in _FIELD_KINDS:
         raise CoreError("relocation of kind %d is not known" % kind)
     return _field_answer(kind, path)
 
 
 def _field_answer(kind, path):
-    btf = path.btf
-    type_id, index, name = path.steps[-1]
-    if not name:                        # the root itself, or an element of an array
-        if kind == FIELD_BYTE_OFFSET:
-            return Answer(path.bit_offset // 8, True, _core_size(btf, type_id), type_id)
-        if kind == FIELD_BYTE_SIZE:
-            return Answer(_core_size(btf, type_id), True, 0, 0)
-        raise CoreError("%s of an array's element" % _CORE_NAMES[kind])
-    member = btf.type(type_id).items[index]
-    field = btf.skip(member.type)
-    bits = member.bit_size
-    bitfield = bool(bits)
-    if not bitfield and field.kind == BTF_INT and field.items[1:] != (0, 8 * field.size):
-        bits, bitfield = field.items[2], True           # a bit field of the old kind
-    if bitfield:
-        size = field.size
-        offset = path.bit_offset // 8 // size * size if size else 0
-        while path.bit_offset + bits - offset * 8 > size * 8:
-            if size >= 8 or not size:
-                raise CoreError("bit field %s is too wide" % name)
-            size *= 2
-            offset = path.bit_offset // 8 // size * size
-    else:
-        size = _core_size(btf, field.id)
-        offset, bits = path.bit_offset // 8, 8 * size
+    btf, member, first = path.btf, path.member, path.bit_offset
+    field = btf.skip(member.type if member else path.type)
+    bits = member.bit_size if member else 0
+    if not bits and member and field.kind == BTF_INT and field.items[1:] != (0, 8 * field.size):
+        bits = field.items[2]                           # a bit field of the old kind
+    is_whole = not bits
+    size = _core_size(btf, field.id) if is_whole else field.size
+    while bits and size and first + bits > (first // 8 // size * size + size) * 8:
+        size *= 2
+    if bits and not 0 < size <= 8:
+        raise CoreError("bit field %s is too wide" % member.name)
+    offset, bits = (first // 8, 8 * size) if is_whole else (first // 8 // size * size, bits)
     if kind == FIELD_BYTE_OFFSET:
-        return Answer(offset, not bitfield, 0 if bitfield else size, 0 if bitfield else field.id)
+        return Answer(offset, True, size, field.id) if is_whole else Answer(offset, False)
     if kind == FIELD_BYTE_SIZE:
-        return Answer(size, not bitfield, 0, 0)
+        return Answer(size, is_whole)
+    if member is None:
+        raise CoreError("%s of an array's element" % _CORE_NAMES[kind])
     if kind == FIELD_SIGNED:
-        signed = field.flag if field.kind in BTF_ENUMS else \
-            field.items[0] & 1 if field.kind == BTF_INT else 0
-        return Answer(signed, True, 0, 0)
+        return Answer(field.flag if field.kind in BTF_ENUMS else
+                      field.items[0] & 1 if field.kind == BTF_INT else 0)
     if kind == FIELD_RSHIFT_U64:
-        return Answer(64 - bits, True, 0, 0)
-    if sys.byteorder == "little":
-        return Answer(64 - (path.bit_offset + bits - offset * 8), not bitfield, 0, 0)
-    return Answer((8 - size) * 8 + path.bit_offset - offset * 8, not bitfield, 0, 0)
+        return Answer(64 - bits)
+    return Answer(64 - (first + bits - offset * 8) if sys.byteorder == "little" else
+                  (8 - size) * 8 + first - offset * 8, is_whole)
 
 
 def core_resolve(btf, relocation, kernel, known):
@@ -3234,42 +3189,35 @@ def core_resolve(btf, relocation, kernel, known):
     return local, here, there
 
 
-def core_apply(insns, index, relocation, btf, resolved, kernel):
+def core_apply(insns, index, btf, resolved, kernel):
     """Change one instruction of a bytearray.  False: it can't be, and must not be reached."""
     _, here, there = resolved
     opcode, registers, off, imm = INSN.unpack_from(insns, 8 * index)
-    if there.value is None:
+    kind, value = opcode & 7, there.value
+    if value is None:
         return False
-    kind = opcode & 7
-    if kind in (4, 7):                                          # arithmetic with a constant
-        if opcode & 8:
-            raise CoreError("an instruction without a constant")
-        if here.check and imm != _signed(here.value, 32):
-            raise CoreError("the instruction has %d where %d was meant" % (imm, here.value))
-        INSN.pack_into(insns, 8 * index, opcode, registers, off, _signed(there.value, 32))
+    if kind in (4, 7) and not opcode & 8:                       # arithmetic with a constant
+        held, meant, imm = imm, here.value and _signed(here.value, 32), _signed(value, 32)
     elif kind in (1, 2, 3):                                     # load or store
-        if here.check and off != here.value:
-            raise CoreError("the instruction has offset %d where %s was meant" % (off, here.value))
-        if not 0 <= there.value <= 0x7fff:
-            raise CoreError("offset %d is too far" % there.value)
+        held, meant, off = off, here.value, value
+        if not 0 <= value <= 0x7fff:
+            raise CoreError("offset %d is too far" % value)
         if here.size != there.size:
             if not _width_may_change(btf, here.type, kernel, there.type):
                 return False
-            width = {8: 0x18, 4: 0x00, 2: 0x08, 1: 0x10}.get(there.size)
-            if width is None:
+            if there.size not in (1, 2, 4, 8):
                 raise CoreError("a field of %d bytes" % there.size)
-            opcode = opcode & ~0x18 | width
-        INSN.pack_into(insns, 8 * index, opcode, registers, there.value, imm)
+            opcode = opcode & ~0x18 | {8: 0x18, 4: 0x00, 2: 0x08, 1: 0x10}[there.size]
     elif opcode == BPF_LD_IMM64 and not registers >> 4 and 8 * index + 16 <= len(insns):
         high = INSN.unpack_from(insns, 8 * index + 8)[3]
-        held = (imm & 0xffffffff) | (high & 0xffffffff) << 32
-        if here.check and held != here.value & (1 << 64) - 1:
-            raise CoreError("the instruction has %d where %d was meant" % (held, here.value))
-        low, high = there.value & 0xffffffff, there.value >> 32 & 0xffffffff
-        INSN.pack_into(insns, 8 * index, opcode, registers, off, _signed(low, 32))
-        INSN.pack_into(insns, 8 * index + 8, 0, 0, 0, _signed(high, 32))
+        held, meant = imm & 0xffffffff | (high & 0xffffffff) << 32, here.value & (1 << 64) - 1
+        imm = _signed(value, 32)
+        INSN.pack_into(insns, 8 * index + 8, 0, 0, 0, _signed(value >> 32, 32))
     else:
         raise CoreError("an instruction of opcode %#x" % opcode)
+    if here.check and held != meant:
+        raise CoreError("the instruction has %d where %d was meant" % (held, meant))
+    INSN.pack_into(insns, 8 * index, opcode, registers, off, imm)
     return True
 
 
@@ -3281,10 +3229,8 @@ def _signed(value, bits):
 def _width_may_change(btf, local_id, kernel, there_id):
     """Only pointers and unsigned integers read the same at another width."""
     here, there = btf.skip(local_id), kernel.skip(there_id)
-    if here.kind != there.kind:
-        return False
-    return here.kind == BTF_PTR or (here.kind == BTF_INT
-                                    and not (here.items[0] | there.items[0]) & 1)
+    return here.kind == there.kind and (here.kind == BTF_PTR or (
+        here.kind == BTF_INT and not (here.items[0] | there.items[0]) & 1))
 
 
 # --- relocating: whole programs ---
@@ -3303,66 +3249,55 @@ MAX_CODE = 1 << 26
 BPF_F_SLEEPABLE = 1 << 4
 BPF_F_XDP_HAS_FRAGS = 1 << 5
 
-# What the name of a section says: the type of the program and of its attachment.  .s means that it
-# may sleep.  In the sections of some types a slash follows, and a name for those who attach.
+# What the names of sections say: the type of the program stands before them, and after = that of
+# its attachment.  .s means that it may sleep.  With some types a slash follows, and a name for
+# those who attach.
 (PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_RAW_TRACEPOINT_WRITABLE, PROG_TRACING,
  PROG_STRUCT_OPS, PROG_EXT, PROG_LSM) = NAMED_PROGRAMS = 2, 5, 17, 24, 26, 27, 28, 29
-SECTIONS = {
-    "socket": (1, 0), "kprobe": (2, 0), "kretprobe": (2, 0), "ksyscall": (2, 0),
-    "kretsyscall": (2, 0), "uprobe": (2, 0), "uprobe.s": (2, 0), "uretprobe": (2, 0),
-    "uretprobe.s": (2, 0), "usdt": (2, 0), "usdt.s": (2, 0), "kprobe.multi": (2, 42),
-    "kretprobe.multi": (2, 42), "uprobe.multi": (2, 48), "uprobe.multi.s": (2, 48),
-    "uretprobe.multi": (2, 48), "uretprobe.multi.s": (2, 48), "kprobe.session": (2, 56),
-    "uprobe.session": (2, 57), "uprobe.session.s": (2, 57),
-    "tc": (3, 0), "classifier": (3, 0), "tc/ingress": (3, 46), "tc/egress": (3, 47),
-    "tcx/ingress": (3, 46), "tcx/egress": (3, 47), "netkit/primary": (3, 54),
-    "netkit/peer": (3, 55), "action": (4, 0), "tracepoint": (5, 0), "tp": (5, 0),
-    "xdp": (6, 37), "xdp.frags": (6, 37), "xdp/devmap": (6, 33), "xdp.frags/devmap": (6, 33),
-    "xdp/cpumap": (6, 35), "xdp.frags/cpumap": (6, 35), "perf_event": (7, 0),
-    "cgroup_skb/ingress": (8, 0), "cgroup_skb/egress": (8, 1), "cgroup/skb": (8, 0),
-    "cgroup/sock": (9, 2), "cgroup/sock_create": (9, 2), "cgroup/sock_release": (9, 34),
-    "cgroup/post_bind4": (9, 12), "cgroup/post_bind6": (9, 13),
-    "lwt_in": (10, 0), "lwt_out": (11, 0), "lwt_xmit": (12, 0), "lwt_seg6local": (19, 0),
-    "sockops": (13, 3), "sk_skb": (14, 0), "sk_skb/stream_parser": (14, 4),
-    "sk_skb/stream_verdict": (14, 5), "sk_skb/verdict": (14, 38), "cgroup/dev": (15, 6),
-    "sk_msg": (16, 7), "raw_tp": (17, 0), "raw_tracepoint": (17, 0), "raw_tp.w": (24, 0),
-    "raw_tracepoint.w": (24, 0), "cgroup/bind4": (18, 8), "cgroup/bind6": (18, 9),
-    "cgroup/connect4": (18, 10), "cgroup/connect6": (18, 11), "cgroup/connect_unix": (18, 49),
-    "cgroup/sendmsg4": (18, 14), "cgroup/sendmsg6": (18, 15), "cgroup/sendmsg_unix": (18, 50),
-    "cgroup/recvmsg4": (18, 19), "cgroup/recvmsg6": (18, 20), "cgroup/recvmsg_unix": (18, 51),
-    "cgroup/getpeername4": (18, 29), "cgroup/getpeername6": (18, 30),
-    "cgroup/getpeername_unix": (18, 52), "cgroup/getsockname4": (18, 31),
-    "cgroup/getsockname6": (18, 32), "cgroup/getsockname_unix": (18, 53),
-    "cgroup/sysctl": (23, 18), "cgroup/getsockopt": (25, 21), "cgroup/setsockopt": (25, 22),
-    "lirc_mode2": (20, 16), "flow_dissector": (22, 17), "sk_reuseport": (21, 39),
-    "sk_reuseport/migrate": (21, 40), "sk_lookup": (30, 36), "netfilter": (32, 45),
-    "syscall": (31, 0), "tp_btf": (26, 23), "fentry": (26, 24), "fentry.s": (26, 24),
-    "fexit": (26, 25), "fexit.s": (26, 25), "fmod_ret": (26, 26), "fmod_ret.s": (26, 26),
-    "iter": (26, 28), "iter.s": (26, 28), "freplace": (28, 0), "lsm": (29, 27), "lsm.s": (29, 27),
-    "lsm_cgroup": (29, 43), "struct_ops": (27, 0), "struct_ops.s": (27, 0),
-}
+_SECTIONS = """
+1 socket 2 kprobe kretprobe ksyscall kretsyscall uprobe uprobe.s uretprobe uretprobe.s usdt usdt.s
+kprobe.multi=42 kretprobe.multi=42 uprobe.multi=48 uprobe.multi.s=48 uretprobe.multi=48
+uretprobe.multi.s=48 kprobe.session=56 uprobe.session=57 uprobe.session.s=57 3 tc classifier
+tc/ingress=46 tc/egress=47 tcx/ingress=46 tcx/egress=47 netkit/primary=54 netkit/peer=55 4 action 5
+tracepoint tp 6 xdp=37 xdp.frags=37 xdp/devmap=33 xdp.frags/devmap=33 xdp/cpumap=35
+xdp.frags/cpumap=35 7 perf_event 8 cgroup_skb/ingress cgroup_skb/egress=1 cgroup/skb 9 cgroup/sock=2
+cgroup/sock_create=2 cgroup/sock_release=34 cgroup/post_bind4=12 cgroup/post_bind6=13 10 lwt_in 11
+lwt_out 12 lwt_xmit 19 lwt_seg6local 13 sockops=3 14 sk_skb sk_skb/stream_parser=4
+sk_skb/stream_verdict=5 sk_skb/verdict=38 15 cgroup/dev=6 16 sk_msg=7 17 raw_tp raw_tracepoint 24
+raw_tp.w raw_tracepoint.w 18 cgroup/bind4=8 cgroup/bind6=9 cgroup/connect4=10 cgroup/connect6=11
+cgroup/connect_unix=49 cgroup/sendmsg4=14 cgroup/sendmsg6=15 cgroup/sendmsg_unix=50
+cgroup/recvmsg4=19 cgroup/recvmsg6=20 cgroup/recvmsg_unix=51 cgroup/getpeername4=29
+cgroup/getpeername6=30 cgroup/getpeername_unix=52 cgroup/getsockname4=31 cgroup/getsockname6=32
+cgroup/getsockname_unix=53 23 cgroup/sysctl=18 25 cgroup/getsockopt=21 cgroup/setsockopt=22 20
+lirc_mode2=16 22 flow_dissector=17 21 sk_reuseport=39 sk_reuseport/migrate=40 30 sk_lookup=36 32
+netfilter=45 31 syscall 26 tp_btf=23 fentry=24 fentry.s=24 fexit=25 fexit.s=25 fmod_ret=26
+fmod_ret.s=26 iter=28 iter.s=28 28 freplace 29 lsm=27 lsm.s=27 lsm_cgroup=43 27 struct_ops
+struct_ops.s
+"""
+SECTIONS = {}
 
 
 def section_kind(section):
     """(type, attach type, flags, name after the slash) that a section's name says, or None."""
-    head, _, rest = section.partition("/")
-    if section in SECTIONS:
-        head, rest = section, ""
-    elif SECTIONS.get(head, (0, 0))[0] not in NAMED_PROGRAMS:
+    for word in _SECTIONS.split() if not SECTIONS else ():
+        name, _, attach_type = word.partition("=")
+        if word.isdigit():
+            kind = int(word)
+        else:
+            SECTIONS[name] = kind, int(attach_type or 0)
+    head, _, rest = (section, "", "") if section in SECTIONS else section.partition("/")
+    kind, attach_type = SECTIONS.get(head, (0, 0))
+    if head != section and kind not in NAMED_PROGRAMS or not kind:
         return None
     flags = BPF_F_SLEEPABLE if head.endswith(".s") or head == "syscall" else 0
-    return SECTIONS[head] + (BPF_F_XDP_HAS_FRAGS if head.startswith("xdp.frags") else flags, rest)
+    return kind, attach_type, BPF_F_XDP_HAS_FRAGS if head.startswith("xdp.frags") else flags, rest
 
 
 def _wanted_of_kernel(kind, attach_type, rest):
     """(name, kind) in the BTF of the kernel of what a program attaches to, or None."""
-    if kind == PROG_TRACING and attach_type == 23:
-        return "btf_trace_" + rest, BTF_TYPEDEF
-    if kind == PROG_LSM:
-        return "bpf_lsm_" + rest, BTF_FUNC
-    if kind == PROG_TRACING:
-        return ("bpf_iter_" if attach_type == 28 else "") + rest, BTF_FUNC
-    return None
+    form = {23: "btf_trace_%s", 28: "bpf_iter_%s"}.get(attach_type, "%s") if kind == PROG_TRACING \
+        else "bpf_lsm_%s" if kind == PROG_LSM else None
+    return form and (form % rest, BTF_TYPEDEF if attach_type == 23 else BTF_FUNC)
 
 
 def relocate(obj, kernel, ops_names=None, target=None):
@@ -3389,10 +3324,9 @@ def relocate(obj, kernel, ops_names=None, target=None):
 
 
 def _refusal(obj, function, why, index=None, number=errno.ENOEXEC):
-    where = "program" if function.is_program else "function"
-    at = "" if index is None else ", instruction %d" % index
-    return Error(number, "relocate BPF object %s: %s %s%s: %s"
-                 % (obj.name, where, function.name, at, why))
+    return object_damaged(obj.name, "%s %s%s: %s", "program" if function.is_program else "function",
+                          function.name, "" if index is None else ", instruction %d" % index, why,
+                          doing="relocate", number=number)
 
 
 def _attachment(obj, kernel, function, members, target):
@@ -3406,13 +3340,11 @@ def _attachment(obj, kernel, function, members, target):
             return None
         struct_id, index = members[function.name]
         return kind, index, flags, struct_id
-    where, btf = "this kernel", kernel
+    where, btf, wanted = "this kernel", kernel, _wanted_of_kernel(kind, attach_type, rest)
     if kind == PROG_EXT:
-        wanted, where, btf = (rest, BTF_FUNC), "the program that it replaces a part of", target
-    else:
-        wanted = _wanted_of_kernel(kind, attach_type, rest)
-        if wanted is None:
-            return kind, attach_type, flags, 0
+        where, btf, wanted = "the program of which it replaces a part", target, (rest, BTF_FUNC)
+    if wanted is None:
+        return kind, attach_type, flags, 0
     found = btf.find(wanted[0], wanted[1:]) if rest and btf else ()
     if not found:
         raise _refusal(obj, function, "%s has no %s to attach to" % (where, rest or "name"),
@@ -3422,61 +3354,49 @@ def _attachment(obj, kernel, function, members, target):
 
 def _lay_out(obj, kernel, ops, given_name, members):
     """A struct_ops in the kernel's layout.  Fills members: {program: (struct's BTF id, index)}."""
-    btf = obj.btf
-    local = btf.type(ops.type)
-    name = essential(local.name)
+    btf, name = obj.btf, essential(obj.btf.type(ops.type).name)
 
-    def refuse(why, number=errno.ENOEXEC):
-        return Error(number, "relocate BPF object %s: struct_ops %s: %s"
-                     % (obj.name, ops.name, why))
+    def refuse(why, *args, number=errno.ENOEXEC):
+        return object_damaged(obj.name, "struct_ops %s: %s", ops.name, why % args,
+                              doing="relocate", number=number)
 
     structs = kernel.find(name, (BTF_STRUCT,))
     wrappers = kernel.find("bpf_struct_ops_" + name, (BTF_STRUCT,))
-    if not structs or not wrappers:
-        raise refuse("this kernel has no struct_ops of type %s" % name, errno.ENOENT)
+    data = [member for member in kernel.type(wrappers[0]).items if member.name == "data"] \
+        if wrappers else ()
+    if not structs or not data:
+        raise refuse("this kernel has no struct_ops of type %s", name, number=errno.ENOENT)
     theirs, wrapper = kernel.type(structs[0]), kernel.type(wrappers[0])
-    start = next((member.bit_offset // 8 for member in wrapper.items
-                  if member.name == "data"), None)
-    if start is None:
-        raise refuse("the kernel's %s has no data" % wrapper.name)
-    value = bytearray(wrapper.size)
-    functions = {}
+    value, functions = bytearray(wrapper.size), {}
     by_name = {member.name: (index, member) for index, member in enumerate(theirs.items)}
-    for member in local.items:
-        offset = member.bit_offset // 8
-        size = btf.size_of(member.type)
-        mine = ops.data[offset:offset + max(size, 0)]
-        program = ops.functions.get(offset)
+    for member in btf.type(ops.type).items:
+        offset, size = member.bit_offset // 8, btf.size_of(member.type)
+        mine, program = ops.data[offset:offset + max(size, 0)], ops.functions.get(offset)
         index, there = by_name.get(essential(member.name), (0, None))
         if there is None:
             if program or any(mine):
-                raise refuse("this kernel's %s has no member %s" % (name, member.name))
+                raise refuse("this kernel's %s has no member %s", name, member.name)
             continue
-        place = start + there.bit_offset // 8
+        place = (data[0].bit_offset + there.bit_offset) // 8
         kind, other = btf.skip(member.type), kernel.skip(there.type)
-        if member.bit_size or there.bit_size:
-            raise refuse("member %s is a bit field" % member.name)
-        if kind.kind != other.kind:
-            raise refuse("member %s is %s here and %s in the kernel" % (
-                member.name, BTF_KIND_NAMES[kind.kind], BTF_KIND_NAMES[other.kind]))
+        if member.bit_size or there.bit_size or kind.kind != other.kind:
+            raise refuse("member %s is %s here and %s in the kernel, or a bit field", member.name,
+                         BTF_KIND_NAMES[kind.kind], BTF_KIND_NAMES[other.kind])
         if kind.kind == BTF_PTR:
-            if program is None:
-                if any(mine):
-                    raise refuse("member %s is a pointer to what is no program" % member.name)
-                continue
-            if kernel.skip(other.size).kind != BTF_FUNC_PROTO:
-                raise refuse("member %s is no function in the kernel" % member.name)
-            if members.setdefault(program, (theirs.id, index)) != (theirs.id, index):
-                raise refuse("program %s is used for two members" % program)
-            functions[place] = program
+            if any(mine) and not program or program and \
+                    kernel.skip(other.size).kind != BTF_FUNC_PROTO:
+                raise refuse("member %s is a pointer to what is no program", member.name)
+            if program:
+                if members.setdefault(program, (theirs.id, index)) != (theirs.id, index):
+                    raise refuse("program %s is used for two members", program)
+                functions[place] = program
             continue
         if size != kernel.size_of(there.type) or size < 0:
-            raise refuse("member %s is of another size in the kernel" % member.name)
+            raise refuse("member %s is of another size in the kernel", member.name)
         if member.name == "name" and given_name is not None:
-            mine = given_name.encode()
-            if len(mine) >= size:
-                raise refuse("name %s is too long" % given_name, errno.ENAMETOOLONG)
-            mine = mine.ljust(size, b"\0")
+            mine = given_name.encode().ljust(size, b"\0")
+            if mine[-1:] != b"\0" or len(mine) > size:
+                raise refuse("name %s is too long", given_name, number=errno.ENAMETOOLONG)
         value[place:place + size] = mine
     return StructOpsValue(ops.name, theirs.id, wrapper.id, bytes(value), functions)
 
@@ -3561,7 +3481,7 @@ def _core_relocate(obj, kernel, function, code, base, poison, known):
             if key not in known:
                 known[key] = core_resolve(obj.btf, relocation, kernel, known)
             index = base + relocation.index
-            if core_apply(code, index, relocation, obj.btf, known[key], kernel):
+            if core_apply(code, index, obj.btf, known[key], kernel):
                 continue
         except CoreError as why:
             raise _refusal(obj, function, "CO-RE: %s" % why, relocation.index)
@@ -3575,11 +3495,10 @@ def _core_relocate(obj, kernel, function, code, base, poison, known):
 def _spell(btf, path):
     """`struct dentry.d_u.d_alias`, for messages."""
     text = btf.describe(path.root)
-    for _, index, name in path.steps[1:] if len(path.steps) > 1 else ():
-        text += "." + name if name else "[%d]" % index
-    if len(path.steps) == 1 and path.steps[0][2]:
-        text += " " + path.steps[0][2]
-    return text
+    if path.member and not path.steps:
+        return text + " " + path.member[0]
+    return text + "".join("." + step.name if isinstance(step, Member) else "[%d]" % step
+                          for step in path.steps[1:])
 
 
 def needs_kernel(obj):
@@ -3603,39 +3522,38 @@ def _fill_externs(obj, kernel, function, code, base, poison, known):
             continue
         extern = obj.externs[relocation.target]
         index = base + relocation.index
-        number = _kernel_symbol(obj, kernel, function, relocation, extern, known)
+        source, number = _kernel_symbol(obj, kernel, function, relocation, extern, known)
         opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
         if opcode == BPF_LD_IMM64:
-            if number and not is_typeless(obj, extern):
-                registers = registers & 15 | BPF_PSEUDO_BTF_ID << 4
-            INSN.pack_into(code, 8 * index, opcode, registers, off, _signed(number, 32))
+            registers = registers & 15 | source << 4
             INSN.pack_into(code, 8 * index + 8, 0, 0, 0, _signed(number >> 32, 32))
-        elif number:
-            INSN.pack_into(code, 8 * index, opcode, BPF_PSEUDO_KFUNC_CALL << 4, 0, number)
         else:
-            poison[index] = "kernel function %s" % extern.name
-            INSN.pack_into(code, 8 * index, opcode, 0, 0, POISON_KFUNC)
+            registers = BPF_PSEUDO_KFUNC_CALL << 4 if number else 0
+            off = 0
+            if not number:
+                poison[index], number = "kernel function %s" % extern.name, POISON_KFUNC
+        INSN.pack_into(code, 8 * index, opcode, registers, off, _signed(number, 32))
 
 
 def _kernel_symbol(obj, kernel, function, relocation, extern, known):
-    """The BTF id of an extern, the address of a typeless one, 0 for a weak one that is missing."""
+    """What a load of an extern holds: (BPF_PSEUDO_BTF_ID, its id in the kernel's BTF), (0, address
+    of a typeless one), or (0, 0) for a weak one that is missing."""
     name = essential(extern.name) if extern.is_function else extern.name
-    what = "function" if extern.is_function else "variable"
+    what, source = "function" if extern.is_function else "variable", BPF_PSEUDO_BTF_ID
     if is_typeless(obj, extern):
-        found, what = [extern.address] if extern.address else (), "address in /proc/kallsyms of"
+        what, source = "address in /proc/kallsyms of", 0
+        found = [extern.address] if extern.address else ()
     else:
-        found = kernel.find(name, (BTF_FUNC if extern.is_function else BTF_VAR,)) if kernel else ()
-        found = [number for number in found if kernel.type(number).name == name]
-        if found and not alike(KIND, obj.btf, extern.type, kernel, kernel.type(found[0]).size,
-                               known):
-            if not (extern.weak and extern.is_function):
-                raise _refusal(obj, function, "%s is of another type in the kernel" % extern.name,
-                               relocation.index)
-            found = ()
-    if not found and not extern.weak:
+        found = [number for number in (kernel.find(name, (
+            BTF_FUNC if extern.is_function else BTF_VAR,)) if kernel else ())
+            if kernel.type(number).name == name]
+    if found and source and not alike(KIND, obj.btf, extern.type, kernel,
+                                      kernel.type(found[0]).size, known):
+        what, found = "like-typed " + what, ()
+    if not found and not (extern.weak and (extern.is_function or not what.startswith("like"))):
         raise _refusal(obj, function, "this kernel has no %s %s" % (what, name), relocation.index,
                        errno.ENOENT)
-    return found[0] if found else 0
+    return (source, found[0]) if found else (0, 0)
 
 
 # --- loading: bpf(2) ---
@@ -3662,16 +3580,9 @@ def bpf(command, attributes, doing, on=""):
             return result
         if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
             break
-    raise failure(ctypes.get_errno(), doing, on, _hint(ctypes.get_errno()))
-
-
-def _hint(number):
-    if number == errno.EPERM:
-        return ("needs root, or CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8), "
-                "and no lockdown")
-    if number == errno.ENOSYS:
-        return "this kernel has no bpf(2)"
-    return ""
+    raise failure(ctypes.get_errno(), doing, on, {
+        errno.EPERM: "needs root, or CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8), and "
+                     "no lockdown", errno.ENOSYS: "this kernel has no bpf(2)"})
 
 
 def _with_memory(call):
@@ -3695,10 +3606,14 @@ def _with_memory(call):
     return call()
 
 
-def _kernel_release():
+def _numbers(release, count=2):
     """(6, 12) of 6.12.48-generic."""
-    parts = os.uname().release.replace("-", ".").split(".")
-    return tuple(int(part) if part.isdigit() else 0 for part in parts[:2])
+    parts = release.replace("-", ".").split(".") + count * ["0"]
+    return tuple(int(part) if part.isdigit() else 0 for part in parts[:count])
+
+
+def _kernel_release():
+    return _numbers(os.uname().release)
 
 
 def _address(data):
@@ -3761,19 +3676,6 @@ class Map:
             raise
         return True
 
-    def __iter__(self):
-        """The keys, as bytes."""
-        key = None
-        while True:
-            try:
-                key = self._element(BPF_MAP_GET_NEXT_KEY, "reading BPF map", key,
-                                    bytes(self.key_size))
-            except Error as why:
-                if why.errno == errno.ENOENT:
-                    return
-                raise
-            yield key
-
     def _room(self):
         return (self.value_size + 7 & ~7) * _possible_cpus() if self.type in PER_CPU_MAPS \
             else self.value_size
@@ -3814,12 +3716,11 @@ def _fitted(spec):
     return spec._replace(max_entries=entries)
 
 
-def _create_map(spec, btf_fd, of, prefix="", inner_fd=0):
+def _create_map(spec, btf_fd, of, prefix="", inner_fd=0, ops_type=0):
     """Create the map that a MapSpec of the object `of` describes."""
     doing, what = "creating BPF map", "%s of %s" % (spec.name, of)
     if max(spec[2:10]) >= 1 << 32:
-        raise Error(errno.EINVAL, "%s %s: a number in its description is too large"
-                    % (doing, printable(what)))
+        raise failure(errno.EINVAL, doing, what, "a number in its description is too large")
     if spec.inner:
         inner = _create_map(spec.inner, btf_fd, of)
         try:
@@ -3831,17 +3732,18 @@ def _create_map(spec, btf_fd, of, prefix="", inner_fd=0):
         return _with_memory(lambda: bpf(BPF_MAP_CREATE, struct.pack(
             "=IIIIIII16sIIIIIQ", spec.type, spec.key_size, spec.value_size,
             spec.max_entries, spec.flags | (1 << 2 if spec.numa else 0), inner_fd, spec.numa,
-            _short_name(prefix + spec.name), 0, *types, 0, spec.extra), doing, what))
-    try:
-        if btf_fd < 0 or not (spec.key_type or spec.value_type):
-            raise Error(errno.ENOTSUP, "")
-        fd = create(btf_fd, spec.key_type, spec.value_type)
-    except Error as why:                # maps of some types take no BTF, or not that of their keys
+            _short_name(prefix + spec.name), 0, *types, ops_type, spec.extra), doing, what))
+    first, tries = None, [(0, 0, 0)]
+    if btf_fd >= 0 and (spec.key_type or spec.value_type or ops_type):
+        # Maps of some types take none, or not that of their keys.
+        tries = [(btf_fd, spec.key_type, spec.value_type)] + (tries if not ops_type else [])
+    for types in tries:
         try:
-            fd = create(0, 0, 0)
-        except Error as again:
-            raise why if why.reason else again
-    return Map(spec.name, spec.type, fd, (spec.key_size, spec.value_size, spec.max_entries), of)
+            return Map(spec.name, spec.type, create(*types),
+                       (spec.key_size, spec.value_size, spec.max_entries), of)
+        except Error as why:
+            first = first or why
+    raise first
 
 
 def _open_pinned(spec, btf_fd, of, folder):
@@ -3861,8 +3763,8 @@ def _open_pinned(spec, btf_fd, of, folder):
     has = struct.unpack_from("=I4xIIII", object_info(fd, bytes(80)))
     if has != (spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags):
         os.close(fd)
-        raise Error(errno.EEXIST, "opening pinned BPF map %s: it is not as %s describes it"
-                    % (printable(path), printable(of)))
+        raise failure(errno.EEXIST, "opening pinned BPF map", path,
+                      "it is not as %s describes it" % printable(of))
     return Map(spec.name, spec.type, fd, has[1:4], of)
 
 
@@ -3945,21 +3847,18 @@ class Globals:
         self._views, self._places = [], {}
 
 
-# The last of what libbpf_tristate has: TRI_NO, TRI_YES, TRI_MODULE.
-TRISTATE = "nym"
+TRISTATE = "nym"        # by its number: TRI_NO, TRI_YES, TRI_MODULE
 
 
 def _configuration():
     """{name: text} of the kernel's configuration, and of what libbpf tells beside it."""
     system = os.uname()
     # Debian's release is not the version: that is in uname -v.
-    words = (system.version.partition("Debian ")[2] or system.release).replace("-", ".").split(".")
-    major, minor, patch = [int(word) if word.isdigit() else 0 for word in (words + 3 * ["0"])[:3]]
+    major, minor, patch = _numbers(system.version.partition("Debian ")[2] or system.release, 3)
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(system.machine, system.machine)
     found = {"LINUX_KERNEL_VERSION": str(major << 16 | minor << 8 | min(patch, 255)),
              "LINUX_HAS_BPF_COOKIE": TRISTATE[_kernel_release() >= (5, 15)],
-             "LINUX_HAS_SYSCALL_WRAPPER": TRISTATE[bool(set(kernel_symbols(
-                 ["__%s_sys_bpf" % {"x86_64": "x64", "aarch64": "arm64"}.get(
-                     system.machine, system.machine)])))]}
+             "LINUX_HAS_SYSCALL_WRAPPER": TRISTATE[kernel_symbol("__%s_sys_bpf" % machine) > 0]}
     for path, name in (("/boot/config-" + system.release, "io"), ("/proc/config.gz", "gzip")):
         try:
             with module(name, "reading the kernel's configuration").open(path) as file:
@@ -3967,8 +3866,8 @@ def _configuration():
         except OSError:
             continue
         lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
-        found.update(line.split("=", 1) for line in lines if line.startswith("CONFIG_"))
-        break
+        return dict(found, **dict(line.split("=", 1) for line in lines
+                                  if line.startswith("CONFIG_")))
     return found
 
 
@@ -3983,16 +3882,16 @@ def _kconfig(obj, section):
             if kind.kind == BTF_ARRAY and text[0] == '"':
                 value = text[1:-1].encode()[:variable.size - 1]
             else:
-                is_bool = kind.kind in BTF_ENUMS or kind.items[0] & 4
-                number = TRISTATE.find(text) if is_bool else ord(text) if text in TRISTATE \
-                    else int(text, 0)
+                is_bool = kind.kind == BTF_INT and kind.items[0] & 4
+                number = ("ny" if is_bool else TRISTATE).index(text) \
+                    if is_bool or kind.kind in BTF_ENUMS \
+                    else ord(text) if text in TRISTATE else int(text, 0)
                 value = number.to_bytes(variable.size, sys.byteorder, signed=number < 0)
-                if number < 0 and is_bool or number > 1 and is_bool and kind.kind == BTF_INT:
-                    raise ValueError
         except (ValueError, TypeError, OverflowError):
-            raise Error(errno.ENOENT, "loading BPF object %s: variable %s: this kernel's "
-                        "configuration has %s" % (obj.name, variable.name, "%s, which does not fit"
-                                                  % text if text else "nothing of that name"))
+            raise object_damaged(
+                obj.name, "variable %s: this kernel's configuration has %s", variable.name,
+                text + ", which does not fit" if text else "nothing of that name",
+                doing="loading", number=errno.ENOENT)
         data[variable.offset:variable.offset + len(value)] = value
     return bytes(data)
 
@@ -4033,8 +3932,7 @@ class Loaded:
         """Take a map just created.  All maps share one set of names, or one would be lost."""
         if made.name in self.maps:
             os.close(made.fd)
-            raise Error(errno.ENOEXEC, "loading BPF object %s: it has two maps %s"
-                        % (printable(self.name), printable(made.name)))
+            raise object_damaged(self.name, "it has two maps %s", made.name, doing="loading")
         self.maps[made.name] = made
         return made
 
@@ -4067,8 +3965,8 @@ class Loaded:
         """
         for name in names or list(self.points):
             if name not in self.points:
-                raise Error(errno.ENOTSUP, "attaching BPF program %s of %s: it is of no kind that "
-                            "is attached by its section" % (printable(name), printable(self.name)))
+                raise failure(errno.ENOTSUP, "attaching BPF program", "%s of %s" % (
+                    name, self.name), "it is of no kind that is attached by its section")
             self.links[name] = self._register(name) if name in self.maps \
                 else self._run_at_point(name)
 
@@ -4167,13 +4065,12 @@ def with_addresses(obj):
     """The Object with the addresses that it wants of this kernel."""
     names = [extern.name for extern in obj.externs.values() if is_typeless(obj, extern)]
     if len(names) > MAX_ADDRESSES:
-        raise Error(errno.ENOEXEC, "relocate BPF object %s: it wants %d addresses, more than %d"
-                    % (printable(obj.name), len(names), MAX_ADDRESSES))
+        raise object_damaged(obj.name, "it wants %d addresses, more than %d", len(names),
+                             MAX_ADDRESSES, doing="relocate")
     found = dict.fromkeys(names)
     for name, address in kernel_symbols(names) if names else ():
         if found[name] not in (None, address):
-            raise Error(errno.ENOEXEC, "relocate BPF object %s: this kernel has several %s"
-                        % (printable(obj.name), printable(name)))
+            raise object_damaged(obj.name, "this kernel has several %s", name, doing="relocate")
         found[name] = address
     return obj._replace(externs={
         name: extern._replace(address=found.get(name)) for name, extern in obj.externs.items()})
@@ -4204,8 +4101,8 @@ def _load_maps(loaded, obj, constants, pins):
         if not spec.pinning:
             made = _create_map(spec, loaded._btf_fd, obj.name)
         elif pins is None or spec.pinning > 1:
-            raise Error(errno.ENOTSUP, "creating BPF map %s of %s: it is to be pinned, and no "
-                        "folder is given" % (printable(spec.name), printable(obj.name)))
+            raise failure(errno.ENOTSUP, "creating BPF map", "%s of %s" % (spec.name, obj.name),
+                          "it is to be pinned, and no folder is given")
         else:
             made = _open_pinned(spec, loaded._btf_fd, obj.name, pins)
         loaded.add_map(made)
@@ -4225,8 +4122,8 @@ def _fill_map(loaded, spec):
     for index, name in spec.values.items():
         fd = loaded.maps[name].fd if name in loaded.maps else loaded.programs.get(name, -1)
         if fd < 0:
-            raise Error(errno.ENOEXEC, "filling BPF map %s: %s is not loaded"
-                        % (printable(loaded.maps[spec.name].what), printable(name)))
+            raise object_damaged(loaded.name, "map %s holds %s, which is not loaded", spec.name,
+                                 name, doing="loading")
         loaded.maps[spec.name].update(index, fd)
 
 
@@ -4243,25 +4140,17 @@ def _load_data(loaded, obj, section, prefix, constants):
             if why.errno != ENOTSUPP:
                 raise failure(why.errno, "mapping BPF map", made.what)
     data = _kconfig(obj, section) if section.name == KCONFIG else section.data
+    whole = bytearray(section.size) if memory is made else memory
+    whole[:len(data)] = data
+    loaded.globals.add(whole, section.variables)
+    for variable in section.variables:
+        if variable.name in constants:
+            loaded.globals[variable.name] = constants[variable.name]
     if memory is made:                  # constants, or what the kernel looks after
-        whole = bytearray(data.ljust(section.size, b"\0"))
-        _set_constants(loaded._btf, whole, section, constants)
         made.update(0, whole)
-        memory = bytes(whole) if is_constant else made
-    else:
-        memory[:len(data)] = data
-        _set_constants(loaded._btf, memory, section, constants)
+        loaded.globals.add(bytes(whole) if is_constant else made, section.variables)
     if is_constant:
         bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freezing BPF map", made.what)
-    loaded.globals.add(memory, section.variables)
-
-
-def _set_constants(btf, memory, section, constants):
-    values = Globals(btf)
-    values.add(memory, section.variables)
-    for name in values:
-        if name in constants:
-            values[name] = constants[name]
 
 
 def _load_struct_ops(loaded, ops):
@@ -4272,12 +4161,9 @@ def _load_struct_ops(loaded, ops):
     value = bytearray(ops.value)
     for offset, name in ops.functions.items():
         struct.pack_into("=Q", value, offset, loaded.programs[name])
-    what = "%s of %s" % (ops.name, loaded.name)
-    attributes = struct.pack("=IIIIIII16sIIIIIQ", MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK, 0,
-                             0, _short_name(ops.name), 0, max(loaded._btf_fd, 0), 0, 0,
-                             ops.value_type, 0)
-    fd = _with_memory(lambda: bpf(BPF_MAP_CREATE, attributes, "creating struct_ops", what))
-    loaded.add_map(Map(ops.name, MAP_STRUCT_OPS, fd, (4, len(value), 1), loaded.name))
+    spec = MapSpec(ops.name, 0, MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK, 0, 0, 0, 0, 0, None,
+                   {})
+    loaded.add_map(_create_map(spec, loaded._btf_fd, loaded.name, ops_type=ops.value_type))
     loaded.points[ops.name] = bytes(value)
 
 

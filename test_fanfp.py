@@ -7494,6 +7494,19 @@ def program_info(fd):
     return tag, insns.raw[:size]
 
 
+def first_key(found):
+    """The first key of a map, or None."""
+    key = ctypes.create_string_buffer(found.key_size)
+    try:
+        fanfp.bpf(fanfp.BPF_MAP_GET_NEXT_KEY, struct.pack(
+            "=IIQQQ", found.fd, 0, 0, ctypes.addressof(key), 0), "ask for a key")
+    except fanfp.Error as why:
+        if why.errno != errno.ENOENT:
+            raise
+        return None
+    return key.raw
+
+
 def without_maps(insns):
     """Instructions with the ids of maps taken out: they differ with each load."""
     insns = bytearray(insns)
@@ -8325,7 +8338,7 @@ class LoadTest(BpfTest):
             self.assertIsNone(maps["hash"].lookup(5))
             maps["hash"].update(5, 77)
             self.assertEqual(maps["hash"].lookup(5), struct.pack("=Q", 77))
-            self.assertEqual(list(maps["hash"]), [struct.pack("=i", 5)])
+            self.assertEqual(first_key(maps["hash"]), struct.pack("=i", 5))
             self.assertTrue(maps["hash"].delete(5))
             self.assertFalse(maps["hash"].delete(5))
             with self.assertRaises(fanfp.Error) as caught:
@@ -9121,7 +9134,7 @@ class FastpathTest(BpfTest):
         os.waitpid(child, 0)
         self.assertEqual(group.globals["initialized"], 0)
         self.assertEqual(group.globals["slot_state"][0], FREE)
-        self.assertEqual(list(group.loaded.maps["pinned_at"]), [])
+        self.assertIsNone(first_key(group.loaded.maps["pinned_at"]))
 
     def test_a_name_that_is_taken(self):
         group = self.group()
