@@ -1025,21 +1025,22 @@ class Behind(Hidden):
 
 
 class OwnRead:
-    """While fanfp itself opens, reads or closes the directory of a key (`with`).
+    """While fanfp itself opens, reads or closes a directory (`with`).
 
     A group that tells of its own process's events tells of all but those.  They are the process's,
-    whichever Watch made them: so there is one table, of all groups that are to know.
+    whichever Watch made them: so there is one table, of all groups that are to know.  For fanotify
+    a directory is its key, for trace its path, bytes.
     """
 
-    groups = {}             # id of a group -> {key: until when, seconds since the epoch}
+    groups = {}             # id of a group -> {key or path: until when, seconds since the epoch}
 
-    def __init__(self, key):
-        self.key = key
+    def __init__(self, *names):
+        self.names = names
 
     def note(self, until):
         """Have it be so until then, seconds since the epoch."""
         for noted in list(self.groups.values()):
-            noted[self.key] = until
+            noted.update(dict.fromkeys(self.names, until))
 
     def __enter__(self):
         self.note(float("inf"))
@@ -7202,8 +7203,7 @@ class Listing:
         self.mount_id = mount_id
         # If nothing has come into it since then, no entry needs a look.
         self.has_news = since is not None and os.fstat(fd).st_mtime >= since
-        # The groups that are to know of it name it by its handle.
-        self.read = OwnRead(open_key(fd) if OwnRead.groups else None)
+        self.read = OwnRead(*names_of(fd) if OwnRead.groups else ())
         self.read.note(float("inf"))
         self.entries = os.scandir(path_to_fd(fd))      # Python 3.6 takes no descriptor
 
@@ -7228,6 +7228,14 @@ class Listing:
     def close(self):
         self.end()
         os.close(self.fd)
+
+
+def names_of(fd):
+    """What an open directory is for OwnRead: its path, and its key if it has a file handle."""
+    try:
+        return fd_path(fd), open_key(fd)
+    except Error:
+        return fd_path(fd),
 
 
 class Unreadable:
@@ -8002,12 +8010,13 @@ class TraceRoot(PlainRoot):
     slot   the number that its records have
     is_far whether somebody else answers for it, so that nothing is asked of it
     is_gone whether its file system has been unmounted, as the kernel says
-    opened  (descriptor, watch) after Trace.open(), until it is added
+    opened   a descriptor of it from Trace.open() on, until it is added
+    inotify  after that: an inotify instance of its own, which has its watch
     """
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
-        self.slot = self.opened = None
+        self.slot = self.opened = self.inotify = None
         self.is_far = self.is_gone = False
 
     def remains(self, path):
@@ -8015,9 +8024,10 @@ class TraceRoot(PlainRoot):
 
     def close(self):
         super().close()
-        if self.opened is not None:
-            os.close(self.opened[0])
-            self.opened = None
+        for fd in (self.opened, self.inotify):
+            if fd is not None:
+                os.close(fd)
+        self.opened = self.inotify = None
 
 
 class Spot:
@@ -8039,7 +8049,8 @@ class Traced:
 
     def __init__(self, asked, asked_dir, own, ring, devices):
         self.tracer = Tracer(asked, asked_dir, own, ring, devices)
-        self.watches = {}                   # number -> (watch, inode_of() what is pinned)
+        self.watches = {}                   # number -> (watch, or None: it is held elsewhere;
+        #                                     inode_of() what is pinned)
         self.numbers = {}                   # inode -> number
         # The number that was free longest is given next: records of what had it are read by then.
         self.free = collections.deque(range(Tracer.ROOTS))
@@ -8048,18 +8059,13 @@ class Traced:
             self.inotify = new_inotify()
         self.fd = self.tracer.fd
 
-    def watch(self, fd, shown, flags=0):
-        """A watch on an open file: its descriptor.  Any thread may call it, and may have to wait
-        for who answers for the file system.  `flags`: IN_ONLYDIR, say."""
-        return inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF | flags, shown,
-                             len(self.watches))
-
     def pin(self, fd, shown, flat=False):
         """Have what happens in an open directory recorded, or to an open file; the number that the
         records have.  `flat`: only of the entries of the directory itself."""
-        return self.pin_watched(fd, shown, inode_of(fd), self.watch(fd, shown), flat)
+        watch = inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF, shown, len(self.watches))
+        return self.pin_watched(fd, shown, inode_of(fd), watch, flat)
 
-    def pin_watched(self, fd, shown, inode, watch, flat=False):
+    def pin_watched(self, fd, shown, inode, watch=None, flat=False):
         """The same, of what has its watch, and is this inode_of(): nothing is asked of its file
         system."""
         if inode not in self.numbers and not self.free:
@@ -8079,7 +8085,8 @@ class Traced:
         watch, inode = self.watches.pop(number)
         del self.numbers[inode]
         self.free.append(number)
-        call("inotify_rm_watch", self.inotify, watch)
+        if watch is not None:
+            call("inotify_rm_watch", self.inotify, watch)
 
     def read(self, moment):
         """Yield the records of one read: (record, seconds since the epoch, its events' Moment)."""
@@ -8116,6 +8123,9 @@ class Trace(Source):
         self.roots, self.mounted = [], []
         self.slots = {}                     # number -> TraceRoot
         self.spots = weakref.WeakSet()      # of all Places in its trees
+        self.own_reads = {}                 # see OwnRead
+        if wanted.own and wanted.mask & LISTING:
+            OwnRead.groups[id(self)] = self.own_reads
         self.out = []
         asked = wanted.mask & ASKABLE & ~FS_ERROR
         if asked & MOVES:
@@ -8127,21 +8137,26 @@ class Trace(Source):
 
     # --- roots and mounts ---
 
-    def open(self, root):
+    @staticmethod
+    def open(root):
         """Do with a root, which is returned, what may have to wait for who answers for its file
-        system, before it is added; in any thread."""
-        fd = root.open()
-        with OnFailure(os.close, fd):
-            root.opened = fd, self.traced.watch(fd, root.display, IN_ONLYDIR)
+        system, before it is added; in any thread.  What it holds, its close() lets go of, whether
+        it is added or not."""
+        with OnFailure(root.close):
+            root.opened, root.inotify = root.open(), new_inotify()
+            inotify_watch(root.inotify, path_to_fd(root.opened), DELETE_SELF | IN_ONLYDIR,
+                          root.display, 0)
         return root
 
     def add(self, root, place=None):
         """Watch a root.  After open() nobody is asked any more."""
-        if root.opened is None:
-            self.open(root)
-        (fd, watch), root.opened = root.opened, None
-        with Closing(fd):
-            root.slot = self.traced.pin_watched(fd, root.display, root.key, watch)
+        fd, root.opened = root.opened, None
+        if fd is not None:
+            with Closing(fd):
+                root.slot = self.traced.pin_watched(fd, root.display, root.key)
+        else:
+            with Closing(root.open()) as fd:
+                root.slot = self.traced.pin(fd, root.display)
         self.slots[root.slot] = root
         self.keep_root(root)
         self.trees_changed = True           # what is mounted below it
@@ -8203,8 +8218,8 @@ class Trace(Source):
 
     def read(self, moment):
         """The events that the ring buffer has, as far as one read goes.  Never waits."""
-        out = self.out = []
-        count = dropped = 0
+        out, began = [], time.time()
+        self.out, count, dropped = out, 0, 0
         make, kind, put, root_of = tuple.__new__, Event, out.append, self.slots.get
         # What is not plain is judged: the plain case, nine in ten, takes no call.
         intricate, wanted = INTRICATE if self.recursive else -1, self.mask
@@ -8236,6 +8251,9 @@ class Trace(Source):
             self.notice(lost)
             out.append(Event(None, Q_OVERFLOW, None, time.time(), None, moment))
             self.trees_changed = True
+        if self.own_reads and not self.backlog:
+            for path in [path for path, until in self.own_reads.items() if until < began]:
+                del self.own_reads[path]
         self.out = []
         return out
 
@@ -8255,6 +8273,8 @@ class Trace(Source):
         root = record and self.slots.get(record.slot)
         if not root:
             return                          # it is a root no more
+        if self.own_reads and record.mask & LISTING and self.is_own_read(root, record):
+            record = record._replace(mask=record.mask & ~LISTING)
         mask, old_root = record.mask, self.slots.get(record.old_slot)
         if mask & RENAME and old_root is None:
             record = record._replace(mask=mask & ~RENAME | MOVED_TO)
@@ -8264,6 +8284,12 @@ class Trace(Source):
                     old_root and self.path(old_root, record.old_path))
         if mask & DELETE_SELF:
             self.remove(root)
+
+    def is_own_read(self, root, record):
+        """Whether fanfp itself has read the directory of a record."""
+        top = root.path if root.fd is None else fd_path(root.fd)
+        return record.pid == os.getpid() and (
+            os.path.join(top, record.path) if record.path else top) in self.own_reads
 
     @staticmethod
     def path(root, path):
@@ -8330,6 +8356,7 @@ class Trace(Source):
         for root in self.roots + self.mounted:
             root.close()
         self.roots, self.mounted, self.slots = [], [], {}
+        OwnRead.groups.pop(id(self), None)
         if self.fd is not None:
             self.traced.close()
             self.fd = None

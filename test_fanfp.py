@@ -7248,9 +7248,8 @@ class Own(Base):
                 run("sh", "-c", "mkdir tree/m/e; echo > tree/m/e/f", cwd=self.top)
                 run(sys.executable, "-c", deep % "open('f', 'w')", cwd=self.tree)
                 events += self.told(watch)
-                # Nor of what another does in this process; trace knows no handles, by which
-                # inotify says what it lists.
-                for other in (name,) if name == "trace" else (name, "inotify"):
+                # Nor of what another does in this process.
+                for other in (name, "inotify"):
                     with fanfp.Watch(self.tree, filter=other):
                         pass
                 watch.add(self.tree + "/d")
@@ -10905,6 +10904,24 @@ class MountedAgain(Mounts):
                         found.update(self.reported_in(program, place))
                     self.assertEqual(found.get(place), {"UNMOUNT"})
                 program.stop()
+
+
+class ListedByInotify(Mounts):
+    """What inotify lists is noted for the other filters, so that they do not tell of it."""
+
+    def test_where_there_are_no_handles(self):
+        """A file system without file handles in a tree, with all events asked for."""
+        place, notices, found = self.tree + "/m", [], []
+        os.mkdir(place)
+        self.mount_kind("overlay", place)
+        os.mkdir(place + "/d")
+        with fanfp.Watch(self.tree, events="ALL", notice=notices.append) as watch:
+            write(place + "/d/f")
+            until = time.monotonic() + PATIENCE
+            while place + "/d/f" not in found:
+                self.assertLess(time.monotonic(), until, notices)
+                found += [event.path for event in watch.read(0.1)]
+        self.assertFalse([notice for notice in notices if "is not watched" in notice])
 
 
 class Unlisted(Mounts):
