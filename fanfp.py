@@ -8817,6 +8817,9 @@ class Names(Source):
         is_own = entry == given.now.own and not given.now.covered
         told_by_tree = is_own and self.in_tree(self.listened.places[entry[0]])
         if is_own and mask & NAME_EVENTS:
+            if given.untold and mask & ISDIR:
+                mask &= ~DELETE             # its tree has said so, before this event was read
+            given.untold = False
             # Not what is there now, which may have been another's until an event to come says so.
             self.follow(given, mask & (CREATE | MOVED_TO), target)
         elif mask & NAME_EVENTS:
