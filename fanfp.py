@@ -11636,8 +11636,7 @@ OPTIONS = (
     ("o", "outfile", "FILE", "append to a file; -: standard output"),
     ("m", "monitor", "", "accepted: it always goes on"),
     ("r", "recursive", "", "accepted: it is anyway"),
-    ("", "no-recursive", "", "only what happens to a directory given and its entries, nothing "
-     "below"),
+    ("", "no-recursive", "", "only a directory given and its entries, nothing below"),
     ("", "filter", "{%s}" % ",".join(FILTER_NAMES), "how to keep outside events away"),
     ("", "object", "FILE", "a BPF object for --filter fastpath"),
     ("", "ring", "SIZE", "of the buffer in which events wait with --filter trace, as 64M"),
@@ -11648,8 +11647,7 @@ OPTIONS = (
     ("", "wait", "", "wait for roots that are not there, and for those that go to come again"),
     ("", "top", "", "no events, but tables of the busiest directories and processes, of events, "
      "and of files that grow, each second; without a terminal a line a second"),
-    ("", "summary", "", "no events, but the same tables at the end and at SIGUSR1; also with "
-     "--json, --csv"),
+    ("", "summary", "", "no events, but these tables at the end and at SIGUSR1; --json, --csv"),
     ("", "exec", "COMMAND", "run a command for each event, one at a time, without a shell: {} is "
      "the path; FANFP_PATH, _OLD_PATH, _EVENTS, _IS_DIR, _PID, _COMM, _UID and more of who did it "
      "are in its environment; see below"),
@@ -11759,37 +11757,21 @@ class Options:
 
 def read_value(name, argument, text):
     """The value of an option's argument.  Raises Error where it is not what the option takes."""
-    wanted, read = VALUES.get(argument, ("", str))
+    wanted = {"SECONDS": "a number of seconds, 0 or more", "N": "a whole number above 0",
+              "SIZE": "a number of bytes up to 1G, as 64M",
+              "GLOB": "a glob as in .gitignore, which can match something"}.get(argument)
     try:
-        return read(text)
+        if argument == "SECONDS":
+            return duration("", float(text))
+        if argument == "SIZE":
+            number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, " ")
+            return ring_size(int(number) << 10 * " KMG".index(unit))
+        if argument == "N" and not (is_number(text) and int(text)) \
+                or argument == "GLOB" and not glob_regex(text.lstrip("!").rstrip("/")):
+            raise ValueError
+        return int(text) if argument == "N" else text
     except ValueError:
         refuse("--%s: it takes %s, not %s" % (name, wanted, text or '""'))
-
-
-def positive(text):
-    if not is_number(text) or int(text) == 0:
-        raise ValueError
-    return int(text)
-
-
-def size(text):
-    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, " ")
-    return ring_size(int(digits) << 10 * " KMG".index(unit))
-
-
-def useful_glob(text):
-    if not glob_regex(text.lstrip("!").rstrip("/")):
-        raise ValueError
-    return text
-
-
-VALUES = {
-    "SECONDS": ("a number of seconds, 0 or more", lambda text: duration("", float(text))),
-    "N": ("a whole number above 0", positive),
-    "SIZE": ("a number of bytes up to 1G, as 64M", size),
-    "GLOB": ("a glob as in .gitignore, which can match something", useful_glob),
-}
-"""By argument: what it has to be, and the function from its text to its value, or ValueError."""
 
 
 def refuse_idle(options):
@@ -11882,7 +11864,8 @@ def text_lines(events, detail=0):
         head = heads.get((moment, pid, mask))
         if head is None:
             head = heads[moment, pid, mask] = "%s: %s " % (named(event, detail), names_text(mask))
-        shown = "-" if path is None else printable(path)
+        shown = "-" if path is None else path \
+            if path.isprintable() and "\\" not in path else printable(path)
         if old_path is not None:
             shown = printable(old_path) + " -> " + shown
         if mask & FS_ERROR:
@@ -11971,9 +11954,12 @@ def text_of(value):
 
 def csv_text(rows, show=printable):
     """Rows of RFC 4180, of texts that are shown by a function: printable() has each on a line."""
-    return "".join(",".join(
-        '"%s"' % text.replace('"', '""') if text.strip(" ") != text or set(text) & set(',"\n')
-        else text for text in map(show, row)) + "\n" for row in rows)
+    def field(text):
+        text = show(text)
+        if "," in text or '"' in text or "\n" in text or text.strip(" ") != text:
+            return '"%s"' % text.replace('"', '""')
+        return text
+    return "".join([",".join(map(field, row)) + "\n" for row in rows])
 
 
 FORMAT_EVENT = {"P": "path", "o": "old_path", "p": "pid", "C": "comm", "U": "uid"}
@@ -12009,13 +11995,17 @@ def format_letters(pattern):
 def format_lines(pattern, letters, value, end):
     """--format: a function from events to text, each of which ends with `end`.  value(event,
     letter, separator) is what one of `letters` stands for."""
-    pieces = format_pieces(letters)
+    fields = []
 
-    def line(event):
-        return pieces.sub(lambda found: FORMAT_FIXED.get(found.group(1)) or (
-            found.group() if found.group(3) is not None else
-            value(event, found.group(1) or "e", found.group(2) or ",")), pattern) + end
-    return lambda events: "".join(map(line, events))
+    def field(found):
+        letter, separator, wrong = found.groups()
+        if letter in FORMAT_FIXED or wrong is not None:
+            return FORMAT_FIXED.get(letter, found.group()).replace("%", "%%")
+        fields.append((letter or "e", separator or ","))
+        return "%s"
+    line = format_pieces(letters).sub(field, pattern) + end
+    return lambda events: "".join([line % tuple([value(event, *each) for each in fields])
+                                   for event in events])
 
 
 def format_value(timefmt, show):
@@ -12072,10 +12062,10 @@ class Signals:
             numbers = os.read(self.fd, 4096)
         except BlockingIOError:
             return
-        self.others.update(map(signal_name, numbers))
-        ending = [number for number in numbers if signal_name(number) in self.ending]
-        if ending:
-            self.end(ending[0])
+        for number in numbers:
+            self.others.add(signal_name(number))
+            if signal_name(number) in self.ending:
+                self.end(number)
 
     def end(self, number):
         """Have fanfp end by a signal, if none came before."""
@@ -12106,13 +12096,6 @@ def signal_name(number):
     """SIGTERM for 15, SIG34 for one that has no name."""
     return next((name for name, value in vars(signal).items() if value == number
                  and name.startswith("SIG") and name[3:4] != "_"), "SIG%d" % number)
-
-
-def die_of(number):
-    """End as a program does that does not catch a signal: so a shell knows to end its loop."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    return 128 + number         # still here: the first process of a container is not ended by it
 
 
 class Part:
@@ -13165,8 +13148,14 @@ class Manner(Part):
         return self.die(status)
 
     def die(self, status):
-        """End by the signal that ended the run; the exit status, where there was none."""
-        return status if self.signals.number is None else die_of(self.signals.number)
+        """End as a program does that does not catch the signal that ended the run, so that a shell
+        knows to end its loop; the exit status, where there was none."""
+        if self.signals.number is None:
+            return status
+        signal.signal(self.signals.number, signal.SIG_DFL)
+        os.kill(os.getpid(), self.signals.number)
+        # Still here: the first process of a container is not ended by it.
+        return 128 + self.signals.number
 
 
 def run(options, manner):
