@@ -9348,39 +9348,30 @@ class Asked:
         return self._come.wait(seconds)
 
 
-class ThreadSource(Source):
-    """A source for one root on a file system that somebody else answers for.
+class FarThread:
+    """A thread that may have to wait, and the news of it for a reader, who never does.
 
-    A thread has a Watch of its own there, and alone touches it; or it only opens the root, and
-    another source takes that over.  Between the two sides are `news`, a queue of (what, value), and
-    two pipes, to wake the reader and to end the thread.  Each side closes the ends it has, so that
-    the one need not wait for the other: a thread that gets no answer is left behind, and lets go of
-    all it has when it gets one.
+    It makes something.  A Watch it keeps, and passes on the events of that; else what it made is
+    the reader's.  Each side closes the ends of pipes that it has, so that the one need not wait for
+    the other: a thread that gets no answer is left behind, and lets go of all it has when it gets
+    one.
+
+    news     (what, value), as far as the reader has not come to it
+    fd       readable when there is some
+    stop_fd  ends the thread when it is closed, once that has told all; None: it is
+    is_left  whether nobody reads the news any more
+    keeps    whether it keeps what it makes, a Watch
     """
 
-    def __init__(self, root, kind, make, notice, is_inner, take_over=None):
-        """`make`: function(notice) -> Watch, called by the thread.  `is_inner`: the root is a mount
-        in a tree, which the Watch shows as "/".  `take_over`: function of what make() returned
-        then, which has close(); called by the reader, and that is all."""
+    def __init__(self, make, keeps):
+        """`make`: function(notice), which the thread calls."""
         import threading
-        self.root, self.kind, self.notice, self.is_inner = root, kind, notice, is_inner
-        self.roots, self.mounted = ([], [root]) if is_inner else ([root], [])
-        root.source = self
-        self.stats, self.take_over = collections.Counter(), take_over
-        self.news = collections.deque()
-        self.is_ready = False
-        self.ending, self.farewell = False, None    # the mount is gone; its UNMOUNT, to come last
-        self.deadline = time.monotonic() + ANSWER_SECONDS   # see due(); None: nothing is awaited
-        self.is_announced = False           # whether what becomes of it is news
+        self.news, self.is_left, self.keeps = collections.deque(), False, keeps
         self.fd, signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         stop, self.stop_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         threading.Thread(target=self._work, args=(make, signal, stop), daemon=True).start()
 
-    @property
-    def filter_name(self):
-        return "inotify" if self.is_ready and self.take_over is None else None
-
-    # --- the thread ---
+    # --- in the thread ---
 
     def _work(self, make, signal, stop):
         def put(what, value=None):
@@ -9388,15 +9379,15 @@ class ThreadSource(Source):
             try:
                 os.write(signal, b"n")
             except (BlockingIOError, BrokenPipeError):
-                pass                        # it is awake; or has gone
+                pass                        # the reader is awake; or has gone
         watch = None
         try:
             made = make(lambda message: put("notice", message))
             put("ready", made)
-            if self.take_over is None:
+            if self.keeps:
                 watch = made
-                self._relay(watch, put, stop)
-            elif self.over:
+                self._pass_on(watch, put, stop)
+            elif self.is_left:
                 self._discard()
         except OSError as error:
             put("failed", error)
@@ -9407,13 +9398,13 @@ class ThreadSource(Source):
             os.close(signal)
             os.close(stop)
 
-    def _relay(self, watch, put, stop):
+    def _pass_on(self, watch, put, stop):
         poll = select.poll()
         poll.register(stop, select.POLLIN)
         poll.register(watch.fileno(), select.POLLIN)
-        while not watch.ended and not self.over:
+        while not watch.ended and not self.is_left:
             ends = any(fd == stop for fd, _ in poll.poll())
-            while len(self.news) > THREAD_ROOM and not self.over:
+            while len(self.news) > THREAD_ROOM and not self.is_left:
                 time.sleep(0.01)            # its kernel queue has a limit, and says when it is met
             events = watch.read(0)
             if events:
@@ -9421,28 +9412,76 @@ class ThreadSource(Source):
             elif ends and not watch.pending:
                 return
 
-    def _discard(self):
-        """Let go of what the thread has opened for another source."""
-        try:
-            while True:
-                what, value = self.news.popleft()
-                if what == "ready" and self.take_over is not None:
-                    value.close()
-        except IndexError:
-            pass
+    # --- in the reader's ---
 
-    # --- the reader's side ---
-
-    def read(self, moment):
-        """The events that the thread has read, as far as they have come.  Never waits."""
+    def read(self):
+        """Yield what is new, a bounded part of it."""
         try:
             os.read(self.fd, 1 << 16)
         except BlockingIOError:
             pass
-        out, room = [], THREAD_BATCHES
-        while self.news and room:
-            what, value = self.news.popleft()
-            room -= 1
+        for _ in range(min(len(self.news), THREAD_BATCHES)):
+            yield self.news.popleft()
+
+    def end(self):
+        """Have it end, when it has told all."""
+        if self.stop_fd is not None:
+            os.close(self.stop_fd)
+            self.stop_fd = None
+
+    def close(self):
+        """Leave it to itself."""
+        self.is_left = True
+        self.end()
+        self._discard()
+        os.close(self.fd)
+
+    def _discard(self):
+        """Let go of what it has made for somebody else: either side does, whichever is the last."""
+        try:
+            while True:
+                what, value = self.news.popleft()
+                if what == "ready" and not self.keeps:
+                    value.close()
+        except IndexError:
+            pass
+
+
+class ThreadSource(Source):
+    """A source for one root on a file system that somebody else answers for: a FarThread watches
+    it, or opens it for another source, which takes it over.
+
+    root       a FarRoot
+    kind       of its file system, str
+    is_inner   whether it is a mount in a tree, which the thread's Watch shows as "/"
+    take_over  function of what the thread has opened; None: the thread watches
+    is_ready   whether the thread has had an answer
+    is_announced  whether what becomes of it is news
+    deadline   when to give up waiting for the thread, time.monotonic(); None: nothing is awaited
+    farewell   what to call it in its UNMOUNT, None: not at all, in a list, once its mount is gone:
+               what the thread has read comes first; else []
+    """
+
+    def __init__(self, root, kind, make, notice, is_inner, take_over=None):
+        """`make`: function(notice), called by the thread: a Watch, or what take_over() takes, which
+        has close()."""
+        self.root, self.kind, self.notice, self.is_inner = root, kind, notice, is_inner
+        self.roots, self.mounted = ([], [root]) if is_inner else ([root], [])
+        root.source = self
+        self.stats, self.take_over = collections.Counter(), take_over
+        self.is_ready = self.is_announced = False
+        self.deadline, self.farewell = time.monotonic() + ANSWER_SECONDS, []
+        self.thread = FarThread(make, take_over is None)
+        self.fd = self.thread.fd
+
+    @property
+    def filter_name(self):
+        return "inotify" if self.is_ready and self.take_over is None else None
+
+    def read(self, moment):
+        """The events that the thread has read, as far as they have come.  Never waits."""
+        out = []
+        for what, value in self.thread.read():
             if what == "events":
                 self.stats["events read"] += len(value)
                 # What is mounted in it is called by the path that it has.
@@ -9459,16 +9498,15 @@ class ThreadSource(Source):
                 self.deadline, self.over = 0, True
         if self.deadline is not None and time.monotonic() >= self.deadline:
             self._give_up()
-        if self.over and self.farewell is not None:
-            out.append(Event(self.farewell, UNMOUNT | ISDIR, None, time.time(), None, moment))
-            self.farewell = None
+        if self.over and self.farewell:
+            out += super().unmounted(self.root, self.farewell.pop(), moment)
         return out
 
     def _begun(self, made):
         """There is an answer, and what the thread was to make."""
         self.is_ready, self.deadline = True, None
         if self.take_over is not None:
-            if self.ending or self.over:
+            if self.farewell or self.over:
                 return made.close()
             try:
                 self.take_over(made)
@@ -9483,7 +9521,7 @@ class ThreadSource(Source):
     def _give_up(self):
         """There was no answer in time: say so, and take it when it comes; or let it be."""
         self.deadline = None
-        if self.ending:
+        if self.farewell:
             self.over = True
         elif self.is_inner and self.error is None:
             self.is_announced = True
@@ -9506,7 +9544,7 @@ class ThreadSource(Source):
 
     @property
     def backlog(self):
-        return bool(self.news)
+        return bool(self.thread.news)
 
     def due(self):
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
@@ -9515,28 +9553,20 @@ class ThreadSource(Source):
         """What the thread has read till then comes first."""
         if not self.is_ready or self.over:
             return super().unmounted(root, shown, moment)
-        if not self.ending:
-            self.ending, self.farewell = True, shown
+        if not self.farewell:
+            self.farewell = [shown]
             self.deadline = time.monotonic() + ANSWER_SECONDS
-            self._end_thread()
+            self.thread.end()
         return []
-
-    def _end_thread(self):
-        if self.stop_fd is not None:
-            os.close(self.stop_fd)
-            self.stop_fd = None
 
     def remove(self, root):
         self.drop_root(root)
         self.over = True
 
     def close(self, forked=False):
-        self.over = True
-        self._end_thread()
-        self._discard()
         if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
+            self.over, self.fd = True, None
+            self.thread.close()
 
 
 # --- all sources of a Watch ---
