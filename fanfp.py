@@ -1278,10 +1278,9 @@ class Directories:
         self.anchors = {}       # key -> link of a mount in a tree, or (key, None, what to show)
         self.mounts = {}        # file-system id -> roots on it, one for each mount
         self.devices = None if devices else Devices()
-        self.fringe = set()     # keys of the directories that have a root as an entry, and ids
-        #                         of file systems in which any may
-        self.other_mounts = {}  # file-system id -> Roots that are none, but mounts of the same:
-        #                         see on_other_mounts()
+        self.root_parents = set()   # keys of the directories that have a root as an entry, and ids
+        #                             of file systems in which any may
+        self.covered = []       # keys of those known by link_by_path()
 
     # --- roots ---
 
@@ -1290,7 +1289,7 @@ class Directories:
         self.anchors[root.key] = (root.key, parent, with_slash(root.display)
                                   if parent is None else name)
         self.mounts.setdefault(root.key[:8], []).append(root)
-        self.fringe.add(root.parent_key)
+        self.root_parents.add(root.parent_key)
         self.forget()
 
     def rename(self, root):
@@ -1312,7 +1311,7 @@ class Directories:
         self.prefixes.clear()
         self.outside.clear()
         self.nodes.clear()
-        self.other_mounts.clear()
+        self.covered.clear()
         if self.devices is not None:
             self.devices.forget()
         for key, parent, display in self.anchors.values():
@@ -1367,12 +1366,12 @@ class Directories:
             self.prefixes.pop(key, None)
         return found
 
-    def edge(self, key):
+    def leaf(self, key):
         """The path of a directory in which there is nothing of a tree, but which is an entry of
         one; None for others.  Only where it is not `recursive`."""
         node = self.nodes.get(key) if not self.recursive else None
         names = node.way_up() if node is not None else []
-        return names[1] + names[0] if len(names) == 2 else None
+        return names[1] + names[0] if len(names) == 2 and key not in self.covered else None
 
     def known(self, key):
         """Whether it is known where a directory is, in a tree or in none."""
@@ -1402,6 +1401,8 @@ class Directories:
         elif node.parent is not above or node.name != name:
             node.parent, node.name = above, name
             self.prefixes.clear()       # all paths below follow; filled again as they are used
+            while self.covered:
+                self.cut(self.covered.pop())    # it may have been moved with that
 
     def enter(self, key, parent, name):
         """A directory has been moved into a tree: what was outside may not be any more."""
@@ -1466,19 +1467,23 @@ class Directories:
         if not self.mounts.get(key[:8]):
             return no_way(key)          # unmounted, though it may be mounted elsewhere
         outside = []
-        for mounts in (self.mounts_of, self.on_other_mounts):
-            for root in mounts(key):
-                links = self.walk_on(root, key)
-                if links and links[-1][1] is not None and links[-1][1] not in self.outside:
-                    return links
-                # On a bind mount of another part of the file system there is no way up at all.
-                if links and (len(links) > len(outside) or outside == no_way(key)):
-                    outside = links
-            if outside != no_way(key):
-                break
+        for root in self.mounts_of(key):
+            links = self.walk_on(root, key)
+            if links and links[-1][1] is not None and links[-1][1] not in self.outside:
+                return links
+            # On a bind mount of another part of the file system there is no way up at all.
+            if links and (len(links) > len(outside) or outside == no_way(key)):
+                outside = links
         if not outside:
             raise Gone
         return outside
+
+    def is_hidden(self, key):
+        """Whether no mount of a root shows where a directory is."""
+        try:
+            return self.walk(key) == no_way(key)
+        except (Gone, OSError):
+            return False
 
     def walk_on(self, root, key):
         """walk() on the mount of one root; [] where the directory is gone."""
@@ -1486,70 +1491,34 @@ class Directories:
             fd = open_in(root, key[8:])
         except Gone:
             return []
-        try:
-            return self.climb(fd, key, root.mount_id)
-        except Covered:
+        with Closing(fd):
             try:
-                return self.climb_below_cover(root, key)
-            except OSError:
-                return [self.link_by_path(fd, key)]
-        finally:
-            os.close(fd)
+                return self.climb(fd, key, root.mount_id)
+            except Covered:
+                pass
+            try:
+                return self.climb_in_copies(root.mount_id, key)
+            except OSError as error:
+                return [] if error.errno == errno.ESTALE else [self.link_by_path(fd, key)]
 
-    def on_other_mounts(self, key):
-        """Roots for mounts of a directory's file system that show more of it than ours do.
-
-        What was moved out of all that a bind mount shows has no way up on that any more: what it
-        was moved with, and so where its last events there belong, can be seen on another only.
-        """
-        if key[:8] not in self.other_mounts:
-            mounts, numbers = read_mounts(), {root.mount_id for root in self.mounts_of(key)}
-            ours = [mount for mount in mounts if mount.id in numbers]
-            far = far_paths(mounts)
-            shown, found = [mount.root for mount in ours], []
-            for mount in sorted(mounts, key=lambda each: len(each.root)):
-                if mount.device not in [each.device for each in ours] \
-                        or any(below(mount.root, top) is not None for top in shown) \
-                        or lies_far(mount, far):
-                    continue            # of another file system, or it shows no more
-                root = root_of(mount)
-                if root is not None:
-                    found.append(root)
-                    shown.append(mount.root)
-            self.other_mounts[key[:8]] = found
-        return self.other_mounts[key[:8]]
-
-    def climb_below_cover(self, root, key):
-        """walk() from a directory over which something is mounted: in a copy of the mount, in
-        which nothing is.  Raises Gone, or OSError."""
-        mount_fd = root.open_mount()
-        try:
-            copy = copy_mount(mount_fd)
-        finally:
-            root.close_mount(mount_fd)
-        return self.climb_in(copy, key)
-
-    def climb_to(self, top, key):
-        """walk() from a directory up to another, `top`, where no mount shows either: in a copy of
-        one that has `top` for its root.  [] if it is not below that.  Raises Gone, or OSError."""
-        with Closing(self.open(top, O_PATH_DIR)) as fd:
-            copy = copy_tree(fd)
-        links = self.climb_in(copy, key)
-        return [] if links == no_way(key) else links
-
-    def climb_in(self, copy, key):
-        """walk() in a copy of a mount, which is closed.  Raises Gone, or OSError."""
-        fd = None
-        try:
-            fd = open_by_handle(copy, key[8:])
-            return self.climb(fd, key, name_to_handle(copy)[1])
-        except OSError as error:
-            raise Gone if error.errno == errno.ESTALE else error
-        finally:
-            with OwnRead(open_key(copy)):
-                os.close(copy)
-            if fd is not None:
-                os.close(fd)
+    def climb_in_copies(self, mount_id, key):
+        """walk() from a directory over which something is mounted, or over one above it: in copies
+        of its mount that have a root for their top, and in which nothing is mounted.  OSError."""
+        links = no_way(key)
+        for root in self.mounts[key[:8]]:
+            if root.mount_id == mount_id and links[-1][1] is None:
+                mount_fd = root.open_mount()
+                try:
+                    copy = copy_tree(mount_fd)
+                finally:
+                    root.close_mount(mount_fd)
+                try:
+                    with Closing(open_by_handle(copy, key[8:])) as fd:
+                        links = self.climb(fd, key, name_to_handle(copy)[1])
+                finally:
+                    with OwnRead(root.key):
+                        os.close(copy)
+        return links
 
     def link_by_path(self, fd, key):
         """A link from a directory to the root above it, by its path, where no mount may be copied:
@@ -1558,6 +1527,7 @@ class Directories:
         for root in self.mounts.get(key[:8], ()):
             rest = below(path, root.path if root.fd is None else fd_path(root.fd))
             if rest:
+                self.covered.append(key)
                 return key, root.key, rest
         return key, None, b""
 
@@ -1644,14 +1614,6 @@ def no_way(key):
     """The links of a directory that has no way up: the top of a file system, or of what a mount
     shows; or that is on no mount."""
     return [(key, None, b"")]
-
-
-def root_of(mount):
-    """A Root, not held open, for a mount of the list; None where its path leads elsewhere."""
-    try:
-        return HandleRoot(os.fsdecode(mount.path), mount.path, mount=mount)
-    except (Hidden, OSError):
-        return None
 
 
 def open_in(root, handle, flags=O_PATH_DIR):
@@ -1925,25 +1887,6 @@ def mount_id_at(directory, name):
         return number
     with Closing(os.open(name, O_PATH_ENTRY, dir_fd=directory)) as fd:
         return mount_id_of(fd)
-
-
-def copy_mount(fd):
-    """copy_tree() of the mount that an open directory is in."""
-    top = os.open(b".", O_PATH_DIR, dir_fd=fd)
-    try:
-        mount_id = mount_id_of(top)
-        while True:
-            up = os.open(b"..", O_PATH_DIR, dir_fd=top)
-            # The top has another mount above it, or itself where a namespace or this process's
-            # root ends.  A directory over which something is mounted looks like another, too.
-            if mount_id_of(up) != mount_id or inode_of(up) == inode_of(top):
-                os.close(up)
-                break
-            os.close(top)
-            top = up
-        return copy_tree(top)
-    finally:
-        os.close(top)
 
 
 def copy_tree(fd):
@@ -4976,10 +4919,10 @@ class MarksFilter(UserFilter):
     def outside(self, key, number, is_ignored=False):
         # The mark of a directory also hides the events of its children, and a root may be one.
         # Those that tell of a root (its rename, its removal) are of a directory: without ONDIR
-        # they come.  So do those of an edge, which are told.
+        # they come.  So do those of a directory that is itself an entry, which are reported.
         mask = self.group.asked & ~FS_ERROR | EVENT_ON_CHILD
-        if not is_ignored and self.group.directories.fringe.isdisjoint((key, key[:8])) \
-                and self.group.directories.edge(key) is None:
+        if not is_ignored and self.group.directories.root_parents.isdisjoint((key, key[:8])) \
+                and self.group.directories.leaf(key) is None:
             mask |= ISDIR
         try:
             fd = self.group.directories.open(key, O_PATH_DIR)
@@ -5192,9 +5135,8 @@ EVENT_ROOM = 1 << 12                # more than any event takes: two names, thre
 CALM = 1 << 10                          # bytes of events in one buffer, below which little happens
 READ_ROOM = 1 << 22                 # characters of long paths in one read(): they have no limit
 AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is judged
-HELD_SECONDS = 2.0                  # how long a removed directory may take to tell its name
-HELD_LIMIT = 1 << 16
-MOVED_LIMIT, MOVED_TRIES = 1000, 16     # directories moved: asked for, and looked below
+WAIT_SECONDS = 2.0                  # how long the removal that names a directory may take
+WAIT_LIMIT = 1 << 16                # directories of which events wait
 RACE_SECONDS = 0.001                # by when the event of a removal just made has been queued
 HALF_SECONDS = 1.0                  # how long a RENAME's halves may take to follow it
 CATCH_UP_LIMIT = 10000              # entries looked at in what was moved in with an ignore mark
@@ -5706,48 +5648,102 @@ class Source:
         return self.stats
 
 
-# --- the fanotify group ---
+# --- fanotify ---
+# It has three rooms.  Group and Queue are the kernel's: what it is asked for, marks, what it gives.
+# Past says where a directory was when the event being judged happened.  Judge says what an event
+# means: what is reported of it, and what it changes.  Fanotify puts them together.
 
 
-class Held(Exception):
-    """The event can't be judged before that of the removal of directory args[0] is read."""
+class Group:
+    """A fanotify group: its marks, and the filter that sets ignore marks or the like."""
+
+    def __init__(self, wanted, filter_name, notice, directories):
+        self.notice, self.own, self.directories = notice, wanted.own, directories
+        self.stats = collections.Counter()
+        self.mask = wanted.mask | ALWAYS | ISDIR    # the bits that are reported
+        self.fd, self.targets = new_group()     # `targets`: whether events say of which file
+        self.halves = FILTERS[filter_name].halves or not self.targets   # whether they are asked for
+        # The bits that each marked file system is asked for.
+        self.asked = (self.mask & ASKABLE & ~MOVES) | DELETE
+        if self.targets:
+            self.asked |= RENAME
+        else:
+            # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
+            if _kernel_release() < (5, 16):
+                self.asked &= ~FS_ERROR
+            if self.mask & RENAME:
+                self.mask |= MOVED_FROM | MOVED_TO
+        if self.halves:
+            self.asked |= MOVED_FROM | MOVED_TO
+        self.marked = set()         # ids of the file systems that are marked: those with a root
+        self.ignored = {}           # key of a directory, outside or ignored -> number of the last
+        #                             buffer in which its events are nothing new
+        self.ignores_inside = False     # whether some of these are in a tree
+        with OnFailure(os.close, self.fd):
+            self.filter = FILTERS[filter_name](self, wanted.object)
+
+    def mark(self, root, fd):
+        """Mark the file system of a root, open as `fd`, if it is not."""
+        if root.key[:8] not in self.marked:
+            mark_filesystem(self.fd, self.asked | ISDIR, root, fd)
+            self.marked.add(root.key[:8])
+
+    def unmark(self, root):
+        """No root is left on the file system of this one."""
+        if root.key[:8] in self.marked and root.fd is not None:
+            try:
+                mark_filesystem(self.fd, self.asked | ISDIR, root, root.fd, FAN_MARK_REMOVE)
+            except OSError:
+                pass                    # an unmounted one has taken its mark along
+        self.marked.discard(root.key[:8])
+
+    def ignore(self, key, number, is_inside):
+        """Have the filter hold back what comes next of a directory; `number` buffers are read."""
+        self.ignored[key] = self.filter.outside(key, number, is_inside)
+        self.ignores_inside = self.ignores_inside or is_inside
+        if len(self.ignored) > OUTSIDE_LIMIT:
+            self.ignored.clear()        # they come once more
+
+    def ignore_none(self):
+        """Hold back nothing any more.  Returns the directories of which something may have been."""
+        self.filter.moved_in()
+        marked = [key for key, number in self.ignored.items() if number != ALL]
+        self.ignored.clear()
+        self.ignores_inside = False
+        return marked
+
+    def close(self):
+        os.close(self.fd)
+        self.filter.close()
 
 
 class Batch:
     """A buffer read from the group and not judged to its end."""
 
-    __slots__ = ("buffer", "start", "number", "since", "quiet", "scanned", "at")
+    __slots__ = ("buffer", "start", "number", "since", "boot_since", "scanned", "at")
 
-    def __init__(self, buffer, start, number, since, quiet):
+    def __init__(self, buffer, start, number, since, boot_since):
         self.buffer, self.start, self.number = buffer, start, number
-        self.at = 0                 # where to go on judging
-        self.since = since          # when the kernel's queue was last seen empty before it
-        self.quiet = quiet          # the same, boot_time()
-        self.scanned = False
+        self.at = 0                     # where to go on judging
+        self.since = since              # when the kernel's queue was last seen empty before it
+        self.boot_since = boot_since    # the same, boot_time()
+        self.scanned = False            # whether Past.look_ahead() has been through it
 
 
 class Queue:
-    """The events of a group, of which those not judged yet tell where directories are until then.
+    """The kernel's queue, and what is read of it and not judged yet.
 
-    An offset counts the bytes read from the group since its start.  Invariant: `before` and
-    `renames` hold what the scanned batches say of offsets beyond `position`, the end of the event
-    being judged; what they hold of earlier ones is over, and not looked at.  The scanned batches
-    come before the others.
+    An offset counts the bytes read from the group since its start.
     """
 
     def __init__(self, fd, stats):
         self.fd, self.stats = fd, stats
-        self.batches = collections.deque()
-        self.position = self.end = self.number = 0
-        self.empty_at, self.quiet_at = time.time(), boot_time()
+        self.batches = collections.deque()      # in their order; the first is being judged
+        self.position = 0           # offset of the end of the event being judged
+        self.end = 0                # offset of the end of what is read
+        self.number = 0             # buffers read
+        self.empty_at, self.boot_empty_at = time.time(), boot_time()    # when it was last empty
         self.drained = False        # whether the last read left nothing behind
-        self.before = {}            # key of a directory -> list of (offset, parent key, name)
-        self.moving = collections.deque()   # (offset, key) of each move of one
-        self.renames = {}           # halves of RENAMEs, see half_of() -> offset of the last
-        self.expected = set()       # those halves that are still to be read
-        self.before_room = self.renames_room = OUTSIDE_LIMIT    # see trim()
-        self.last_move = 0          # offset of the last event in `before`
-        self.last_rename = 0        # and of the last that is more than a removal
 
     def fill(self):
         """Read one buffer from the kernel; whether there was anything."""
@@ -5755,7 +5751,7 @@ class Queue:
         try:
             buffer = os.read(self.fd, READ_SIZE)
         except BlockingIOError:
-            (self.empty_at, self.quiet_at), self.drained = now, True
+            (self.empty_at, self.boot_empty_at), self.drained = now, True
             return False
         except OSError as error:
             raise failure(error.errno, "reading events from the fanotify group")
@@ -5764,19 +5760,15 @@ class Queue:
         # The kernel stops short of a full buffer only where the queue has come to its end.
         self.drained = len(buffer) <= READ_SIZE - EVENT_ROOM
         if self.drained:
-            self.empty_at, self.quiet_at = now
+            self.empty_at, self.boot_empty_at = now
         return True
 
     def add(self, buffer):
         """Put a buffer of events behind those that are to be judged."""
         self.number += 1
-        self.batches.append(Batch(buffer, self.end, self.number, self.empty_at, self.quiet_at))
+        self.batches.append(Batch(buffer, self.end, self.number, self.empty_at,
+                                  self.boot_empty_at))
         self.end += len(buffer)
-
-    @property
-    def scanned(self):
-        """Whether what the event being judged says of moves has been noted."""
-        return self.batches[0].scanned
 
     def read_on(self):
         """Read what is in the queue.
@@ -5787,48 +5779,43 @@ class Queue:
         while self.end < limit and self.fill() and not self.drained:
             pass
 
-    def look_ahead(self):
-        """Read what is in the queue, and note what it says of directories moved or removed."""
-        self.read_on()
-        fresh = []
-        for batch in reversed(self.batches):
-            if batch.scanned:
-                break                   # and so are those before: thousands, behind a slow reader
-            fresh.append(batch)
-        for batch in reversed(fresh):
-            self.scan(batch, max(0, self.position - batch.start))
+    def bits_ahead(self, key):
+        """{name: the bits of its events that are still to be judged}, of a directory's entries."""
+        bits = {}
+        for batch in self.batches:
+            if key in batch.buffer:     # a search takes a twentieth of the decoding
+                for raw in decode(batch.buffer, max(0, self.position - batch.start)):
+                    if raw[2] == key:
+                        bits[raw[3]] = bits.get(raw[3], 0) | raw[0]
+        return bits
 
-    def scan(self, batch, at):
-        """Note the moves and removals of directories, and all RENAMEs, from a place on."""
-        batch.scanned = True
-        buffer, size = batch.buffer, len(batch.buffer)
-        unpack, telling = struct.Struct("=I4xQ").unpack_from, MOVED_FROM | MOVED_TO | DELETE
-        while size - at >= METADATA.size:
-            length, mask = unpack(buffer, at)
-            if mask & RENAME or (mask & ISDIR and mask & telling):
-                self.note(decode_one(buffer, at, size), batch.start)
-            if length < METADATA.size:
-                break                       # decode() will say so
-            at += length
 
-    def note(self, raw, start):
-        """Note where the directory of an event that moves or removes it was just before."""
-        offset = start + raw.end
-        if raw.mask & RENAME:
-            self.pair(raw, offset)
-        if not raw.mask & ISDIR or raw.target is None:
-            return
-        self.last_move = offset
-        if raw.mask & MOVES:
-            self.last_rename = offset
-        link = self.just_before(raw)
-        if link is not None:
-            self.before.setdefault(raw.target, []).append((offset,) + link)
-            if raw.mask & MOVES:
-                self.moving.append((offset, raw.target))
+def half_of(side, raw):
+    """What names a half, MOVED_FROM or MOVED_TO, of a rename: (side, directory, name, file)."""
+    if side == MOVED_FROM and raw.mask & RENAME:
+        return side, raw.old_key, raw.old_name, raw.target
+    return side, raw.key, raw.name, raw.target
+
+
+class Halves:
+    """The halves of renames, and which of them report a move.
+
+    Only with ignore marks, which hold back RENAME where either side has one, are MOVED_FROM and
+    MOVED_TO asked for as well.  Of a rename within the trees RENAME reports, of a move across the
+    border its half there, with RENAME or without.  The kernel queues RENAME first; but it may merge
+    a half into an older event of the same entry, which is then judged before its RENAME.
+    """
+
+    def __init__(self, queue):
+        self.queue = queue
+        self.renames = {}       # half -> offset of the last RENAME read that has it
+        self.expected = set()   # halves that are still to be read, of RENAMEs that are
+        self.reporting = {}     # half still to be judged, of a RENAME that is -> whether it reports
+        self.judged_at = 0.0    # when the last of these was entered
+        self.early = set()      # halves judged before their RENAME
 
     def pair(self, raw, offset):
-        """Note that the halves of a RENAME have one."""
+        """A RENAME has been read."""
         for side in (MOVED_FROM, MOVED_TO):
             half = half_of(side, raw)
             self.renames[half] = offset
@@ -5843,369 +5830,88 @@ class Queue:
         self.expected.discard(half)
         return found
 
-    def just_before(self, raw):
-        """(parent key, name) of where a directory was before an event, the key None where it was
-        in no tree; None where the event does not tell."""
-        mask = raw.mask
-        if mask & RENAME:
-            return raw.old_key, raw.old_name
-        alone = [side for side in (MOVED_FROM, MOVED_TO)
-                 if mask & side and not self.has_rename(half_of(side, raw))]
-        if mask & CREATE:
-            return None                     # it was not
-        if MOVED_FROM in alone:
-            return raw.key, raw.name
-        if MOVED_TO in alone:
-            return None, b""
-        return (raw.key, raw.name) if mask & DELETE else None
+    def of_rename(self, raw, crosses, again, now):
+        """A RENAME is judged, `again` if it has waited.  Returns the sides that are left to its
+        halves to report."""
+        left = 0
+        for side in (MOVED_FROM, MOVED_TO):
+            half = half_of(side, raw)
+            if half in self.early:
+                self.early.discard(half)
+                self.expected.discard(half)
+                continue
+            left |= side if crosses else 0
+            if not again:               # else they were judged long ago
+                self.reporting[half], self.judged_at = crosses, now
+        return left
 
-    def where(self, key):
-        """(parent key, name) of where the queue says a directory is, or None if it says nothing."""
-        entries = self.before.get(key)
-        while entries and entries[0][0] <= self.position:
-            del entries[0]
-        return entries[0][1:] if entries else None
+    def reports(self, side, raw, past):
+        """Whether a half that is judged is what reports its move; None where there was no
+        RENAME."""
+        half = half_of(side, raw)
+        if half in self.reporting:
+            return self.reporting.pop(half)
+        if raw.mask & ~(side | ISDIR) and raw.target is not None:
+            past.look_ahead()
+            if self.renames.get(half, 0) > self.queue.position:
+                self.early.add(half)
+                return False
+        return None
 
-    def moves_ahead(self):
-        """Whether a directory is moved or removed by an event not judged yet."""
-        return self.last_move > self.position
+    def outside(self, raw):
+        """What is judged was outside: if it is a half, it is done with."""
+        for side in (MOVED_FROM, MOVED_TO) if self.reporting else ():
+            self.reporting.pop(half_of(side, raw), None)
 
-    def bits_ahead(self, key):
-        """{name: the bits of its events that are still to be judged}, of a directory's entries."""
-        bits = {}
-        for batch in self.batches:
-            if key in batch.buffer:     # a search takes a twentieth of the decoding
-                for raw in decode(batch.buffer, max(0, self.position - batch.start)):
-                    if raw[2] == key:
-                        bits[raw[3]] = bits.get(raw[3], 0) | raw[0]
-        return bits
-
-    def rename_ahead(self, half):
-        """Whether a half's RENAME is still to be judged."""
-        return self.renames.get(half, 0) > self.position
-
-    def moved(self):
-        """The keys of the directories that are moved by events not judged yet, in their order."""
-        return (key for offset, key in self.moving if offset > self.position)
-
-    def trim(self):
-        """Let go of what is over, where that is much, or all is."""
-        while self.moving and self.moving[0][0] <= self.position:
-            self.moving.popleft()
-        if not self.batches:
-            self.before.clear()
-        # Behind a slow reader little is over: each is looked through again when twice as long.
-        if len(self.before) > self.before_room:
-            self.before = {key: entries for key, entries in self.before.items()
-                           if entries[-1:] and entries[-1][0] > self.position}
-            self.before_room = max(OUTSIDE_LIMIT, 2 * len(self.before))
-        if len(self.renames) > self.renames_room:
-            self.renames = {half: offset for half, offset in self.renames.items()
-                            if offset > self.position}
-            self.expected &= self.renames.keys()
-            self.renames_room = max(OUTSIDE_LIMIT, 2 * len(self.renames))
+    def settle(self, now):
+        """The queue has been found empty: what is to come of a RENAME comes soon or never."""
+        if now - self.judged_at > HALF_SECONDS:
+            for table in (self.renames, self.expected, self.reporting, self.early):
+                table.clear()
 
 
-def half_of(side, raw):
-    """What names a half, MOVED_FROM or MOVED_TO, of a rename: (side, directory, name, file)."""
-    if side == MOVED_FROM and raw.mask & RENAME:
-        return side, raw.old_key, raw.old_name, raw.target
-    return side, raw.key, raw.name, raw.target
+class Wait(Exception):
+    """The event can't be judged before that of the removal of directory args[0] is read."""
 
 
-class Fanotify(Source):
-    """A fanotify group with file-system marks, and the judging of its events.
+class Past:
+    """Where a directory was when the event being judged happened: prefix().
 
-    read() gives the events of the trees and no others.  What makes that hard is that an event
-    tells of a moment past and the kernel answers for now; see the top of section 3.
+    The table of directories says it, of what it knows.  Of the rest the events that are read and
+    not judged say it: what moves or removes a directory tells where it was until then.  Where they
+    say nothing, the kernel's answer for now is that for then.  Of what is gone nobody says
+    anything, until the event of its removal is read: what happened in it waits for that.
+
+    Invariant: `before` holds what the scanned batches say of offsets beyond the queue's position;
+    what it holds of earlier ones is over, and not looked at.  The scanned batches are the first.
     """
 
-    def __init__(self, wanted, filter_name, notice, _):
-        self.notice, self.own = notice, wanted.own
-        self.mask = wanted.mask | ALWAYS | ISDIR
-        self.pid = os.getpid()
-        self.own_reads = {}                 # see OwnRead
-        self.roots = []                     # given ones; mounts in the tree are in .mounted
-        self.mounted = []
-        self.marked = {}                    # file-system id -> a root on it
-        self.stats = collections.Counter()
-        self.quiet = {}                     # key of an outside directory heard from -> number of
-        #                                     the last batch in which that is nothing new
-        self.ignored = False                # whether some of these are in a tree, and ignored
-        self.held = collections.OrderedDict()   # key -> (when, since(), [Raw])
-        self.released = {}                  # key -> where the event that released it says it was
-        self.gone = collections.OrderedDict()   # key -> where it was to the end: see note_gone()
-        self.told_unshown = False   # see unshown()
-        self.followed, self.followed_at = {}, 0.0   # half whose RENAME has been judged -> whether
-        #                                     the half is what tells of it
-        self.early = set()                  # halves judged before their RENAME
-        self.rejudging = False              # an event that was held
-        self.moved = set()                  # directories moved since the queue was last empty
-        self.leavers = collections.deque()  # (offset, key): directories to be cut off there
-        self.lossy = False                  # an overflow: absence of an event proves nothing
-        self.now, self.moment = time.time(), None
-        self.out = []
-        self.make_group(FILTERS[filter_name].halves, wanted.object, filter_name)
-        self.directories = Directories(wanted.devices, wanted.recursive, wanted.ignore)
-        if wanted.own and wanted.mask & LISTING:
-            OwnRead.groups[id(self)] = self.own_reads
+    def __init__(self, directories, queue, sees_all):
+        self.directories, self.queue = directories, queue
+        self.halves = Halves(queue)
+        self.sees_all = sees_all    # whether no removal of a directory in a tree goes unseen
+        self.before = {}            # key of a directory -> list of (offset, parent key, name)
+        self.last_move = 0          # offset of the last event in `before`
+        self.last_rename = 0        # and of the last that is more than a removal
+        self.room = OUTSIDE_LIMIT   # see trim()
+        self.waiting = collections.OrderedDict()    # key -> (when, boot_time() before, [Raw])
+        self.named = {}             # key -> (parent key, name), while judging what waited for it
+        # Until the queue is found empty:
+        self.gone = collections.OrderedDict()   # key -> (parent key, name), to its end
+        self.hidden = False         # whether the kernel had no way up from some directory
 
-    def make_group(self, halves, object_path, filter_name):
-        """The group, what is asked of it, its filter and its queue."""
-        self.fd, self.targets = new_group()
-        self.asked = (self.mask & ASKABLE & ~MOVES) | DELETE
-        if self.targets:
-            self.asked |= RENAME
-        else:
-            # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
-            halves = True
-            if _kernel_release() < (5, 16):
-                self.asked &= ~FS_ERROR
-            if self.mask & RENAME:
-                self.mask |= MOVED_FROM | MOVED_TO
-        if halves:
-            self.asked |= MOVED_FROM | MOVED_TO
-        self.halves = halves
-        self.queue = Queue(self.fd, self.stats)
-        with OnFailure(os.close, self.fd):
-            self.filter = FILTERS[filter_name](self, object_path)
+    # --- the question ---
 
-    @property
-    def filter_name(self):
-        return self.filter.name
+    def prefix(self, key):
+        """The path of a directory then, with a slash at its end, or None: it was outside.
 
-    # --- roots and mounts ---
-
-    def add(self, root, place=None):
-        """Watch a root.  For a mount inside a tree, the Place where it is."""
-        fd = root.open_mount()
-        try:
-            self.filter.prepare(root, fd)
-            check_handles(root, fd)
-            self.mark(root, fd)
-        finally:
-            root.close_mount(fd)
-        if place is not None or self.stats["reads"]:
-            self.moved_in()                 # what is below it was outside until now
-        if place is not None and place.source is self:
-            self.directories.add(root, place.key, place.name)
-        else:
-            self.directories.add(root)
-        if root.parent_key is None and (root.is_part or root.fd is not None
-                                        and whole_device(root) is None):
-            self.refringe(root)             # a bind mount
-        self.keep_root(root)
-        with OnFailure(self.remove, root):
-            self.filter.added(root)
-
-    def mark(self, root, fd):
-        """Mark the file system of a root, open as `fd`, if it is not."""
-        fsid = root.key[:8]
-        if fsid not in self.marked:
-            mark_filesystem(self.fd, self.asked | ISDIR, root, fd)
-            self.marked[fsid] = root
-
-    def show_as(self, root, display):
-        root.show_as(display)
-        self.directories.rename(root)
-        if self.ignored:
-            self.moved_in()
-
-    def prefix_now(self, key, otherwise=None):
-        """resolve(), and `otherwise` where it can't be told."""
-        try:
-            return self.resolve(key)
-        except (Held, Gone, OSError):
-            return otherwise
-
-    def entry(self, key, name, otherwise):
-        prefix = self.prefix_now(key, self)
-        if prefix is self:
-            return otherwise
-        return prefix and prefix + os.fsdecode(name)
-
-    def remove(self, root):
-        """Watch a root or mount no longer."""
-        self.filter.removed(root)
-        self.drop_root(root)
-        self.directories.remove(root)
-        if root.fd is None and root.is_part:
-            self.moved_in()                 # what it showed may be in a tree by its own path
-        if not self.directories.mounts[root.key[:8]]:
-            self.unmark(root)
-        root.close()
-
-    def unmark(self, root):
-        """No root is left on the file system of one: hear no more of it."""
-        if self.marked.pop(root.key[:8], None) is not None and root.fd is not None:
-            try:
-                mark_filesystem(self.fd, self.asked | ISDIR, root, root.fd, FAN_MARK_REMOVE)
-            except OSError:
-                pass                        # an unmounted one has taken its mark along
-
-    def moved_in(self):
-        """What was outside is in a tree now.  Returns the directories held back until now."""
-        self.trees_changed = True
-        self.filter.moved_in()
-        quiet = [key for key, number in self.quiet.items() if number != ALL]
-        self.quiet.clear()
-        self.ignored = False
-        return quiet
-
-    def inside(self, fd, path):
-        try:
-            key = key_of(fd, name_to_handle(fd)[0], os.fsdecode(path))
-        except OSError:
-            return None
-        return key if key[:8] in self.marked and self.prefix_now(key) else None
-
-    def look_at_roots(self, moment):
-        self.directories.other_mounts.clear()
-        return []
-
-    def is_shared(self, root):
-        return root.is_part and len(self.directories.mounts.get(root.key[:8], ())) > 1
-
-    def is_needed(self, root):
-        """Whether a bind mount, which is_shared(), is what makes its directory one of a tree."""
-        try:
-            parent = self.directories.parent_of(root)
-            itself = parent is not None and self.resolve(parent) is not None
-            return not itself and self.shown(root) is not None
-        except (Held, Gone, OSError):
-            return True
-
-    def shown(self, root):
-        if root.fd is not None:
-            return root.display
-        prefix = self.prefix_now(root.key, root.display)
-        return prefix and prefix.rstrip("/")
-
-    # --- reading ---
-
-    @property
-    def backlog(self):
-        return bool(self.queue.batches)
-
-    def ahead(self):
-        self.queue.read_on()
-        return self.queue.end
-
-    def judged(self):
-        return self.queue.position
-
-    def renamed_since(self, ahead):
-        self.queue.look_ahead()
-        return self.queue.last_rename > ahead
-
-    def since(self):
-        queue = self.queue
-        since = queue.batches[0].quiet if queue.batches else queue.quiet_at
-        return min(since, next(iter(self.held.values()))[1]) if self.held else since
-
-    def read(self, moment):
-        """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
-        queue = self.queue
-        now = self.now = time.time()
-        self.moment = moment
-        self.out, self.room = [], READ_ROOM
-        out = self.out
-        if not queue.batches and not queue.fill():
-            self.idle()
-            return out
-        batch = queue.batches[0]
-        number, start = batch.number, batch.start
-        me, mask_wanted = None if self.own else self.pid, self.mask
-        make, kind, put = tuple.__new__, Event, out.append
-        prefix_of, quiet_until = self.directories.prefixes.get, self.quiet.get
-        if self.directories.devices is not None and len(batch.buffer) - batch.at < CALM:
-            prefix_of = {}.get          # each is looked at: see is_device()
-        intricate, encoding, errors = INTRICATE, _FS_ENCODING, _FS_ERRORS
-        count = dropped = 0
-        # One pass, plain and long, since all events go through it.  A call for each event would
-        # cost as much as the rest.
-        for raw in decode(batch.buffer, batch.at):
-            mask, pid, key, name, target, old_key, old_name, end = raw
-            count += 1
-            if pid == me and not mask & FS_ERROR:   # which its look-ups may meet as well
-                dropped += 1
-                continue
-            if not mask & intricate:
-                prefix = prefix_of(key)
-                if prefix:
-                    bits = mask & mask_wanted
-                    if bits:
-                        put(make(kind, (prefix + name.decode(encoding, errors), bits,
-                                        pid or None, now, None, moment)))
-                    continue
-                if quiet_until(key, 0) >= number:
-                    dropped += 1
-                    continue
-            queue.position = start + end
-            before = len(out)
-            self.judge(raw)
-            dropped += len(out) == before
-            if self.room < 0:
-                break
-        else:
-            end = len(batch.buffer)
-        queue.position, batch.at = start + end, end
-        if end == len(batch.buffer):
-            queue.batches.popleft()
-        while self.leavers and self.leavers[0][0] <= queue.position:
-            self.leave(self.leavers.popleft()[1])
-        self.stats["events read"] += count
-        self.stats["dropped in user space"] += dropped
-        queue.trim()
-        self.directories.trim(self.backlog)
-        for table in (self.quiet, self.followed, self.early, self.moved):
-            if len(table) > OUTSIDE_LIMIT:
-                table.clear()
-        if not queue.batches and (self.held or self.moved or self.gone or self.followed
-                                  or self.own_reads or self.due() or self.filter.lags) \
-                and not queue.fill():
-            self.idle()
-        self.out = []
-        return out
-
-    def due(self):
-        if any(root.renamed for root in self.roots):
-            return HELD_SECONDS
-        return HELD_SECONDS if self.held and self.unsure() else None
-
-    def idle(self):
-        """The queue is empty: what was waiting for the rest of it will wait no longer."""
-        self.filter.caught_up()
-        self.moved.clear()
-        self.gone.clear()
-        self.told_unshown = False
-        for key, until in list(self.own_reads.items()):
-            if until < self.queue.empty_at:
-                del self.own_reads[key]
-        if self.now - self.followed_at > HALF_SECONDS:
-            self.followed.clear()
-            self.early.clear()
-            self.queue.renames.clear()
-            self.queue.expected.clear()
-        self.expire()
-        self.bury()
-
-    # --- where a directory was when the event being judged happened ---
-
-    def resolve(self, key):
-        """The prefix of a directory then, or None: it was outside.
-
-        Raises Held while that can't be known, OSError if the kernel will not say.
+        Raises Wait while that can't be known, OSError if the kernel will not say.
         """
         directories = self.directories
         prefix = directories.prefixes.get(key) or directories.prefix(key)
         if prefix is None and key not in directories.outside:
             self.find(key)
             prefix = directories.prefix(key)
-        if prefix is None:
-            self.shun(key)
-        elif directories.ignore.hides_in(prefix):
-            self.shun(key, True)
         return prefix
 
     def find(self, key):
@@ -6229,107 +5935,201 @@ class Fanotify(Source):
         """Links from an unknown directory upwards, as many as can be told at once."""
         if key in self.directories.anchors:     # what a bind mount shows may move all the same
             return [self.directories.anchors[key]]
-        link = self.released.get(key) or self.queue.where(key)
+        link = self.named.get(key) or self.where(key)
         if link is None and key in self.gone:
-            self.queue.look_ahead()
-            link = self.queue.where(key) or self.gone[key]
+            self.look_ahead()
+            link = self.where(key) or self.gone[key]
         if link is not None:
             return [(key,) + link]
         try:
             links = self.directories.walk(key)
         except Gone:
             links = None
-        self.queue.look_ahead()
-        link = self.queue.where(key)
+        self.look_ahead()
+        link = self.where(key)
         if link is not None:
             return [(key,) + link]
         if links is None:
-            raise Held(key)
+            raise Wait(key)
         if links == no_way(key):
-            links = self.links_to_moved(key) or links
+            self.hidden = True          # see Judge.leave()
         # From a directory on that the queue moves, the way up was another one then.
         for count, (each, _, _) in enumerate(links):
-            if count and self.queue.where(each) is not None:
+            if count and self.where(each) is not None:
                 return links[:count]
         return links
 
-    def links_to_moved(self, key):
-        """Links to one of the directories that the queue moves, from one below it that no mount
-        shows: it may have been in a tree until then.  None if it is below none of them."""
-        outside, tries = self.directories.outside, 0
-        for count, moved in enumerate(self.queue.moved()):
-            link = self.queue.where(moved) if moved[:8] == key[:8] else None
-            if count < MOVED_LIMIT and (link is None or link[0] is None or link[0] in outside):
-                continue
-            if tries == MOVED_TRIES or count == MOVED_LIMIT:
-                self.unshown("%d directories are moved at once, or more" % (count + 1))
-                break
-            tries += 1
-            try:
-                links = self.directories.climb_to(moved, key)
-            except Gone:
-                continue
-            except OSError as error:
-                self.unshown(worded(error))
-                break
-            if links:
-                return links
-        return None
+    def where(self, key):
+        """(parent key, name) of where the queue says a directory is, or None if it says nothing."""
+        entries = self.before.get(key)
+        while entries and entries[0][0] <= self.queue.position:
+            del entries[0]
+        return entries[0][1:] if entries else None
 
-    def unshown(self, reason):
-        """Say, once until the queue is empty, that something can't be told of where no mount shows
-        it any more."""
-        if not self.told_unshown:
-            self.told_unshown = True
-            self.notice("what happened just before a directory left what a bind mount shows may be "
-                        "missing: %s" % reason)
+    def moves_ahead(self):
+        """Whether a directory is moved or removed by an event not judged yet."""
+        return self.last_move > self.queue.position
 
-    def shun(self, key, is_ignored=False):
-        """An outside directory, or an ignored one, has been heard from: have the filter hold back
-        what comes next.
+    # --- what is read and not judged ---
 
-        Not while directories move in the queue, since it may be in a tree by now; nor what a bind
-        mount shows, which may be in one by its own path.
-        """
-        if self.has_bind_mounts and key in self.directories.anchors:
+    def look_ahead(self):
+        """Read what is in the queue, and note what it says of directories moved or removed."""
+        self.queue.read_on()
+        fresh = []
+        for batch in reversed(self.queue.batches):
+            if batch.scanned:
+                break                   # and so are those before: thousands, behind a slow reader
+            fresh.append(batch)
+        for batch in reversed(fresh):
+            self.scan(batch, max(0, self.queue.position - batch.start))
+
+    def scan(self, batch, at):
+        """Note the moves and removals of directories, and all RENAMEs, from a place on."""
+        batch.scanned = True
+        buffer, size = batch.buffer, len(batch.buffer)
+        unpack, telling = struct.Struct("=I4xQ").unpack_from, MOVED_FROM | MOVED_TO | DELETE
+        while size - at >= METADATA.size:
+            length, mask = unpack(buffer, at)
+            if mask & RENAME or (mask & ISDIR and mask & telling):
+                self.note(decode_one(buffer, at, size), batch.start)
+            if length < METADATA.size:
+                break                       # decode() will say so
+            at += length
+
+    def note(self, raw, start):
+        """Note where the directory of an event that moves or removes it was just before."""
+        offset = start + raw.end
+        if raw.mask & RENAME:
+            self.halves.pair(raw, offset)
+        if not raw.mask & ISDIR or raw.target is None:
             return
-        number = self.queue.batches[0].number if self.queue.batches else 0
-        if self.quiet.get(key, 0) >= number:
-            return
-        self.queue.look_ahead()
-        if self.queue.moves_ahead():
-            return
-        self.quiet[key] = self.filter.outside(key, self.queue.number, is_ignored)
-        self.ignored = self.ignored or is_ignored
+        self.last_move = offset
+        if raw.mask & MOVES:
+            self.last_rename = offset
+        link = self.just_before(raw)
+        if link is not None:
+            self.before.setdefault(raw.target, []).append((offset,) + link)
 
-    def place(self, key, name):
-        """The path to show for an entry of a directory, or None: it was not in a tree."""
-        if key is None:
-            return None
-        prefix = self.resolve(key)
-        if prefix is None:
-            return self.directories.edge(key) if name == b"." else None
-        return (prefix[:-1] or prefix) if name == b"." else prefix + os.fsdecode(name)
+    def just_before(self, raw):
+        """(parent key, name) of where a directory was before an event, the key None where it was
+        in no tree; None where the event does not tell."""
+        mask = raw.mask
+        if mask & RENAME:
+            return raw.old_key, raw.old_name
+        alone = [side for side in (MOVED_FROM, MOVED_TO)
+                 if mask & side and not self.halves.has_rename(half_of(side, raw))]
+        if mask & CREATE:
+            return None                     # it was not
+        if MOVED_FROM in alone:
+            return raw.key, raw.name
+        if MOVED_TO in alone:
+            return None, b""
+        return (raw.key, raw.name) if mask & DELETE else None
 
-    # --- judging ---
+    def in_order(self):
+        """Whether the event being judged is read by no look ahead, nor has waited: what is to be
+        noted of it is noted now."""
+        return not self.named and not self.queue.batches[0].scanned
+
+    # --- what is gone ---
+
+    def note_gone(self, raw):
+        """The removal of a directory was merged with its coming, and is read before what happened
+        in it: no event to come will name it, nor will the kernel, if the table has to ask."""
+        if raw.target is not None:
+            self.gone[raw.target] = raw.key, raw.name
+            if len(self.gone) > OUTSIDE_LIMIT:
+                self.gone.popitem(last=False)
+
+    def wait(self, key, raw, now, since):
+        """Keep an event until the removal of a directory is read, which will name it.  Returns the
+        events that have waited in vain."""
+        self.waiting.setdefault(key, (now, since, []))[2].append(raw)
+        return self.waiting.popitem(last=False)[1][2] if len(self.waiting) > WAIT_LIMIT else []
+
+    def name(self, raw):
+        """The removal (or move) of a directory has been read: yield the events that waited for its
+        name, which is known meanwhile."""
+        waiting = self.waiting.pop(raw.target)[2]
+        self.named[raw.target] = (raw.old_key, raw.old_name) if raw.mask & RENAME else (
+            raw.key, raw.name)
+        yield from waiting
+        del self.named[raw.target]
+
+    def unnamed(self, target):
+        """Yield the events that no other will name, if it is a subvolume that has been deleted,
+        with all that is in it."""
+        inode, subvolume = btrfs_place(target[8:])
+        if inode == BTRFS_ROOT and subvolume != BTRFS_TOP_SUBVOLUME:
+            for key in list(self.waiting):
+                if key[:8] == target[:8] and btrfs_place(key[8:])[1] == subvolume:
+                    yield from self.waiting.pop(key)[2]
+
+    def expired(self, now):
+        """Yield the events that have waited too long."""
+        while self.waiting and now - next(iter(self.waiting.values()))[0] >= WAIT_SECONDS:
+            yield from self.waiting.popitem(last=False)[1][2]
+
+    def settle(self):
+        """The queue has been found empty."""
+        self.gone.clear()
+        self.hidden = False
+
+    def trim(self):
+        """Let go of what is over, where that is much, or all is."""
+        position, renames = self.queue.position, self.halves.renames
+        if not self.queue.batches:
+            self.before.clear()
+        # Behind a slow reader little is over: all is looked through again when twice as long.
+        if len(self.before) + len(renames) > self.room:
+            self.before = {key: entries for key, entries in self.before.items()
+                           if entries and entries[-1][0] > position}
+            for half in [half for half, offset in renames.items() if offset <= position]:
+                del renames[half]
+                self.halves.expected.discard(half)
+            self.room = max(OUTSIDE_LIMIT, 2 * (len(self.before) + len(renames)))
+
+
+class Judge:
+    """What an event means: what is reported of it, and what it changes in the table.
+
+    One that the table knows and that is plain is Fanotify.read()'s alone.
+    """
+
+    def __init__(self, source, past):
+        self.source, self.group, self.past = source, source.group, past
+        self.queue, self.halves, self.directories = past.queue, past.halves, past.directories
+        self.now, self.moment = time.time(), None   # of the read() that goes on
+        self.out = []                   # its Events
+        self.room = READ_ROOM           # characters of long paths for which it has room
+        self.moved = set()              # directories renamed since the queue was last empty
+        self.leaving = collections.deque()  # (offset, key): see leave_later()
+
+    def begin(self, moment):
+        """Begin a read(); returns its list of Events."""
+        self.now, self.moment = time.time(), moment
+        self.out, self.room = [], READ_ROOM
+        return self.out
 
     def judge(self, raw):
         """Report an event if it is of a tree, and keep the table right."""
-        if raw[4] in self.held:
-            self.release(Raw(*raw))
-        if raw[1] == self.pid and raw[2] in self.own_reads and raw[3] == b".":
+        if raw[4] in self.past.waiting:
+            for waited in self.past.name(Raw(*raw)):
+                self.judge(waited)
+        if raw[2] in self.source.own_reads and raw[3] == b"." and raw[1] == os.getpid():
             raw = (raw[0] & ~LISTING,) + raw[1:]
         try:
-            self._judge(Raw(*raw))
-        except Held as held:
-            self.hold(held.args[0], raw)
+            self.judge_now(Raw(*raw))
+        except Wait as wait:
+            self.give_up(self.past.wait(wait.args[0], raw, self.now, self.moment.processes.since))
         except Gone:
             pass                        # its file system has been unmounted meanwhile
         except OSError as error:
-            self.notice("%s; its event is reported without a path" % worded(error))
+            self.group.notice("%s; its event is reported without a path" % worded(error))
             self.report(None, raw[0], raw[1])
 
-    def _judge(self, raw):
+    def judge_now(self, raw):
+        """judge(), but for what may go wrong."""
         mask, key, name = raw.mask, raw.key, raw.name
         if mask & Q_OVERFLOW:
             return self.overflow()
@@ -6338,66 +6138,138 @@ class Fanotify(Source):
         if mask & RENAME:
             return self.rename(raw)
         if mask & ISDIR and mask & DELETE and mask & (CREATE | MOVED_TO):
-            self.note_gone(raw)
-        if key in self.directories.fringe and mask & (MOVED_FROM | DELETE):
-            self.root_entry(raw, key, name)
+            self.past.note_gone(raw)
+        if key in self.directories.root_parents and mask & (MOVED_FROM | DELETE):
+            self.source.root_entry(raw, key, name)
         path = self.place(key, name)
         if path is None:
-            for side in (MOVED_FROM, MOVED_TO):
-                self.followed.pop(half_of(side, raw), None)
+            self.halves.outside(raw)
             if mask & CREATE and mask & ISDIR and raw.target is not None:
-                self.directories.outside.add(raw.target)    # it may be gone when it is heard from
+                self.directories.outside.add(raw.target)    # it may be gone when it is asked for
             return None
-        crossing = 0                # the bits of a move across the border that had no RENAME
+        alone = 0                   # the bits of moves across the border that had no RENAME
         for side in (MOVED_FROM, MOVED_TO):
             if mask & side:
-                tells = self.half_tells(side, raw)
-                if tells is None:
-                    crossing |= side
-                elif not tells:
+                if self.past.in_order():
+                    self.halves.has_rename(half_of(side, raw))
+                reports = self.halves.reports(side, raw, self.past)
+                if reports is None:
+                    alone |= side
+                elif not reports:
                     mask &= ~side
         if mask & ISDIR and mask & DIRENT:
-            self.directory_event(raw, crossing)
-        if not mask & ISDIR and self.of_device(raw, path):
+            self.directory_event(raw, alone)
+        if not mask & ISDIR and self.is_of_device(raw, path):
             mask &= ~THROUGH
         return self.report(path, mask, raw.pid)
 
-    def of_device(self, raw, path):
+    def place(self, key, name):
+        """The path to show for an entry of a directory, or None: it was not in a tree."""
+        if key is None:
+            return None
+        prefix = self.past.prefix(key)
+        if prefix is None or self.directories.ignore.hides_in(prefix):
+            self.ignore(key, prefix is not None)
+        if prefix is None:
+            return self.directories.leaf(key) if name == b"." else None
+        return (prefix[:-1] or prefix) if name == b"." else prefix + os.fsdecode(name)
+
+    def ignore(self, key, is_inside):
+        """Have what comes next of a directory, which is outside or ignored, be held back.
+
+        Not while directories move in the queue, since it may be in a tree by now; nor what a bind
+        mount shows, which may be in one by its own path.
+        """
+        if self.source.has_bind_mounts and key in self.directories.anchors \
+                or self.group.ignored.get(key, 0) >= self.queue.batches[0].number:
+            return
+        self.past.look_ahead()
+        if not self.past.moves_ahead():
+            self.group.ignore(key, self.queue.number, is_inside)
+
+    def is_of_device(self, raw, path):
         """Whether an event in a tree is of a device node, which is to make a difference."""
-        devices = self.directories.devices
-        if devices is None or not raw.mask & (THROUGH | CREATE | MOVED_TO):
+        if self.directories.devices is None or not raw.mask & (THROUGH | CREATE | MOVED_TO):
             return False
         return self.directories.is_device(raw.key, raw.name, path[:path.rfind("/") + 1],
                                           raw.mask & DIRENT)
 
     def report(self, path, mask, pid, old_path=None):
         """Put out an event, if it is one that was asked for."""
-        mask &= self.mask
+        mask &= self.group.mask
         if mask & ~ISDIR:
             self.out.append(Event(path, mask, pid or None, self.now, old_path, self.moment))
             if path is not None and len(path) > PREFIX_LIMIT:
                 self.room -= len(path)
 
+    def overflow(self):
+        """Events were lost, as the kernel says: what was known may be wrong now."""
+        self.group.notice("the kernel's event queue overflowed: events were lost")
+        self.directories.forget()
+        self.source.came_in()
+        self.past.sees_all = False
+        self.report(None, Q_OVERFLOW, 0)
+
+    def fs_error(self, raw):
+        """A file system has met errors, in a tree or elsewhere on it."""
+        shown = (self.source.shown(root) for root in self.directories.mounts.get(raw.key[:8], ()))
+        moment = Moment(self.moment.roots, self.moment.processes, raw.name)
+        self.out.append(Event(next((path for path in shown if path is not None), None),
+                              FS_ERROR | ISDIR, raw.pid or None, self.now, None, moment))
+
+    def give_up(self, waited):
+        """Events of a directory that is gone and was not seen to go: it was outside.
+
+        Each directory on the way from a root to it would have been seen to go, and its removal
+        is never ignored.  Where that proves nothing they are reported, without a path.  (What is
+        dropped wrongly: the last events of a directory in which nothing happened before, that was
+        emptied and replaced, another being renamed onto it, before they were read.  Nothing tells
+        it from the many that are made and removed outside.)
+        """
+        for raw in waited if not self.past.sees_all else ():
+            self.report(None, raw[0], raw[1])
+
+    def settle(self):
+        """The queue has been found empty: what was to come has come."""
+        self.moved.clear()
+        self.past.settle()
+        self.halves.settle(self.now)
+        self.give_up(self.past.expired(self.now))
+
+    def is_open(self):
+        """Whether there is something to settle() as soon as the queue is found empty."""
+        return bool(self.moved or self.past.waiting or self.past.gone or self.halves.reporting)
+
+    def trim(self):
+        """Keep the tables within their limits."""
+        self.past.trim()
+        for table in (self.moved, self.halves.reporting, self.halves.early):
+            if len(table) > OUTSIDE_LIMIT:
+                table.clear()
+
     # --- moves ---
 
     def rename(self, raw):
         """RENAME names both sides."""
-        target = raw.target
-        if raw.old_key in self.directories.fringe and not self.halves:
-            self.root_entry(raw, raw.old_key, raw.old_name)
-        if self.halves and not self.queue.scanned and not self.rejudging:
-            self.queue.pair(raw, self.queue.position)
+        if not self.group.halves and raw.old_key in self.directories.root_parents:
+            self.source.root_entry(raw, raw.old_key, raw.old_name)
+        if self.group.halves and self.past.in_order():
+            self.halves.pair(raw, self.queue.position)
         was, now = self.both_sides(raw)
         if self.directories.devices is not None:
             self.directories.devices.renamed((raw.old_key, raw.old_name), (raw.key, raw.name))
-        left = self.expect_halves(raw, (was is None) != (now is None)) if self.halves else 0
+        left = self.halves.of_rename(raw, (was is None) != (now is None), self.past.named,
+                                     self.now) if self.group.halves else 0
         if was is None and now is None:
             return
-        self.move(raw, was, now, raw.key, raw.name, left)
-        if raw.mask & ISDIR and target not in self.directories.anchors:
-            if target in self.moved:
-                self.confirm(raw, now)
-            self.moved.add(target)
+        if was is not None and now is not None and self.group.mask & RENAME:
+            self.report(now, RENAME | raw.mask & ISDIR, raw.pid, was)
+        else:
+            for path, side in ((was, MOVED_FROM), (now, MOVED_TO)):
+                if path is not None and not left & side:
+                    self.report(path, side | raw.mask & ISDIR, raw.pid)
+        if raw.mask & ISDIR and raw.target is not None:
+            self.move(raw, was, now)
 
     def both_sides(self, raw):
         """The two paths of a RENAME, each None where it was outside.
@@ -6412,79 +6284,89 @@ class Fanotify(Source):
             for key, name in sides:
                 try:
                     paths.append(self.place(key, name))
-                except Held as held:
+                except Wait as wait:
                     paths.append(None)
-                    missing.append(held)
+                    missing.append(wait)
             if missing and paths == [None, None]:
                 raise missing[0]
             if not missing or last:
                 return paths
             time.sleep(RACE_SECONDS)
 
-    def move(self, raw, was, now, key, name, left=0):
-        """Report a move from one path to another (None: outside), and keep the table right.
-
-        `left`: MOVED_FROM or MOVED_TO where it is left to a half to tell.
-        """
-        is_dir = raw.mask & ISDIR
-        if was is not None and now is not None and self.mask & RENAME:
-            self.report(now, RENAME | is_dir, raw.pid, was)
+    def move(self, raw, was, now):
+        """A directory has been moved from one path to another (None: outside)."""
+        target = raw.target
+        if now is None:
+            self.leave(target)
+        elif was is None:
+            self.enter(target, raw.key, raw.name)
         else:
-            for path, side in ((was, MOVED_FROM), (now, MOVED_TO)):
-                if path is not None and not left & side:
-                    self.report(path, side | is_dir, raw.pid)
-        if is_dir and raw.target is not None:
-            if now is None:
-                self.leave(raw.target)
-            elif was is None:
-                self.enter(raw.target, key, name)
-            else:
-                self.directories.put(raw.target, key, name)
-                ignore = self.directories.ignore
-                if self.ignored and (ignore.by_path or ignore.hides(was, True)):
-                    self.hear_again(raw.target, key)
-                self.on_move()
+            self.directories.put(target, raw.key, raw.name)
+            ignore = self.directories.ignore
+            if self.group.ignores_inside and (ignore.by_path or ignore.hides(was, True)):
+                self.ignore_none(target, raw.key)
+            self.source.on_move()
+        if target in self.moved:
+            # If it then was renamed a third time, just as the first, the kernel has merged that
+            # into the first: its last place is another than the last event says.
+            self.directories.cut(target)
+        self.moved.add(target)
 
-    def confirm(self, raw, now):
-        """A directory has been renamed twice while its first RENAME waited to be read.
-
-        If it then was renamed a third time, just as the first, the kernel has merged that into
-        the first: its last place is another than the last event says.  It is told here.
-        """
-        self.queue.look_ahead()
-        link = self.queue.where(raw.target)
-        if link is None:
-            try:
-                link = self.directories.walk(raw.target)[0][1:]
-            except Gone:
-                return
-            self.queue.look_ahead()
-            link = self.queue.where(raw.target) or link
-        key, name = link
-        there = None if key is None else self.place(key, name)
-        if there != now:
-            self.move(raw, now, there, key, name)
+    def directory_event(self, raw, alone):
+        """A directory in a tree was made, removed, or moved in or out where no RENAME says it."""
+        key, name, target = raw.key, raw.name, raw.target
+        if target is None:
+            if raw.mask & (MOVED_FROM | MOVED_TO | DELETE):
+                self.directories.forget()   # the kernel does not say which; all will be asked
+                self.source.came_in()
+            return
+        if raw.mask & CREATE:
+            self.directories.put(target, key, name)
+        if alone & MOVED_TO:
+            self.enter(target, key, name)
+        is_new = raw.mask & (CREATE | MOVED_TO)
+        if alone & MOVED_FROM and not is_new:
+            self.leave(target)
+        elif alone & MOVED_FROM:
+            # Merged with its coming: what it did before it left is still in the queue, and nothing
+            # there says when it left.
+            self.past.look_ahead()
+            self.leaving.append((self.queue.end, target))
+        if raw.mask & DELETE and not is_new:    # else merged, and what it held comes only now
+            self.directories.delete(target)
+            for waited in self.past.unnamed(target):
+                self.report(None, waited[0], waited[1])
 
     def enter(self, target, key, name):
         """A directory has come into a tree, and may have brought ignore marks along."""
         self.directories.enter(target, key, name)
-        self.hear_again(target, key)
-
-    def hear_again(self, target, key):
-        """What was held back may be of a tree since a directory was moved to the directory `key`:
-        hold back nothing, and tell what may have been missed since then."""
-        held_back = self.moved_in()
-        if held_back:
-            since = self.moved_at(target, key)
-            left = CATCH_UP_LIMIT
-            for each in held_back:
-                left -= self.catch_up(each, since, left)
+        self.ignore_none(target, key)
 
     def leave(self, target):
         """A directory has left the trees; or it may be in one by a bind mount still."""
         self.directories.cut(target)
-        self.trees_changed = self.trees_changed or self.has_bind_mounts
-        self.on_move()
+        self.source.trees_changed = self.source.trees_changed or self.source.has_bind_mounts
+        if self.past.hidden and self.directories.is_hidden(target):
+            self.past.hidden = False
+            self.group.notice("a directory left what a bind mount shows: what happened in it or "
+                              "below it just before may be missing")
+        self.source.on_move()
+
+    def leave_in_time(self):
+        """Have directories leave of which all is judged that they did before."""
+        while self.leaving and self.leaving[0][0] <= self.queue.position:
+            self.leave(self.leaving.popleft()[1])
+
+    # --- what ignore marks have hidden ---
+
+    def ignore_none(self, target, key):
+        """What was held back may be of a tree since a directory was moved to the directory `key`:
+        hold back nothing, and report what may have been missed since then."""
+        marked = self.source.came_in()
+        if marked:
+            since, left = self.moved_at(target, key), CATCH_UP_LIMIT
+            for each in marked:
+                left -= self.catch_up(each, since, left)
 
     def moved_at(self, target, parent):
         """When a directory was moved into its parent, by the clock of the file system.
@@ -6498,13 +6380,12 @@ class Fanotify(Source):
                 times.append(getattr(self.directories.status(key), which))
             except (Gone, OSError):
                 pass
-        earliest = self.queue.batches[0].since if self.queue.batches else self.now
         # A file system that keeps no parts of a second is behind by up to one; vfat, two.
         tick = 2 if times and all(each == int(each) for each in times) else CLOCK_TICK
-        return max(earliest - tick, min(times or [0]))
+        return max(self.queue.batches[0].since - tick, min(times or [0]))
 
     def catch_up(self, key, since, limit):
-        """Tell what may have happened in a directory that had an ignore mark when it came in.
+        """Report what may have happened in a directory that had an ignore mark when it came in.
 
         What was made or written later than `since`, when it came, is reported as if heard.  MODIFY
         of the directory says that there may be more: what was removed, which can't be named, what
@@ -6512,16 +6393,15 @@ class Fanotify(Source):
         of the clock.  Returns the number of entries looked at.
         """
         try:
-            self.find(key)
-            prefix = self.directories.prefix(key)
+            prefix = self.past.prefix(key)
             if prefix is None or self.directories.ignore.hides_in(prefix):
                 return 0                # one of those still outside
             bits, found, count = changes_since(self.directories, key, since, limit)
-        except (Gone, Held, OSError):
+        except (Gone, Wait, OSError):
             return 0
-        if bits and not self.mask & MODIFY or count > limit:
-            self.notice("%s was moved in and changed before its ignore mark was gone: events in "
-                        "it may be missing" % printable(prefix))
+        if bits and not self.group.mask & MODIFY or count > limit:
+            self.group.notice("%s was moved in and changed before its ignore mark was gone: events "
+                              "in it may be missing" % printable(prefix))
         elif bits:
             self.report(prefix[:-1], bits, None)
         ahead = self.queue.bits_ahead(key) if found else {}
@@ -6529,66 +6409,108 @@ class Fanotify(Source):
             self.report(prefix + os.fsdecode(name), bits & ~ahead.get(name, 0), None)
         return count
 
-    # Only with ignore marks, which hold back RENAME where either side has one, are the halves of
-    # it, MOVED_FROM and MOVED_TO, asked for as well.  Of a rename within the trees RENAME tells, of
-    # a move across the border its half there, with RENAME or without.  The kernel queues RENAME
-    # first; but it may merge a half into an older event of the same entry, which is then judged
-    # before its RENAME.
 
-    def expect_halves(self, raw, crossing):
-        """Note what is to be made of the halves of a RENAME; returns those left to tell of it."""
-        left = 0
-        for side in (MOVED_FROM, MOVED_TO):
-            half = half_of(side, raw)
-            if half in self.early:
-                self.early.discard(half)
-                self.queue.expected.discard(half)
-                continue
-            left |= side if crossing else 0
-            if not self.rejudging:          # else they were judged long ago
-                self.followed[half] = crossing
-                self.followed_at = self.now
-        return left
+class Fanotify(Source):
+    """fanotify, with marks on whole file systems.  For each event: Judge, which asks Past."""
 
-    def half_tells(self, side, raw):
-        """Whether a half is what tells of its RENAME; None where there was none."""
-        half = half_of(side, raw)
-        if not self.queue.scanned and not self.rejudging:
-            self.queue.has_rename(half)
-        if half in self.followed:
-            return self.followed.pop(half)
-        if raw.mask & ~(side | ISDIR) and self.targets:
-            self.queue.look_ahead()
-            if self.queue.rename_ahead(half):
-                self.early.add(half)
-                return False
-        return None
+    def __init__(self, wanted, filter_name, notice, _):
+        self.roots, self.mounted = [], []
+        self.own_reads = {}         # see OwnRead
+        self.me = None if wanted.own else os.getpid()   # whose events are dropped
+        self.directories = Directories(wanted.devices, wanted.recursive, wanted.ignore)
+        self.group = Group(wanted, filter_name, notice, self.directories)
+        self.fd, self.stats = self.group.fd, self.group.stats
+        self.queue = Queue(self.fd, self.stats)
+        self.past = Past(self.directories, self.queue, self.group.targets)
+        self.judge = Judge(self, self.past)
+        if wanted.own and wanted.mask & LISTING:
+            OwnRead.groups[id(self)] = self.own_reads
 
-    def directory_event(self, raw, crossing):
-        """Keep the table right: a directory in a tree was made, removed, moved in or out."""
-        mask, key, name, target = raw.mask, raw.key, raw.name, raw.target
-        directories = self.directories
-        if target is None:
-            if mask & (MOVED_FROM | MOVED_TO | DELETE):
-                directories.forget()        # the kernel does not say which; all will be asked
-                self.moved_in()
-            return
-        if mask & CREATE:
-            directories.put(target, key, name)
-        if crossing & MOVED_TO:
-            self.enter(target, key, name)
-        if crossing & MOVED_FROM and not mask & (CREATE | MOVED_TO):
-            self.leave(target)
-        elif crossing & MOVED_FROM:
-            # Merged with its coming: what it did before it left is still in the queue, and
-            # nothing there says when it left.
-            self.queue.look_ahead()
-            self.leavers.append((self.queue.end, target))
-        if mask & DELETE and not mask & (CREATE | MOVED_TO):
-            directories.delete(target)      # else merged, and what it held comes only now
-            self.drop_subvolume(target)
+    @property
+    def filter_name(self):
+        return self.group.filter.name
 
-    # --- roots ---
+    # --- roots and mounts ---
+
+    def add(self, root, place=None):
+        fd = root.open_mount()
+        try:
+            self.group.filter.prepare(root, fd)
+            check_handles(root, fd)
+            self.group.mark(root, fd)
+        finally:
+            root.close_mount(fd)
+        if place is not None or self.stats["reads"]:
+            self.came_in()                  # what is below it was outside until now
+        if place is not None and place.source is self:
+            self.directories.add(root, place.key, place.name)
+        else:
+            self.directories.add(root)
+        if root.parent_key is None and (root.is_part or root.fd is not None
+                                        and whole_device(root) is None):
+            self.find_parent(root)          # a bind mount
+        self.keep_root(root)
+        with OnFailure(self.remove, root):
+            self.group.filter.added(root)
+
+    def remove(self, root):
+        self.group.filter.removed(root)
+        self.drop_root(root)
+        self.directories.remove(root)
+        if root.fd is None and root.is_part:
+            self.came_in()                  # what it showed may be in a tree by its own path
+        if not self.directories.mounts[root.key[:8]]:
+            self.group.unmark(root)
+        root.close()
+
+    def came_in(self):
+        """What was outside is in a tree now.  Returns the directories held back until now."""
+        self.trees_changed = True
+        return self.group.ignore_none()
+
+    def show_as(self, root, display):
+        root.show_as(display)
+        self.directories.rename(root)
+        if self.group.ignores_inside:
+            self.came_in()
+
+    def prefix_now(self, key, otherwise=None):
+        """Past.prefix(), and `otherwise` where it can't be told."""
+        try:
+            return self.past.prefix(key)
+        except (Wait, Gone, OSError):
+            return otherwise
+
+    def entry(self, key, name, otherwise):
+        prefix = self.prefix_now(key, self)
+        if prefix is self:
+            return otherwise
+        return prefix and prefix + os.fsdecode(name)
+
+    def inside(self, fd, path):
+        try:
+            key = key_of(fd, name_to_handle(fd)[0], os.fsdecode(path))
+        except OSError:
+            return None
+        return key if key[:8] in self.group.marked and self.prefix_now(key) else None
+
+    def shown(self, root):
+        if root.fd is not None:
+            return root.display
+        prefix = self.prefix_now(root.key, root.display)
+        return prefix and prefix.rstrip("/")
+
+    def is_shared(self, root):
+        return root.is_part and len(self.directories.mounts.get(root.key[:8], ())) > 1
+
+    def is_needed(self, root):
+        """Whether a bind mount, which is_shared(), is what makes its directory one of a tree."""
+        try:
+            parent = self.directories.parent_of(root)
+            itself = parent is not None and self.past.prefix(parent) is not None
+            return not itself and self.shown(root) is not None
+        except (Wait, Gone, OSError):
+            return True
 
     def root_entry(self, raw, key, name):
         """A root has been renamed or removed, as the directory that had it tells."""
@@ -6597,19 +6519,22 @@ class Fanotify(Source):
                     raw.target != root.key if raw.target is not None else name != root.name):
                 continue
             if raw.mask & DELETE and root.removed():
-                self.report(root.display, DELETE_SELF | ISDIR, raw.pid)
-                self.remove(root)
+                self.root_removed(root, raw.pid)
             elif raw.mask & (MOVED_FROM | RENAME):
-                self.report(root.display, MOVE_SELF | ISDIR, raw.pid)
+                self.judge.report(root.display, MOVE_SELF | ISDIR, raw.pid)
                 # The new parent may carry a mark that hides the next such event.
-                while self.refringe(root):
-                    self.moved_in()
-
+                while self.find_parent(root):
+                    self.came_in()
         for root in self.mounted:           # what a bind mount shows, where it really is
-            while raw.target == root.key and raw.mask & MOVED_FROM and self.refringe(root):
-                self.moved_in()
+            while raw.target == root.key and raw.mask & MOVED_FROM and self.find_parent(root):
+                self.came_in()
 
-    def refringe(self, root):
+    def root_removed(self, root, pid):
+        """A root has been deleted."""
+        self.judge.report(root.display, DELETE_SELF | ISDIR, pid)
+        self.remove(root)
+
+    def find_parent(self, root):
         """Find the parent of a root anew; returns whether it is another than before."""
         before = root.parent_key
         root.find_parent()
@@ -6617,111 +6542,120 @@ class Fanotify(Source):
         if root.parent_key is None:
             root.parent_key = self.directories.parent_of(root)
         # Where the parent can't be known, no directory of the file system is marked but for files.
-        self.directories.fringe.add(root.parent_key or root.key[:8])
+        self.directories.root_parents.add(root.parent_key or root.key[:8])
         return root.parent_key != before
 
-    def bury(self):
-        """The removal of a root that was renamed at the same moment may have been hidden."""
+    # --- reading ---
+
+    @property
+    def backlog(self):
+        return bool(self.queue.batches)
+
+    def ahead(self):
+        self.queue.read_on()
+        return self.queue.end
+
+    def judged(self):
+        return self.queue.position
+
+    def renamed_since(self, ahead):
+        self.past.look_ahead()
+        return self.past.last_rename > ahead
+
+    def since(self):
+        queue = self.queue
+        since = queue.batches[0].boot_since if queue.batches else queue.boot_empty_at
+        return min(since, next(iter(self.past.waiting.values()), (0, since))[1])
+
+    def read(self, moment):
+        """The events of the trees in one buffer, [] where the queue is empty.  Never waits."""
+        queue, judge = self.queue, self.judge
+        out = judge.begin(moment)
+        if not queue.batches and not queue.fill():
+            self.settle()
+            return out
+        batch, now = queue.batches[0], judge.now
+        number, start = batch.number, batch.start
+        me, mask_wanted, judge_one = self.me, self.group.mask, judge.judge
+        make, kind, put = tuple.__new__, Event, out.append
+        prefix_of, ignored_until = self.directories.prefixes.get, self.group.ignored.get
+        if self.directories.devices is not None and len(batch.buffer) - batch.at < CALM:
+            prefix_of = {}.get          # each is looked at: see is_device()
+        intricate, encoding, errors = INTRICATE, _FS_ENCODING, _FS_ERRORS
+        count = dropped = 0
+        # One pass, plain and long, since all events go through it.  A call for each event would
+        # cost as much as the rest.
+        for raw in decode(batch.buffer, batch.at):
+            mask, pid, key, name, target, old_key, old_name, end = raw
+            count += 1
+            if pid == me and not mask & FS_ERROR:   # which its look-ups may meet as well
+                dropped += 1
+                continue
+            if not mask & intricate:
+                prefix = prefix_of(key)
+                if prefix:
+                    bits = mask & mask_wanted
+                    if bits:
+                        put(make(kind, (prefix + name.decode(encoding, errors), bits,
+                                        pid or None, now, None, moment)))
+                    continue
+                if ignored_until(key, 0) >= number:
+                    dropped += 1
+                    continue
+            queue.position = start + end
+            before = len(out)
+            judge_one(raw)
+            dropped += len(out) == before
+            if judge.room < 0:
+                break
+        else:
+            end = len(batch.buffer)
+        queue.position, batch.at = start + end, end
+        if end == len(batch.buffer):
+            queue.batches.popleft()
+        judge.leave_in_time()
+        self.stats["events read"] += count
+        self.stats["dropped in user space"] += dropped
+        judge.trim()
+        self.directories.trim(self.backlog)
+        if not queue.batches and (judge.is_open() or self.own_reads or self.due()
+                                  or self.group.filter.lags) and not queue.fill():
+            self.settle()
+        judge.out = []
+        return out
+
+    def due(self):
+        if self.past.waiting and not self.past.sees_all \
+                or any(root.renamed for root in self.roots):
+            return WAIT_SECONDS
+        return None
+
+    def settle(self):
+        """The queue is empty: what was waiting for the rest of it will wait no longer."""
+        self.group.filter.caught_up()
+        for key, until in list(self.own_reads.items()):
+            if until < self.queue.empty_at:
+                del self.own_reads[key]
+        self.judge.settle()
+        # The removal of a root that was renamed at the same moment may have been hidden.
         for root in list(self.roots):
             if root.renamed and root.removed():
-                self.report(root.display, DELETE_SELF | ISDIR, None)
-                self.remove(root)
+                self.root_removed(root, None)
             root.renamed = False
 
-    def overflow(self):
-        """Events were lost, as the kernel says: what was known may be wrong now."""
-        self.notice("the kernel's event queue overflowed: events were lost")
-        self.directories.forget()
-        self.moved_in()
-        self.lossy = True
-        self.report(None, Q_OVERFLOW, 0)
-
-    def fs_error(self, raw):
-        """A file system has met errors, in a tree or elsewhere on it."""
-        shown = (self.shown(root) for root in self.directories.mounts.get(raw.key[:8], ()))
-        moment = Moment(self.moment.roots, self.moment.processes, raw.name)
-        self.out.append(Event(next((path for path in shown if path is not None), None),
-                              FS_ERROR | ISDIR, raw.pid or None, self.now, None, moment))
-
-    # --- events of directories that are gone ---
-
-    def note_gone(self, raw):
-        """The removal of a directory was merged with its coming, and is read before what happened
-        in it: no event to come will name it, nor will the kernel, if the table has to ask."""
-        if raw.target is not None:
-            self.gone[raw.target] = raw.key, raw.name
-            if len(self.gone) > OUTSIDE_LIMIT:
-                self.gone.popitem(last=False)
-
-    def hold(self, key, raw):
-        """Keep an event until the removal of a directory is read, which will name it."""
-        since = self.moment.processes.since
-        self.held.setdefault(key, (self.now, since, []))[2].append(raw)
-        if len(self.held) > HELD_LIMIT:
-            self.drop(self.held.popitem(last=False)[1][2])
-
-    def release(self, raw):
-        """The removal (or move) of a directory has been read: judge what waited for its name."""
-        waiting = self.held.pop(raw.target)[2]
-        self.released[raw.target] = (raw.old_key, raw.old_name) if raw.mask & RENAME else (
-            raw.key, raw.name)
-        before, self.rejudging = self.rejudging, True
-        for each in waiting:
-            self.judge(each)
-        self.rejudging = before
-        del self.released[raw.target]
-
-    def drop_subvolume(self, target):
-        """A subvolume may have been deleted, with all that is in it: of its directories no other
-        event comes that could name them."""
-        inode, subvolume = btrfs_place(target[8:])
-        if inode != BTRFS_ROOT or subvolume == BTRFS_TOP_SUBVOLUME:
-            return
-        for key in list(self.held):
-            if key[:8] == target[:8] and btrfs_place(key[8:])[1] == subvolume:
-                for raw in self.held.pop(key)[-1]:
-                    self.report(None, raw[0], raw[1])
-
-    def expire(self):
-        """Give up on held events: the removal of a directory in a tree would have been heard."""
-        while self.held:
-            key, (when, _, waiting) = next(iter(self.held.items()))
-            if self.now - when < HELD_SECONDS:
-                break
-            del self.held[key]
-            self.drop(waiting)
-
-    def drop(self, waiting):
-        """Events of a directory that is gone and was not seen to go: it was outside.
-
-        Each directory on the way from a root to it would have been seen to go, and its removal
-        is never ignored.  Where that proves nothing they are reported, without a path.  (What is
-        dropped wrongly: the last events of a directory never heard of before that was emptied and
-        replaced, another being renamed onto it, before they were read.  Nothing tells it from the
-        many that are made and removed outside.)
-        """
-        for raw in waiting if self.unsure() else ():
-            self.report(None, raw[0], raw[1])
-
-    def unsure(self):
-        """Whether a directory in a tree may have gone unseen: after an overflow, or where
-        removals carry no handle."""
-        return self.lossy or not self.targets
-
     def counters(self):
-        return dict(self.stats, **self.filter.counters())
+        return dict(self.stats, **self.group.filter.counters())
 
     def close(self, forked=False):
         for root in self.roots + self.mounted:
             if not forked:
-                self.filter.removed(root)
+                self.group.filter.removed(root)
             root.close()
         self.roots, self.mounted = [], []
         OwnRead.groups.pop(id(self), None)
         if self.fd is not None:
-            os.close(self.fd)
+            self.group.close()
             self.fd = None
-            self.filter.close()
 
 
 def changes_since(directories, key, since, limit):
