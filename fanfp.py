@@ -5870,7 +5870,7 @@ class Halves:
                 table.clear()
 
 
-class Wait(Exception):
+class MustWait(Exception):
     """The event can't be judged before that of the removal of directory args[0] is read."""
 
 
@@ -5905,7 +5905,7 @@ class Past:
     def prefix(self, key):
         """The path of a directory then, with a slash at its end, or None: it was outside.
 
-        Raises Wait while that can't be known, OSError if the kernel will not say.
+        Raises MustWait while that can't be known, OSError if the kernel will not say.
         """
         directories = self.directories
         prefix = directories.prefixes.get(key) or directories.prefix(key)
@@ -5950,7 +5950,7 @@ class Past:
         if link is not None:
             return [(key,) + link]
         if links is None:
-            raise Wait(key)
+            raise MustWait(key)
         if links == no_way(key):
             self.hidden = True          # see Judge.leave()
         # From a directory on that the queue moves, the way up was another one then.
@@ -6120,7 +6120,7 @@ class Judge:
             raw = (raw[0] & ~LISTING,) + raw[1:]
         try:
             self.judge_now(Raw(*raw))
-        except Wait as wait:
+        except MustWait as wait:
             self.give_up(self.past.wait(wait.args[0], raw, self.now, self.moment.processes.since))
         except Gone:
             pass                        # its file system has been unmounted meanwhile
@@ -6284,7 +6284,7 @@ class Judge:
             for key, name in sides:
                 try:
                     paths.append(self.place(key, name))
-                except Wait as wait:
+                except MustWait as wait:
                     paths.append(None)
                     missing.append(wait)
             if missing and paths == [None, None]:
@@ -6397,7 +6397,7 @@ class Judge:
             if prefix is None or self.directories.ignore.hides_in(prefix):
                 return 0                # one of those still outside
             bits, found, count = changes_since(self.directories, key, since, limit)
-        except (Gone, Wait, OSError):
+        except (Gone, MustWait, OSError):
             return 0
         if bits and not self.group.mask & MODIFY or count > limit:
             self.group.notice("%s was moved in and changed before its ignore mark was gone: events "
@@ -6478,7 +6478,7 @@ class Fanotify(Source):
         """Past.prefix(), and `otherwise` where it can't be told."""
         try:
             return self.past.prefix(key)
-        except (Wait, Gone, OSError):
+        except (MustWait, Gone, OSError):
             return otherwise
 
     def entry(self, key, name, otherwise):
@@ -6509,7 +6509,7 @@ class Fanotify(Source):
             parent = self.directories.parent_of(root)
             itself = parent is not None and self.past.prefix(parent) is not None
             return not itself and self.shown(root) is not None
-        except (Wait, Gone, OSError):
+        except (MustWait, Gone, OSError):
             return True
 
     def root_entry(self, raw, key, name):
