@@ -9102,9 +9102,11 @@ class InotifyNames(Names):
 # =============================================================================================
 # 10. Sources: which of them watches what
 # =============================================================================================
-# The best source that can watch a root does, and so it is with what is mounted in one.  Roots come
-# in by name, mounts from section 11.  Events go out, and the reasons why something is watched with
-# less than the best, or can't be.
+# Roots come in by name, mounts from section 11.  Events go out, and the reasons why something is
+# watched with less than the best, or can't be.  Used are all sources, in sections 6 to 9.
+#
+# The best source that can watch a root does, and so it is with what is mounted in one.  What
+# somebody else answers for has a source and a thread of its own.
 
 FILTER_NAMES = ("auto", "fastpath", "marks", "trace", "user", "inotify")    # the better first
 
@@ -9505,50 +9507,31 @@ class ThreadSource(Source):
 
 # --- all sources of a Watch ---
 
-class Sources:
-    """The sources of a Watch, and which of them watches what.
+class SourceList:
+    """The sources of a Watch, as it reads from them.
 
-    Comes in   names of roots (add_root(), remove_root()); mounts in them (add(), add_thread());
-               descriptors that are ready (read()).
-    Goes out   Events, from read() and in `events`.  Calls of on_move() and on_lead(), for Mounts.
-               Notices, Errors.
-    May block  add_root() and add() ask the file system of a root.  Where somebody else answers for
-               that, add_root() waits for the answer and says so; add_thread() does not wait.
-               Nothing else waits.
+    all      in the order in which they were made; none is closed
+    poll     the epoll that they are registered with
+    events   not of a read(): what is told with the next
+    moment   the Moment of the last read()
+    who      Who, attached once a source tells who by a number alone
+    counts   counters of sources that are closed
+    mount_list  the MountList.  Opened before anything is looked up, so that no mount made meanwhile
+             is missed; where none is watched too, since a root may be unmounted
     """
 
-    def __init__(self, wanted, notice, poll, thread_watch, begin_thread):
-        """`notice`: Notices.  `poll`: the epoll that sources are registered with.
-        `thread_watch(*roots, mount=None, notice=...)`: the ThreadWatch of a root or Mount, made by
-        the thread that is to have it.  `begin_thread()`: what a thread does first."""
-        self.wanted, self.notice, self.poll = wanted, notice, poll
-        # Opened before anything is looked up, so that no mount made meanwhile is missed; where none
-        # is watched too, since a root may be unmounted.
+    def __init__(self, wanted, poll):
+        self.wanted, self.poll, self.all = wanted, poll, []
         self.mount_list = MountList()
         poll.register(self.mount_list.fileno(), select.EPOLLPRI)
-        self.thread_watch, self.begin_thread = thread_watch, begin_thread
-        self.all = []                       # in the order in which they were made; none is closed
-        self.by_kind = {}                   # Fanotify, Trace, Inotify -> the one that has trees
-        self.why_no_trace = None            # the Error of the first try to make one
-        self.events = collections.deque()   # not of a read(): what is told with the next
-        self.who = Who()                    # attached once a source tells who by a number alone
-        self.moment = Moment((), Processes(self.who, 0.0))  # of the last read()
-        self.told = set()                   # see tell_once()
-        self.counts = collections.Counter()     # of sources that are closed
+        self.events, self.counts = collections.deque(), collections.Counter()
+        self.who = Who()
+        self.moment = Moment((), Processes(self.who, 0.0))
 
     def on_move(self):
         """A directory in the trees has been moved.  Mounts puts its own here."""
 
-    def on_lead(self, path):
-        """A root that is known by its names leads to another directory, whose path this is, or to
-        none (None).  Mounts puts its own here."""
-
     # --- which there are ---
-
-    @property
-    def fanotify(self):
-        """The source that watches trees with fanotify, or None."""
-        return self.by_kind.get(Fanotify)
 
     @property
     def names(self):
@@ -9575,6 +9558,134 @@ class Sources:
         """The names of the filters in use, the better first."""
         return sorted({source.filter_name for source in self.all
                        if source.roots or source.mounted} - {None}, key=FILTER_NAMES.index)
+
+    def register(self, source):
+        """Read from a source from now on; it is returned."""
+        source.on_move = self.on_move
+        self.all.append(source)
+        self.poll.register(source.fd, select.EPOLLIN)
+        return source
+
+    # --- reading ---
+
+    def backlog(self):
+        """The descriptors of those that have more to do though nothing comes."""
+        return [source.fd for source in self.all if source.backlog]
+
+    def due(self):
+        """[(seconds after which it is to be read though nothing comes, descriptor)]"""
+        due = [(source.due(), source.fd) for source in self.all]
+        return [(seconds, fd) for seconds, fd in due if seconds is not None]
+
+    @property
+    def pending(self):
+        """Whether something has happened that read() is still to tell of, or to look at."""
+        return bool(self.events) or any(source.backlog or source.due() is not None
+                                        or readable(source.fd) for source in self.all)
+
+    def read(self, ready, first=()):
+        """The events of those whose descriptors are `ready`, as far as one read of each goes; but
+        before that of those of the sources `first` that have some, as far as their queues go."""
+        reading = [source for source in sorted(self.all, key=lambda each: each not in first)
+                   if source in first or source.fd in ready]
+        since = [source.since() for source in reading]
+        self.moment = Moment(self.roots, Processes(self.who, min(
+            [each for each in since if each is not None] or [0.0])))
+        self.wanted.ignore.watch(self.moment.roots)
+        events = []
+        for source in reading:
+            if source in first:
+                events += self.read_queued(source)
+            if source.fd in ready:
+                events += source.read(self.moment)
+        for names in self.names:
+            if names.has_lost_a_tree:
+                events += names.look_at_roots(self.moment)
+        return events
+
+    def read_queued(self, source):
+        """The events that are queued in a source now."""
+        events, ahead = [], source.ahead()
+        while source.is_behind(ahead):
+            events += source.read(self.moment)
+        return events
+
+    def ahead(self):
+        """{source: its ahead()}"""
+        return {source: source.ahead() for source in self.all}
+
+    def behind(self, ahead):
+        """The descriptors of those in which some of what was queued at that ahead() is still to be
+        judged."""
+        return [source.fd for source in self.all if source.is_behind(ahead.get(source, 0))]
+
+    # --- the end ---
+
+    def drop_over(self):
+        """Let go of those that have come to their end, and return them."""
+        over = [source for source in self.all if source.over]
+        for source in over:
+            self.drop(source)
+        return over
+
+    def drop(self, source):
+        self.all.remove(source)
+        self.poll.unregister(source.fd)
+        self.counts.update(source.counters())
+        source.close()
+
+    @property
+    def events_read(self):
+        """How many events those that are open have read."""
+        return sum(source.stats["events read"] for source in self.all)
+
+    def counters(self):
+        """Counters since the start, {name: int}."""
+        total = collections.Counter(self.counts)
+        for source in self.all:
+            total.update(source.counters())
+        return total
+
+    def close(self, forked=False):
+        self.who.close()
+        self.mount_list.close()
+        sources, self.all = self.all, []
+        for source in sources:
+            source.close(forked)
+
+
+class Sources(SourceList):
+    """Which source watches what.
+
+    Comes in   names of roots (add_root(), remove_root()); mounts in them (add(), add_thread());
+               descriptors that are ready (read()).
+    Goes out   Events, from read() and in `events`.  Calls of on_move() and on_lead(), for Mounts.
+               Notices, Errors.
+    May block  add_root() and add() ask the file system of a root.  Where somebody else answers for
+               that, add_root() waits for the answer and says so; add_thread() does not wait.
+               Nothing else waits.
+
+    by_kind       Fanotify, Trace, Inotify -> the one that has trees
+    why_no_trace  the Error of the first try to make one, or None
+    told          what tell_once() has told
+    """
+
+    def __init__(self, wanted, notice, poll, thread_watch, begin_thread):
+        """`notice`: Notices.  `thread_watch(*roots, mount=None, notice=...)`: the ThreadWatch of a
+        root or Mount, made by the thread that is to have it.  `begin_thread()`: what a thread does
+        first."""
+        super().__init__(wanted, poll)
+        self.notice, self.thread_watch, self.begin_thread = notice, thread_watch, begin_thread
+        self.by_kind, self.why_no_trace, self.told = {}, None, set()
+
+    def on_lead(self, path):
+        """A root that is known by its names leads to another directory, whose path this is, or to
+        none (None).  Mounts puts its own here."""
+
+    @property
+    def fanotify(self):
+        """The source that watches trees with fanotify, or None."""
+        return self.by_kind.get(Fanotify)
 
     # --- roots, by what they are called ---
 
@@ -9842,110 +9953,19 @@ class Sources:
             return make(notice)
         return self.register(ThreadSource(root, kind, start, self.notice, mounted, take_over))
 
-    def register(self, source):
-        """Read from a source from now on; it is returned."""
-        source.on_move = self.on_move
-        self.all.append(source)
-        self.poll.register(source.fd, select.EPOLLIN)
-        return source
-
     def settle_who(self):
         """All roots of the start are added: let go of what was to name those who did it, if that is
         left over from a filter that was not to be had."""
         if self.fanotify is None and not any(isinstance(each, FanotifyNames) for each in self.all):
             self.who.close()
 
-    # --- reading ---
-
-    def backlog(self):
-        """The descriptors of those that have more to do though nothing comes."""
-        return [source.fd for source in self.all if source.backlog]
-
-    def due(self):
-        """[(seconds after which it is to be read though nothing comes, descriptor)]"""
-        due = [(source.due(), source.fd) for source in self.all]
-        return [(seconds, fd) for seconds, fd in due if seconds is not None]
-
-    @property
-    def pending(self):
-        """Whether something has happened that read() is still to tell of, or to look at."""
-        return bool(self.events) or any(source.backlog or source.due() is not None
-                                        or readable(source.fd) for source in self.all)
-
-    def read(self, ready, first=()):
-        """The events of those whose descriptors are `ready`, as far as one read of each goes; but
-        before that of those of the sources `first` that have some, as far as their queues go."""
-        reading = [source for source in sorted(self.all, key=lambda each: each not in first)
-                   if source in first or source.fd in ready]
-        since = [source.since() for source in reading]
-        self.moment = Moment(self.roots, Processes(self.who, min(
-            [each for each in since if each is not None] or [0.0])))
-        self.wanted.ignore.watch(self.moment.roots)
-        events = []
-        for source in reading:
-            if source in first:
-                events += self.read_queued(source)
-            if source.fd in ready:
-                events += source.read(self.moment)
-        for names in self.names:
-            if names.has_lost_a_tree:
-                events += names.look_at_roots(self.moment)
-        return events
-
-    def read_queued(self, source):
-        """The events that are queued in a source now."""
-        events, ahead = [], source.ahead()
-        while source.is_behind(ahead):
-            events += source.read(self.moment)
-        return events
-
-    def ahead(self):
-        """{source: its ahead()}"""
-        return {source: source.ahead() for source in self.all}
-
-    def behind(self, ahead):
-        """The descriptors of those in which some of what was queued at that ahead() is still to be
-        judged."""
-        return [source.fd for source in self.all if source.is_behind(ahead.get(source, 0))]
-
-    # --- the end ---
-
-    def drop_over(self):
-        """Let go of those that have come to their end, and return them."""
-        over = [source for source in self.all if source.over]
-        for source in over:
-            self.drop(source)
-        return over
-
-    def drop(self, source):
-        self.all.remove(source)
-        self.poll.unregister(source.fd)
-        self.counts.update(source.counters())
-        source.close()
-
-    @property
-    def events_read(self):
-        """How many events those that are open have read."""
-        return sum(source.stats["events read"] for source in self.all)
-
-    def counters(self):
-        """Counters since the start, {name: int}."""
-        total = collections.Counter(self.counts)
-        for source in self.all:
-            total.update(source.counters())
-        return total
-
-    def close(self, forked=False):
-        self.who.close()
-        self.mount_list.close()
-        sources, self.all = self.all, []
-        for source in sources:
-            source.close(forked)
-
 
 # =============================================================================================
 # 11. Mounts: what is mounted inside the trees
 # =============================================================================================
+# The list of mounts comes in, and how far the sources have read; roots for the sources go out, and
+# UNMOUNT.  Used are Sources and the Places of section 3.
+#
 # A file system that is mounted inside a tree is watched like a root, by the best source for it, but
 # called by where it is in the tree.  The list of mounts says which there are; the source that
 # watches the directory in which one is says how that is called now.
