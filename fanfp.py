@@ -2372,11 +2372,12 @@ Extern = collections.namedtuple("Extern", "name type is_function weak address")
 Object = collections.namedtuple(
     "Object", "name license btf btf_load functions maps data struct_ops externs")
 
-MAX_FUNCTIONS = 4096
+MAX_FUNCTIONS, MAX_MEMBERS = 4096, 1 << 16      # MAX_MEMBERS: of all struct_ops
 STATIC, GLOBAL, EXTERN, WEAK = range(4)
 MAPS_IN_MAPS, MAP_ARENA = (12, 13), 33
 BPF_F_RDONLY_PROG, BPF_F_MMAPABLE = 1 << 7, 1 << 10
 ARENA_DATA, KCONFIG = ".addr_space.1", ".kconfig"
+DATA_KINDS = ["data"], ["bss"], ["rodata"], ARENA_DATA
 
 
 def read_object(data, name):
@@ -2414,7 +2415,10 @@ def read_object_file(path=None):
 
 
 class _Reader:
-    """Makes an Object of what the sections of an ELF file and their types mean."""
+    """Makes an Object of what the sections of an ELF file and their types mean.
+
+    What one part of a file says of another may be said many times: the work is bounded each time.
+    """
 
     def __init__(self, elf, btf):
         self.elf, self.btf, self.damaged = elf, btf, elf.damaged
@@ -2459,15 +2463,11 @@ class _Reader:
             found.append(Variable(var.name, var.size, symbol.value if symbol else offset, size,
                                   STATIC if symbol and symbol.is_hidden else var.items[0], number))
         found.sort(key=lambda variable: variable.offset)
-        end = 0
-        for variable in found:
-            if variable.offset < end:
-                raise self.damaged("variable %s of section %s overlaps another", variable.name,
-                                   section.name)
-            end = variable.offset + variable.size
-            if end > section.size:
-                raise self.damaged("variable %s is outside of section %s", variable.name,
-                                   section.name)
+        ends = [0] + [variable.offset + variable.size for variable in found]
+        for variable, end in zip(found, ends):
+            if variable.offset < end or ends[-1] > section.size:
+                raise self.damaged("variable %s of section %s overlaps another, or its end",
+                                   variable.name, section.name)
         return found
 
     def read_maps(self):
@@ -2475,18 +2475,23 @@ class _Reader:
         section = self.elf.section(".maps")
         if section is None or section.index not in self.sections:
             return {}
-        rows = self.elf.relocations.get(section.index, ())
-        return {variable.name: self.read_map(
-            variable.name, variable.type, variable.offset,
-            [row for row in rows if 0 <= row[0] - variable.offset < variable.size])
-            for variable in self.sections[section.index]}
+        rows = [(row[0], row[2].name) for row in self.elf.relocations.get(section.index, ())]
+        return {variable.name: self.read_map(variable.name, variable.type, variable.offset, inside)
+                for variable, inside in self.inside(self.sections[section.index], rows)}
+
+    def inside(self, variables, rows):
+        """Each variable with those of the rows, (offset, ...), that are in it."""
+        rows = sorted(rows)
+        for variable in variables:
+            yield variable, rows[bisect_right(rows, (variable.offset,)):
+                                 bisect_right(rows, (variable.offset + variable.size,))]
 
     def read_map(self, name, type_id, offset=0, rows=None):
         """One map.  Its struct's members say all by their types: a number N is int (*member)[N]."""
         btf = self.btf
         description = btf.skip(type_id)
-        if description.kind != BTF_STRUCT:
-            raise self.damaged("map %s is not described by a struct", name)
+        if description.kind != BTF_STRUCT or description.vlen > len(MapSpec._fields):
+            raise self.damaged("map %s is not described by a struct of a few members", name)
         said = dict.fromkeys(MapSpec._fields, 0)
         said.update(name=name, offset=offset, inner=None, values={})
         for member in description.items:
@@ -2511,7 +2516,7 @@ class _Reader:
                 if said["type"] in MAPS_IN_MAPS and element.kind == BTF_PTR:
                     said["inner"] = self.read_map(name + ".inner", element.size)
                 start = offset + member.bit_offset // 8
-                said["values"] = {(at - start) // 8: symbol.name for at, _, symbol in rows}
+                said["values"] = {(at - start) // 8: value for at, value in rows}
             else:
                 raise self.damaged("map %s: %s is not known", name, member.name)
         return MapSpec(**said)
@@ -2524,20 +2529,19 @@ class _Reader:
         """
         found = {}
         for section in self.elf.sections:
-            is_constant = (section.name + ".").startswith(".rodata.")
-            if not section.size or section.type not in (SHT_PROGBITS, SHT_NOBITS) \
-                    or not (section.name + ".").startswith((".data.", ".bss.", ".rodata.",
-                                                            ARENA_DATA + ".")):
+            kind = section.name if section.name == ARENA_DATA else section.name.split(".")[1:2]
+            if kind not in DATA_KINDS or not section.size \
+                    or section.type not in (SHT_PROGBITS, SHT_NOBITS):
                 continue
             if section.name in found:
                 raise self.damaged("it has two sections %s", section.name)
             variables = self.sections.get(section.index, [])
             datasec = self.datasecs.get(section.name)
+            flags = BPF_F_MMAPABLE if any(one.linkage != STATIC for one in variables) else 0
             found[section.name] = DataSection(
                 section.name, bytes(section.data), section.size,
-                (BPF_F_RDONLY_PROG if is_constant else 0)
-                | (BPF_F_MMAPABLE if any(one.linkage != STATIC for one in variables) else 0),
-                variables, datasec.id if datasec else 0)
+                flags | (BPF_F_RDONLY_PROG if kind == ["rodata"] else 0), variables,
+                datasec.id if datasec else 0)
         if KCONFIG in self.datasecs:
             found[KCONFIG] = self.read_kconfig(self.datasecs[KCONFIG])
             self.kconfig = {one.name: one.offset for one in found[KCONFIG].variables}
@@ -2583,23 +2587,21 @@ class _Reader:
             if symbol.type != STT_FUNC or not 0 < symbol.section < len(elf.sections):
                 continue
             section = elf.sections[symbol.section]
-            if not section.flags & SHF_EXECINSTR or section.type != SHT_PROGBITS:
-                raise self.damaged("function %s is in no section for instructions", symbol.name)
             insns = bytes(elf.cut(section.data, symbol.value, symbol.size,
                                   "function " + symbol.name))
-            if not insns or len(insns) % 8 or symbol.value % 8:
+            if not insns or len(insns) % 8 or symbol.value % 8 or section.type != SHT_PROGBITS \
+                    or not section.flags & SHF_EXECINSTR:
                 raise self.damaged("function %s is not made of instructions", symbol.name)
             is_program = section.name != ".text"
-            if is_program and symbol.bind == STB_LOCAL:
-                raise self.damaged("program %s in section %s is static", symbol.name, section.name)
-            if is_program and symbol.name in names:
-                raise self.damaged("it has two programs %s", symbol.name)
+            if is_program and (symbol.bind == STB_LOCAL or symbol.name in names):
+                raise self.damaged("program %s in section %s is static, or one of two", symbol.name,
+                                   section.name)
             names.add(symbol.name)
-            key = symbol.section, symbol.value
-            if key in found:
-                raise self.damaged("functions %s and %s are the same", found[key].name, symbol.name)
-            found[key] = Function(symbol.name, symbol.section, section.name, symbol.value, insns,
-                                  is_program, [], [], 0, [], None)
+            if (symbol.section, symbol.value) in found:
+                raise self.damaged("function %s overlaps another", symbol.name)
+            found[symbol.section, symbol.value] = Function(
+                symbol.name, symbol.section, section.name, symbol.value, insns, is_program, [], [],
+                0, [], None)
         if len(found) > MAX_FUNCTIONS:
             raise self.damaged("it has %d functions, more than %d", len(found), MAX_FUNCTIONS)
         places = {function.name: key for key, function in found.items()}
@@ -2613,6 +2615,7 @@ class _Reader:
                 raise self.damaged("function %s overlaps another", found[key].name)
             end = key[0], key[1] + len(found[key].insns)
         self.map_at = {spec.offset: spec.name for spec in self.maps.values()}
+        self.arenas = [spec.name for spec in self.maps.values() if spec.type == MAP_ARENA]
         for index in {key[0] for key in found}:
             for offset, kind, symbol in elf.relocations.get(index, ()):
                 function = self.function_at(index, offset)
@@ -2649,11 +2652,10 @@ class _Reader:
             if symbol.name in self.kconfig and not is_call:
                 return Relocation(index, "data", KCONFIG, self.kconfig[symbol.name])
             raise refuse("%s is declared and nowhere defined", symbol.name or "a symbol")
-        if not symbol.section < len(self.elf.sections):
-            raise refuse("symbol %s is in no section", symbol.name)
+        if not symbol.section < len(self.elf.sections) \
+                or is_call and registers >> 4 != BPF_PSEUDO_CALL:
+            raise refuse("symbol %s is in no section, or called by what is no call", symbol.name)
         section = self.elf.sections[symbol.section]
-        if is_call and registers >> 4 != BPF_PSEUDO_CALL:
-            raise refuse("a call of %s that is no call", symbol.name)
         if section.flags & SHF_EXECINSTR:
             # A call says how many instructions after itself, a load how far into the section.
             target = symbol.value + (8 * (imm + 1) if is_call else imm)
@@ -2665,11 +2667,12 @@ class _Reader:
                 raise refuse("no map at offset %d of .maps", symbol.value + imm)
             return Relocation(index, "map", self.map_at[symbol.value + imm], 0)
         if section.name in self.data:
-            arena = [spec.name for spec in self.maps.values() if spec.type == MAP_ARENA]
-            if section.name == ARENA_DATA and len(arena) != 1:
-                raise refuse("it needs one arena, and the object has %d", len(arena))
-            return Relocation(index, "data", arena[0] if section.name == ARENA_DATA
-                              else section.name, symbol.value + imm)
+            target = section.name
+            if target == ARENA_DATA:
+                if len(self.arenas) != 1:
+                    raise refuse("it needs one arena, and the object has %d", len(self.arenas))
+                target = self.arenas[0]
+            return Relocation(index, "data", target, symbol.value + imm)
         raise refuse("%s in section %s is neither map nor data", symbol.name, section.name)
 
     def read_btf_ext(self):
@@ -2731,7 +2734,7 @@ class _Reader:
 
     def read_struct_ops(self):
         """{name: StructOps}.  One in a section whose name starts with ? is left out."""
-        found = {}
+        found, members = {}, 0
         for section in self.elf.sections:
             if section.name not in (".struct_ops", ".struct_ops.link") or not section.size:
                 continue
@@ -2744,16 +2747,15 @@ class _Reader:
                     raise self.damaged("section %s refers to %s, which is no program", section.name,
                                        symbol.name or "something")
                 rows.append((offset, target.name))
-            rows.sort()
-            for variable in self.sections[section.index]:
+            for variable, inside in self.inside(self.sections[section.index], rows):
                 kind, start = self.btf.skip(variable.type), variable.offset
-                if kind.kind != BTF_STRUCT or kind.size > variable.size:
-                    raise self.damaged("%s in %s is no struct", variable.name, section.name)
-                end = start + variable.size
+                members += kind.vlen
+                if kind.kind != BTF_STRUCT or kind.size > variable.size or members > MAX_MEMBERS:
+                    raise self.damaged("%s in %s is no struct, or its members are too many",
+                                       variable.name, section.name)
                 found[variable.name] = StructOps(
-                    variable.name, kind.id, bytes(section.data[start:end]),
-                    {at - start: name for at, name in
-                     rows[bisect_right(rows, (start, "")):bisect_right(rows, (end, ""))]})
+                    variable.name, kind.id, bytes(section.data[start:start + variable.size]),
+                    {at - start: name for at, name in inside})
         return found
 
     def btf_to_load(self):
@@ -2847,7 +2849,8 @@ def part_of(obj, programs):
         return {name: item for name, item in items.items() if name in names}
     maps = among(obj.maps, used["map"] | used["data"])
     btf_load = obj.btf_load
-    if not any(_has_tags(obj.btf, spec.value_type) for spec in maps.values()):
+    values = {obj.btf.skip(spec.value_type).id for spec in maps.values()}
+    if not any(_has_tags(obj.btf, value) for value in values):
         btf_load = _without_tags(obj.btf, btf_load)
     return obj._replace(functions=functions, struct_ops=struct_ops, btf_load=btf_load, maps=maps,
                         data=among(obj.data, used["data"] | {ARENA_DATA}),
