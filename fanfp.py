@@ -3247,152 +3247,10 @@ def _wanted_of_kernel(kind, attach_type, rest):
     return form and (form % rest, BTF_TYPEDEF if attach_type == 23 else BTF_FUNC)
 
 
-def relocate(obj, kernel, ops_names=None, target=None):
-    """The Image of an Object for the kernel with this BTF.
-
-    ops_names gives struct_ops their `name` where the object's own will not do:
-    {name of the struct_ops variable: name}.  target is the Btf of the program whose functions
-    those of sections freplace replace.
-    """
-    struct_ops, members, known = [], {}, {}
-    for ops in obj.struct_ops.values():
-        struct_ops.append(_lay_out(obj, kernel, ops, (ops_names or {}).get(ops.name), members))
-    programs, total = [], 0
-    for function in obj.functions.values():
-        # A section ? is for what is loaded only on demand: see part_of().
-        if function.is_program and not function.section_name.startswith("?"):
-            attachment = _attachment(obj, kernel, function, members, target)
-            if attachment is not None:
-                programs.append(_link(obj, kernel, function, attachment, known))
-                total += len(programs[-1].insns)
-                if total > MAX_CODE:
-                    raise _refusal(obj, function, "all programs together are too long")
-    return Image(obj, programs, struct_ops)
-
-
 def _refusal(obj, function, why, index=None, number=errno.ENOEXEC):
     return object_damaged(obj.name, "%s %s%s: %s", "program" if function.is_program else "function",
                           function.name, "" if index is None else ", instruction %d" % index, why,
                           doing="relocate", number=number)
-
-
-def _attachment(obj, kernel, function, members, target):
-    """(type, attach type, flags, BTF id), or None for a struct_ops program nobody refers to."""
-    said = section_kind(function.section_name)
-    if said is None:
-        raise _refusal(obj, function, "section %s is of no known kind" % function.section_name)
-    kind, attach_type, flags, rest = said
-    if kind == PROG_STRUCT_OPS:
-        if function.name not in members:
-            return None
-        struct_id, index = members[function.name]
-        return kind, index, flags, struct_id
-    where, btf, wanted = "this kernel", kernel, _wanted_of_kernel(kind, attach_type, rest)
-    if kind == PROG_EXT:
-        where, btf, wanted = "the program of which it replaces a part", target, (rest, BTF_FUNC)
-    if wanted is None:
-        return kind, attach_type, flags, 0
-    found = btf.find(wanted[0], wanted[1:]) if rest and btf else ()
-    if not found:
-        raise _refusal(obj, function, "%s has no %s to attach to" % (where, rest or "name"),
-                       number=errno.ENOENT)
-    return kind, attach_type, flags, found[0]
-
-
-def _lay_out(obj, kernel, ops, given_name, members):
-    """A struct_ops in the kernel's layout.  Fills members: {program: (struct's BTF id, index)}."""
-    btf, name = obj.btf, essential(obj.btf.type(ops.type).name)
-
-    def refuse(why, *args, number=errno.ENOEXEC):
-        return object_damaged(obj.name, "struct_ops %s: %s", ops.name, why % args,
-                              doing="relocate", number=number)
-
-    structs = kernel.find(name, (BTF_STRUCT,))
-    wrappers = kernel.find("bpf_struct_ops_" + name, (BTF_STRUCT,))
-    data = [member for member in kernel.type(wrappers[0]).items if member.name == "data"] \
-        if wrappers else ()
-    if not structs or not data:
-        raise refuse("this kernel has no struct_ops of type %s", name, number=errno.ENOENT)
-    theirs, wrapper = kernel.type(structs[0]), kernel.type(wrappers[0])
-    value, functions = bytearray(wrapper.size), {}
-    by_name = {member.name: (index, member) for index, member in enumerate(theirs.items)}
-    for member in btf.type(ops.type).items:
-        offset, size = member.bit_offset // 8, btf.size_of(member.type)
-        mine, program = ops.data[offset:offset + max(size, 0)], ops.functions.get(offset)
-        index, there = by_name.get(essential(member.name), (0, None))
-        if there is None:
-            if program or any(mine):
-                raise refuse("this kernel's %s has no member %s", name, member.name)
-            continue
-        place = (data[0].bit_offset + there.bit_offset) // 8
-        kind, other = btf.skip(member.type), kernel.skip(there.type)
-        if member.bit_size or there.bit_size or kind.kind != other.kind:
-            raise refuse("member %s is %s here and %s in the kernel, or a bit field", member.name,
-                         BTF_KIND_NAMES[kind.kind], BTF_KIND_NAMES[other.kind])
-        if kind.kind == BTF_PTR:
-            if any(mine) and not program or program and \
-                    kernel.skip(other.size).kind != BTF_FUNC_PROTO:
-                raise refuse("member %s is a pointer to what is no program", member.name)
-            if program:
-                if members.setdefault(program, (theirs.id, index)) != (theirs.id, index):
-                    raise refuse("program %s is used for two members", program)
-                functions[place] = program
-            continue
-        if size != kernel.size_of(there.type) or size < 0:
-            raise refuse("member %s is of another size in the kernel", member.name)
-        if member.name == "name" and given_name is not None:
-            mine = given_name.encode().ljust(size, b"\0")
-            if mine[-1:] != b"\0" or len(mine) > size:
-                raise refuse("name %s is too long", given_name, number=errno.ENAMETOOLONG)
-        value[place:place + size] = mine
-    return StructOpsValue(ops.name, theirs.id, wrapper.id, bytes(value), functions)
-
-
-def _link(obj, kernel, function, attachment, known):
-    """One program with every function it calls behind it, each once, in the order of the calls.
-
-    known keeps what CO-RE relocations came to: many ask the same.
-    """
-    code = bytearray()
-    order, placed, entries = [], {}, []
-    waiting = [function.callback] * (function.callback is not None)
-    waiting.append((function.section, function.offset))
-    # First the order and the places: depth first, as the calls stand in the code.
-    while waiting:
-        key = waiting.pop()
-        if key in placed:
-            continue
-        if len(placed) >= MAX_SUBPROGRAMS:
-            raise _refusal(obj, function, "it has more than %d functions" % MAX_SUBPROGRAMS)
-        placed[key] = len(code) // 8
-        callee = obj.functions[key]
-        order.append(callee)
-        code += callee.insns
-        targets = _callees(obj, callee)
-        entries.append(targets)
-        waiting.extend(target for _, target in reversed(targets))
-    fixups, poison, func_info, line_info = [], {}, b"", b""
-    pack = struct.Struct("=IIII").pack
-    for callee, targets in zip(order, entries):
-        base = placed[callee.section, callee.offset]
-        for index, target in targets:
-            _point(code, base + index, placed[target])
-        _core_relocate(obj, kernel, callee, code, base, poison, known)
-        _fill_externs(obj, kernel, callee, code, base, poison, known)
-        for relocation in callee.relocations:
-            if relocation.kind in ("map", "data"):
-                fixups.append((base + relocation.index, relocation.target,
-                               relocation.addend if relocation.kind == "data" else None))
-        if callee.type:
-            func_info += struct.pack("=II", base, callee.type)
-        first = base - callee.offset // 8
-        line_info += b"".join([pack(first + at // 8, file, line, column)
-                               for at, file, line, column in callee.lines])
-    if len(func_info) != 8 * len(order):
-        func_info = b""                 # the kernel takes all functions or none
-    kind, attach_type, flags, btf_id = attachment
-    return Program(function.name, function.section_name, kind, attach_type, flags, btf_id,
-                   bytes(code), fixups, func_info, line_info if func_info else b"", poison)
 
 
 def _callees(obj, function):
@@ -3412,33 +3270,6 @@ def _callees(obj, function):
     return found
 
 
-def _point(code, index, target):
-    """Make a call, or the load of a function's address, mean the instruction at target."""
-    opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
-    if opcode == BPF_LD_IMM64:
-        registers = registers & 15 | BPF_PSEUDO_FUNC << 4
-        INSN.pack_into(code, 8 * index + 8, 0, 0, 0, 0)
-    INSN.pack_into(code, 8 * index, opcode, registers, off, target - index - 1)
-
-
-def _core_relocate(obj, kernel, function, code, base, poison, known):
-    for relocation in function.core:
-        try:
-            key = relocation[1:]
-            if key not in known:
-                known[key] = core_resolve(obj.btf, relocation, kernel, known)
-            index = base + relocation.index
-            if core_apply(code, index, obj.btf, known[key], kernel):
-                continue
-        except CoreError as why:
-            raise _refusal(obj, function, "CO-RE: %s" % why, relocation.index)
-        poison[index] = "%s of %s" % (_CORE_NAMES[relocation.kind],
-                                      _spell(obj.btf, known[key][0]))
-        if code[8 * index] == BPF_LD_IMM64:
-            INSN.pack_into(code, 8 * index + 8, BPF_CALL, 0, 0, POISON_CORE)
-        INSN.pack_into(code, 8 * index, BPF_CALL, 0, 0, POISON_CORE)
-
-
 def _spell(btf, path):
     """`struct dentry.d_u.d_alias`, for messages."""
     text = btf.describe(path.root)
@@ -3446,6 +3277,218 @@ def _spell(btf, path):
         return text + " " + path.member[0]
     return text + "".join("." + step.name if isinstance(step, Member) else "[%d]" % step
                           for step in path.steps[1:])
+
+
+class _Linker:
+    """Fits the programs of an Object to the kernel with this BTF."""
+
+    def __init__(self, obj, kernel, target):
+        self.obj, self.btf, self.kernel, self.target = obj, obj.btf, kernel, target
+        self.members = {}               # {program of a struct_ops: (its struct's BTF id, index)}
+        self.known = {}                 # what CO-RE relocations came to, for many ask the same
+
+    def refusal(self, function, why, index=None, number=errno.ENOEXEC):
+        return _refusal(self.obj, function, why, index, number)
+
+    def attachment(self, function):
+        """(type, attach type, flags, BTF id), or None for a struct_ops program nobody refers to."""
+        said = section_kind(function.section_name)
+        if said is None:
+            raise self.refusal(function, "section %s is of no known kind" % function.section_name)
+        kind, attach_type, flags, rest = said
+        if kind == PROG_STRUCT_OPS:
+            struct_id, index = self.members.get(function.name, (0, 0))
+            return (kind, index, flags, struct_id) if struct_id else None
+        where, btf = "this kernel", self.kernel
+        wanted = _wanted_of_kernel(kind, attach_type, rest)
+        if kind == PROG_EXT:
+            where, btf, wanted = "what it replaces a part of", self.target, (rest, BTF_FUNC)
+        if wanted is None:
+            return kind, attach_type, flags, 0
+        found = btf.find(wanted[0], wanted[1:]) if rest and btf else ()
+        if not found:
+            raise self.refusal(function, "%s has no %s to attach to" % (where, rest or "name"),
+                               number=errno.ENOENT)
+        return kind, attach_type, flags, found[0]
+
+    def lay_out(self, ops, given_name):
+        """A struct_ops in the kernel's layout."""
+        name = essential(self.btf.type(ops.type).name)
+
+        def refuse(why, *args, number=errno.ENOEXEC):
+            return object_damaged(self.obj.name, "struct_ops %s: %s", ops.name, why % args,
+                                  doing="relocate", number=number)
+
+        structs = self.kernel.find(name, (BTF_STRUCT,))
+        wrappers = self.kernel.find("bpf_struct_ops_" + name, (BTF_STRUCT,))
+        data = [member for member in self.kernel.type(wrappers[0]).items if member.name == "data"] \
+            if wrappers else ()
+        if not structs or not data:
+            raise refuse("this kernel has no struct_ops of type %s", name, number=errno.ENOENT)
+        theirs, wrapper = self.kernel.type(structs[0]), self.kernel.type(wrappers[0])
+        value, functions = bytearray(wrapper.size), {}
+        by_name = {member.name: (index, member) for index, member in enumerate(theirs.items)}
+        for member in self.btf.type(ops.type).items:
+            offset, size = member.bit_offset // 8, self.btf.size_of(member.type)
+            mine, program = ops.data[offset:offset + max(size, 0)], ops.functions.get(offset)
+            index, there = by_name.get(essential(member.name), (0, None))
+            if there is None:
+                if program or any(mine):
+                    raise refuse("this kernel's %s has no member %s", name, member.name)
+                continue
+            place = (data[0].bit_offset + there.bit_offset) // 8
+            kind, other = self.btf.skip(member.type), self.kernel.skip(there.type)
+            if member.bit_size or there.bit_size or kind.kind != other.kind:
+                raise refuse("member %s is %s here and %s in the kernel, or a bit field",
+                             member.name, BTF_KIND_NAMES[kind.kind], BTF_KIND_NAMES[other.kind])
+            if kind.kind == BTF_PTR:
+                if any(mine) and not program or program and \
+                        self.kernel.skip(other.size).kind != BTF_FUNC_PROTO:
+                    raise refuse("member %s is a pointer to what is no program", member.name)
+                if program:
+                    if self.members.setdefault(program, (theirs.id, index)) != (theirs.id, index):
+                        raise refuse("program %s is used for two members", program)
+                    functions[place] = program
+                continue
+            if size != self.kernel.size_of(there.type) or size < 0:
+                raise refuse("member %s is of another size in the kernel", member.name)
+            if member.name == "name" and given_name is not None:
+                mine = given_name.encode().ljust(size, b"\0")
+                if mine[-1:] != b"\0" or len(mine) > size:
+                    raise refuse("name %s is too long", given_name, number=errno.ENAMETOOLONG)
+            value[place:place + size] = mine
+        return StructOpsValue(ops.name, theirs.id, wrapper.id, bytes(value), functions)
+
+    def link(self, function, attachment):
+        """One program with all functions that it calls behind it, in the order of the calls."""
+        code = bytearray()
+        order, placed, entries = [], {}, []
+        waiting = [function.callback] * (function.callback is not None)
+        waiting.append((function.section, function.offset))
+        # First the order and the places: depth first, as the calls stand in the code.
+        while waiting:
+            key = waiting.pop()
+            if key in placed:
+                continue
+            if len(placed) >= MAX_SUBPROGRAMS:
+                raise self.refusal(function, "it has more than %d functions" % MAX_SUBPROGRAMS)
+            placed[key] = len(code) // 8
+            callee = self.obj.functions[key]
+            order.append(callee)
+            code += callee.insns
+            targets = _callees(self.obj, callee)
+            entries.append(targets)
+            waiting.extend(target for _, target in reversed(targets))
+        fixups, poison, func_info, line_info = [], {}, b"", b""
+        pack = struct.Struct("=IIII").pack
+        for callee, targets in zip(order, entries):
+            base = placed[callee.section, callee.offset]
+            for index, target in targets:
+                opcode, registers, off, _ = INSN.unpack_from(code, 8 * (base + index))
+                if opcode == BPF_LD_IMM64:  # the address of a function
+                    registers = registers & 15 | BPF_PSEUDO_FUNC << 4
+                    INSN.pack_into(code, 8 * (base + index) + 8, 0, 0, 0, 0)
+                INSN.pack_into(code, 8 * (base + index), opcode, registers, off,
+                               placed[target] - base - index - 1)
+            self.relocate_core(callee, code, base, poison)
+            self.fill_externs(callee, code, base, poison)
+            for relocation in callee.relocations:
+                if relocation.kind in ("map", "data"):
+                    fixups.append((base + relocation.index, relocation.target,
+                                   relocation.addend if relocation.kind == "data" else None))
+            if callee.type:
+                func_info += struct.pack("=II", base, callee.type)
+            first = base - callee.offset // 8
+            line_info += b"".join([pack(first + at // 8, file, line, column)
+                                   for at, file, line, column in callee.lines])
+        if len(func_info) != 8 * len(order):
+            func_info = b""                 # the kernel takes all functions or none
+        kind, attach_type, flags, btf_id = attachment
+        return Program(function.name, function.section_name, kind, attach_type, flags, btf_id,
+                       bytes(code), fixups, func_info, line_info if func_info else b"", poison)
+
+    def relocate_core(self, function, code, base, poison):
+        for relocation in function.core:
+            try:
+                key = relocation[1:]
+                if key not in self.known:
+                    self.known[key] = core_resolve(self.btf, relocation, self.kernel, self.known)
+                index = base + relocation.index
+                if core_apply(code, index, self.btf, self.known[key], self.kernel):
+                    continue
+            except CoreError as why:
+                raise self.refusal(function, "CO-RE: %s" % why, relocation.index)
+            poison[index] = "%s of %s" % (_CORE_NAMES[relocation.kind],
+                                          _spell(self.btf, self.known[key][0]))
+            if code[8 * index] == BPF_LD_IMM64:
+                INSN.pack_into(code, 8 * index + 8, BPF_CALL, 0, 0, POISON_CORE)
+            INSN.pack_into(code, 8 * index, BPF_CALL, 0, 0, POISON_CORE)
+
+    def fill_externs(self, function, code, base, poison):
+        """Kernel functions and variables: their ids in the kernel's BTF, or addresses."""
+        for relocation in function.relocations:
+            if relocation.kind != "extern":
+                continue
+            extern = self.obj.externs[relocation.target]
+            index = base + relocation.index
+            source, number = self.symbol(function, relocation, extern)
+            opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
+            if opcode == BPF_LD_IMM64:
+                registers = registers & 15 | source << 4
+                INSN.pack_into(code, 8 * index + 8, 0, 0, 0, _signed(number >> 32, 32))
+            else:
+                registers = BPF_PSEUDO_KFUNC_CALL << 4 if number else 0
+                off = 0
+                if not number:
+                    poison[index], number = "kernel function %s" % extern.name, POISON_KFUNC
+            INSN.pack_into(code, 8 * index, opcode, registers, off, _signed(number, 32))
+
+    def symbol(self, function, relocation, extern):
+        """What a load of an extern holds: (BPF_PSEUDO_BTF_ID, its id in the kernel's BTF),
+        (0, address) of a typeless one, or (0, 0) for a weak one that is missing."""
+        name, wanted, what = extern.name, BTF_VAR, "variable"
+        if extern.is_function:
+            name, wanted, what = essential(extern.name), BTF_FUNC, "function"
+        if is_typeless(self.obj, extern):
+            if extern.address:
+                return 0, extern.address
+            why = "this kernel tells no address of %s in /proc/kallsyms"
+        else:
+            why = "this kernel has no %s %%s" % what
+            for number in self.kernel.find(name, (wanted,)):
+                there = self.kernel.type(number)
+                if there.name == name and alike(KIND, self.btf, extern.type, self.kernel,
+                                                there.size, self.known):
+                    return BPF_PSEUDO_BTF_ID, number
+                if there.name == name and not extern.is_function:
+                    raise self.refusal(function, "%s is of another type in the kernel" % name,
+                                       relocation.index)
+        if extern.weak:
+            return 0, 0
+        raise self.refusal(function, why % name, relocation.index, errno.ENOENT)
+
+
+def relocate(obj, kernel, ops_names=None, target=None):
+    """The Image of an Object for the kernel with this BTF.
+
+    ops_names gives struct_ops their `name` where the object's own will not do:
+    {name of the struct_ops variable: name}.  target is the Btf of the program whose functions
+    those of sections freplace replace.
+    """
+    linker = _Linker(obj, kernel, target)
+    struct_ops = [linker.lay_out(ops, (ops_names or {}).get(ops.name))
+                  for ops in obj.struct_ops.values()]
+    programs, total = [], 0
+    for function in obj.functions.values():
+        # A section ? is for what is loaded only on demand: see part_of().
+        if function.is_program and not function.section_name.startswith("?"):
+            attachment = linker.attachment(function)
+            if attachment is not None:
+                programs.append(linker.link(function, attachment))
+                total += len(programs[-1].insns)
+                if total > MAX_CODE:
+                    raise _refusal(obj, function, "all programs together are too long")
+    return Image(obj, programs, struct_ops)
 
 
 def needs_kernel(obj):
@@ -3460,47 +3503,6 @@ def needs_kernel(obj):
 def is_typeless(obj, extern):
     """Is only the address of this extern wanted?"""
     return not extern.is_function and obj.btf.skip(extern.type).kind == BTF_VOID
-
-
-def _fill_externs(obj, kernel, function, code, base, poison, known):
-    """Kernel functions and variables: their ids in the kernel's BTF, or addresses."""
-    for relocation in function.relocations:
-        if relocation.kind != "extern":
-            continue
-        extern = obj.externs[relocation.target]
-        index = base + relocation.index
-        source, number = _kernel_symbol(obj, kernel, function, relocation, extern, known)
-        opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
-        if opcode == BPF_LD_IMM64:
-            registers = registers & 15 | source << 4
-            INSN.pack_into(code, 8 * index + 8, 0, 0, 0, _signed(number >> 32, 32))
-        else:
-            registers = BPF_PSEUDO_KFUNC_CALL << 4 if number else 0
-            off = 0
-            if not number:
-                poison[index], number = "kernel function %s" % extern.name, POISON_KFUNC
-        INSN.pack_into(code, 8 * index, opcode, registers, off, _signed(number, 32))
-
-
-def _kernel_symbol(obj, kernel, function, relocation, extern, known):
-    """What a load of an extern holds: (BPF_PSEUDO_BTF_ID, its id in the kernel's BTF), (0, address
-    of a typeless one), or (0, 0) for a weak one that is missing."""
-    name = essential(extern.name) if extern.is_function else extern.name
-    what, source = "function" if extern.is_function else "variable", BPF_PSEUDO_BTF_ID
-    if is_typeless(obj, extern):
-        what, source = "address in /proc/kallsyms of", 0
-        found = [extern.address] if extern.address else ()
-    else:
-        found = [number for number in (kernel.find(name, (
-            BTF_FUNC if extern.is_function else BTF_VAR,)) if kernel else ())
-            if kernel.type(number).name == name]
-    if found and source and not alike(KIND, obj.btf, extern.type, kernel,
-                                      kernel.type(found[0]).size, known):
-        what, found = "like-typed " + what, ()
-    if not found and not (extern.weak and (extern.is_function or not what.startswith("like"))):
-        raise _refusal(obj, function, "this kernel has no %s %s" % (what, name), relocation.index,
-                       errno.ENOENT)
-    return (source, found[0]) if found else (0, 0)
 
 
 # --- loading: bpf(2) ---
@@ -3818,35 +3820,11 @@ def _configuration():
     return found
 
 
-def _kconfig(obj, section):
-    """The contents of .kconfig."""
-    known, data = _configuration(), bytearray(section.size)
-    for variable in section.variables:
-        text, kind = known.get(variable.name), obj.btf.skip(variable.type)
-        if text is None and variable.linkage == WEAK:
-            continue
-        try:
-            if kind.kind == BTF_ARRAY and text[0] == '"':
-                value = text[1:-1].encode()[:variable.size - 1]
-            else:
-                is_bool = kind.kind == BTF_INT and kind.items[0] & 4
-                number = ("ny" if is_bool else TRISTATE).index(text) \
-                    if is_bool or kind.kind in BTF_ENUMS \
-                    else ord(text) if text in TRISTATE else int(text, 0)
-                value = number.to_bytes(variable.size, sys.byteorder, signed=number < 0)
-        except (ValueError, TypeError, OverflowError):
-            raise object_damaged(
-                obj.name, "variable %s: this kernel's configuration has %s", variable.name,
-                text + ", which does not fit" if text else "nothing of that name",
-                doing="loading", number=errno.ENOENT)
-        data[variable.offset:variable.offset + len(value)] = value
-    return bytes(data)
-
-
 # --- loading: all of it ---
 
 PROT_READ_WRITE, MAP_SHARED, MAP_FIXED_NOREPLACE = 3, 1, 0x100000   # mmap(2)
 ENOTSUPP = 524                          # the kernel's own
+
 
 class Loaded:
     """What load() has put into the kernel.  close(), or leaving the with block, takes it out.
@@ -3857,17 +3835,13 @@ class Loaded:
     links     {name of struct_ops or program: descriptor}, after attach()
     """
 
-    def __init__(self, name, btf):
-        self.name = name
-        self.maps = {}
-        self.programs = {}
+    def __init__(self, obj):
+        self.name, self._obj, self._btf = obj.name, obj, obj.btf
+        self.maps, self.programs, self.links = {}, {}, {}
         self.points = {}                # {name of a program: its section; of a struct_ops: value}
-        self.links = {}
-        self.globals = Globals(btf)
-        self._btf = btf
+        self.globals = Globals(obj.btf)
         self._btf_fd = -1
-        self._memory = []
-        self._arenas = []               # (address, size) of those mapped
+        self._memory, self._arenas = [], []     # arenas: (address, size) of those mapped
 
     def __enter__(self):
         return self
@@ -3875,11 +3849,14 @@ class Loaded:
     def __exit__(self, *_):
         self.close()
 
+    def refused(self, why, *args, number=errno.ENOEXEC):
+        return object_damaged(self.name, why, *args, doing="loading", number=number)
+
     def add_map(self, made):
         """Take a map just created.  All maps share one set of names, or one would be lost."""
         if made.name in self.maps:
             os.close(made.fd)
-            raise object_damaged(self.name, "it has two maps %s", made.name, doing="loading")
+            raise self.refused("it has two maps %s", made.name)
         self.maps[made.name] = made
         return made
 
@@ -3892,6 +3869,41 @@ class Loaded:
         self._memory.append(memory)
         return memory
 
+    def load_btf(self):
+        """Tell the kernel the types.  If it refuses them the rest is tried without, for few objects
+        need them: returns what to say if that fails too."""
+        data = self._obj.btf_load
+        at, buffer = _address(data)
+
+        def attempt(log_at=0, size=0):
+            return bpf(BPF_BTF_LOAD, struct.pack("=QQIIII", at, log_at, len(data), size, size > 0,
+                                                 0), "loading the types of BPF object", self.name)
+        try:
+            self._btf_fd = _with_memory(attempt)
+        except Error as why:
+            if why.errno == errno.EPERM:
+                raise
+            return _with_log(why, _log_of(attempt), None)
+        finally:
+            del buffer
+
+    def load_maps(self, constants, pins):
+        for spec in map(_fitted, self._obj.maps.values()):
+            if spec.pinning and (pins is None or spec.pinning > 1):
+                raise self.refused("map %s is to be pinned, and no folder for that is given",
+                                   spec.name, number=errno.ENOTSUP)
+            made = self.add_map(
+                _open_pinned(spec, self._btf_fd, self.name, pins) if spec.pinning
+                else _create_map(spec, self._btf_fd, self.name))
+            if spec.type == MAP_ARENA:
+                section, memory = self._obj.data.get(ARENA_DATA), self.map_arena(made, spec.extra)
+                if section:
+                    memory[:len(section.data)] = section.data
+                    self.globals.add(memory, section.variables)
+        for section in self._obj.data.values():
+            if section.name != ARENA_DATA:
+                self.load_data(section, constants)
+
     def map_arena(self, arena, address):
         """Map an arena, which its programs need, where it wants to be; its bytes."""
         libc().mmap.restype = ctypes.c_void_p
@@ -3903,6 +3915,110 @@ class Loaded:
             raise failure(ctypes.get_errno(), "mapping arena", arena.what)
         self._arenas.append((at, size))
         return memoryview((ctypes.c_char * size).from_address(at)).cast("B")
+
+    def load_data(self, section, constants):
+        """A data section is an array with one element, mapped here if it can change."""
+        prefix = os.path.basename(self.name).split(".")[0][:7]
+        spec = MapSpec(section.name, 0, MAP_ARRAY, 4, section.size, 1, section.flags, 0,
+                       section.type, 0, 0, 0, None, {})
+        made = self.add_map(_create_map(spec, self._btf_fd, self.name, prefix))
+        memory, is_constant = None, section.flags & BPF_F_RDONLY_PROG
+        if section.flags & BPF_F_MMAPABLE and not is_constant:
+            try:
+                memory = self.memory(made)
+            except OSError as why:
+                if why.errno != ENOTSUPP:
+                    raise failure(why.errno, "mapping BPF map", made.what)
+        whole = bytearray(section.size) if memory is None else memory
+        whole[:len(section.data)] = section.data
+        self.globals.add(whole, section.variables)
+        if section.name == KCONFIG:
+            constants = self.configuration(section)
+        for variable in section.variables:
+            if variable.name in constants:
+                self.globals[variable.name] = constants[variable.name]
+        if memory is None:              # constants, or what the kernel looks after
+            made.update(0, whole)
+            self.globals.add(bytes(whole) if is_constant else made, section.variables)
+        if is_constant:
+            bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freezing BPF map", made.what)
+
+    def configuration(self, section):
+        """{name: value} of the variables of .kconfig."""
+        known, found = _configuration(), {}
+        for variable in section.variables:
+            text, kind = known.get(variable.name), self._btf.skip(variable.type)
+            is_bool = kind.kind == BTF_INT and kind.items[0] & 4
+            if text is None and variable.linkage == WEAK:
+                continue
+            try:
+                if text[:1] == '"' and kind.kind == BTF_ARRAY:
+                    found[variable.name] = text[1:-1].encode()[:variable.size - 1]
+                elif kind.kind in BTF_ENUMS or is_bool:
+                    found[variable.name] = ("ny" if is_bool else TRISTATE).index(text)
+                else:
+                    value = ord(text) if text in TRISTATE else int(text, 0)
+                    value.to_bytes(variable.size, sys.byteorder, signed=value < 0)
+                    found[variable.name] = value
+            except (ValueError, TypeError, OverflowError):
+                raise self.refused("variable %s: this kernel's configuration has %s", variable.name,
+                                   text + ", which does not fit" if text else "none of that name",
+                                   number=errno.ENOENT)
+        return found
+
+    def fill_map(self, spec):
+        """Put in what an object says is in a map: maps, or programs."""
+        for index, name in spec.values.items():
+            fd = self.maps[name].fd if name in self.maps else self.programs.get(name, -1)
+            if fd < 0:
+                raise self.refused("map %s holds %s, which is not loaded", spec.name, name)
+            self.maps[spec.name].update(index, fd)
+
+    def load_struct_ops(self, ops):
+        """Always with a link, whatever the object's section says: without one it would stay."""
+        if _kernel_release() < (6, 4):
+            raise failure(errno.ENOTSUP, "creating struct_ops", "%s of %s" % (ops.name, self.name),
+                          "struct_ops that go with the process need Linux 6.4")
+        value = bytearray(ops.value)
+        for offset, name in ops.functions.items():
+            struct.pack_into("=Q", value, offset, self.programs[name])
+        spec = MapSpec(ops.name, 0, MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK, 0, 0, 0, 0, 0,
+                       None, {})
+        self.add_map(_create_map(spec, self._btf_fd, self.name, ops_type=ops.value_type))
+        self.points[ops.name] = bytes(value)
+
+    def load_program(self, program, target):
+        """Give a program to the verifier; on refusal once more, for its log."""
+        insns = bytearray(program.insns)
+        for index, name, offset in program.fixups:
+            # A 64-bit load becomes that of a map, or of an address in the value of one.
+            opcode, registers, off, _ = INSN.unpack_from(insns, 8 * index)
+            source = BPF_PSEUDO_MAP_FD if offset is None else BPF_PSEUDO_MAP_VALUE
+            INSN.pack_into(insns, 8 * index, opcode, registers & 15 | source << 4, off,
+                           self.maps[name].fd)
+            INSN.pack_into(insns, 8 * index + 8, 0, 0, 0, _signed(offset or 0, 32))
+        is_typed = self._btf_fd >= 0 and program.func_info
+        funcs, lines = (program.func_info, program.line_info) if is_typed else (b"", b"")
+        places, buffers = zip(*map(_address, (insns, self._obj.license + b"\0", funcs, lines)))
+
+        def attempt(log_at=0, size=0):
+            return bpf(BPF_PROG_LOAD, struct.pack(
+                "=IIQQIIQII16sIIIIQIIQIII", program.kind, len(insns) // 8, places[0], places[1],
+                size > 0, size, log_at, 0, program.flags, _short_name(program.name), 0,
+                program.attach_type, self._btf_fd if funcs else 0, 8 if funcs else 0,
+                places[2] if funcs else 0, len(funcs) // 8, 16 if lines else 0,
+                places[3] if lines else 0, len(lines) // 16, program.attach_btf_id,
+                target if program.kind == PROG_EXT else 0),
+                "loading BPF program", "%s of %s" % (program.name, self.name))
+        try:
+            self.programs[program.name] = _with_memory(attempt)
+        except Error as why:
+            raise _with_log(why, _log_of(attempt), program) from None
+        finally:
+            del buffers
+        kind, _, point = program.section.partition("/")
+        if point and (kind in KPROBES or program.kind in ATTACHED_BY_SECTION):
+            self.points[program.name] = program.section
 
     def attach(self, *names):
         """Register struct_ops and run programs at their raw tracepoints, kprobes, functions and
@@ -3936,11 +4052,10 @@ class Loaded:
         fd = self.programs[program]
         if kind in KPROBES:
             return open_kprobe(point, fd)
-        what = "%s of %s" % (program, self.name)
         at, buffer = _address(point.encode() + b"\0")
         named = SECTIONS[kind][0] in (PROG_RAW_TRACEPOINT, PROG_RAW_TRACEPOINT_WRITABLE)
         link = bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", at if named else 0, fd),
-                   "running BPF program %s at" % printable(what), self.points[program])
+                   "running BPF program %s of %s at" % (program, self.name), self.points[program])
         del buffer
         return link
 
@@ -3958,16 +4073,13 @@ class Loaded:
         while self._arenas:
             at, size = self._arenas.pop()
             libc().munmap(ctypes.c_void_p(at), ctypes.c_size_t(size))
-        for fd in self.programs.values():
+        for fd in list(self.programs.values()) + [found.fd for found in self.maps.values()] + (
+                [self._btf_fd] if self._btf_fd >= 0 else []):
             os.close(fd)
-        for found in self.maps.values():
-            os.close(found.fd)
-        if self._btf_fd >= 0:
-            os.close(self._btf_fd)
         self.programs, self.maps, self._btf_fd = {}, {}, -1
 
 
-# How the programs of an object are attached by their sections: see Loaded.attach().
+# Which programs are attached by their sections: see Loaded.attach().
 KPROBES = ("kprobe",)
 ATTACHED_BY_SECTION = (PROG_RAW_TRACEPOINT, PROG_RAW_TRACEPOINT_WRITABLE, PROG_TRACING, PROG_EXT,
                        PROG_LSM)
@@ -3987,20 +4099,17 @@ def load(obj, kernel=None, ops_names=None, constants=None, pins=None, target=Non
         kernel = kernel_btf()
     obj = with_addresses(obj)
     image = relocate(obj, kernel, ops_names, None if target is None else program_btf(target))
-    loaded = Loaded(obj.name, obj.btf)
+    loaded = Loaded(obj)
     with OnFailure(loaded.close):
-        refusal = _load_btf(loaded, obj)
+        refusal = loaded.load_btf()
         try:
-            _load_maps(loaded, obj, constants or {}, pins)
+            loaded.load_maps(constants or {}, pins)
             for program in image.programs:
-                loaded.programs[program.name] = _load_program(loaded, obj, program, target)
-                kind, _, point = program.section.partition("/")
-                if point and (kind in KPROBES or program.kind in ATTACHED_BY_SECTION):
-                    loaded.points[program.name] = program.section
+                loaded.load_program(program, target)
             for spec in obj.maps.values():
-                _fill_map(loaded, spec)
+                loaded.fill_map(spec)
             for ops in image.struct_ops:
-                _load_struct_ops(loaded, ops)
+                loaded.load_struct_ops(ops)
         except Error as why:
             if refusal is None:
                 raise
@@ -4021,136 +4130,6 @@ def with_addresses(obj):
         found[name] = address
     return obj._replace(externs={
         name: extern._replace(address=found.get(name)) for name, extern in obj.externs.items()})
-
-
-def _load_btf(loaded, obj):
-    """Tell the kernel the types.  If it refuses them the rest is tried without, for few objects
-    need them: returns what to say if that fails too."""
-    at, buffer = _address(obj.btf_load)
-
-    def attempt(log_at=0, size=0):
-        return bpf(BPF_BTF_LOAD, struct.pack("=QQIIII", at, log_at, len(obj.btf_load), size,
-                                             1 if size else 0, 0),
-                   "loading the types of BPF object", obj.name)
-    try:
-        loaded._btf_fd = _with_memory(attempt)
-    except Error as why:
-        if why.errno == errno.EPERM:
-            raise
-        return _with_log(why, _log_of(attempt), None)
-    finally:
-        del buffer
-
-
-def _load_maps(loaded, obj, constants, pins):
-    prefix = os.path.basename(obj.name).split(".")[0][:7]
-    for spec in map(_fitted, obj.maps.values()):
-        if not spec.pinning:
-            made = _create_map(spec, loaded._btf_fd, obj.name)
-        elif pins is None or spec.pinning > 1:
-            raise failure(errno.ENOTSUP, "creating BPF map", "%s of %s" % (spec.name, obj.name),
-                          "it is to be pinned, and no folder is given")
-        else:
-            made = _open_pinned(spec, loaded._btf_fd, obj.name, pins)
-        loaded.add_map(made)
-        if spec.type == MAP_ARENA:
-            memory = loaded.map_arena(made, spec.extra)
-            section = obj.data.get(ARENA_DATA)
-            if section:
-                memory[:len(section.data)] = section.data
-                loaded.globals.add(memory, section.variables)
-    for section in obj.data.values():
-        if section.name != ARENA_DATA:
-            _load_data(loaded, obj, section, prefix, constants)
-
-
-def _fill_map(loaded, spec):
-    """Put in what an object says is in a map: maps, or programs."""
-    for index, name in spec.values.items():
-        fd = loaded.maps[name].fd if name in loaded.maps else loaded.programs.get(name, -1)
-        if fd < 0:
-            raise object_damaged(loaded.name, "map %s holds %s, which is not loaded", spec.name,
-                                 name, doing="loading")
-        loaded.maps[spec.name].update(index, fd)
-
-
-def _load_data(loaded, obj, section, prefix, constants):
-    """A data section is an array with one element, mapped into this process if it can change."""
-    spec = MapSpec(section.name, 0, MAP_ARRAY, 4, section.size, 1, section.flags, 0, section.type,
-                   0, 0, 0, None, {})
-    made = loaded.add_map(_create_map(spec, loaded._btf_fd, obj.name, prefix))
-    memory, is_constant = made, section.flags & BPF_F_RDONLY_PROG
-    if section.flags & BPF_F_MMAPABLE and not is_constant:
-        try:
-            memory = loaded.memory(made)
-        except OSError as why:
-            if why.errno != ENOTSUPP:
-                raise failure(why.errno, "mapping BPF map", made.what)
-    data = _kconfig(obj, section) if section.name == KCONFIG else section.data
-    whole = bytearray(section.size) if memory is made else memory
-    whole[:len(data)] = data
-    loaded.globals.add(whole, section.variables)
-    for variable in section.variables:
-        if variable.name in constants:
-            loaded.globals[variable.name] = constants[variable.name]
-    if memory is made:                  # constants, or what the kernel looks after
-        made.update(0, whole)
-        loaded.globals.add(bytes(whole) if is_constant else made, section.variables)
-    if is_constant:
-        bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freezing BPF map", made.what)
-
-
-def _load_struct_ops(loaded, ops):
-    """Always with a link, whatever the object's section says: without one it would stay."""
-    if _kernel_release() < (6, 4):
-        raise failure(errno.ENOTSUP, "creating struct_ops", ops.name,
-                      "struct_ops that go with the process need Linux 6.4")
-    value = bytearray(ops.value)
-    for offset, name in ops.functions.items():
-        struct.pack_into("=Q", value, offset, loaded.programs[name])
-    spec = MapSpec(ops.name, 0, MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK, 0, 0, 0, 0, 0, None,
-                   {})
-    loaded.add_map(_create_map(spec, loaded._btf_fd, loaded.name, ops_type=ops.value_type))
-    loaded.points[ops.name] = bytes(value)
-
-
-def _load_program(loaded, obj, program, target):
-    """Give a program to the verifier; on refusal once more, for its log."""
-    insns = bytearray(program.insns)
-    for index, name, offset in program.fixups:
-        _point_to_map(insns, index, loaded.maps[name].fd, offset)
-    insns_at, insns_buffer = _address(insns)
-    license_at, license_buffer = _address(obj.license + b"\0")
-    funcs_at, funcs_buffer = _address(program.func_info)
-    lines_at, lines_buffer = _address(program.line_info)
-    funcs, lines = len(program.func_info) // 8, len(program.line_info) // 16
-    if loaded._btf_fd < 0:
-        funcs = lines = 0
-    what = "%s of %s" % (program.name, obj.name)
-
-    def attempt(log_at=0, size=0):
-        return bpf(BPF_PROG_LOAD, struct.pack(
-            "=IIQQIIQII16sIIIIQIIQIII", program.kind, len(insns) // 8, insns_at, license_at,
-            1 if size else 0, size, log_at, 0, program.flags, _short_name(program.name), 0,
-            program.attach_type, loaded._btf_fd if funcs else 0,
-            8 if funcs else 0, funcs_at if funcs else 0, funcs,
-            16 if lines else 0, lines_at if lines else 0, lines, program.attach_btf_id,
-            target if program.kind == PROG_EXT else 0),
-            "loading BPF program", what)
-    try:
-        return _with_memory(attempt)
-    except Error as why:
-        raise _with_log(why, _log_of(attempt), program) from None
-    finally:
-        del insns_buffer, license_buffer, funcs_buffer, lines_buffer
-
-
-def _point_to_map(insns, index, fd, offset):
-    """Make a 64-bit load that of a map, or of an address in the value of one."""
-    opcode, registers, off, _ = INSN.unpack_from(insns, 8 * index)
-    source = BPF_PSEUDO_MAP_FD if offset is None else BPF_PSEUDO_MAP_VALUE
-    INSN.pack_into(insns, 8 * index, opcode, registers & 15 | source << 4, off, fd)
-    INSN.pack_into(insns, 8 * index + 8, 0, 0, 0, _signed(offset or 0, 32))
 
 
 def _log_of(attempt):
