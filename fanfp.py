@@ -8140,22 +8140,17 @@ class Trace(Source):
         # What is not plain is judged: the plain case, nine in ten, takes no call.
         intricate, wanted = INTRICATE if self.recursive else -1, self.mask
         encoding, errors = _FS_ENCODING, _FS_ERRORS
-        last_slot = last_path = shown = None
         for record, when, its_moment in self.traced.read(moment):
             count += 1
             _, mask, doer, slot, path, old_slot, _, _, _ = record
             if not mask & intricate and path and old_slot is None:
-                if path is not last_path or slot != last_slot:
-                    root = root_of(slot)
-                    shown = root and root.prefix + path.decode(encoding, errors)
-                    last_slot, last_path = slot, path
-                bits = mask & wanted
-                if bits and shown:
-                    put(make(kind, (shown, bits, doer[0], when, None, its_moment)))
+                root, bits = root_of(slot), mask & wanted
+                if bits and root:
+                    put(make(kind, (root.prefix + path.decode(encoding, errors), bits, doer[0],
+                                    when, None, its_moment)))
                 else:
                     dropped += 1
                 continue
-            last_path = None                    # what roots are called may change
             before, self.now, self.moment = len(out), when, its_moment
             self.judge(record)
             dropped += before == len(out)
