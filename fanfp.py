@@ -12333,6 +12333,7 @@ class Runner(Part):
         self.waiting = collections.deque()      # what a command is to be run for
         self.last = float("-inf")               # time.monotonic() of the last change
         self.child, self.shown = None, ""       # the one that runs, and what to call it
+        self.ended_at = float("inf")            # when the last one ended, while none runs
         self.is_over = False            # it has ended by itself, though it is to go on
         self.told = self.kill_at = None         # the signal that told it to end, and when to kill
         self.null = open_null(os.O_RDONLY)
@@ -12354,8 +12355,7 @@ class Runner(Part):
         if self.child is not None and self.has_ended():
             if self.told and not self.is_over and self.says_all:
                 self.tell_end(self.child.returncode)
-            self.child = None
-            self.has_left()
+            self.child, self.ended_at = None, time.monotonic()
         number = self.told or self.signals.number
         if self.child is not None and number is not None:
             self.tell_to_end(number)
@@ -12365,9 +12365,6 @@ class Runner(Part):
                 self.start(self.waiting.popleft())
             elif self.restarts:
                 self.tell_to_end(signal.SIGTERM)
-
-    def has_left(self):
-        """A command has ended, and nothing is left of it."""
 
     def start(self, event):
         """Run the command for an event."""
@@ -12383,7 +12380,7 @@ class Runner(Part):
         """Run a command for something, with values for its environment; where that can't be, say
         so."""
         self.shown = shorten(printable(words[0])) + what
-        self.told, self.kill_at, self.is_over = None, None, False
+        self.told, self.kill_at, self.is_over, self.ended_at = None, None, False, float("inf")
         variables = {"FANFP_" + name.upper(): text_of(value) for name, value in values.items()}
         try:
             self.child = self.subprocess.Popen(words, env=dict(os.environ, **variables),
@@ -12476,16 +12473,13 @@ class BatchRunner(Runner):
         self.last = time.monotonic()
         if not self.waiting:
             self.waiting.append({})
-            self.suspect = self.last < self.suspect_until
+            self.suspect = self.last < min(self.suspect_until, self.ended_at + SUSPECT_AFTER)
         for event in events:
             paths = [path for path in (event.path, event.old_path) if path is not None]
             for path in paths or event.moment.roots:    # anything, where events were lost
                 if path not in self.waiting[0]:
                     self.waiting[0][path] = event.moment.root_of(path, False), event.is_dir
         self.advance()
-
-    def has_left(self):
-        self.suspect_until = min(self.suspect_until, time.monotonic() + SUSPECT_AFTER)
 
     def start(self, batch):
         self.note_loop(batch)
@@ -12679,6 +12673,10 @@ class Tally(Part):
             return ""
         return path.rpartition("/")[0] or path[:path.startswith("/")]
 
+    def sums(self):
+        """(the time of day, events in all, events of the last span)."""
+        return time.strftime("%H:%M:%S"), sum(self.total.values()), sum(self.last.values())
+
     def left(self):
         """Seconds until the span is to end."""
         return max(0.0, self.at + 1 - time.monotonic())
@@ -12816,9 +12814,8 @@ class Top(Part):
         parts = [", ".join("%s %.0f" % (" ".join(row[0].split()), row[2] * self.tally.span)
                            for row in rows[:3] if row[2])
                  for _, rows in tables(self.tally, "", "rate", 40)]
-        self.output.write("; ".join(filter(None, ["%s %d events, %d of them new" % (
-            time.strftime("%H:%M:%S"), sum(self.tally.total.values()),
-            sum(self.tally.last.values()))] + parts)) + "\n")
+        self.output.write("; ".join(filter(None, ["%s %d events, %d of them new"
+                                                  % self.tally.sums()] + parts)) + "\n")
 
 
 KEYS = {b"\x1b[A": "up", b"k": "up", b"\x1b[B": "down", b"j": "down", b"\x1b[C": "in", b"l": "in",
@@ -12940,10 +12937,9 @@ class Screen(Top):
         self.focus = self.focus or self.top()
         found = tables(self.tally, self.focus, self.order, max(0, rows - 6))
         self.choices = [row[-1] for row in found[0][1]] or [self.focus]
+        now, total, last = self.tally.sums()
         title = "%s  %d events, %.1f a second  by %s%s  " % (
-            time.strftime("%H:%M:%S"), sum(self.tally.total.values()),
-            sum(self.tally.last.values()) / self.tally.span, self.order,
-            ", paused" if self.is_paused else "")
+            now, total, last / self.tally.span, self.order, ", paused" if self.is_paused else "")
         lines = [(title + shorten(printable(self.focus), columns - len(title)))[:columns]]
         for heading, table in found:
             texts = [shorten(text, columns) for text in table_lines(heading, table)]
@@ -13492,17 +13488,18 @@ def posix_search(pattern, caseless, option):
 
 
 def tool_search(given):
-    """(the search of --include or --exclude, whether what it finds is wanted)."""
+    """Whether --include or --exclude wants a path, a function of it."""
     used = [option for option in ("exclude", "excludei", "include", "includei")
             if option in given.given]
     if not used:
-        return lambda _: True, True
+        return lambda _: True
     option = used[0][:7]
     if len(used) > 1:
         raise mistake("--%s and --%si cannot both be specified." % (option, option)
                       if used[1][:7] == option else
                       "include and exclude regexp cannot both be specified.")
-    return posix_search(getattr(given, used[0]), used[0] != option, option), option == "include"
+    search = posix_search(getattr(given, used[0]), used[0] != option, option)
+    return search if option == "include" else lambda path: not search(path)
 
 
 def tool_names(mask, separator=","):
@@ -13558,7 +13555,7 @@ class Tool(Manner):
             raise mistake("'%s' is not a valid timeout value.\nPlease specify a long int value."
                           % printable(given.timeout))
         self.lines = tool_format(given) if self.waits else None
-        self.search, self.keeps = tool_search(given)
+        self.search = tool_search(given)
         self.roots, self.left_out = tool_paths(given)
         self.goes_on = not self.waits or given.monitor or given.daemon
         if self.waits and (given.syslog or given.daemon):
@@ -13627,7 +13624,7 @@ class Tool(Manner):
     def is_wanted(self, line):
         """Whether neither a regular expression nor an @path leaves a Line out."""
         path = line.directory + line.name
-        return self.search(path) == self.keeps and not any(
+        return self.search(path) and not any(
             below(path, top) is not None and path != top
             and not any(below(path, root) is not None and below(root, top) is not None
                         for root in self.roots) for top in self.left_out)

@@ -22,6 +22,7 @@ import errno
 import faulthandler
 import fcntl
 import functools
+import getopt
 import glob
 import io
 import itertools
@@ -2082,6 +2083,29 @@ class CommandLine(Command):
             with self.subTest(words):
                 self.assert_fails("reading the command line: ", self.tree, *words)
                 self.assert_fails("; see --help", *words)
+
+    def test_options_are_read_as_by_getopt(self):
+        """Random command lines: joined, abbreviated, with arguments of each kind, after --."""
+        letters = "".join(row[0] + ":" * bool(row[2]) for row in fanfp.OPTIONS)
+        names = [row[1] + "=" * bool(row[2]) for row in fanfp.OPTIONS]
+        letter_of = {"-" + row[0]: "--" + row[1] for row in fanfp.OPTIONS if row[0]}
+        parts = ["-", "--", "=", "x", "q", "m", "e", "-t", "5", "inc", "include", "includei", "js",
+                 "json", "event", "no-", "who", "w", "é", ""]
+        choose, wrong = random.Random(7), 0
+        for _ in range(20000):
+            words = ["".join(choose.choices(parts, k=choose.randrange(4)))
+                     for _ in range(choose.randrange(5))]
+            try:
+                pairs, rest = getopt.gnu_getopt(words, letters, names)
+                expected = [(letter_of.get(flag, flag)[2:], value) for flag, value in pairs], rest
+            except getopt.GetoptError:
+                expected, wrong = None, wrong + 1
+            try:
+                found = fanfp.read_options(words, fanfp.OPTIONS)
+            except ValueError:
+                found = None
+            self.assertEqual(found, expected, words)
+        self.assertGreater(wrong, 1000)
 
     def test_empty_name(self):
         for words in (["", "--wait"], [""]):
