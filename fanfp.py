@@ -1940,8 +1940,9 @@ def unescape_octal(path):
 #
 # An Object or an Image never changes after it was made.  Whatever is wrong with an object is an
 # Error(ENOEXEC) that names it; whatever the kernel refuses is an Error with the kernel's errno.
-# Nothing is ever pinned, so the kernel drops everything with the last descriptor: the end of the
-# process, however it comes, is the end of all that was loaded.
+# Memory and work are bounded by the size of the object, whatever it says.  Nothing is pinned but
+# what load() was given a folder for, so the kernel drops the rest with the last descriptor: the
+# end of the process, however it comes, is the end of all that was loaded.
 
 # --- BTF: the types of an object or a kernel ---
 
@@ -2219,11 +2220,11 @@ def kernel_btf(path="/sys/kernel/btf/vmlinux"):
 SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
 SHF_EXECINSTR = 4
 SHN_COMMON = 0xfff2
-STT_OBJECT, STT_FUNC, STT_SECTION = 1, 2, 3
+STT_OBJECT, STT_FUNC = 1, 2
 STB_LOCAL, STB_WEAK = 0, 2
 STV_HIDDEN = 1, 2                       # internal, hidden
 EM_BPF, ET_REL = 247, 1
-R_BPF_64_64, R_BPF_64_ABS64, R_BPF_64_32 = 1, 2, 10
+R_BPF_64_64, R_BPF_64_32 = 1, 10
 
 # Instructions: opcode, registers (source << 4 | destination), 16-bit offset, 32-bit immediate.
 INSN = struct.Struct("=BBhi")
@@ -3189,7 +3190,7 @@ Program = collections.namedtuple(
     "poison")
 # A struct_ops map's value as the kernel lays it out; functions: {offset in value: program}.
 StructOpsValue = collections.namedtuple("StructOpsValue", "name type value_type value functions")
-Image = collections.namedtuple("Image", "object programs struct_ops")
+Image = collections.namedtuple("Image", "programs struct_ops")
 
 MAX_SUBPROGRAMS = 256
 MAX_CODE = 1 << 26
@@ -3199,8 +3200,8 @@ BPF_F_XDP_HAS_FRAGS = 1 << 5
 # What the names of sections say: the type of the program stands before them, and after = that of
 # its attachment.  .s means that it may sleep.  With some types a slash follows, and a name for
 # those who attach.
-(PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_RAW_TRACEPOINT_WRITABLE, PROG_TRACING,
- PROG_STRUCT_OPS, PROG_EXT, PROG_LSM) = NAMED_PROGRAMS = 2, 5, 17, 24, 26, 27, 28, 29
+(PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TP, PROG_RAW_TP_WRITABLE, PROG_TRACING, PROG_STRUCT_OPS,
+ PROG_EXT, PROG_LSM) = NAMED_PROGRAMS = 2, 5, 17, 24, 26, 27, 28, 29
 _SECTIONS = """
 1 socket 2 kprobe kretprobe ksyscall kretsyscall uprobe uprobe.s uretprobe uretprobe.s usdt usdt.s
 kprobe.multi=42 kretprobe.multi=42 uprobe.multi=48 uprobe.multi.s=48 uretprobe.multi=48
@@ -3488,7 +3489,7 @@ def relocate(obj, kernel, ops_names=None, target=None):
                 total += len(programs[-1].insns)
                 if total > MAX_CODE:
                     raise _refusal(obj, function, "all programs together are too long")
-    return Image(obj, programs, struct_ops)
+    return Image(programs, struct_ops)
 
 
 def needs_kernel(obj):
@@ -3591,14 +3592,9 @@ class Map:
     __slots__ = ("name", "type", "fd", "key_size", "value_size", "max_entries", "what")
 
     def __init__(self, name, kind, fd, sizes, of):
-        self.name = name
-        self.type = kind
-        self.fd = fd
+        self.name, self.type, self.fd = name, kind, fd
         self.key_size, self.value_size, self.max_entries = sizes
         self.what = "%s of %s" % (name, of)
-
-    def fileno(self):
-        return self.fd
 
     def update(self, key, value, flags=0):
         """Set the value of a key; flags as of bpf(2): 1 only a new one, 2 only an old one."""
@@ -3607,23 +3603,11 @@ class Map:
 
     def lookup(self, key):
         """The value of a key, or None if it has none."""
-        try:
-            return self._element(BPF_MAP_LOOKUP_ELEM, "looking up in BPF map", key,
-                                 bytes(self._room()))
-        except Error as why:
-            if why.errno == errno.ENOENT:
-                return None
-            raise
+        return self._element(BPF_MAP_LOOKUP_ELEM, "looking up in BPF map", key, bytes(self._room()))
 
     def delete(self, key):
         """Take a key out; False if it was not there."""
-        try:
-            self._element(BPF_MAP_DELETE_ELEM, "deleting from BPF map", key, b"")
-        except Error as why:
-            if why.errno == errno.ENOENT:
-                return False
-            raise
-        return True
+        return self._element(BPF_MAP_DELETE_ELEM, "deleting from BPF map", key, b"") is not None
 
     def _room(self):
         return (self.value_size + 7 & ~7) * _possible_cpus() if self.type in PER_CPU_MAPS \
@@ -3639,13 +3623,20 @@ class Map:
         return value.ljust(size, b"\0")
 
     def _element(self, command, doing, key, value, flags=0):
-        """One call on an element; what is in the buffer for the value afterwards."""
+        """One call on an element; the value looked up, or None if there is no such element."""
         key_at, key_buffer = (0, None) if key is None else _address(
             self._bytes(key, self.key_size))
         value_at, value_buffer = _address(value) if value else (0, None)
-        bpf(command, struct.pack("=IIQQQ", self.fd, 0, key_at, value_at, flags), doing, self.what)
-        del key_buffer
-        return value_buffer.raw[:len(value)] if value else b""
+        try:
+            bpf(command, struct.pack("=IIQQQ", self.fd, 0, key_at, value_at, flags), doing,
+                self.what)
+        except Error as why:
+            if why.errno == errno.ENOENT and command != BPF_MAP_UPDATE_ELEM:
+                return None
+            raise
+        finally:
+            del key_buffer
+        return value_buffer.raw if value and command == BPF_MAP_LOOKUP_ELEM else b""
 
 
 def _possible_cpus():
@@ -3743,23 +3734,17 @@ class Globals:
     def __contains__(self, name):
         return name in self._places
 
-    def __iter__(self):
-        return iter(self._places)
-
     def _find(self, name):
         """(memory, Variable, format of struct for an int or None, number of items or None)."""
         memory, variable = self._places[name]
-        kind = self._btf.skip(variable.type)
-        count = None
+        kind, count, letter = self._btf.skip(variable.type), None, None
         if kind.kind == BTF_ARRAY:
-            count = kind.items[2]
-            kind = self._btf.skip(kind.items[0])
-        letter = None
+            kind, count = self._btf.skip(kind.items[0]), kind.items[2]
         if kind.kind == BTF_INT or kind.kind in BTF_ENUMS:
-            letter = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(kind.size)
             signed = kind.items[0] & 1 if kind.kind == BTF_INT else kind.flag
-            letter = letter.lower() if letter and signed else letter
-            if letter in ("b", "B") and count is not None and kind.name == "char":
+            letter = {1: "bB", 2: "hH", 4: "iI", 8: "qQ"}.get(kind.size)
+            letter = letter and letter[not signed]
+            if kind.size == 1 and count is not None and kind.name == "char":
                 letter = "s"
         return memory, variable, letter, count
 
@@ -3928,7 +3913,7 @@ class Loaded:
                 memory = self.memory(made)
             except OSError as why:
                 if why.errno != ENOTSUPP:
-                    raise failure(why.errno, "mapping BPF map", made.what)
+                    raise
         whole = bytearray(section.size) if memory is None else memory
         whole[:len(section.data)] = section.data
         self.globals.add(whole, section.variables)
@@ -4053,7 +4038,7 @@ class Loaded:
         if kind in KPROBES:
             return open_kprobe(point, fd)
         at, buffer = _address(point.encode() + b"\0")
-        named = SECTIONS[kind][0] in (PROG_RAW_TRACEPOINT, PROG_RAW_TRACEPOINT_WRITABLE)
+        named = SECTIONS[kind][0] in (PROG_RAW_TP, PROG_RAW_TP_WRITABLE)
         link = bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", at if named else 0, fd),
                    "running BPF program %s of %s at" % (program, self.name), self.points[program])
         del buffer
@@ -4081,8 +4066,7 @@ class Loaded:
 
 # Which programs are attached by their sections: see Loaded.attach().
 KPROBES = ("kprobe",)
-ATTACHED_BY_SECTION = (PROG_RAW_TRACEPOINT, PROG_RAW_TRACEPOINT_WRITABLE, PROG_TRACING, PROG_EXT,
-                       PROG_LSM)
+ATTACHED_BY_SECTION = PROG_RAW_TP, PROG_RAW_TP_WRITABLE, PROG_TRACING, PROG_EXT, PROG_LSM
 MAX_ADDRESSES = 64      # typeless symbols: each is looked for in the whole of /proc/kallsyms
 
 
@@ -4114,6 +4098,8 @@ def load(obj, kernel=None, ops_names=None, constants=None, pins=None, target=Non
             if refusal is None:
                 raise
             raise Error(why.errno, "%s; and %s" % (why, refusal), why.detail) from None
+        except OSError as why:          # mmap(2), /sys
+            raise failure(why.errno, "loading BPF object", obj.name)
     return loaded
 
 
@@ -4189,15 +4175,17 @@ def perf_event_number():
 def open_kprobe(function, program):
     """Run a program at the entry of a kernel function until the descriptor is closed.
     perf_event_open(2)."""
-    number = perf_event_number()
-    with open(KPROBE_TYPE) as file:
-        kind = int(file.read())
+    number, doing = perf_event_number(), "running a program at kernel function"
+    try:
+        with open(KPROBE_TYPE) as file:
+            kind = int(file.read())
+    except OSError as why:
+        raise failure(why.errno, doing, function, "this kernel has no kprobes, or no /sys is here")
     at, buffer = _address(function.encode() + b"\0")
     attributes = struct.pack("=IIQQQQQIIQQ", kind, 72, 0, 0, 0, 0, 0, 0, 0, at, 0)
     fd = libc().syscall(ctypes.c_long(number), attributes, ctypes.c_long(-1), ctypes.c_long(0),
                         ctypes.c_long(-1), ctypes.c_long(PERF_FLAG_FD_CLOEXEC))
     del buffer
-    doing = "running a program at kernel function"
     if fd < 0:
         number = ctypes.get_errno()
         raise failure(number, doing, function, {
@@ -4208,11 +4196,10 @@ def open_kprobe(function, program):
             errno.EINVAL: "this kernel lets nothing run there"})
     enable, set_program = \
         PERF_IOCTLS_POWERPC if os.uname().machine.startswith("ppc") else PERF_IOCTLS
-    for command, argument in ((set_program, program), (enable, 0)):
-        if call("ioctl", fd, command, argument) < 0:
-            number = ctypes.get_errno()
-            os.close(fd)
-            raise failure(number, doing, function)
+    with OnFailure(os.close, fd):
+        for command, argument in ((set_program, program), (enable, 0)):
+            if call("ioctl", fd, command, argument) < 0:
+                raise failure(ctypes.get_errno(), doing, function)
     return fd
 
 
