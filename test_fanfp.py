@@ -12292,7 +12292,8 @@ class Source(unittest.TestCase):
         made = [node.name for node in top if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         for node in top:
             for target in node.targets if isinstance(node, ast.Assign) else ():
-                made += [each.id for each in ast.walk(target) if isinstance(each, ast.Name)]
+                made += [each.id for each in ast.walk(target)
+                         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
         self.assertEqual([name for name, count in collections.Counter(made).items() if count > 1],
                          [])
 
