@@ -13029,8 +13029,8 @@ def watch_arguments(options):
             "process": options.exec is not None, "ignore": options.ignore,
             "object": options.object, "ring": options.ring,
             "recursive": not options.no_recursive, "mounts": not options.one_file_system,
-            "devices": options.devices, "dereference": not options.no_dereference,
-            "wait": options.wait, "own": False, **given}
+            "devices": bool(options.devices), "dereference": not options.no_dereference,
+            "wait": bool(options.wait), "own": False, **given}
 
 
 def make_runner(options, signals, tell):

@@ -12084,8 +12084,8 @@ class Pythons(Base):
         for name, doing, arguments in (("json", "reading options: --json", ["--json"]),
                                        ("shlex", "reading --exec", ["--exec", "true"]),
                                        ("subprocess", "reading --exec", ["--exec", "true"]),
-                                       ("re", "reading options", []),
-                                       ("argparse", "reading options", [])):
+                                       ("shutil", "reading --exec", ["--exec", "true"]),
+                                       ("re", "reading --include", ["--include", "x"])):
             with self.subTest(name):
                 self.assert_lacks(self.run_without(name, *arguments + [self.tree]), name, doing)
 

@@ -25,7 +25,7 @@ install() {
     mapfile -t files < <("$python" -IS -c '
 import sys
 sys.path.insert(0, sys.argv[1])
-import argparse, fcntl, json, mmap, re, resource, shlex, signal, socket, subprocess
+import fcntl, json, mmap, re, resource, shlex, shutil, signal, socket, subprocess
 import threading, encodings.ascii, encodings.idna, encodings.latin_1, encodings.utf_8, fanfp
 print(*{module.__file__ for module in sys.modules.values()
         if getattr(module, "__file__", None)}, sep="\n")' "$fanfp")
