@@ -12263,20 +12263,6 @@ class Pythons(Base):
                     self.assertRegex(file.read(), "^[A-Z_,]+ %s/x\n$" % self.tree)
                 os.remove(self.out + "/ran")
 
-    @unittest.skipUnless(ROOT, "needs root, for chroot")
-    def test_copy_of_a_mount_in_a_chroot(self):
-        """The way up to the top of a mount ends at the root of the process."""
-        os.makedirs(self.out + "/a/b")
-        os.mkdir(self.out + "/proc")
-        self.mount("-t", "proc", "proc", self.out + "/proc")
-        code = ("import sys; sys.path.insert(0, %r)\n"
-                "import fanfp, os\n"
-                "os.chroot(%r)\n"
-                "print(sorted(os.listdir(fanfp.copy_mount(os.open('/a/b', os.O_RDONLY)))))"
-                % (HERE, self.out))
-        out = subprocess.check_output([sys.executable, "-c", code], timeout=PATIENCE)
-        self.assertEqual(out, b"['a', 'proc']\n")
-
 
 # =============================================================================================
 # Documents
