@@ -3521,7 +3521,7 @@ PER_CPU_MAPS = (5, 6, 10, 21)           # hash, array, LRU hash, cgroup storage
 LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
 
 
-def bpf(command, attributes, doing, on=""):
+def bpf(command, attributes, doing, on="", hint=None):
     """One bpf(2) call with the bytes of a union bpf_attr.  Returns its result, or raises Error."""
     attributes = ctypes.create_string_buffer(attributes, len(attributes))
     for _ in range(5):                  # the verifier gives up when a signal comes: EAGAIN
@@ -3530,7 +3530,7 @@ def bpf(command, attributes, doing, on=""):
             return result
         if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
             break
-    raise failure(ctypes.get_errno(), doing, on, {
+    raise failure(ctypes.get_errno(), doing, on, hint or {
         errno.EPERM: "needs root, or CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8), and "
                      "no lockdown", errno.ENOSYS: "this kernel has no bpf(2)"})
 
@@ -3698,7 +3698,7 @@ def _open_pinned(spec, btf_fd, of, folder):
         made = _create_map(spec, btf_fd, of)
         with OnFailure(os.close, made.fd):
             bpf(BPF_OBJ_PIN, struct.pack("=QII", at, made.fd, 0), "pinning BPF map %s at"
-                % made.what, path)
+                % made.what, path, "the folder must be in a BPF file system")
         return made
     has = struct.unpack_from("=I4xIIII", object_info(fd, bytes(80)))
     if has != (spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags):
@@ -4146,10 +4146,8 @@ def _with_log(why, log, program):
         if "%d: " % index in reason or str(POISON_CORE) in reason or str(POISON_KFUNC) in reason:
             reason += " (this kernel has no %s)" % missing
             break
-    text = "%s: %s" % (why.strerror, reason)
-    error = Error(why.errno, text + (", at: " + source if source else ""))
-    error.detail = "\n".join(lines[-20:])
-    return error
+    return Error(why.errno, "%s: %s%s" % (why.reason, reason, ", at: " + source if source else ""),
+                 "\n".join(lines[-20:]))
 
 
 # --- running programs ---
