@@ -5375,15 +5375,15 @@ class Tracer:
 
         As fanotify does while they wait: what happens further to a file or directory is one with
         what did before, if the same process did the last of that name.  But CREATE begins another,
-        DELETE ends it, that of a directory is alone, and nothing is put before a move: what is told
-        of one name is in order.
+        DELETE ends it, that of a directory is alone, as is what lacks something, and nothing is put
+        before a move: what is told of one name is in order.
         """
         starts, masks, latest = [], [], {}
         mask_at, doer_at, where_at, names_at = cls.MASK_AT, cls.DOER_AT, cls.WHERE_AT, cls.NAMES_AT
         busy, alone, removed_dir, is_dir = cls.BUSY, cls.ALONE, cls.REMOVED_DIR, ISDIR
         begins, ends = CREATE | alone, DELETE | alone
         doer, lengths = cls.DOER.size, cls.LENGTHS.unpack_from
-        same, reach, step, index, until = None, 0, 0, 0, min(end, at + limit)
+        same, flags, reach, step, index, until = None, 0, 0, 0, 0, min(end, at + limit)
         while at < until and not words[at >> 2] & busy:
             mask = words[at + mask_at >> 2]
             is_first = mask & begins or mask & removed_dir == removed_dir
@@ -5404,7 +5404,7 @@ class Tracer:
                     if mask & alone:
                         latest.clear()
             masks[index] |= mask
-            if mask & ends:
+            if flags or mask & ends:
                 same = None
                 latest.pop(where, None)
             at += step

@@ -9270,6 +9270,60 @@ def loaded_programs():
         found.add(number)
 
 
+class RecordsTest(unittest.TestCase):
+    """What the ring buffer has, as bytes."""
+
+    @staticmethod
+    def record(names, path, old=b"", pid=1, flags=0):
+        """As bpf(2) puts a struct trace_record into the ring."""
+        mask, length = fanfp.event_mask(names.replace(" ISDIR", "")), len(path)
+        mask |= fanfp.ISDIR if names.endswith(" ISDIR") else 0
+        body = struct.pack("=QIIQQ16siiIII4x", 5, mask, pid, 2, 3 << 32 | 4, b"sh", 0,
+                           0 if old else -1, length, len(old), flags) + path + old
+        return struct.pack("=II", len(body), 0) + body + bytes(-len(body) % 8)
+
+    def merged(self, *records, limit=1 << 20):
+        """The names of each that is left, and whether that was all."""
+        ring = b"".join(records)
+        starts, masks, end = fanfp.Tracer._merged(ring, memoryview(ring).cast("I"), 0, len(ring),
+                                                  limit)
+        self.assertEqual(len(starts), len(masks))
+        return [" ".join(fanfp.event_names(mask)) for mask in masks], end == len(ring)
+
+    def test_what_is_merged(self):
+        record, a, b = self.record, b"a\0", b"b\0"
+        for records, wanted in (
+                ([record("MODIFY", a), record("MODIFY", b), record("CLOSE_WRITE", a),
+                  record("CLOSE_WRITE", b)], ["MODIFY CLOSE_WRITE"] * 2),
+                ([record("MODIFY", a), record("MODIFY", a, pid=2), record("CLOSE_WRITE", a)],
+                 ["MODIFY", "MODIFY", "CLOSE_WRITE"]),
+                ([record("MODIFY", b"", flags=1), record("CLOSE_WRITE", b"", flags=1)],
+                 ["MODIFY", "CLOSE_WRITE"]),
+                ([record("MODIFY", a), record("RENAME", b"c\0", b), record("CLOSE_WRITE", a),
+                  record("DELETE", a), record("CREATE", a), record("MODIFY", a)],
+                 ["MODIFY", "RENAME", "CLOSE_WRITE DELETE", "CREATE MODIFY"]),
+                ([record("CREATE ISDIR", a), record("OPEN ISDIR", a), record("DELETE", b"x\0a\0"),
+                  record("DELETE ISDIR", a)], ["CREATE OPEN", "DELETE", "DELETE"]),
+                ([record("MODIFY", a), record("OPEN ISDIR", a), record("CLOSE_WRITE", a)],
+                 ["MODIFY", "OPEN", "CLOSE_WRITE"])):
+            self.assertEqual(self.merged(*records), (wanted, True))
+
+    def test_in_pieces(self):
+        records = [self.record("MODIFY", b"a\0"), self.record("CLOSE_WRITE", b"a\0")]
+        self.assertEqual(self.merged(*records, limit=1), (["MODIFY"], False))
+        busy = bytearray(records[1])
+        busy[3] |= 0x80 if sys.byteorder == "little" else 0
+        busy[0] |= 0x80 if sys.byteorder == "big" else 0
+        self.assertEqual(self.merged(records[0], bytes(busy)), (["MODIFY"], False))
+
+    def test_damaged(self):
+        record = bytearray(self.record("MODIFY", b"a\0"))
+        struct.pack_into("=I", record, fanfp.Tracer.WHERE_AT + 8, 1 << 20)
+        with self.assertRaises(fanfp.Error) as caught:
+            self.merged(bytes(record))
+        self.assertIn("damaged", str(caught.exception))
+
+
 class TracerTest(Base):
 
     ALL = sum(fanfp.EVENTS[name] for name in (
@@ -12389,8 +12443,8 @@ class Documents(unittest.TestCase):
 
 # The same on every kernel: of many, one runs them.
 SAME = (CommandLine, Words, Patterns, Ignoring, Service, Examples, Tools, People, Installed, Ends,
-        Exec, Run, Decoding, ReadTest, DamageTest, LoopsTest, FilterObjectTest, NinePOptions,
-        Pythons, Documents)
+        Exec, Run, Decoding, RecordsTest, ReadTest, DamageTest, LoopsTest, FilterObjectTest,
+        NinePOptions, Pythons, Documents)
 
 if os.environ.get("FANFP_TEST_AGAIN"):
     for each in SAME:
