@@ -1497,28 +1497,24 @@ class Directories:
             except Covered:
                 pass
             try:
-                return self.climb_in_copies(root.mount_id, key)
+                return self.climb_in_copy(root, key)
             except OSError as error:
                 return [] if error.errno == errno.ESTALE else [self.link_by_path(fd, key)]
 
-    def climb_in_copies(self, mount_id, key):
-        """walk() from a directory over which something is mounted, or over one above it: in copies
-        of its mount that have a root for their top, and in which nothing is mounted.  OSError."""
-        links = no_way(key)
-        for root in self.mounts[key[:8]]:
-            if root.mount_id == mount_id and links[-1][1] is None:
-                mount_fd = root.open_mount()
-                try:
-                    copy = copy_tree(mount_fd)
-                finally:
-                    root.close_mount(mount_fd)
-                try:
-                    with Closing(open_by_handle(copy, key[8:])) as fd:
-                        links = self.climb(fd, key, name_to_handle(copy)[1])
-                finally:
-                    with OwnRead(root.key):
-                        os.close(copy)
-        return links
+    def climb_in_copy(self, root, key):
+        """walk() from a directory over which something is mounted, or over one above it: in a copy
+        of the mount, in which nothing is.  OSError."""
+        mount_fd = root.open_mount()
+        try:
+            copy = copy_mount(mount_fd)
+        finally:
+            root.close_mount(mount_fd)
+        try:
+            with Closing(open_by_handle(copy, key[8:])) as fd:
+                return self.climb(fd, key, name_to_handle(copy)[1])
+        finally:
+            with OwnRead(open_key(copy)):
+                os.close(copy)
 
     def link_by_path(self, fd, key):
         """A link from a directory to the root above it, by its path, where no mount may be copied:
@@ -1887,6 +1883,25 @@ def mount_id_at(directory, name):
         return number
     with Closing(os.open(name, O_PATH_ENTRY, dir_fd=directory)) as fd:
         return mount_id_of(fd)
+
+
+def copy_mount(fd):
+    """copy_tree() of the mount that an open directory is in."""
+    top = os.open(b".", O_PATH_DIR, dir_fd=fd)
+    try:
+        mount_id = mount_id_of(top)
+        while True:
+            up = os.open(b"..", O_PATH_DIR, dir_fd=top)
+            # The top has another mount above it, or itself where a namespace or this process's
+            # root ends.  A directory over which something is mounted looks like another, too.
+            if mount_id_of(up) != mount_id or inode_of(up) == inode_of(top):
+                os.close(up)
+                break
+            os.close(top)
+            top = up
+        return copy_tree(top)
+    finally:
+        os.close(top)
 
 
 def copy_tree(fd):

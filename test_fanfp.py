@@ -1514,8 +1514,8 @@ class Scenarios:
             "d/sub/before": CREATED, "d/sub/below": "CREATE CLOSE_WRITE"})
 
     def test_mount_above_the_tree(self):
-        """Something is mounted over a directory above the tree, and over one in it: what is below
-        has its path all the same, and what is beside has none."""
+        """Something is mounted over a directory above the tree, and over one in it: what is copied
+        to look below is the tree's mount and no other."""
         up = self.tree + "/up"
         os.makedirs(up + "/tree/d/sub")
         os.mkdir(up + "/out")
