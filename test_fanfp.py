@@ -9,8 +9,9 @@ compares what was done with what was reported up to the sentinel, both ways: not
 nothing invented, nothing from outside.  Each scenario is run with each filter this host has (or
 those of FANFP_TEST_FILTERS, colons between), in each directory of FANFP_TEST_DIRS (colons too;
 default: the temporary directory).  FANFP_TEST_FILES says how many files are many.  Where
-FANFP_TEST_AGAIN is set, what is the same on every kernel is skipped; where FANFP_TEST_PID_MAX
-is set, kernel.pid_max is lowered to it for a while: in a machine of its own.
+FANFP_TEST_AGAIN is set, what is the same on every kernel is skipped, and where it is "filters" what
+is with the same filters, too; where FANFP_TEST_PID_MAX is set, kernel.pid_max is lowered to it for
+a while: in a machine of its own.
 """
 
 import ast
@@ -12446,9 +12447,12 @@ SAME = (CommandLine, Words, Patterns, Ignoring, Service, Examples, Tools, People
         Exec, Run, Decoding, RecordsTest, ReadTest, DamageTest, LoopsTest, FilterObjectTest,
         NinePOptions, Pythons, Documents)
 
-if os.environ.get("FANFP_TEST_AGAIN"):
-    for each in SAME:
-        unittest.skip("the same on every kernel, and run on another")(each)
+# What is the same with each filter.
+SAME_WITH_FILTERS = (Snippets, Threads, Nature)
+
+AGAIN = os.environ.get("FANFP_TEST_AGAIN")
+for each in (SAME if AGAIN else ()) + (SAME_WITH_FILTERS if AGAIN == "filters" else ()):
+    unittest.skip("the same on every kernel, and run on another")(each)
 
 
 class Result(unittest.TextTestResult):
