@@ -2383,7 +2383,7 @@ Variable = collections.namedtuple("Variable", "name type offset size linkage id"
 DataSection = collections.namedtuple("DataSection", "name data size flags variables type")
 # functions: {offset in data: name of the program}
 StructOps = collections.namedtuple("StructOps", "name type data functions")
-# address: None if it has a type, else found by load().
+# type: 0 if only the address is wanted, which load() finds.
 Extern = collections.namedtuple("Extern", "name type is_function weak address")
 Object = collections.namedtuple(
     "Object", "name license btf btf_load functions maps data struct_ops externs")
@@ -2592,8 +2592,9 @@ class _Reader:
             kind = self.btf.type(number)
             if kind.kind not in (BTF_FUNC, BTF_VAR):
                 raise self.damaged("section .ksyms holds %s", self.btf.describe(number))
-            found[kind.name] = Extern(kind.name, kind.size, kind.kind == BTF_FUNC,
-                                      self.is_weak(kind.name), None)
+            is_typed = self.btf.skip(kind.size).kind != BTF_VOID
+            found[kind.name] = Extern(kind.name, kind.size if is_typed else 0,
+                                      kind.kind == BTF_FUNC, self.is_weak(kind.name), None)
         return found
 
     def read_functions(self):
@@ -2802,22 +2803,17 @@ class _Reader:
                 put(self.datasecs[name].id, 3 + 3 * index, one.id, one.offset, one.size)
                 put(one.id, 3, one.linkage if one.linkage < EXTERN else GLOBAL)
         if ".ksyms" in self.datasecs:
-            self.hide_externs(self.datasecs[".ksyms"], put)
+            externs = self.datasecs[".ksyms"]
+            integer = next((number for number in range(1, len(btf)) if btf.kind(number) == BTF_INT
+                            and btf.type(number).size == 4), 0)
+            put(externs.id, 0, 0, BTF_STRUCT << 24 | externs.vlen, 4)
+            for index, (number, _, _) in enumerate(externs.items):
+                put(externs.id, 3 + 3 * index, 0, integer, 0)
+                if btf.kind(number) == BTF_FUNC:
+                    put(number, 1, BTF_TYPEDEF << 24)
+                else:
+                    put(number, 2, integer, GLOBAL)
         return bytes(data)
-
-    def hide_externs(self, datasec, put):
-        btf = self.btf
-        integer = next((number for number in range(1, len(btf)) if btf.kind(number) == BTF_INT
-                        and btf.type(number).size == 4), 0)
-        if not integer:
-            raise self.damaged("its BTF has no int")
-        put(datasec.id, 0, 0, BTF_STRUCT << 24 | datasec.vlen, 4)
-        for index, (number, _, _) in enumerate(datasec.items):
-            put(datasec.id, 3 + 3 * index, 0, integer, 0)
-            if btf.kind(number) == BTF_FUNC:
-                put(number, 1, BTF_TYPEDEF << 24)
-            else:
-                put(number, 2, integer, GLOBAL)
 
 
 MAP_NUMBERS = {"type": "type", "max_entries": "max_entries", "key_size": "key_size",
@@ -3465,7 +3461,7 @@ class _Linker:
         name, wanted, what = extern.name, BTF_VAR, "variable"
         if extern.is_function:
             name, wanted, what = essential(extern.name), BTF_FUNC, "function"
-        if is_typeless(self.obj, extern):
+        if not extern.type:
             if extern.address:
                 return 0, extern.address
             why = "this kernel tells no address of %s in /proc/kallsyms"
@@ -3512,13 +3508,8 @@ def needs_kernel(obj):
     def attaches(function):
         said = section_kind(function.section_name) if function.is_program else None
         return said and _wanted_of_kernel(said[0], said[1], said[3])
-    return bool(obj.struct_ops or any(not is_typeless(obj, one) for one in obj.externs.values())
+    return bool(obj.struct_ops or any(one.type for one in obj.externs.values())
                 or any(one.core or attaches(one) for one in obj.functions.values()))
-
-
-def is_typeless(obj, extern):
-    """Is only the address of this extern wanted?"""
-    return not extern.is_function and obj.btf.skip(extern.type).kind == BTF_VOID
 
 
 # --- loading: bpf(2) ---
@@ -3561,13 +3552,11 @@ def _with_memory(call):
         if why.errno != errno.EPERM or _kernel_release() >= (5, 11):
             raise
     resource = module("resource", "loading BPF: raising the limit of locked memory")
-    had = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
     except (ValueError, OSError):
-        raise failure(errno.EPERM, "loading BPF", "",
-                      "needs root, or a higher limit of locked memory than %d bytes (ulimit -l)"
-                      % had)
+        raise failure(errno.EPERM, "loading BPF", "", "needs root, or a higher limit of locked "
+                      "memory (ulimit -l)")
     return call()
 
 
@@ -4120,7 +4109,7 @@ def load(obj, kernel=None, ops_names=None, constants=None, pins=None, target=Non
 
 def with_addresses(obj):
     """The Object with the addresses that it wants of this kernel."""
-    names = [extern.name for extern in obj.externs.values() if is_typeless(obj, extern)]
+    names = [extern.name for extern in obj.externs.values() if not extern.type]
     if len(names) > MAX_ADDRESSES:
         raise object_damaged(obj.name, "it wants %d addresses, more than %d", len(names),
                              MAX_ADDRESSES, doing="relocate")
