@@ -6710,8 +6710,8 @@ class PlainRoot(Root):
     """A root that is known by its inode, where there need be no file handles: `key` is inode_of().
 
     The descriptor of a given root keeps it known through renames, and alive when removed, so
-    that its own DELETE_SELF never comes: its parent tells of its removal.  What says that a mount
-    is another is that its watch is gone, as IN_IGNORED tells.
+    that its own DELETE_SELF never comes: its removal is an event of its parent.  A mount is another
+    once its watch is gone, which IN_IGNORED says.
 
     prefix  what to put before the path of what is in it
     """
@@ -6745,7 +6745,7 @@ class PlainRoot(Root):
 
 
 class InotifyRoot(PlainRoot):
-    """A root.  It has a watch, and its parent has one, which tells of its removal.
+    """A root.  It has a watch, and its parent has one, for its removal.
 
     watched    its Watched, None while there is none
     parent_wd  the watch of its parent, in which it is `name`; None: that has none
@@ -7099,12 +7099,12 @@ class OpenDirectories:
 class Listing:
     """A directory that is being listed, a part at a time.
 
-    since   what was made at that time or later is to be told; None: nothing
-    told    names of which events have told meanwhile: they are no news, or gone again
+    since   what was made at that time or later is reported; None: nothing
+    seen    names of which an event has come meanwhile: they are no news, or gone again
     """
 
     def __init__(self, watched, fd, mount_id, since):
-        self.watched, self.fd, self.since, self.told = watched, fd, since, set()
+        self.watched, self.fd, self.since, self.seen = watched, fd, since, set()
         self.mount_id = mount_id
         # If nothing has come into it since then, no entry needs a look.
         self.has_news = since is not None and os.fstat(fd).st_mtime >= since
@@ -7113,7 +7113,7 @@ class Listing:
         self.entries = os.scandir(path_to_fd(fd))      # Python 3.6 takes no descriptor
 
     def is_new(self, name, is_mount):
-        """Whether an entry is to be told of.  `is_mount`: function(descriptor, name); what
+        """Whether an entry is to be reported.  `is_mount`: function(descriptor, name); what
         something is mounted on can't be asked when it was made."""
         if not self.has_news or not self.since:
             return self.has_news
@@ -7122,7 +7122,7 @@ class Listing:
                 return False
             status = status_of(self.fd, name)
         except OSError:
-            return False                # gone again, as an event will tell
+            return False                # gone again, as an event will say
         return (status.birth or status.ctime) >= self.since
 
     def end(self):
@@ -7217,17 +7217,18 @@ class Scan:
         if self.watches.quiet != self.watches.asked:
             self.work[watched, None] = None, OPEN_TRIES
 
-    def told(self, watched, name):
-        """An event tells of an entry: a listing that is under way won't.  Whether it was to."""
+    def seen(self, watched, name):
+        """An entry has an event: a listing that is under way leaves it out.  Whether it would have
+        come to it."""
         listing = self.listing
-        if listing is None or listing.watched is not watched or name in listing.told:
+        if listing is None or listing.watched is not watched or name in listing.seen:
             return False
-        listing.told.add(name)
+        listing.seen.add(name)
         return True
 
     def left(self, watched, name):
         """A directory has left one: its `since`, if it was still to be looked at."""
-        key, since = (watched, name), self.listing.since if self.told(watched, name) else None
+        key, since = (watched, name), self.listing.since if self.seen(watched, name) else None
         for table in (self.lost, self.work):
             since = table.pop(key, (since,))[0]
         return self.unreadable.since.pop(key, since)
@@ -7352,7 +7353,7 @@ class Scan:
             return 0
         prefix = self.watches.prefix(watched) if listing.has_news else ""
         for name, is_dir in entries:
-            if name in listing.told:
+            if name in listing.seen:
                 continue
             is_new = listing.is_new(name, self.is_mount)
             if is_new and name not in watched.found:
@@ -7380,7 +7381,7 @@ def moved_at(status, above, after):
     """When a directory was moved into another, by the clock of the file system, from the
     os.stat_result of both: they bear that time, if nothing has changed in them since; it was
     `after` that.  In one tick of it before and after can't be told apart: what was made in
-    that is told of."""
+    that is reported."""
     since = min(status.st_ctime, above.st_mtime)
     if status.st_mtime >= since and above.st_mtime > status.st_ctime:
         return min(since, after)            # something has changed in both
@@ -7394,7 +7395,7 @@ class Inotify(Source):
     none is_shared(): see drop_mounts(), watch_child().
 
     learning  descriptors of watches from before learn_again(), until all is looked at; else None
-    devices   the Devices, where nothing is to be told of those; else None
+    devices   the Devices, where what is done to those is not reported; else None
     """
 
     filter_name = "inotify"
@@ -7448,7 +7449,7 @@ class Inotify(Source):
             self.scan.look_again(root.watched)
 
     def watch_parent(self, root):
-        """Have the parent directory of a root tell of its renaming and removal."""
+        """Watch the parent directory of a root, for its renaming and removal."""
         path, root.parent_wd = fd_path(root.fd), None
         root.name = os.path.basename(path)
         if path == b"/":
@@ -7694,7 +7695,7 @@ class Inotify(Source):
         if mask & ATTRIB and self.scan.unreadable.since:
             self.mode_changed(watched, name)
         if mask & (CREATE | MOVED_TO):
-            self.scan.told(watched, name)
+            self.scan.seen(watched, name)
             if name in watched.found:
                 watched.found.discard(name)
                 mask &= ~CREATE
@@ -7703,11 +7704,11 @@ class Inotify(Source):
         since = None
         if mask & (DELETE | MOVED_FROM):
             watched.found.discard(name)
-            # In an exchange what comes is told first: that is what may still be to be looked at.
+            # In an exchange what comes is queued first: that may still be to be looked at.
             if mask & ISDIR and not (mask & MOVED_FROM and name in watched.children):
                 since = self.scan.left(watched, name)
             else:
-                self.scan.told(watched, name)
+                self.scan.seen(watched, name)
         path = self.watches.prefix(watched) + os.fsdecode(name)
         if mask & DELETE:
             child = watched.children.get(name)
@@ -7779,7 +7780,7 @@ class Inotify(Source):
         return self.moved(child, parent, name)
 
     def self_event(self, watched, mask):
-        """An event of a watched directory itself: its parent tells of it, unless it's a root."""
+        """An event of a watched directory itself: its parent has it, too, unless it's a root."""
         root = watched.root
         if mask & IN_IGNORED:
             return self.forget(watched)     # with what is in it: a subvolume goes as a whole
@@ -7796,8 +7797,8 @@ class Inotify(Source):
         return None
 
     def root_entry(self, wd, mask, name):
-        """Something was renamed or removed in the parent of a root, which tells of its removal;
-        of its renaming it tells itself."""
+        """Something was renamed or removed in the parent of a root: that may be the root.  Of its
+        renaming it has an event itself."""
         for root in self.roots[:]:
             if root.parent_wd != wd or root.name != name:
                 continue
@@ -8428,7 +8429,7 @@ class Target:
         self.entries, self.covered, self.is_dir = [], False, False
         self.own = self.parent = self.inode = self.leads_to = self.last = self.tree = None
 
-    def heard(self):
+    def listened(self):
         """The entries whose events are the root's."""
         return self.entries + ([self.parent] if self.parent is not None else [])
 
@@ -8442,7 +8443,7 @@ class Given:
     names     the names from there on, list of bytes; None: it is a plain directory
     now       the Target
     is_listed whether the mount of `fd` was in the list of mounts
-    untold    whether it is another since before the event was read that tells of it
+    untold    whether it is another since before the event of that was read
     why_not   why it could not be followed when that was tried last, as it was told; else None
     may_ask   see Way
     waits     whether it may not be there, and is known by all names that lead to it
@@ -8514,14 +8515,14 @@ class Listened:
     def enter(self, given, entries, own, parent=None):
         """Have events of some entries be those of a root, and of no others."""
         now = given.now
-        for entry in now.heard():
+        for entry in now.listened():
             self.by_name[entry].remove(given)
             if not self.by_name[entry]:
                 del self.by_name[entry]
                 self.stale = True
         now.entries, now.own, now.parent = list(collections.OrderedDict.fromkeys(entries)), own, \
             parent
-        for entry in now.heard():
+        for entry in now.listened():
             self.by_name.setdefault(entry, []).append(given)
 
     def be_file(self, given, key):
@@ -8564,8 +8565,8 @@ class Names(Source):
     """A source of the events of roots that are Given, in none of which anything is mounted.
 
     What it is made with: `lead(given, fd)` has the tree watched that a root is now, open as `fd`,
-    or no tree (None), and returns what is still to be told of the one before; `in_tree(fd)` says
-    whether a directory is in a tree, which then tells of its entries.
+    or no tree (None), and returns the events that are left of the one before; `in_tree(fd)` says
+    whether a directory is in a tree, which then reports its entries.
 
     Subclasses listen, each by keys of its own:
 
@@ -8795,7 +8796,7 @@ class Names(Source):
 
     def look_at_roots(self, moment):
         """Mounts have changed, which may cover files; or the tree that a root was has ended.
-        Returns the events that tell of it."""
+        Returns the events of that."""
         self.reported.begin(moment)
         for given in list(self.given.values()):
             if self.has_lost(given):
@@ -9021,7 +9022,7 @@ class InotifyNames(Names):
         return inotify_watch(self.fd, path_to_fd(fd), mask, shown, len(self.listened.places))
 
     def mark(self, given, fd):
-        """What happens to it by its own name is told twice from now on, by its directory and by
+        """What happens to it by its own name comes twice from now on, from its directory and from
         itself.  So from the end of what is queued now its directory is not listened to.
         """
         if not self.asked:
@@ -9209,12 +9210,12 @@ class MountList:
 
 # Where somebody else answers for a file system, a server that may be gone, whoever asks it waits in
 # the kernel for as long as it takes.  So nothing is asked there by who reads the events: a thread
-# for each such mount does all that is to be done.  What is one is told by the list of mounts, which
+# for each such mount does all that is to be done.  What is one is seen in the list of mounts, which
 # asks nobody; see lies_far().
 
 ANSWER_SECONDS = 1.0        # after which somebody is said not to answer
-THREAD_ROOM = 10000         # batches of events of such a thread that may wait to be told
-THREAD_BATCHES = 16         # of them told in one read()
+THREAD_ROOM = 10000         # batches of events of such a thread that may wait to be read
+THREAD_BATCHES = 16         # of them in one read()
 
 
 class FarRoot(Root):
@@ -9478,7 +9479,7 @@ class SourceList:
 
     all      in the order in which they were made; none is closed
     poll     the epoll that they are registered with
-    events   not of a read(): what is told with the next
+    events   of no source's read(): what is reported with the next
     moment   the Moment of the last read()
     who      Who, attached once a source tells who by a number alone
     counts   counters of sources that are closed
@@ -9545,7 +9546,7 @@ class SourceList:
 
     @property
     def pending(self):
-        """Whether something has happened that read() is still to tell of, or to look at."""
+        """Whether something has happened that read() has still to report, or to look at."""
         return bool(self.events) or any(source.backlog or source.due() is not None
                                         or readable(source.fd) for source in self.all)
 
@@ -9713,8 +9714,8 @@ class Sources(SourceList):
                           lambda names: names.add(given))
 
     def lead(self, given, fd):
-        """A root leads to another directory now, open as `fd`, or to none (None).  Returns what is
-        still to be told of the one before."""
+        """A root leads to another directory now, open as `fd`, or to none (None).  Returns the
+        events that are left of the one before."""
         events = []
         if given.now.tree is not None:
             root, given.now.tree = given.now.tree, None
@@ -9730,7 +9731,7 @@ class Sources(SourceList):
         return events
 
     def in_tree(self, fd):
-        """Whether an open directory is in a tree, so that its entries are told of."""
+        """Whether an open directory is in a tree, so that its entries are reported."""
         trees = [root for source in self.trees for root in source.roots + source.mounted]
         if not trees:
             return False
@@ -9920,7 +9921,7 @@ class Sources(SourceList):
         return self.register(ThreadSource(root, kind, start, self.notice, mounted, take_over))
 
     def settle_who(self):
-        """All roots of the start are added: let go of what was to name those who did it, if that is
+        """All roots of the start are added: close what was to name those who did it, if that is
         left over from a filter that was not to be had."""
         if self.fanotify is None and not any(isinstance(each, FanotifyNames) for each in self.all):
             self.who.close()
@@ -10269,7 +10270,7 @@ class Mounts:
 
     def drop_over(self):
         """Let go of the sources that have come to their end, and say why, if that is news.  Not
-        before the list is followed: whose mount is gone is to be told first."""
+        before the list is followed: that a mount is gone is reported first."""
         for source in self.sources.drop_over():
             for identity, inner in self.known.items():
                 if inner is not None and inner.root.source is source:
@@ -10479,7 +10480,7 @@ STATISTICS = ("events read", "reported", "dropped in user space", "ignore marks 
 def tell(message, start="fanfp: "):
     """What a Watch says of itself when nothing else was asked: a line on standard error.
 
-    Where that can't be written nobody is told, and watching goes on.
+    Where that can't be written, watching goes on.
     """
     try:
         if sys.stderr is not None:      # None: it was closed when Python started
@@ -10599,13 +10600,13 @@ class Wait:
 
 
 class Selection:
-    """Which events a Watch tells, of those in its trees: by their paths, and by who did it.
+    """Which events a Watch reports, of those in its trees: by their paths, and by who did it.
 
     include, exclude  the searches of those
     ignore   the Ignore
     doers    functions of an event, of which each must say yes
     in_full  whether the process is read in full with each event
-    count    of the events told
+    count    of the events reported
     """
 
     def __init__(self, include, exclude, ignore, doers, in_full):
@@ -10613,7 +10614,7 @@ class Selection:
         self.doers, self.in_full, self.count = doers, in_full, 0
 
     def of(self, events):
-        """Those of some events that are to be told: a list."""
+        """Those of some events that were asked for: a list."""
         if self.include or self.exclude or self.ignore.rules:
             events = list(filter(None, map(self.by_path, events)))
         for is_chosen in self.doers:
@@ -10685,8 +10686,8 @@ class Turn:
 
 
 class Notices:
-    """What a Watch's `notice` is to be told.  When the Watch is `running`, not before its tables
-    are in order: the function may call the Watch."""
+    """Calls a Watch's `notice`: when the Watch is `running`, not before its tables are in order, as
+    the function may call the Watch."""
 
     def __init__(self, notice):
         self.notice, self.waiting, self.running = notice, collections.deque(), False
@@ -10711,8 +10712,8 @@ class Watch:
                 print(event.path, event.events)
 
     roots    str or bytes or os.PathLike, directories or files, at least one.  Paths are shown
-             as the root was given + the rest.  A file is heard by whatever name it is used; it is
-             followed by its own, and ends (DELETE_SELF) with the directory that has that
+             as the root was given + the rest.  A file is watched by whatever name it is used; it
+             is followed by its own, and ends (DELETE_SELF) with the directory that has that
     events   names (see EVENTS; also "ALL", "CLOSE", "MOVE"), any case
     filter   "auto", or by name: "fastpath", "marks", "user" (fanotify), "trace" (BPF alone),
              "inotify"
@@ -10720,7 +10721,7 @@ class Watch:
     include  regular expression, str or bytes (see searches()) or compiled, or a list of these:
              only paths in which one is found
     exclude  the same: no paths in which one is found.  Of a RENAME from or to such a path the
-             other half is told, MOVED_TO or MOVED_FROM
+             other half is reported, MOVED_TO or MOVED_FROM
     ignore   glob of gitignore(5), str or bytes, or a list of these, of which the last that matches
              counts: no paths below the root that it matches, nor what is in such a directory,
              whose other names are a border as for `exclude`.  "/x": in the root itself; "x/": only
@@ -10737,14 +10738,14 @@ class Watch:
     recursive  bool, whether what is below is watched too; else only the directories given, and
              their entries
     mounts   bool, whether file systems mounted inside the trees are watched too
-    devices  bool, whether it is told who opens, reads and writes character and block devices.
-             Without it that they are made, renamed, removed is told, and ATTRIB
-    own      bool, whether events of this very process are told of: all but those of what fanfp
-             itself opens and reads.  inotify does not say who did it, and tells of them always
+    devices  bool, whether the opening, reading and writing of character and block devices is
+             reported.  Without it only their making, renaming and removal is, and ATTRIB
+    own      bool, whether events of this very process are reported: all but those of what fanfp
+             itself opens and reads.  inotify does not say who did it, and reports them always
     dereference  bool, whether a root that is a symbolic link is what the link leads to, also
              when it leads elsewhere later; else it is the link itself
     wait     bool, whether a root that is not there is waited for, and one that goes for its coming
-             again.  `notice` is told of both
+             again.  `notice` is called for both
     ring     int, bytes of the buffer in which the events of "trace" wait to be read
     notice   function(str), told what was lost or can't be watched; default: standard error
 
@@ -11092,7 +11093,7 @@ class Watch:
 
     @property
     def pending(self):
-        """Whether something has happened that read() is still to tell of, or to look at."""
+        """Whether something has happened that read() has still to report, or to look at."""
         return bool(self._rest) or self._mounts.is_due or self._sources.pending
 
     def _check(self, doing):
@@ -11128,7 +11129,7 @@ class Watch:
         self._settle()
 
     def _settle(self):
-        """What is to be done after each call: tell what there is to be told; let go of everything,
+        """What is to be done after each call: give the notices that wait; let go of everything,
         if close() came meanwhile."""
         self._notice.tell()
         if self._closed and self._reading.take(patient=False):
