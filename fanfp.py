@@ -978,11 +978,14 @@ _FS_ERRORS = "surrogateescape"
 # =============================================================================================
 # 3. Directories: file handle -> path
 # =============================================================================================
-# An event names a directory by its handle and tells of a moment past; the kernel, asked where that
+# What comes in are file handles, and what the kernel says of them; what goes out are paths.  The
+# list of mounts is here as well.  It uses section 1.
+#
+# An event names a directory by its handle and is of a moment past; the kernel, asked where that
 # directory is, answers for now.  What reconciles the two, for one directory at a time:
 #
 #   - What moves or removes a directory after the event being judged is still in the queue, and
-#     says where it was until then (class Queue, in section 6).
+#     says where it was until then (class Past, in section 6).
 #   - Of a directory that nothing in the queue moves or removes, the answer for now is the answer
 #     for then.
 #
@@ -994,7 +997,7 @@ _FS_ERRORS = "surrogateescape"
 # now, through which mount one looks, or how many roots there are.
 
 TABLE_LIMIT = 1 << 17                   # directories remembered; some 40 MB when full
-OUTSIDE_LIMIT = 1 << 15                 # of those outside; most are not heard from again
+OUTSIDE_LIMIT = 1 << 15                 # of those outside; of most no other event comes
 DEVICE_KINDS = ("devtmpfs", "devpts")   # file systems of device nodes
 DEVICE_LIMIT = 1 << 12                  # entries of which it is remembered whether they are one
 PREFIX_LIMIT = 4096                     # longer paths are composed anew each time
@@ -1027,8 +1030,8 @@ class Behind(Hidden):
 class OwnRead:
     """While fanfp itself opens, reads or closes a directory (`with`).
 
-    A group that tells of its own process's events tells of all but those.  They are the process's,
-    whichever Watch made them: so there is one table, of all groups that are to know.  For fanotify
+    Where the events of this process are wanted, these are not.  They are the process's, whichever
+    Watch made them: so there is one table, of all groups that are to know.  For fanotify
     a directory is its key, for trace its path, bytes.
     """
 
@@ -1260,17 +1263,18 @@ class Devices:
         return found
 
 
-class Directories:
-    """The table.  Invariant: it says where directories were when the event judged last happened.
+class Table:
+    """Which directories are known, and where.  Invariant: it says where they were when the event
+    judged last happened.
 
     A link is (key, parent key, name as bytes): a directory is an entry of another.  A parent key
     of None: it is in no tree.
     """
 
     def __init__(self, devices, recursive, ignore):
-        """`devices`: whether events of device nodes are told like those of files.  Not `recursive`:
-        it knows where directories are all the same, but none but the roots is in a tree.  `ignore`:
-        the Ignore."""
+        """`devices`: whether events of device nodes are reported like those of files.  Not
+        `recursive`: it knows where directories are all the same, but none but the roots is in a
+        tree.  `ignore`: the Ignore."""
         self.recursive, self.ignore = recursive, ignore
         self.nodes = {}         # key -> Node
         self.prefixes = {}      # key -> "path/" to put before a name: a cache of what nodes say
@@ -1353,19 +1357,6 @@ class Directories:
         return key in self.devices.homes or prefix.endswith("/dev/") \
             or any(root.kind in DEVICE_KINDS for root in self.mounts.get(key[:8], ()))
 
-    def is_device(self, key, name, prefix, changed):
-        """Devices.is_device() of an entry of a directory in a tree."""
-        def look():
-            # To open a mount inside would be in the way of its umount.
-            if not self.holds_devices(key, prefix) and not any(
-                    root.fd is not None for root in self.mounts.get(key[:8], ())):
-                raise Gone
-            return self.open(key, O_PATH_DIR)
-        found = self.devices.is_device(key, name, changed, look)
-        if found:
-            self.prefixes.pop(key, None)
-        return found
-
     def leaf(self, key):
         """The path of a directory in which there is nothing of a tree, but which is an entry of
         one; None for others.  Only where it is not `recursive`."""
@@ -1422,7 +1413,22 @@ class Directories:
             self.nodes.pop(key, None)
             self.prefixes.pop(key, None)
 
-    # --- what the kernel tells ---
+
+class Directories(Table):
+    """The table, and what the kernel says of directories: where they are now."""
+
+    def is_device(self, key, name, prefix, changed):
+        """Devices.is_device() of an entry of a directory in a tree."""
+        def look():
+            # To open a mount inside would be in the way of its umount.
+            if not self.holds_devices(key, prefix) and not any(
+                    root.fd is not None for root in self.mounts.get(key[:8], ())):
+                raise Gone
+            return self.open(key, O_PATH_DIR)
+        found = self.devices.is_device(key, name, changed, look)
+        if found:
+            self.prefixes.pop(key, None)
+        return found
 
     def mounts_of(self, key):
         """A root on each mount on which a directory may be; none once it is unmounted.
@@ -1589,7 +1595,7 @@ def settle(fd, levels):
     """Wait until the events of all that was seen on the way up from a directory are queued.
 
     Looking up a name that is not cached takes the lock of its directory, under which the kernel
-    renames, makes and removes what is in it and tells of it; see the top of this section.
+    renames, makes and removes what is in it and queues the event; see the top of this section.
     """
     at = fd
     try:
@@ -1708,7 +1714,7 @@ def is_answered(mount):
 
 def forgets_inodes(mount):
     """Whether a directory is another inode when it is opened, once nobody has it open, so that a
-    watch on the one before hears nothing: 9p, unless mounted with cache=loose or fscache."""
+    watch on the one before gives nothing: 9p, unless mounted with cache=loose or fscache."""
     if mount.kind != "9p":
         return False
     options = dict(each.partition(b"=")[::2] for each in mount.options.split(b","))
@@ -4804,6 +4810,9 @@ def user_name(uid):
 # =============================================================================================
 # 6. Filters: which events reach user space
 # =============================================================================================
+# What comes in are roots, and the events of whole file systems; what goes out are the Events of the
+# trees.  It uses sections 1 to 5.
+#
 # A filter keeps events from outside the tree from reaching user space.  It may let too much
 # through, since each event is judged here all the same; it may never hold back one of the tree.
 
@@ -4839,8 +4848,9 @@ class UserFilter:
         """A root or mount is about to be let go of."""
 
     def outside(self, key, number, is_ignored=False):
-        """A directory outside the trees has been heard from, and `number` buffers read till now.
-        `is_ignored`: it is in a tree, and what happens to directories in it is heard all the same.
+        """An event of a directory outside the trees has come, and `number` buffers are read.
+        `is_ignored`: it is in a tree, and what happens to directories in it is to come all the
+        same.
 
         Returns the number of the last buffer in which its events are nothing new; ALL, if none of
         them is held back.
@@ -4862,7 +4872,7 @@ class UserFilter:
 
 
 class MarksFilter(UserFilter):
-    """An ignore mark on each outside directory that is heard from, so that it is not again.
+    """An ignore mark on each outside directory of which an event comes, so that no other does.
 
     Evictable marks pin no inode: memory pressure may drop one, and one more event sets it again.
     """
@@ -4957,7 +4967,7 @@ class FastpathFilter(UserFilter):
         self._load(obj)
 
     def _require_kernel(self):
-        """FAN_IOC_DEL_FP does nothing where no program is attached, and tells if there could be."""
+        """FAN_IOC_DEL_FP does nothing where no program is attached; it fails where none can be."""
         fcntl = module("fcntl", "asking the kernel for the fanotify fastpath")
         try:
             fcntl.ioctl(self.group.fd, FAN_IOC_DEL_FP, bytes(64))
@@ -5528,7 +5538,7 @@ class Source:
     error    the OSError for which it has, or None
     follows_mounts  whether it gives the mounts in its trees their new names itself, when a
              directory there is moved; else whoever follows the mounts does
-    filter_name  of the filter in use, one of FILTER_NAMES; None: it tells of nothing as yet
+    filter_name  of the filter in use, one of FILTER_NAMES; None: it has no trees as yet
     """
 
     roots = mounted = ()
@@ -5849,7 +5859,7 @@ class Past:
     """Where a directory was when the event being judged happened: prefix().
 
     The table of directories says it, of what it knows.  Of the rest the events that are read and
-    not judged say it: what moves or removes a directory tells where it was until then.  Where they
+    not judged say it: what moves or removes a directory says where it was until then.  Where they
     say nothing, the kernel's answer for now is that for then.  Of what is gone nobody says
     anything, until the event of its removal is read: what happened in it waits for that.
 
@@ -5903,7 +5913,7 @@ class Past:
             directories.place(way)
 
     def links(self, key):
-        """Links from an unknown directory upwards, as many as can be told at once."""
+        """Links from an unknown directory upwards, as many as can be known at once."""
         if key in self.directories.anchors:     # what a bind mount shows may move all the same
             return [self.directories.anchors[key]]
         link = self.named.get(key) or self.where(key)
@@ -6074,7 +6084,7 @@ class Judge:
         self.out = []                   # its Events
         self.room = READ_ROOM           # characters of long paths for which it has room
         self.moved = set()              # directories renamed since the queue was last empty
-        self.leaving = collections.deque()  # (offset, key): see leave_later()
+        self.leaving = collections.deque()  # (offset, key): directories, to be cut off there
 
     def begin(self, moment):
         """Begin a read(); returns its list of Events."""
@@ -6324,7 +6334,7 @@ class Judge:
         self.source.on_move()
 
     def leave_in_time(self):
-        """Have directories leave of which all is judged that they did before."""
+        """Have those leave that are leaving, where all is judged that they did before."""
         while self.leaving and self.leaving[0][0] <= self.queue.position:
             self.leave(self.leaving.popleft()[1])
 
@@ -6335,33 +6345,18 @@ class Judge:
         hold back nothing, and report what may have been missed since then."""
         marked = self.source.came_in()
         if marked:
-            since, left = self.moved_at(target, key), CATCH_UP_LIMIT
+            since = came_at(self.directories, target, key, self.queue.batches[0].since)
+            left = CATCH_UP_LIMIT
             for each in marked:
                 left -= self.catch_up(each, since, left)
-
-    def moved_at(self, target, parent):
-        """When a directory was moved into its parent, by the clock of the file system.
-
-        Both bear that time, if nothing has changed in them since.  Not before the queue was last
-        empty.
-        """
-        times = []
-        for key, which in ((target, "st_ctime"), (parent, "st_mtime")):
-            try:
-                times.append(getattr(self.directories.status(key), which))
-            except (Gone, OSError):
-                pass
-        # A file system that keeps no parts of a second is behind by up to one; vfat, two.
-        tick = 2 if times and all(each == int(each) for each in times) else CLOCK_TICK
-        return max(self.queue.batches[0].since - tick, min(times or [0]))
 
     def catch_up(self, key, since, limit):
         """Report what may have happened in a directory that had an ignore mark when it came in.
 
-        What was made or written later than `since`, when it came, is reported as if heard.  MODIFY
-        of the directory says that there may be more: what was removed, which can't be named, what
-        was made where the file system keeps no time of that, and what happened within one tick
-        of the clock.  Returns the number of entries looked at.
+        What was made or written later than `since`, when it came, is reported.  MODIFY of the
+        directory says that there may be more: what was removed, which can't be named, what was made
+        where the file system keeps no time of that, and what happened within one tick of the clock.
+        Returns the number of entries looked at.
         """
         try:
             prefix = self.past.prefix(key)
@@ -6382,7 +6377,10 @@ class Judge:
 
 
 class Fanotify(Source):
-    """fanotify, with marks on whole file systems.  For each event: Judge, which asks Past."""
+    """fanotify, with marks on whole file systems: roots, and the reading of events.
+
+    Most events are plain and of a directory that the table knows: read() reports them itself.
+    """
 
     def __init__(self, wanted, filter_name, notice, _):
         self.roots, self.mounted = [], []
@@ -6484,7 +6482,7 @@ class Fanotify(Source):
             return True
 
     def root_entry(self, raw, key, name):
-        """A root has been renamed or removed, as the directory that had it tells."""
+        """A root has been renamed or removed, as an event of the directory that had it says."""
         for root in list(self.roots):
             if root.parent_key != key or (
                     raw.target != root.key if raw.target is not None else name != root.name):
@@ -6627,6 +6625,20 @@ class Fanotify(Source):
         if self.fd is not None:
             self.group.close()
             self.fd = None
+
+
+def came_at(directories, target, parent, earliest):
+    """When a directory was moved into its parent, by the clock of the file system; not before
+    `earliest`.  Both bear that time, if nothing has changed in them since."""
+    times = []
+    for key, which in ((target, "st_ctime"), (parent, "st_mtime")):
+        try:
+            times.append(getattr(directories.status(key), which))
+        except (Gone, OSError):
+            pass
+    # A file system that keeps no parts of a second is behind by up to one; vfat, two.
+    tick = 2 if times and all(each == int(each) for each in times) else CLOCK_TICK
+    return max(earliest - tick, min(times or [0]))
 
 
 def changes_since(directories, key, since, limit):
