@@ -2853,7 +2853,7 @@ def part_of(obj, programs):
         function = obj.functions[key]
         functions[key] = function._replace(section_name=function.section_name.lstrip("?"))
         waiting.extend(key for _, key in _callees(obj, function))
-        waiting.extend([function.callback] * (function.callback is not None))
+        waiting.extend([function.callback] if function.callback else [])
         for relocation in function.relocations:
             used.get(relocation.kind, set()).add(relocation.target)
             spec = obj.maps.get(relocation.target) if relocation.kind == "map" else None
@@ -3211,8 +3211,8 @@ Image = collections.namedtuple("Image", "programs struct_ops")
 
 MAX_SUBPROGRAMS = 256
 MAX_CODE = 1 << 26
-BPF_F_SLEEPABLE = 1 << 4
-BPF_F_XDP_HAS_FRAGS = 1 << 5
+BPF_F_SLEEPABLE, BPF_F_XDP_HAS_FRAGS = 1 << 4, 1 << 5
+TRACE_RAW_TP, TRACE_ITER = 23, 28       # types of attachment
 
 # What the names of sections say: the type of the program stands before them, and after = that of
 # its attachment.  .s means that it may sleep.  With some types a slash follows, and a name for
@@ -3260,9 +3260,13 @@ def section_kind(section):
 
 def _wanted_of_kernel(kind, attach_type, rest):
     """(name, kind) in the BTF of the kernel of what a program attaches to, or None."""
-    form = {23: "btf_trace_%s", 28: "bpf_iter_%s"}.get(attach_type, "%s") if kind == PROG_TRACING \
-        else "bpf_lsm_%s" if kind == PROG_LSM else None
-    return form and (form % rest, BTF_TYPEDEF if attach_type == 23 else BTF_FUNC)
+    if kind == PROG_LSM:
+        return "bpf_lsm_" + rest, BTF_FUNC
+    if kind != PROG_TRACING:
+        return None
+    if attach_type == TRACE_RAW_TP:
+        return "btf_trace_" + rest, BTF_TYPEDEF
+    return ("bpf_iter_" if attach_type == TRACE_ITER else "") + rest, BTF_FUNC
 
 
 def _refusal(obj, function, why, index=None, number=errno.ENOEXEC):
@@ -3381,7 +3385,7 @@ class _Linker:
         """One program with all functions that it calls behind it, in the order of the calls."""
         code = bytearray()
         order, placed, entries = [], {}, []
-        waiting = [function.callback] * (function.callback is not None)
+        waiting = [function.callback] if function.callback else []
         waiting.append((function.section, function.offset))
         # First the order and the places: depth first, as the calls stand in the code.
         while waiting:
