@@ -5797,7 +5797,7 @@ class Halves:
         self.expected = set()   # halves that are still to be read, of RENAMEs that are
         self.reporting = {}     # half still to be judged, of a RENAME that is -> whether it reports
         self.judged_at = 0.0    # when the last of these was entered
-        self.early = set()      # halves judged before their RENAME
+        self.merged = set()     # halves judged before their RENAME, in an older event
 
     def pair(self, raw, offset):
         """A RENAME has been read."""
@@ -5821,8 +5821,8 @@ class Halves:
         left = 0
         for side in (MOVED_FROM, MOVED_TO):
             half = half_of(side, raw)
-            if half in self.early:
-                self.early.discard(half)
+            if half in self.merged:
+                self.merged.discard(half)
                 self.expected.discard(half)
                 continue
             left |= side if crosses else 0
@@ -5839,7 +5839,7 @@ class Halves:
         if raw.mask & ~(side | ISDIR) and raw.target is not None:
             past.look_ahead()
             if self.renames.get(half, 0) > self.queue.position:
-                self.early.add(half)
+                self.merged.add(half)
                 return False
         return None
 
@@ -5851,7 +5851,7 @@ class Halves:
     def settle(self, now):
         """The queue has been found empty: what is to come of a RENAME comes soon or never."""
         if now - self.judged_at > HALF_SECONDS:
-            for table in (self.renames, self.expected, self.reporting, self.early):
+            for table in (self.renames, self.expected, self.reporting, self.merged):
                 table.clear()
 
 
@@ -6114,7 +6114,6 @@ class Judge:
             self.report(None, raw[0], raw[1])
 
     def judge_now(self, raw):
-        """judge(), but for what may go wrong."""
         mask, key, name = raw.mask, raw.key, raw.name
         if mask & Q_OVERFLOW:
             return self.overflow()
@@ -6206,10 +6205,9 @@ class Judge:
         """Events of a directory that is gone and was not seen to go: it was outside.
 
         Each directory on the way from a root to it would have been seen to go, and its removal
-        is never ignored.  Where that proves nothing they are reported, without a path.  (What is
-        dropped wrongly: the last events of a directory in which nothing happened before, that was
-        emptied and replaced, another being renamed onto it, before they were read.  Nothing tells
-        it from the many that are made and removed outside.)
+        is never ignored.  Where that proves nothing they are reported, without a path.  (Dropped
+        wrongly are the last events of an unknown directory, if another was renamed onto it before
+        they were read.  Nothing tells it from the many that are made and removed outside.)
         """
         for raw in waited if not self.past.sees_all else ():
             self.report(None, raw[0], raw[1])
@@ -6228,7 +6226,7 @@ class Judge:
     def trim(self):
         """Keep the tables within their limits."""
         self.past.trim()
-        for table in (self.moved, self.halves.reporting, self.halves.early):
+        for table in (self.moved, self.halves.reporting, self.halves.merged):
             if len(table) > OUTSIDE_LIMIT:
                 table.clear()
 
@@ -6338,7 +6336,7 @@ class Judge:
         self.source.on_move()
 
     def leave_in_time(self):
-        """Have those leave that are leaving, where all is judged that they did before."""
+        # All is judged that they did before.
         while self.leaving and self.leaving[0][0] <= self.queue.position:
             self.leave(self.leaving.popleft()[1])
 
