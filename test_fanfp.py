@@ -8287,6 +8287,8 @@ class CasesTest(BpfTest):
 
     def test_struct_ops_that_nobody_attaches(self):
         self.needs(6, 4)
+        if not kernel().find("bpf_struct_ops_tcp_congestion_ops", (fanfp.BTF_STRUCT,)):
+            self.skipTest("this kernel has no TCP")
         with self.load("unfilled") as loaded:
             with self.assertRaises(fanfp.Error) as caught:
                 loaded.attach()
