@@ -8048,7 +8048,15 @@ class LibbpfTest(BpfTest):
             with self.subTest(name):
                 if name == "externs" and Libbpf().library.libbpf_minor_version() < 3:
                     self.skipTest("this libbpf knows no flavors of kernel functions")
-                self.compare(name, "clang-19")
+                try:
+                    self.compare(name, "clang-19")
+                except fanfp.Error:     # on this kernel, by libbpf too?
+                    programs = {function.name for function in OBJECTS.read(name).functions.values()
+                                if function.is_program
+                                and not function.section_name.startswith("?")}
+                    libbpf = Libbpf()
+                    libbpf.close(libbpf.load(OBJECTS.path(name, "clang-19"), programs)[0])
+                    raise
 
     def test_sections_as_libbpf_has_them(self):
         """Every section that libbpf knows is known, with its types, and no other."""
