@@ -65,6 +65,10 @@ ROOT = os.geteuid() == 0
 CREATED = "CREATE MODIFY CLOSE_WRITE"
 
 
+# =============================================================================================
+# How a test runs
+# =============================================================================================
+
 def available(name, directory):
     """None where a filter works in a directory, else why it does not."""
     try:
@@ -364,8 +368,49 @@ class Stopped:
         self.process.send_signal(signal.SIGCONT)
 
 
+def best(directory):
+    """The filter that auto takes in a directory."""
+    return next((name for name in fanfp.FILTER_NAMES[1:] if not available(name, directory)),
+                "inotify")
+
+
+BEST = best(DIRECTORIES[0])
+# By itself it says on an old kernel why it is no better one.
+SILENT = ["--filter", BEST]
+
+
+class Command(Base):
+    """Running the command line, with the best filter of this host."""
+
+    where = DIRECTORIES[0]
+
+    def finish(self, *arguments, **options):
+        """Run fanfp to its end: (status, standard output, standard error)."""
+        process = subprocess.Popen(MODULE + list(arguments), stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                   env=cached_environment(), **options)
+        out, errors = process.communicate(timeout=PATIENCE)
+        return process.returncode, out, errors.decode("utf-8", "replace")
+
+    def lines(self, *arguments, do, count=1, **options):
+        """The output of fanfp --count N with arguments, while `do` is done."""
+        program = self.program("--count", str(count), *arguments, json_lines=False, **options)
+        do()
+        out = b"".join(iter(program.line, b""))
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        return out
+
+    def assert_fails(self, text, *arguments, **options):
+        """fanfp ends with status 1 and one line on standard error that has a text in it."""
+        status, out, errors = self.finish(*arguments, **options)
+        self.assertEqual((status, out), (1, b""), errors)
+        self.assertIn(text, errors)
+        self.assertEqual(errors.count("\n"), 1, errors)
+        self.assertNotIn("Traceback", errors)
+
+
 # =============================================================================================
-# Scenarios: once for each filter
+# What each filter must get right: scenarios, and random programs against a model
 # =============================================================================================
 
 class Scenarios:
@@ -2034,1779 +2079,1650 @@ def make_scenarios():
 make_scenarios()
 
 
+class Differential(unittest.TestCase):
+    """A short run with each filter.  A long one: make soak."""
+
+    def run_filter(self, name):
+        if name not in FILTERS:
+            self.skipTest("not in FANFP_TEST_FILTERS")
+        reason = available(name, DIRECTORIES[0])
+        if reason is not None:
+            self.skipTest(reason)
+        program = os.path.join(HERE, "lab", "differential.py")
+        result = subprocess.run(
+            [sys.executable, program, "--filter", name, "--dir", DIRECTORIES[0], "--operations",
+             os.environ.get("FANFP_TEST_OPERATIONS", "2000"), "--seed", "1"],
+            stdout=subprocess.PIPE, timeout=600)
+        self.assertEqual(result.returncode, 0, result.stdout.decode("utf-8", "replace"))
+
+    def test_fastpath(self):
+        self.run_filter("fastpath")
+
+    def test_marks(self):
+        self.run_filter("marks")
+
+    def test_trace(self):
+        self.run_filter("trace")
+
+    def test_user(self):
+        self.run_filter("user")
+
+    def test_inotify(self):
+        self.run_filter("inotify")
+
+
 # =============================================================================================
-# The command line
+# 1. The file, and the kernel's interface: Pythons, C libraries and hosts that have less of it
 # =============================================================================================
 
-def best(directory):
-    """The filter that auto takes in a directory."""
-    return next((name for name in fanfp.FILTER_NAMES[1:] if not available(name, directory)),
-                "inotify")
+class Source(unittest.TestCase):
+    """What can be said of fanfp.py without running it."""
+
+    def test_no_name_is_given_twice(self):
+        """Its sections share one scope: a later one's replaces an earlier one's."""
+        with open(fanfp.__file__, encoding="utf-8") as file:
+            top = ast.parse(file.read()).body
+        made = [node.name for node in top if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        for node in top:
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                made += [each.id for each in ast.walk(target)
+                         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
+        self.assertEqual([name for name, count in collections.Counter(made).items() if count > 1],
+                         [])
 
 
-BEST = best(DIRECTORIES[0])
-# By itself it says on an old kernel why it is no better one.
-SILENT = ["--filter", BEST]
+# Runs a program as if Python lacked some modules of its standard library.
+WITHOUT = """
+import sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+del sys.argv[:2]
+with open(sys.argv[0]) as file:
+    program = compile(file.read(), sys.argv[0], "exec")
+exec(program, {"__name__": "__main__", "__file__": sys.argv[0]})
+"""
+LACKS = "fcntl,json,mmap,resource,shlex,subprocess,termios"
 
 
-class Command(Base):
-    """Running the command line, with the best filter of this host."""
+class Pythons(Base):
+    """Pythons with less than all of their library, C libraries with fewer functions, and hosts
+    with less than Python expects."""
 
     where = DIRECTORIES[0]
 
-    def finish(self, *arguments, **options):
-        """Run fanfp to its end: (status, standard output, standard error)."""
-        process = subprocess.Popen(MODULE + list(arguments), stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-                                   env=cached_environment(), **options)
-        out, errors = process.communicate(timeout=PATIENCE)
-        return process.returncode, out, errors.decode("utf-8", "replace")
+    def without(self, names):
+        """The start of a command: fanfp, in a Python without some modules."""
+        return [sys.executable, "-I", "-S", "-c", WITHOUT, names, PROGRAM]
 
-    def lines(self, *arguments, do, count=1, **options):
-        """The output of fanfp --count N with arguments, while `do` is done."""
-        program = self.program("--count", str(count), *arguments, json_lines=False, **options)
-        do()
-        out = b"".join(iter(program.line, b""))
-        self.assertEqual(program.process.wait(PATIENCE), 0)
-        return out
+    def run_without(self, names, *arguments):
+        return subprocess.run(self.without(names) + list(arguments), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
 
-    def assert_fails(self, text, *arguments, **options):
-        """fanfp ends with status 1 and one line on standard error that has a text in it."""
-        status, out, errors = self.finish(*arguments, **options)
-        self.assertEqual((status, out), (1, b""), errors)
-        self.assertIn(text, errors)
+    def assert_lacks(self, result, name, doing):
+        """One line says what a Python lacks for what, and what to do."""
+        errors = result.stderr.decode()
+        self.assertEqual((result.returncode, result.stdout), (1, b""), errors)
         self.assertEqual(errors.count("\n"), 1, errors)
-        self.assertNotIn("Traceback", errors)
+        for text in ("fanfp: %s: this Python lacks what it needs: " % doing, name, "; install "):
+            self.assertIn(text, errors)
 
+    def filters(self):
+        return [name for name in FILTERS if available(name, self.where) is None]
 
-def flags(row):
-    """The options that a row of fanfp.OPTIONS is of."""
-    return {"-" + row[0], "--" + row[1]} - {"-"}
-
-
-OPTIONS = {option for row in fanfp.OPTIONS for option in flags(row)}
-
-
-class CommandLine(Command):
-    """Options, output, errors and exit statuses."""
-
-    def test_wrong_options(self):
-        for words in (["--no\nsuch"], ["--in", "x"], ["--latency", "soon"], ["-t"], ["--json=x"],
-                      ["--count"], ["--count", "0"], ["-Zq"]):
-            with self.subTest(words):
-                self.assert_fails("reading the command line: ", self.tree, *words)
-                self.assert_fails("; see --help", *words)
-
-    def test_options_are_read_as_by_getopt(self):
-        """Random command lines: joined, abbreviated, with arguments of each kind, after --."""
-        letters = "".join(row[0] + ":" * bool(row[2]) for row in fanfp.OPTIONS)
-        names = [row[1] + "=" * bool(row[2]) for row in fanfp.OPTIONS]
-        letter_of = {"-" + row[0]: "--" + row[1] for row in fanfp.OPTIONS if row[0]}
-        parts = ["-", "--", "=", "x", "q", "m", "e", "-t", "5", "inc", "include", "includei", "js",
-                 "json", "event", "no-", "who", "w", "é", ""]
-        choose, wrong = random.Random(7), 0
-        for _ in range(20000):
-            words = ["".join(choose.choices(parts, k=choose.randrange(4)))
-                     for _ in range(choose.randrange(5))]
-            try:
-                pairs, rest = getopt.gnu_getopt(words, letters, names)
-                expected = [(letter_of.get(flag, flag)[2:], value) for flag, value in pairs], rest
-            except getopt.GetoptError:
-                expected, wrong = None, wrong + 1
-            try:
-                found = fanfp.read_options(words, fanfp.OPTIONS)
-            except ValueError:
-                found = None
-            self.assertEqual(found, expected, words)
-        self.assertGreater(wrong, 1000)
-
-    def test_empty_name(self):
-        for words in (["", "--wait"], [""]):
-            with self.subTest(words):
-                self.assert_fails('watching "": No such file or directory; name a', *words)
-
-    def test_default_line(self):
-        line = self.lines(self.tree, do=lambda: write(self.tree + "/a\x1b[1m\nb"),
-                          command=[sys.executable, PROGRAM]).decode()
-        self.assertRegex(line, r"^\d\d:\d\d:\d\d\.\d{3} \S+\(\S+\): [A-Z_,]*CREATE\S* ")
-        self.assertTrue(line.endswith("/a\\x1b[1m\\nb\n"), line)
-        self.assertEqual(line.count("\n"), 1)
-
-    def test_format(self):
-        def do():
-            os.mkdir(self.tree + "/d")
-        out = self.lines("--format", "%w|%f|%e|%;e|%P|%%|%T", "--timefmt", "%Y", self.tree, do=do)
-        self.assertEqual(out.decode(), "%s/|d|CREATE,ISDIR|CREATE;ISDIR|%s/d|%%|%s\n"
-                         % (self.tree, self.tree, time.strftime("%Y")))
-        os.rmdir(self.tree + "/d")
-
-    def test_format_raw(self):
-        """With %0 the bytes as they are; without, no name ends a line."""
-        name = os.fsdecode(b"x\n\xff\x1b")
-        out = self.lines("--format", "%P%0", self.tree, do=lambda: os.mkdir(self.tree + "/" + name))
-        self.assertEqual(out, os.fsencode(self.tree + "/" + name) + b"\0")
-        out = self.lines("--format", "%f", self.tree, do=lambda: os.rmdir(self.tree + "/" + name))
-        self.assertEqual(out, b"x\\n\\xff\\x1b\n")
-
-    def test_format_rename(self):
-        write(self.tree + "/a")
-        if BEST == "inotify":
-            self.skipTest("inotify does not say which process")
-        out = self.lines("--format", "%o>%P by %p %C", "--no-newline", "-e", "rename", self.tree,
-                         do=lambda: os.rename(self.tree + "/a", self.tree + "/b"))
-        with open("/proc/self/comm") as file:
-            comm = file.read().strip()
-        self.assertEqual(out.decode(), "%s/a>%s/b by %d %s"
-                         % (self.tree, self.tree, os.getpid(), comm))
-
-    def test_csv(self):
-        out = self.lines("--csv", self.tree, do=lambda: os.mkdir(self.tree + '/a,"b\n'))
-        fields = out.decode().split(",")
-        self.assertEqual(out.count(b"\n"), 1)
-        self.assertEqual(fields[0], self.tree + "/")
-        self.assertIn('"CREATE,ISDIR","a,""b\\n",,', out.decode())
-
-    def test_json(self):
-        name = os.fsdecode(b"\xff\"\\\n")
-        line = self.lines("--json", self.tree, do=lambda: os.mkdir(self.tree + "/" + name))
-        event = json.loads(line.decode("ascii"))
-        self.assertEqual(os.fsencode(event["path"]), os.fsencode(self.tree + "/" + name))
-        self.assertEqual(event["events"], ["CREATE"])
-        self.assertIs(event["is_dir"], True)
-        self.assertNotIn("old_path", event)
-        self.assertLess(abs(event["time"] - time.time()), PATIENCE)
-        if BEST != "inotify":
-            self.assertEqual(event["pid"], os.getpid())
-
-    def test_include_exclude(self):
-        def do():
-            for name in ("a.c", "b.C", "c.h", "d.c~"):
-                os.mkdir(self.tree + "/" + name)
-        self.assertEqual(self.lines("--include", r"\.c$", "--format", "%f", self.tree, do=do),
-                         b"a.c\n")
-        run("sh", "-c", "rmdir *", cwd=self.tree)
-        self.assertEqual(self.lines("--includei", r"\.c$", "--format", "%f", self.tree, do=do,
-                                    count=2), b"a.c\nb.C\n")
-        run("sh", "-c", "rmdir *", cwd=self.tree)
-        self.assertEqual(self.lines("--excludei", r"\.C", "--format", "%f", self.tree, do=do),
-                         b"c.h\n")
-
-    def test_outfile(self):
-        path = self.out + "/log"
-        write(path, "before\n")
-        program = self.program("-o", path, "--format", "%f", "--count", "1", self.tree,
-                               json_lines=False)
-        os.mkdir(self.tree + "/x")
-        self.assertEqual(program.process.wait(PATIENCE), 0)
-        with open(path) as file:
-            self.assertEqual(file.read(), "before\nx\n")
-
-    def test_quiet(self):
-        program = self.program("-qq", "--count", "1", *SILENT + [self.tree], ready=False,
-                               json_lines=False)
-        while program.process.poll() is None:
-            run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
-        self.assertEqual(program.stop(), (0, ""))
-        self.assertEqual(program.buffer, b"")
-
-    def test_timeout(self):
-        status, out, errors = self.finish("-t", "0.1", self.tree)
-        self.assertEqual((status, out), (2, b""), errors)
-
-    def test_full_disk(self):
-        with open("/dev/full", "wb") as full:
-            process = subprocess.Popen([sys.executable, PROGRAM, "-q"] + SILENT + [self.tree],
-                                       stdout=full, stderr=subprocess.PIPE)
-            while process.poll() is None:
-                run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
-            errors = process.communicate()[1].decode()
-        self.assertEqual(process.returncode, 1)
-        self.assertIn("writing events to standard output: No space left on device", errors)
+    def assert_watches(self, command, name, **options):
+        """What is done in the tree is told, what is done beside it is not."""
+        shutil.rmtree(self.tree)
+        os.mkdir(self.tree)
+        program = self.program("--filter", name, "--format", "%e %w%f", self.tree,
+                               command=command, json_lines=False, **options)
+        os.mkdir(self.tree + "/d")
+        write(self.out + "/x")
+        os.rename(self.tree + "/d", self.tree + "/e")
+        write(self.tree + "/sentinel")
+        lines = []
+        while not lines or not lines[-1].endswith("/sentinel\n"):
+            lines.append(program.line().decode())
+        self.assertEqual(lines[:2], ["CREATE,ISDIR %s/d\n" % self.tree,
+                                     "RENAME,ISDIR %s/e\n" % self.tree])
+        self.assertEqual([each for each in lines[2:] if "sentinel" not in each], [])
+        status, errors = program.stop()
         self.assertEqual(errors.count("\n"), 1, errors)
+        return program
 
-    def test_exec(self):
-        """One command for each event, in order, none lost while one runs."""
-        log = self.out + "/log"
-        script = self.out + "/run"
-        with open(script, "w") as file:
-            file.write('#!/bin/sh\nprintf "%%s|%%s|%%s\\n" "$1" "$FANFP_PATH" "$FANFP_EVENTS" '
-                       '>> %s\n' % log)
-        os.chmod(script, 0o755)
-        names = ["plain", "sp ace", "$(touch pwned)", ";reboot", "-rf"] + list("abcdefghij")
-        program = self.program("-qq", "--count", str(len(names)), "--exec", script + " {}",
-                               self.tree, ready=False, json_lines=False)
-        while not os.path.exists(log):
-            os.mkdir(self.tree + "/probe")
-            os.rmdir(self.tree + "/probe")
-        program.stop()
-        os.remove(log)
-        program = self.program("--count", str(len(names)), "--exec", script + " {}", self.tree,
-                               json_lines=False)
-        for name in names:
-            os.mkdir(self.tree + "/" + name)
-        self.assertEqual(program.process.wait(PATIENCE), 0)
-        with open(log) as file:
-            self.assertEqual(file.read().splitlines(), [
-                "%s/%s|%s/%s|CREATE,ISDIR" % (self.tree, name, self.tree, name)
-                for name in names])
+    def test_without_what_all_of_it_needs(self):
+        for name in ("ctypes", "_ctypes", "select", "array", "struct"):
+            with self.subTest(name):
+                self.assert_lacks(self.run_without(name, self.tree), name, "starting")
 
-    def test_probe(self):
-        status, out, errors = self.finish("--probe", self.tree)
-        self.assertEqual((status, errors), (0, ""))
-        text = out.decode()
-        for row in ("kernel ", "CAP_SYS_ADMIN ", "BTF ", "file system ", "filter marks ",
-                    "auto takes "):
-            self.assertIn(row, text)
-        self.assertRegex(text, r"auto takes +%s\n" % BEST)
+    def test_import_without_what_all_of_it_needs(self):
+        """A program that imports it gets an ImportError, and lives on."""
+        code = ("import sys; sys.modules['ctypes'] = None; sys.path.insert(0, %r)\n"
+                "try: import fanfp\n"
+                "except ImportError as why: print(why)" % HERE)
+        out = subprocess.check_output([sys.executable, "-I", "-c", code]).decode()
+        self.assertIn("this Python lacks what it needs: ", out)
+        self.assertEqual(out.count("\n"), 1)
 
-    def test_version_and_help(self):
-        self.assertEqual(self.finish("--version")[:2],
-                         (0, ("fanfp %s\n" % fanfp.__version__).encode()))
-        status, out, _ = self.finish("--help")
-        self.assertEqual(status, 0)
-        for option in ("--filter", "--format", "--json", "--exec", "--probe"):
-            self.assertIn(option, out.decode())
+    def test_without_what_some_of_it_needs(self):
+        for name in self.filters():
+            # The kernel's filters are reached through fcntl and mmap.
+            lacks = LACKS if name not in ("fastpath", "trace") \
+                else "json,resource,shlex,subprocess,termios"
+            with self.subTest(name):
+                self.assert_watches(self.without(lacks), name)
+        for name, doing, arguments in (("json", "reading options: --json", ["--json"]),
+                                       ("shlex", "reading --exec", ["--exec", "true"]),
+                                       ("subprocess", "reading --exec", ["--exec", "true"]),
+                                       ("shutil", "reading --exec", ["--exec", "true"]),
+                                       ("re", "reading --include", ["--include", "x"])):
+            with self.subTest(name):
+                self.assert_lacks(self.run_without(name, *arguments + [self.tree]), name, doing)
 
-    # --- errors: one line, status 1 ---
+    def test_auto_without_what_the_best_filter_needs(self):
+        result = self.run_without("fcntl,mmap", "-t", "0.01", self.tree)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn(b"fanfp: watching ", result.stderr)
 
-    def test_errors(self):
-        self.assert_fails("no root given")
-        self.assert_fails("there is no filter none; there are auto ", "--filter", "none", self.tree)
-        self.assert_fails("watching %s/none: No such file or directory; name a directory or a file"
-                          % self.tree, self.tree + "/none")
-        self.assert_fails("there is no event none", "-e", "none", self.tree)
-        self.assert_fails("regular expression", "--include", "(", self.tree)
-        self.assert_fails("--format", "--format", "%Q", self.tree)
-        self.assert_fails("only one of", "--json", "--csv", self.tree)
-        self.assert_fails("opening %s/no/file" % self.tree, "-o", self.tree + "/no/file", self.tree)
-        self.assert_fails("\\x1b", self.tree + "/\x1b")
-
-    @unittest.skipUnless(ROOT, "needs root, to give it up")
-    def test_unprivileged(self):
-        """Without capabilities: fanotify says which, auto takes inotify."""
-        os.chmod(self.top, 0o755)
-        for name in ("marks", "user"):
-            self.assert_fails("CAP_SYS_ADMIN", "--filter", name, self.tree, preexec_fn=drop_root)
-        os.chmod(self.tree, 0o777)
-        program = self.program(self.tree, preexec_fn=drop_root)
-        self.assertIn(b"(filter: inotify)", program.errors)
-        write(self.tree + "/f")
-        write(self.tree + "/end")
-        self.assertIn(self.tree + "/f", gather(program.until(self.tree + "/end")))
-
-    @unittest.skipUnless(ROOT, "needs root, to set the limit of a user namespace")
-    def test_watch_limit(self):
-        """Reaching max_user_watches names the sysctl and its value."""
-        for number in range(20):
-            os.mkdir(self.tree + "/d%d" % number)
-        script = ("echo 5 > /proc/sys/user/max_inotify_watches && exec %s %s --filter inotify %s"
-                  % (sys.executable, PROGRAM, self.tree))
+    def test_python3_minimal(self):
+        """Debian's smallest Python, from the files of its package: it has no ctypes."""
+        python = os.path.realpath("/usr/bin/python3")
+        name = os.path.basename(python)
         try:
-            run("unshare", "-Ur", "true", stderr=subprocess.DEVNULL)
+            files = subprocess.check_output(["dpkg", "-L", "lib%s-minimal" % name],
+                                            stderr=subprocess.DEVNULL).decode().splitlines()
         except (OSError, subprocess.CalledProcessError):
-            self.skipTest("unshare -Ur does not work here")
-        process = subprocess.Popen(["unshare", "-Ur", "sh", "-c", script], stderr=subprocess.PIPE)
-        errors = process.communicate(timeout=PATIENCE)[1].decode()
-        self.assertEqual(process.returncode, 1, errors)
-        self.assertIn("/proc/sys/user/max_inotify_watches (5) is reached", errors)
-        self.assertEqual(errors.count("\n"), 1, errors)
+            self.skipTest("this is not Debian, or it has no python3-minimal")
+        library = "/usr/lib/%s/" % name
+        for path in files:
+            if path.startswith(library) and os.path.isfile(path):
+                copy = self.out + "/lib/%s/%s" % (name, path[len(library):])
+                os.makedirs(os.path.dirname(copy), exist_ok=True)
+                shutil.copy(path, copy)
+        result = subprocess.run([python, PROGRAM, self.tree], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+                                env=dict(os.environ, PYTHONHOME=self.out))
+        self.assert_lacks(result, "ctypes", "starting")
 
-    @unittest.skipUnless(ROOT, "needs root, to hide /proc")
-    def test_no_proc(self):
-        script = "umount -l /proc; exec %s %s %s" % (sys.executable, PROGRAM, self.tree)
+    # --- C libraries ---
+
+    def test_numbers(self):
+        """What the table says of this machine is what the kernel and the C library do."""
+        buffer = ctypes.create_string_buffer(256)
+        directory = os.open(self.tree, os.O_RDONLY)
+        self.addCleanup(os.close, directory)
+        self.assertEqual(fanfp.system_call("statx", directory, b"", fanfp.AT_EMPTY_PATH, 0xFFF,
+                                           buffer), 0)
+        self.assertEqual(struct.unpack_from("=Q", buffer, 32)[0], os.stat(self.tree).st_ino)
+        if ROOT:
+            os.close(fanfp.copy_tree(directory))
+        fd = fanfp.call("inotify_init1", os.O_NONBLOCK)
+        self.addCleanup(os.close, fd)
+        self.assertEqual(fanfp.queued(fd), 0)
+        fanfp.call("inotify_add_watch", fd, os.fsencode(self.tree), fanfp.CREATE)
+        write(self.tree + "/x")
+        self.assertEqual(fanfp.queued(fd), len(os.read(fd, 4096)))
+
+    def test_abi_of_a_program(self):
+        """The table of this process is found by its own file, whatever the kernel is for."""
+        with open(sys.executable, "rb") as file:
+            self.assertEqual(file.read(5)[4], struct.calcsize("P") // 4)
+        bits = 8 * struct.calcsize("P")
+        known = {"x86_64": (3, 62), "i686": (3, 62), "aarch64": (40, 183)}
+        if MACHINE[0] not in known:
+            self.skipTest("the number of this machine is not known here")
+        machine = known[MACHINE[0]][bits == 64]
+        self.assertIs(fanfp.abi(), fanfp.ABIS.get((machine, bits), fanfp.GENERIC_ABIS[bits]))
+
+    def test_c_library_without_statfs64(self):
+        """musl has but one, with numbers of 64 bits on all machines."""
+        if sys.maxsize < 1 << 32 and hasattr(fanfp.libc(), "gnu_get_libc_version"):
+            self.skipTest("statfs() of this C library is another")
+        expected = [fanfp.filesystem_id(os.fsencode(self.tree))]
+
+        class Library:
+            def __getattr__(_, name):
+                if name.endswith("64"):
+                    raise AttributeError(name)
+                return getattr(real, name)
+        real = fanfp.libc()
+        with unittest.mock.patch.dict(fanfp._functions, {"": Library()}, clear=True):
+            directory = os.open(self.tree, os.O_RDONLY)
+            self.addCleanup(os.close, directory)
+            expected.append(fanfp.filesystem_id(directory))
+            expected.append(fanfp.filesystem_id(os.fsencode(self.tree)))
+        self.assertEqual(len(set(expected)), 1)
+
+    def test_alarm(self):
+        """It rings once, after the time that was asked for."""
+        alarm = fanfp.Alarm()
+        self.addCleanup(os.close, alarm.fd)
+        started = time.monotonic()
+        alarm.set(0.3)
+        self.assertTrue(select.select([alarm.fd], [], [], PATIENCE)[0])
+        self.assertGreater(time.monotonic() - started, 0.25)
+        alarm.stop()
+        self.assertEqual(select.select([alarm.fd], [], [], 0)[0], [])
+
+    # --- file systems ---
+
+    def small_inodes(self):
+        """A file system that does not keep when a file was made, and of times only seconds."""
+        disk = self.top + "/disk"
+        with open(disk, "wb") as file:
+            file.truncate(16 << 20)
         try:
-            run("unshare", "-m", "sh", "-c", "umount -l /proc", stderr=subprocess.DEVNULL)
+            run("mkfs.ext4", "-q", "-I", "128", disk, stderr=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError):
-            self.skipTest("unshare -m does not work here")
-        process = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stderr=subprocess.PIPE)
-        errors = process.communicate(timeout=PATIENCE)[1].decode()
-        self.assertEqual(process.returncode, 1, errors)
-        self.assertIn("/proc is not mounted", errors)
-        self.assertEqual(errors.count("\n"), 1, errors)
+            self.skipTest("mkfs.ext4 does not work here")
+        place = self.top + "/place"
+        os.mkdir(place)
+        self.mount("-o", "loop", disk, place)
+        self.tree, self.out = place + "/tree", place + "/out"
+        os.mkdir(self.tree)
+        os.mkdir(self.out)
+        if available("marks", self.tree) is not None:
+            self.skipTest("no ignore marks here")
+
+    def moved_in_and_changed(self, wait):
+        """What is reported of a directory that was marked, moved in and changed before fanfp can
+        know of it."""
+        os.makedirs(self.out + "/d/e")
+        for name in ("/d/e/old", "/d/e/written", "/d/e/gone"):
+            write(self.out + name)
+        program = self.program("--filter", "marks", self.tree)
+        write(self.out + "/d/e/old")
+        write(self.out + "/d/x")
+        self.assertEqual(self.reported(program), {})
+        wait()
+        program.process.send_signal(signal.SIGSTOP)
+        os.rename(self.out + "/d", self.tree + "/d")
+        wait()
+        write(self.tree + "/d/e/new")
+        os.mkdir(self.tree + "/d/e/made")
+        write(self.tree + "/d/e/written")
+        program.process.send_signal(signal.SIGCONT)
+        return self.reported(program)
 
     @unittest.skipUnless(ROOT, "needs root, to mount")
-    def test_file_system_without_handles(self):
-        """proc can't be marked: named with a filter asked for, another with auto."""
-        self.assert_fails("the file handle of /proc/sys: ", "--filter", "user", "/proc/sys")
-        program = self.program("/proc/sys/fs/inotify")
-        self.assertRegex(program.errors, rb"\(filter: (trace|inotify)\)")
+    def test_no_time_of_birth(self):
+        """Where nobody knows when a file was made, none is said to have been: its directory says
+        that there may be more than what was written."""
+        self.small_inodes()
+        top = self.tree + "/d"
+        self.assertEqual(fanfp.status_of(fanfp.AT_FDCWD, os.fsencode(self.tree)).birth,
+                         0)
+        found = self.moved_in_and_changed(lambda: Scenarios.pass_a_tick(self))
+        self.assertEqual(found, {top: {"MOVED_TO"}, top + "/e": {"MODIFY"},
+                                 top + "/e/new": {"MODIFY", "CLOSE_WRITE"},
+                                 top + "/e/written": {"MODIFY", "CLOSE_WRITE"}})
 
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_times_of_whole_seconds(self):
+        """What is written in the second of the move may be from before: the directory tells."""
+        self.small_inodes()
+        top = self.tree + "/d"
+        found = self.moved_in_and_changed(lambda: None)
+        self.assertEqual(found[top] | {"MODIFY"}, {"MOVED_TO", "MODIFY"})
+        self.assertEqual(found.get(top + "/e"), {"MODIFY"})
+        self.assertNotIn(top + "/e/old", found)
 
-def drop_root():
-    """In a child: go on as root without any capability (the files stay readable)."""
-    import ctypes
-    prctl = ctypes.CDLL(None).prctl
-    for number in range(64):
-        prctl(24, number, 0, 0, 0)              # PR_CAPBSET_DROP: exec gives none of these back
+    # --- hosts ---
 
-
-class Words(Command):
-    """What is said, of mistakes and of what can't be had: what was done, and what to do."""
-
-    def test_help_fits(self):
-        """A terminal of 80 columns, whatever COLUMNS says."""
-        out = self.finish("--help")[1].decode()
-        self.assertEqual([line for line in out.splitlines() if len(line) > 80], [])
-        self.assertGreater(len(out.splitlines()), 20)
-
-    def test_answers_to_a_full_disk(self):
-        for words in (["--help"], ["--version"], ["--probe", self.tree]):
-            with self.subTest(words), open("/dev/full", "wb") as full:
-                result = subprocess.run([sys.executable, PROGRAM] + words, stdout=full,
-                                        stderr=subprocess.PIPE)
-                self.assertEqual((result.returncode, result.stderr.decode()), (
-                    1, "fanfp: writing to standard output: No space left on device; it is not "
-                    "whole; free some space, or write elsewhere\n"))
-
-    def test_nobody_to_tell(self):
-        """Where standard error can't be written, watching goes on."""
-        with open("/dev/full", "wb") as full:
-            status = subprocess.call(MODULE + ["-t", "0.1", self.tree], stderr=full,
-                                     env=cached_environment())
-        self.assertEqual(status, 2)
-
-    def test_run_as_it_is(self):
-        """The file has its run bit, and README's first command works as it is typed."""
-        self.assertTrue(os.stat(PROGRAM).st_mode & 0o100)
-        if not os.path.exists(HERE + "/README.md"):
-            self.skipTest("no README here")
-        with open(HERE + "/README.md") as file:
-            command = next(line for line in file if "fanfp.py" in line).strip()
-        directory = self.tree + "/new"
-        command = command.replace("sudo ", "").replace("/tmp/dir", directory)
-        program = self.program("-c", "exec 2>&1; " + command + " -t 0.1", command=["sh"], cwd=HERE,
-                               ready=False, json_lines=False)
-        self.assertIn(b"fanfp: watching %s (filter: " % os.fsencode(directory), program.line())
-        self.assertEqual(program.process.wait(PATIENCE), 2)
-
-    def test_outfile_of_standard_output(self):
-        self.assertEqual(self.lines("-o", "-", "--format", "%f", self.tree,
-                                    do=lambda: os.mkdir(self.tree + "/x")), b"x\n")
-
-    def test_options_without_effect(self):
-        for words, text in (
-                (["--timefmt", "%Y"], "--timefmt does nothing without a %T in --format"),
-                (["--timefmt", "%Y", "--format", "%f"], "--timefmt does nothing without a %T"),
-                (["--no-newline"], "--no-newline does nothing without --format"),
-                (["--object", "x.o", "--filter", "marks"],
-                 "--object does nothing but with --filter fastpath"),
-                (["--devices", "-e", "create"], "--devices does nothing with these events"),
-                (["-qq", "--json"], "--json does nothing with -qq"),
-                (["-qq", "-o", self.out + "/log"], "--outfile does nothing with -qq"),
-                (["--probe", "--json"], "--probe takes roots and no other options"),
-                (["--who", "--filter", "inotify"], "--who does nothing with --filter inotify"),
-                (["--count", "0"], "--count: it takes a whole number above 0, not 0; see"),
-                (["-t", ""], "--timeout: it takes a number of seconds, 0 or more, not \"\"; see"),
-                (["--ring", "0"], "--ring: it takes a number of bytes up to 1G, as 64M, not 0"),
-                (["--ring", "1e9"], "--ring: it takes a number of bytes up to 1G, as 64M, not 1e9"),
-                (["--latency", "nan"], "--latency: it takes a number of seconds, 0 or more"),
-                (["-e", ","], "choosing events: none is named")):
-            with self.subTest(words):
-                self.assert_fails(text, self.tree, *words)
-        self.assertEqual(os.listdir(self.out), [])
-
-    def test_missing_files(self):
-        self.assert_fails("reading BPF object %s/no.o: No such file or directory; name "
-                          "another, or leave --object out" % self.out,
-                          "--object", self.out + "/no.o", self.tree) if ROOT else None
-        write(self.out + "/no.o")
-        self.assert_fails("reading BPF object %s/no.o: not an ELF file; name another, or leave "
-                          "--object out" % self.out, "--filter", "fastpath",
-                          "--object", self.out + "/no.o", self.tree) if ROOT else None
-        os.mkfifo(self.out + "/pipe")
-        for path in (self.out + "/pipe", "/dev/zero") if ROOT else ():
-            self.assert_fails("reading BPF object %s: Invalid argument; it is no file; name "
-                              "another, or leave --object out" % path,
-                              "--object", path, self.tree)
-        status, out, errors = self.finish("--probe", self.out + "/none", self.tree)
-        self.assertEqual((status, errors), (
-            1, "fanfp: watching %s/none: No such file or directory; name a directory or a file\n"
-            % self.out))
-        self.assertIn("auto takes ", out.decode())
-
-    @unittest.skipUnless(ROOT, "needs root, to give it up")
-    def test_permission(self):
-        os.mkdir(self.tree + "/closed")
-        os.mkdir(self.tree + "/unread")
-        for name in ("/closed/f", "/unread/f"):
-            write(self.tree + name)
-        os.chmod(self.tree + "/closed", 0)
-        os.chmod(self.tree + "/unread", 0o300)
-        for name, text in (
-                ("/closed", "run as root, or have its owner let you (chmod)"),
-                ("/closed/f", "run as root, or have its owner let you (chmod)"),
-                ("/unread", "run as root, or have its owner let you (chmod)"),
-                ("/unread/f", "the directory it is in can't be read; run as root, or watch where "
-                              "you may read")):
-            with self.subTest(name):
-                self.assert_fails("watching %s%s: Permission denied; %s"
-                                  % (self.tree, name, text), self.tree + name, preexec_fn=drop_root)
-
-    def test_few_descriptors(self):
-        for limit in range(7, 20):
-            result = subprocess.run(
-                ["sh", "-c", "ulimit -n %d && exec \"$@\"" % limit, "sh", sys.executable, PROGRAM,
-                 "-t", "0.01", self.tree], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            errors = result.stderr.decode()
-            self.assertIn(result.returncode, (1, 2), errors)
-            if result.returncode == 1:
-                self.assertRegex(errors, "^fanfp: [^\n]*; see ulimit -n\n$")
-
-    def test_errors_of_the_system(self):
-        """An OSError that Python made is told in words."""
-        for doing, text in (
-                (lambda: os.open(self.out + "/a\n", os.O_RDONLY),
-                 "opening %s/a\\n: No such file or directory" % self.out),
-                (lambda: os.listdir(os.fsencode(self.out) + b"/b"),
-                 "opening %s/b: No such file or directory" % self.out),
-                (lambda: os.fstat(12345), "asking the kernel: Bad file descriptor")):
-            with self.assertRaises(OSError) as caught:
-                doing()
-            self.assertEqual(fanfp.worded(caught.exception), text)
-
-    @unittest.skipUnless(ROOT and shutil.which("unshare"), "needs root and unshare")
-    def test_process_of_another_namespace(self):
-        """Its number is not known: null, "" or a question mark, and not 0."""
-        if BEST == "inotify":
-            self.skipTest("inotify does not say which process")
-        command = ["unshare", "-p", "-f", "--mount-proc"]
-        try:
-            run(*(command + ["true"]), stderr=subprocess.DEVNULL)
-        except subprocess.CalledProcessError:
-            self.skipTest("unshare -p does not work here")
-        for words, text in ((["--json"], '"pid": null, "comm": null'), ([], " ?(?): CREATE"),
-                            (["--format", "%p,%C;"], ",;"), (["--csv"], ',"CREATE,ISDIR",x,,,')):
-            with self.subTest(words):
-                line = self.lines(self.tree, *words, do=lambda: os.mkdir(self.tree + "/x"),
-                                  command=command + MODULE).decode()
-                self.assertIn(text, line)
-                os.rmdir(self.tree + "/x")
-
-
-# What is mounted on a host: its own file systems, containers, files and namespaces put in place.
-HOST = """
-mount -t tmpfs host "$1" && cd "$1" || exit 9
-mkdir -p proc sys dev run/netns run/credentials etc docker/netns lower snap
-mount -t proc proc proc; mount -t sysfs sysfs sys; mount -t devtmpfs dev dev
-mount -t tmpfs shm dev/shm; mount -t devpts devpts dev/pts
-mkdir -p dev/mqueue dev/hugepages
-mount -t mqueue mqueue dev/mqueue; mount -t hugetlbfs huge dev/hugepages
-mount -t ramfs ramfs run/credentials
-: > run/netns/x; mount --bind /proc/self/ns/net run/netns/x
-for i in hosts hostname; do : > lower/$i; : > etc/$i; mount --bind lower/$i etc/$i; done
-for i in 1 2 3 4 5 6 7 8; do
-    mkdir -p docker/$i/diff docker/$i/work docker/$i/merged
-    mount -t overlay -o "lowerdir=lower,upperdir=docker/$i/diff,workdir=docker/$i/work" o \\
-        docker/$i/merged
-    mkdir -p docker/$i/merged/proc docker/$i/merged/dev
-    mount -t proc proc docker/$i/merged/proc; mount -t tmpfs dev docker/$i/merged/dev
-    mknod docker/$i/merged/dev/null c 1 3
-done
-shift; exec "$@"
-"""
-
-
-@unittest.skipUnless(ROOT and shutil.which("unshare"), "needs root and unshare")
-class WholeSystem(Command):
-    """A root with all that is mounted on a host, in a namespace of its own."""
-
-    def host(self, *arguments):
-        try:
-            run("unshare", "-m", "true", stderr=subprocess.DEVNULL)
-        except subprocess.CalledProcessError:
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_no_dev_null(self):
+        """Without /dev/null, whatever of 0, 1 and 2 is open."""
+        private = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /dev && exec \"$@\"", "-"]
+        if subprocess.call(private + ["test", "!", "-e", "/dev/null"]) != 0:
             self.skipTest("unshare -m does not work here")
-        return self.program(*arguments, command=[
-            "unshare", "-m", "--propagation", "private", "sh", "-c", HOST, "sh", self.tree]
-            + MODULE)
-
-    def test_comes_up(self):
-        """It is said that it watches, in one line what is watched with less, and in one what is
-        a file; no more."""
-        for name in FILTERS:
-            if available(name, DIRECTORIES[0]):
-                continue
-            with self.subTest(name):
-                program = self.host("--filter", "auto" if name == "marks" else name, self.tree)
-                errors = program.stop()[1]
-                lines = [line for line in errors.splitlines() if "fanfp: " in line]
-                self.assertIn("fanfp: watching " + self.tree, lines[-1])
-                self.assertLessEqual(len(lines), 3, errors)
-                self.assertEqual(len(re.findall(" what is mounted there is a file; ", errors)), 1)
-                self.assertLessEqual(max(map(len, lines)), 250 + 3 * len(self.tree), errors)
-
-    def test_device_nodes(self):
-        """What all programs do with /dev/null and with terminals is not told; what they do with
-        /dev/shm is."""
-        program = self.host("-e", "all", self.tree)
-        inside = "/proc/%d/root%s" % (program.process.pid, self.tree)
-        for name in ("dev/null", "dev/zero", "dev/tty", "docker/1/merged/dev/null", "dev/ptmx"):
-            try:
-                with open(os.path.join(inside, name), "r+b", 0) as file:
-                    file.write(b"x")
-            except OSError:
-                pass
-        write(inside + "/dev/shm/file")
-        run("sh", "-c", ": > %s/end" % inside)
-        found = {os.path.relpath(path, self.tree) for path in gather(
-            event for event in program.until(self.tree + "/end") if not event["is_dir"])}
-        self.assertEqual(found, {"dev/shm/file"})
+        self.assert_watches(private + MODULE, self.filters()[0])
+        for closed in ((0,), (0, 2), (0, 1, 2)):
+            with self.subTest(closed=closed):
+                log = self.out + "/log%d" % len(closed)
+                shell = "exec " + " ".join("%d>&-" % fd for fd in closed) + "; exec \"$@\""
+                program = self.program(
+                    "-o", log, "--format", "%e %w%f", "--count", "1", "--exec",
+                    "touch %s/ran" % self.out, self.tree, ready=2 not in closed, json_lines=False,
+                    command=private + ["sh", "-c", shell, "-"] + MODULE)
+                deadline = time.monotonic() + PATIENCE      # without 2 it does not say it is ready
+                while program.process.poll() is None and time.monotonic() < deadline:
+                    write(self.tree + "/x")
+                    time.sleep(0.01)
+                self.assertEqual(program.process.returncode, 0, program.process.stderr.read())
+                with open(log) as file:
+                    self.assertRegex(file.read(), "^[A-Z_,]+ %s/x\n$" % self.tree)
+                os.remove(self.out + "/ran")
 
 
-class Patterns(Command):
-    """--include and --exclude, and the library's include and exclude."""
+# =============================================================================================
+# 2. Events
+# =============================================================================================
 
-    def found(self, names, *options):
-        """Which of some names fanfp reports when directories of these names are made."""
-        top = tempfile.mkdtemp(dir=self.tree)
-        if "--exclude" not in options:
-            options += ("--include", "/sentinel$")
-        program = self.program(top, *options)
-        for name in list(names) + ["sentinel"]:
-            os.mkdir(os.path.join(top, name))
-        found = {os.path.basename(event["path"]) for event in program.until(top + "/sentinel")}
-        program.stop()
+KEY = b"FILESYST" + struct.pack("=Ii", 8, 1) + b"handle-1"
+OTHER = b"FILESYST" + struct.pack("=Ii", 12, 1) + b"another-one1"
+
+
+def record(kind, key, name=None):
+    """An information record."""
+    body = key + (name + b"\0" if name is not None else b"")
+    body += b"\0" * (-len(body) % 4)
+    return struct.pack("=BBH", kind, 0, 4 + len(body)) + body
+
+
+def event(mask, pid, *records):
+    """A fanotify event."""
+    body = b"".join(records)
+    return struct.pack("=IBBHQii", 24 + len(body), 3, 0, 24, mask, -1, pid) + body
+
+
+class Decoding(unittest.TestCase):
+    """decode() on buffers, whole and damaged."""
+
+    buffer = (event(fanfp.CREATE, 7, record(2, KEY, b"name"), record(1, OTHER))
+              + event(fanfp.RENAME | fanfp.ISDIR, 8, record(10, KEY, b"old"),
+                      record(12, OTHER, b"new"), record(1, KEY))
+              + event(fanfp.Q_OVERFLOW, 0)
+              + event(fanfp.FS_ERROR, 9, record(1, KEY[:8] + struct.pack("=IiII", 8, 1, 12, 3)),
+                      struct.pack("=BBHiI", 5, 0, 12, errno.EIO, 2))
+              + event(fanfp.FS_ERROR, 9, record(1, KEY[:8] + struct.pack("=Ii", 0, 255)))
+              + event(fanfp.ATTRIB, 9, record(1, KEY))
+              + event(fanfp.OPEN | fanfp.ISDIR, 9, record(2, KEY, b"."))
+              + event(fanfp.CLOSE_WRITE, 10, record(2, OTHER, b"n" * 255), record(1, KEY)))
+
+    def decoded(self, buffer):
+        """The events up to any damage, and the Error or None."""
+        found = []
+        try:
+            for raw in fanfp.decode(buffer):
+                found.append(fanfp.Raw(*raw)[:-1])
+        except fanfp.Error as error:
+            return found, error
+        return found, None
+
+    def test_whole(self):
+        found, error = self.decoded(self.buffer)
+        self.assertIsNone(error)
+        self.assertEqual(found, [
+            (fanfp.CREATE, 7, KEY, b"name", None, None, None),
+            (fanfp.RENAME | fanfp.ISDIR, 8, OTHER, b"new", KEY, KEY, b"old"),
+            (fanfp.Q_OVERFLOW, 0, None, None, None, None, None),
+            (fanfp.FS_ERROR, 9, KEY[:8] + struct.pack("=IiII", 8, 1, 12, 3), (errno.EIO, 2, 12),
+             None, None, None),
+            (fanfp.FS_ERROR, 9, KEY[:8] + struct.pack("=Ii", 0, 255), (errno.EIO, 1, None),
+             None, None, None),
+            (fanfp.ATTRIB, 9, None, None, KEY, None, None),
+            (fanfp.OPEN | fanfp.ISDIR, 9, KEY, b".", None, None, None),
+            (fanfp.CLOSE_WRITE, 10, OTHER, b"n" * 255, None, None, None)])
+
+    def test_truncated(self):
+        """Cut anywhere: the events before the cut and an Error, or a whole number of events."""
+        whole, _ = self.decoded(self.buffer)
+        ends = []
+        for raw in fanfp.decode(self.buffer):
+            ends.append(raw[-1])
+        for cut in range(len(self.buffer)):
+            found, error = self.decoded(self.buffer[:cut])
+            self.assertEqual(found, whole[:sum(end <= cut for end in ends)])
+            self.assertEqual(error is None, cut in [0] + ends)
+
+    def test_corrupt(self):
+        """Any byte changed: no hang, no crash, and what is read is within the event."""
+        generator = random.Random(1)
+        for at in range(len(self.buffer)):
+            for value in (0, 1, 0xFF, generator.randrange(256)):
+                damaged = self.buffer[:at] + bytes([value]) + self.buffer[at + 1:]
+                found, _ = self.decoded(damaged)
+                self.assertLessEqual(len(found), len(self.buffer) // 24)
+                for raw in found:
+                    for part in raw[2:]:
+                        self.assertTrue(part is None or isinstance(part, fanfp.FsError)
+                                        or part == b"." or part in damaged)
+
+    def test_wrong_version(self):
+        wrong = struct.pack("=IBBHQii", 24, 4, 0, 24, fanfp.Q_OVERFLOW, -1, 0)
+        found, error = self.decoded(event(fanfp.Q_OVERFLOW, 0) + wrong)
+        self.assertEqual(len(found), 1)
+        self.assertIn("at byte 24: not version 3", str(error))
+
+    def test_unknown_records_are_skipped(self):
+        found, error = self.decoded(event(fanfp.CREATE, 7, record(99, b"whatever"),
+                                          record(2, KEY, b"name")))
+        self.assertIsNone(error)
+        self.assertEqual(found[0][2:4], (KEY, b"name"))
+
+    def test_inotify(self):
+        one = struct.pack("=iIII", 1, fanfp.CREATE, 0, 16) + b"name".ljust(16, b"\0")
+        two = struct.pack("=iIII", -1, fanfp.Q_OVERFLOW, 0, 0)
+        self.assertEqual(list(fanfp.decode_inotify(one + two)),
+                         [(1, fanfp.CREATE, 0, b"name"), (-1, fanfp.Q_OVERFLOW, 0, b"")])
+        for cut in range(len(one) + 1, len(one + two)):
+            with self.assertRaises(fanfp.Error):
+                list(fanfp.decode_inotify((one + two)[:cut]))
+
+    def test_printable(self):
+        self.assertEqual(fanfp.printable("plain é"), "plain é")
+        self.assertEqual(fanfp.printable("a\nb\t\x1b\\\udcff\u202e"),
+                         "a\\nb\\t\\x1b\\\\\\xff\\u202e")
+        self.assertEqual(fanfp.printable("\udc88\x88"), "\\x88\\u0088")
+        characters = list(map(chr, range(1, 0x3100))) + list(map(chr, range(0xDC80, 0xDD00))) \
+            + ["\\x88", "\\u0088", "\\n", "\\\\", "\U000e0001"]
+        self.assertEqual(len({fanfp.printable(each) for each in characters}), len(characters))
+
+    def test_mount_paths(self):
+        self.assertEqual(fanfp.unescape_octal(b"/a\\040b\\134c"), b"/a b\\c")
+
+
+# =============================================================================================
+# 4. BPF objects: reading, relocating and loading them, on the running kernel
+# =============================================================================================
+
+BPF_TESTS = os.path.join(HERE, "bpf", "tests")
+COMPILERS = ("clang-16", "clang-19")
+COMPILE = "-g -O2 -Wall -target bpf -mcpu=v3 -fdebug-compilation-dir=.".split()
+
+_kernel = None
+
+
+def kernel():
+    """The kernel's BTF, read once."""
+    global _kernel
+    if _kernel is None:
+        _kernel = fanfp.kernel_btf()
+    return _kernel
+
+
+def compiler_includes():
+    """Where a distribution keeps asm/types.h of this machine."""
+    return ["-I" + path for path in glob.glob("/usr/include/*-linux-gnu*")]
+
+
+class Objects:
+    """The test objects: compiled here where there is a compiler, else the prebuilt ones."""
+
+    def __init__(self):
+        self.directory = None
+        self.made = {}
+
+    def data(self, name, compiler):
+        key = name, compiler
+        if key not in self.made:
+            self.made[key] = self._compile(name, compiler) or self._prebuilt(name, compiler)
+        return self.made[key]
+
+    def path(self, name, compiler):
+        self.data(name, compiler)
+        return os.path.join(self._directory(), "%s.%s.o" % (name, compiler))
+
+    def read(self, name, compiler="clang-19"):
+        return fanfp.read_object(self.data(name, compiler), name)
+
+    def _directory(self):
+        if self.directory is None:
+            self.directory = tempfile.mkdtemp(prefix="fanfp-objects-")
+        return self.directory
+
+    def _compile(self, name, compiler):
+        source = os.path.join(BPF_TESTS, name + ".bpf.c")
+        if not shutil.which(compiler) or not os.path.exists("/usr/include/bpf/bpf_helpers.h"):
+            return None
+        target = os.path.join(self._directory(), "%s.%s.o" % (name, compiler))
+        subprocess.check_call([compiler] + COMPILE + compiler_includes()
+                              + ["-c", os.path.basename(source), "-o", target], cwd=BPF_TESTS)
+        with open(target, "rb") as file:
+            return file.read()
+
+    def _prebuilt(self, name, compiler):
+        path = os.path.join(BPF_TESTS, "%s.%s.o" % (name, compiler))
+        if not os.path.exists(path):
+            raise unittest.SkipTest("neither %s nor %s is here" % (compiler, path))
+        target = os.path.join(self._directory(), "%s.%s.o" % (name, compiler))
+        shutil.copy(path, target)
+        with open(path, "rb") as file:
+            return file.read()
+
+    def close(self):
+        if self.directory is not None:
+            shutil.rmtree(self.directory)
+            self.directory = None
+            self.made = {}
+
+
+OBJECTS = Objects()
+
+
+def tearDownModule():
+    OBJECTS.close()
+
+
+def bpf_descriptors():
+    """The descriptors of this process that hold something of BPF in the kernel."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink("/proc/self/fd/" + name)
+        except OSError:
+            continue
+        if target.startswith("anon_inode:") and ("bpf" in target or "btf" in target):
+            found.append(target)
+    return found
+
+
+def program_info(fd):
+    """(tag, instructions as the kernel has them) of a loaded program."""
+    def ask(size, address):
+        info = ctypes.create_string_buffer(
+            struct.pack("=II8sIIQQ", 0, 0, b"", 0, size, 0, address), 232)
+        fanfp.bpf(fanfp.BPF_OBJ_GET_INFO_BY_FD,
+                  struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)), "ask of a program")
+        return struct.unpack_from("=II8sIIQQ", info.raw)
+    tag, size = ask(0, 0)[2], ask(0, 0)[4]
+    insns = ctypes.create_string_buffer(size)
+    ask(size, ctypes.addressof(insns))
+    return tag, insns.raw[:size]
+
+
+def first_key(found):
+    """The first key of a map, or None."""
+    key = ctypes.create_string_buffer(found.key_size)
+    try:
+        fanfp.bpf(fanfp.BPF_MAP_GET_NEXT_KEY, struct.pack(
+            "=IIQQQ", found.fd, 0, 0, ctypes.addressof(key), 0), "ask for a key")
+    except fanfp.Error as why:
+        if why.errno != errno.ENOENT:
+            raise
+        return None
+    return key.raw
+
+
+def without_maps(insns):
+    """Instructions with the ids of maps taken out: they differ with each load."""
+    insns = bytearray(insns)
+    for at in range(0, len(insns), 8):
+        if insns[at] == fanfp.BPF_LD_IMM64 and insns[at + 1] >> 4 in (1, 2):
+            insns[at + 4:at + 8] = b"\0\0\0\0"
+    return bytes(insns)
+
+
+class Libbpf:
+    """The reference: libbpf, by ctypes."""
+
+    def __init__(self):
+        try:
+            self.library = ctypes.CDLL(os.environ.get("FANFP_LIBBPF", "libbpf.so.1"),
+                                       use_errno=True)
+        except OSError:
+            raise unittest.SkipTest("libbpf.so.1 is not here")
+        for name in ("bpf_object__open_file", "bpf_object__next_program", "bpf_object__next_map"):
+            getattr(self.library, name).restype = ctypes.c_void_p
+        for name in ("bpf_program__name", "bpf_map__name"):
+            getattr(self.library, name).restype = ctypes.c_char_p
+        self.library.libbpf_set_print(None)
+
+    def load(self, path, names):
+        """(handle, {program: descriptor}) of the programs with these names of an object file."""
+        handle = self.library.bpf_object__open_file(path.encode(), None)
+        if not handle:
+            raise unittest.SkipTest("libbpf can't read " + path)
+        handle = ctypes.c_void_p(handle)
+        for name, program in self.programs(handle):
+            if name not in names:
+                self.library.bpf_program__set_autoload(program, ctypes.c_bool(False))
+        if self.library.bpf_object__load(handle):
+            self.library.bpf_object__close(handle)
+            raise unittest.SkipTest("libbpf can't load " + path)
+        return handle, {name: self.library.bpf_program__fd(program)
+                        for name, program in self.programs(handle) if name in names}
+
+    def programs(self, handle):
+        program = self.library.bpf_object__next_program(handle, None)
+        while program:
+            program = ctypes.c_void_p(program)
+            yield self.library.bpf_program__name(program).decode(), program
+            program = self.library.bpf_object__next_program(handle, program)
+
+    def attach_types(self, handle):
+        """{program: (type, attach type)}."""
+        return {name: (self.library.bpf_program__type(program),
+                       self.library.bpf_program__expected_attach_type(program))
+                for name, program in self.programs(handle)}
+
+    def maps(self, handle):
+        """{map: descriptor}."""
+        found, at = {}, self.library.bpf_object__next_map(handle, None)
+        while at:
+            at = ctypes.c_void_p(at)
+            found[self.library.bpf_map__name(at).decode()] = self.library.bpf_map__fd(at)
+            at = self.library.bpf_object__next_map(handle, at)
         return found
 
-    def test_apart(self):
-        """Flags at the start, names of groups and their numbers are each pattern's own."""
-        found = self.found(["a.C", "b.c", "xx", "xy", "yy-", "c.d", "D.D"],
-                           "--include", r"(?i)\.c$", "--include", r"/(?P<n>x)(?P=n)$",
-                           "--include", r"/(?P<n>y)\1", "--includei", r"\.D")
-        self.assertEqual(found, {"a.C", "b.c", "xx", "yy-", "c.d", "D.D"})
-        found = self.found(["Xx", "aa", "ab"], "--exclude", r"(?i)/(x)\1", "--exclude", r"/(a)\1")
-        self.assertEqual(found, {"ab"})
+    def sections(self):
+        """{section that libbpf knows: (type, attach type, takes a name after a slash)}.
 
-    def test_posix(self):
-        """What people bring from inotifywait's patterns, or grep's."""
-        names = ["a1", "ab", "-_", "foo.c", "afoo.c", "\u00e9", "n\nl"]
-        for pattern, expected in ((r"/[[:alpha:]][[:digit:]]$", {"a1"}),
-                                  (r"/[^[:alnum:]_]", {"-_", "\u00e9"}),
-                                  (r"\<foo\>", {"foo.c"}), (r"/n.l", {"n\nl"}),
-                                  (r"/[]_[:punct:]]+$", {"-_"})):
-            with self.subTest(pattern):
-                self.assertEqual(self.found(names, "--include", pattern), expected)
+        It tells them when it is asked for one that it doesn't know.
+        """
+        told, text, libc = [], ctypes.create_string_buffer(1 << 14), ctypes.CDLL(None)
 
-    def test_refused(self):
-        for pattern, words in (("*.o", r"is that a glob? as a regular expression: \.o$"),
-                               ("*.{c,h}", r": \.(c|h)$"), ("[:digit:]", "[[:digit:]]"),
-                               ("[[:digits:]]", "there is no [:digits:]; there are [:alnum:]"),
-                               ("[[.a.]]", "there is no [.a.]"), ("[", "unterminated")):
-            for option in ("--include", "--excludei"):
-                with self.subTest(pattern):
-                    self.assert_fails("reading %s %s: not a regular expression: "
-                                      % (option, pattern), option, pattern, self.tree)
-                    self.assert_fails(words, option, pattern, self.tree)
+        @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        def tell(_, form, arguments):
+            libc.vsnprintf(text, ctypes.c_size_t(len(text)), form, ctypes.c_void_p(arguments))
+            told.append(text.value.decode())
+            return 0
+        self.library.libbpf_set_print(tell)
+        self.kind(b"no such section")
+        self.library.libbpf_set_print(None)
+        names, = [line.split(" are: ")[1].split() for line in told if " names are: " in line]
+        return {name.rstrip("+"): self.kind(name.rstrip("+").encode()) + (name.endswith("+"),)
+                for name in names}
 
-    def test_library(self):
-        """A str, bytes, a compiled one of either, or several of them."""
-        names = ["a.c", "b.h", "\udcff", "d"]
-        for include, expected in ((r"\.c$", {"a.c"}), (b"\xff", {"\udcff"}),
-                                  (re.compile(r"\.H", re.I), {"b.h"}),
-                                  (re.compile(b"/d$"), {"d"}), ([], set(names)),
-                                  ([r"\.c$", b"\xff", re.compile(b"d$")], {"a.c", "\udcff", "d"})):
-            with self.subTest(include):
-                with fanfp.Watch(self.tree, include=include, events="CREATE") as watch:
-                    run("mkdir", *(os.path.join(self.tree, name) for name in names))
-                    found = {os.path.basename(event.path) for event in watch.read(PATIENCE)}
-                    while not found >= expected:
-                        found |= {os.path.basename(event.path) for event in watch.read(PATIENCE)}
-                self.assertEqual(found, expected)
-                run("rmdir", *(os.path.join(self.tree, name) for name in names))
-        for wrong in (3, [3], [None]):
-            with self.assertRaisesRegex(TypeError, "exclude: not a regular expression"):
-                fanfp.Watch(self.tree, exclude=wrong)
+    def kind(self, name):
+        kind, attach_type = ctypes.c_int(-1), ctypes.c_int(-1)
+        self.library.libbpf_prog_type_by_name(name, ctypes.byref(kind), ctypes.byref(attach_type))
+        return kind.value, attach_type.value
+
+    def close(self, handle):
+        self.library.bpf_object__close(handle)
 
 
-class Ignoring(Command):
-    """--ignore and --ignore-file, and the library's ignore."""
-
-    NAMES, PIECES = "aab.-x1]", (
-        "a", "b", "x", ".", "-", "*", "*", "?", "[ab]", "[!a]", "[^x]", "[a-x]", "[[:alpha:]]",
-        "[]-]", "[![:digit:]]", "\\a", "\\*", "[x", "1", "]", "[b-]", "[\\]a]", "[[:foo:]]",
-        "[x-a]", "[--0]", "[+--]", "[!-]")
-
-    def glob(self, chosen):
-        """A random line of a .gitignore."""
-        names = [chosen.choice(["**", "".join(chosen.choice(self.PIECES)
-                                              for _ in range(chosen.randint(1, 4)))])
-                 for _ in range(chosen.randint(1, 4))]
-        return chosen.choice(["", "", "!"]) + chosen.choice(["", "/"]) + "/".join(names) \
-            + chosen.choice(["", "", "/", " ", "\\ ", "\r", "\\"])
-
-    def fill(self, directory, chosen, depth=4):
-        """Make random files and directories; yield (path, whether it is a directory)."""
-        for name in {"".join(chosen.choice(self.NAMES) for _ in range(chosen.randint(1, 4)))
-                     for _ in range(6)} - {".", ".."}:
-            path, is_dir = directory + "/" + name, depth > 0 and chosen.random() < 0.5
-            yield path, is_dir
-            if is_dir:
-                os.mkdir(path)
-                yield from self.fill(path, chosen, depth - 1)
-            else:
-                write(path)
-
-    @unittest.skipUnless(shutil.which("git"), "needs git")
-    def test_as_git(self):
-        """Random globs and paths, compared with what git check-ignore says of them."""
-        environment = dict(os.environ, GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_NOSYSTEM="1",
-                           HOME=self.out)
-        seed = random.randrange(1 << 32)
-        chosen = random.Random(seed)
-        paths = list(self.fill(self.tree, chosen))
-        run("git", "init", "-q", self.tree, env=environment)
-        names = "\0".join(path[len(self.tree) + 1:] for path, _ in paths)
-        for _ in range(200):
-            globs = [self.glob(chosen) for _ in range(chosen.randint(1, 6))]
-            with open(self.tree + "/.git/info/exclude", "w", newline="") as file:
-                file.write("# told\n\n" + "\n".join(globs) + "\n")
-            out = subprocess.run(["git", "check-ignore", "--no-index", "-z", "--stdin"],
-                                 cwd=self.tree, env=environment, input=names.encode(),
-                                 stdout=subprocess.PIPE).stdout.decode()
-            ignore = fanfp.Ignore(fanfp.ignored_in(file.name))
-            ignore.watch([self.tree])
-            self.assertEqual(
-                sorted(path[len(self.tree) + 1:] for path, is_dir in paths
-                       if ignore.hides(path, is_dir)),
-                sorted(filter(None, out.split("\0"))), (seed, globs))
-
-    def test_of_a_file_and_of_the_innermost_root(self):
-        """Globs in the order in which they are given, each from its root on."""
-        with open(self.out + "/globs", "wb") as file:
-            file.write(b"\xef\xbb\xbf/x\r\n# y\n\xff\n!z\n")
-        os.makedirs(self.tree + "/x/inner")
-        program = self.program("--ignore", "z", "--ignore-file", self.out + "/globs",
-                               "--ignore", "kept?", "--ignore", "!kept1",
-                               self.tree, self.tree + "/x/inner")
-        for name in (b"x/f", b"x/inner/x", b"x/inner/f", b"\xff", b"y", b"z", b"kept1", b"kept2"):
-            os.mkdir(os.fsencode(self.tree) + b"/" + name)
-        self.assertEqual(set(self.reported(program)), {
-            self.tree + name for name in ("/x/inner/f", "/y", "/z", "/kept1")})
-
-    def test_names_that_nearly_match(self):
-        """They take no time, however many ways there are to try."""
-        for text, path in (("*a*a*a*a*a*a*b", 250 * "a"), ("*[ab]*[ab]*?*[ab]*c", 250 * "a"),
-                           ("**/a/**/a/**/a/**/a/**/b", 1000 * "a/" + "a")):
-            ignore = fanfp.Ignore(["x", text])
-            ignore.watch(("/t",))
-            begun = time.monotonic()
-            self.assertFalse(ignore.hides("/t/" + path, False))
-            self.assertTrue(ignore.hides("/t/" + path[:-1] + text[-1], False))
-            self.assertLess(time.monotonic() - begun, PATIENCE)
-
-    def test_refused(self):
-        for glob_ in ("", "!", "/", "[", "a\\", "[[:none:]]"):
-            with self.subTest(glob_):
-                self.assert_fails("it takes a glob as in .gitignore, which can match something, "
-                                  "not ", "--ignore", glob_, self.tree)
-        self.assert_fails("reading %s/none: No such file or directory; name a file" % self.out,
-                          "--ignore-file", self.out + "/none", self.tree)
-        with open(self.out + "/globs", "wb") as file:
-            file.write("build/\n".encode("utf-16"))
-        self.assert_fails("reading %s/globs: there is a NUL in it" % self.out,
-                          "--ignore-file", self.out + "/globs", self.tree)
-
-    def test_library(self):
-        with fanfp.Watch(self.tree, ignore=("*.o", b"\xff"), events="CREATE") as watch:
-            run("mkdir", *(os.path.join(self.tree, name) for name in ("a.o", "\udcff", "b")))
-            self.assertEqual([event.path for event in watch.read(PATIENCE)], [self.tree + "/b"])
-        for wrong in (3, [3], [None]):
-            with self.assertRaises(TypeError):
-                fanfp.Watch(self.tree, ignore=wrong)
+def needs_bpf():
+    """Skip, with the reason, where nothing can be loaded."""
+    if sys.byteorder != "little":
+        raise unittest.SkipTest("the test objects are little-endian")
+    if not os.path.exists("/sys/kernel/btf/vmlinux"):
+        raise unittest.SkipTest("this kernel has no BTF")
+    try:
+        os.close(fanfp.bpf(fanfp.BPF_MAP_CREATE, struct.pack("=IIII", 2, 4, 4, 1), "try"))
+    except fanfp.Error as why:
+        raise unittest.SkipTest("BPF can't be used here: %s" % why)
 
 
-class Service(Command):
-    """What a service manager and logrotate do with it."""
+class BpfTest(unittest.TestCase):
+    """Whatever a test does, nothing of BPF is left afterwards."""
 
-    def listener(self, address):
-        """A NOTIFY_SOCKET; an abstract one for an @."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(listener.close)
-        listener.bind(address.replace("@", "\0", 1))
-        listener.settimeout(PATIENCE)
-        return listener
-
-    def notifying(self, address, *arguments):
-        """A program that is to tell when it is ready."""
-        os.environ["NOTIFY_SOCKET"] = address
-        self.addCleanup(os.environ.pop, "NOTIFY_SOCKET", None)
-        program = self.program(*arguments + (self.tree,), json_lines=False)
-        del os.environ["NOTIFY_SOCKET"]
-        return program
-
-    def test_ready(self):
-        """Once, when all is watched; a command is not given the socket."""
-        for address in (self.out + "/socket", "@fanfp-%d" % os.getpid()):
-            with self.subTest(address):
-                listener = self.listener(address)
-                program = self.notifying(address, "--exec",
-                                         "sh -c 'echo \"ran ${NOTIFY_SOCKET-not given}\"'",
-                                         "-e", "create", "--format", "%f")
-                self.assertEqual(listener.recv(100), b"READY=1")
-                name = "f%d" % len(address)
-                write(self.tree + "/" + name)
-                self.assertEqual(sorted(program.line() for _ in range(2)),
-                                 [name.encode() + b"\n", b"ran not given\n"])
-
-    def test_nobody_to_tell_that(self):
-        """It is said, and watching goes on; so it is where the queue of the socket is full."""
-        for address, reason in ((self.out + "/none", "No such file or directory"),
-                                ("@fanfp-none-%d" % os.getpid(), "Connection refused"),
-                                ("x" * 200, "too long"), (self.out + "/full", "timed out")):
-            if reason == "timed out":
-                self.listener(address)
-                sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-                self.addCleanup(sender.close)
-                with self.assertRaises(BlockingIOError):
-                    while sender.sendto(b"x", address):
-                        pass
-            with self.subTest(address):
-                program = self.notifying(address, "--format", "%f")
-                program.wait_for("saying READY=1 to NOTIFY_SOCKET, %s: " % address)
-                program.wait_for("who has started fanfp may wait for it")
-                self.assertIn(reason, program.errors.decode())
-                self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def rotate(self, *arguments):
-        """Write to a file, which is renamed many times: what all of them have in the end."""
-        log = self.out + "/log"
-        program = self.program("-o", log, "--format", "%f", "-e", "create", *arguments
-                               + (self.tree,), json_lines=False)
-        names = []
-        for number in range(10):
-            names.append("f%d" % number)
-            write(self.tree + "/f%d" % number)
-            os.rename(log, "%s.%d" % (log, number))
-            program.process.send_signal(signal.SIGHUP)
-            deadline = time.monotonic() + PATIENCE
-            while not os.path.exists(log):
-                self.assertLess(time.monotonic(), deadline)
-                time.sleep(0.01)
-        status, errors = program.stop()
-        self.assertEqual((status, errors.count("\n")), (-signal.SIGTERM, 1), errors)
-        lines = []
-        for path in sorted(glob.glob(log + ".*")) + [log]:
-            with open(path) as file:
-                lines += file.read().split("\n")[:-1]
-        self.assertEqual(lines, names)
-
-    def test_rotation(self):
-        """SIGHUP opens the file again: each event is in one of them, and whole."""
-        self.rotate()
-
-    def test_rotation_inside(self):
-        """inotify does not tell who writes: the file is not reported, whatever its name is now."""
-        self.out = self.tree + "/logs"
-        os.mkdir(self.out)
-        program = self.program("-o", self.out + "/log", "--format", "%f", "--filter", "inotify",
-                               "-e", "modify", self.tree, json_lines=False)
-        write(self.tree + "/a")
-        os.rename(self.out + "/log", self.out + "/old")
-        write(self.tree + "/b")
-        program.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + PATIENCE
-        while not os.path.exists(self.out + "/log"):
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.01)
-        write(self.tree + "/c")
-        program.stop()
-        with open(self.out + "/old") as old, open(self.out + "/log") as new:
-            lines = (old.read() + new.read()).split("\n")
-        self.assertEqual([line for line in lines if line in "abc"], list("abc") + [""])
-        self.assertLess(len(lines), 8, lines)
-
-    def test_rotation_fails(self):
-        """It is said, and the old file is written on."""
-        log = self.out + "/dir/log"
-        os.mkdir(self.out + "/dir")
-        program = self.program("-o", log, "--format", "%f", "-e", "create", self.tree,
-                               json_lines=False)
-        os.rename(self.out + "/dir", self.out + "/other")
-        program.process.send_signal(signal.SIGHUP)
-        program.wait_for("opening %s: No such file or directory; the old file is written on" % log)
-        write(self.tree + "/a")
-        program.stop()
-        with open(self.out + "/other/log") as file:
-            self.assertEqual(file.read(), "a\n")
-
-    def test_hang_up(self):
-        """When its terminal goes it ends, file or not; and without a file SIGHUP ends it."""
-        for arguments in (["-o", self.out + "/log"], []):
-            main, other = os.openpty()
-            process = subprocess.Popen(
-                MODULE + arguments + [self.tree], stdin=other, stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE, env=cached_environment(), start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
-            os.close(other)
-            with process.stderr:
-                self.assertIn(b"watching", process.stderr.readline())
-                os.close(main)
-                self.assertEqual(process.wait(PATIENCE), -signal.SIGHUP)
-
-
-EXAMPLES = os.path.join(HERE, "doc", "examples")
-HOOKS = "/usr/share/initramfs-tools/hook-functions"
-DRACUT = "/usr/lib/dracut"
-
-
-@unittest.skipUnless(os.path.isdir(EXAMPLES), "needs doc/examples")
-class Examples(Base):
-    """doc/examples, each run as far as this host allows."""
-
-    def install(self):
-        """(where `make install` puts it, which Python it is for: Debian's, if there is one)."""
-        if not shutil.which("make"):
-            self.skipTest("needs make")
-        python = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
-        run("make", "-s", "install", "PREFIX=" + self.top + "/usr", "PYTHON=" + python, cwd=HERE)
-        return self.top + "/usr/lib/fanfp", python
-
-    @unittest.skipUnless(shutil.which("shellcheck"), "needs shellcheck")
-    def test_shellcheck(self):
-        paths = [os.path.join(where, name) for where, _, names in os.walk(EXAMPLES)
-                 for name in names if not name.endswith((".service", ".logrotate"))]
-        self.assertEqual(len(paths), 3)
-        result = subprocess.run(["shellcheck"] + paths, stdout=subprocess.PIPE)
-        self.assertEqual((result.returncode, result.stdout.decode()), (0, ""))
-
-    @unittest.skipUnless(shutil.which("systemd-analyze"), "needs systemd-analyze")
-    def test_unit(self):
-        """systemd has nothing to say about it, and fanfp knows the words of its command."""
-        self.install()
-        with open(EXAMPLES + "/fanfp.service") as file:
-            text = file.read().replace("/usr/local/", self.top + "/usr/")
-        with open(self.out + "/fanfp.service", "w") as file:
-            file.write(text)
-        result = subprocess.run(["systemd-analyze", "verify", "--man=no", file.name],
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if b"Failed to" in result.stdout and b"fanfp.service" not in result.stdout:
-            self.skipTest(result.stdout.decode())
-        self.assertEqual((result.returncode, result.stdout.decode()), (0, ""))
-        words = re.search("^ExecStart=(.*)$", text, re.M).group(1).split()
-        log = self.out + "/log"
-        words[words.index("--outfile") + 1], words[-1] = log, self.tree + "/data"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(listener.close)
-        listener.bind(self.out + "/socket")
-        listener.settimeout(PATIENCE)
-        process = subprocess.Popen(words, stderr=subprocess.DEVNULL,
-                                   env=dict(os.environ, NOTIFY_SOCKET=self.out + "/socket"))
-        self.assertEqual(listener.recv(100), b"READY=1")
-        os.mkdir(self.tree + "/data")
-        deadline = time.monotonic() + PATIENCE
-        while not os.path.getsize(log):
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.01)
-        process.terminate()
-        self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
-        with open(log) as file:
-            self.assertEqual(json.loads(file.readline())["path"], self.tree + "/data")
-
-    @unittest.skipUnless(shutil.which("busybox"), "needs busybox")
-    def test_busybox(self):
-        """The init script, by busybox's shell with nothing else in PATH: all that it can do."""
-        tools = self.out + "/bin"
-        os.mkdir(tools)
-        names = subprocess.check_output(["busybox", "--list"]).decode().split()
-        if "start-stop-daemon" not in names:
-            self.skipTest("needs busybox's start-stop-daemon")
-        for name in names:
-            os.symlink(shutil.which("busybox"), tools + "/" + name)
-        log, root = self.out + "/log", self.tree + "/data"
-        environment = {"PATH": tools, "PYTHON": sys.executable, "FANFP": PROGRAM, "ROOT": root,
-                       "LOG": log, "PIDFILE": self.out + "/pid"}
-
-        def do(what, status=0):
-            result = subprocess.run(["busybox", "sh", EXAMPLES + "/busybox/fanfp", what],
-                                    env=environment, stdout=subprocess.PIPE,
-                                    stderr=subprocess.STDOUT, timeout=PATIENCE)
-            self.assertEqual(result.returncode, status, result.stdout.decode())
-            return result.stdout.decode()
-
-        def logged(path, text):
-            deadline = time.monotonic() + PATIENCE
-            while True:
-                with open(path) as file:
-                    if text in file.read():
-                        return
-                self.assertLess(time.monotonic(), deadline)
-                time.sleep(0.01)
-        self.addCleanup(do, "stop")
-        self.assertIn("it does not run", do("status", 1))
-        os.mkdir(root)
-        do("start")
-        self.assertIn("it runs: ", do("status"))
-        os.mkdir(root + "/a")
-        logged(log, "CREATE,ISDIR %s/a\n" % root)
-        os.rename(log, log + ".1")
-        do("reload")
-        deadline = time.monotonic() + PATIENCE
-        while not os.path.exists(log):
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.01)
-        os.mkdir(root + "/b")
-        logged(log, "CREATE,ISDIR %s/b\n" % root)
-        do("restart")
-        do("stop")
-        self.assertIn("it does not run", do("status", 1))
-        os.mkdir(self.out + "/dir")
-        environment["LOG"] = self.out + "/dir/log"
-        os.mkdir(environment["LOG"])
-        self.assertIn("it has ended: fanfp: opening %s/dir/log: Is a directory" % self.out,
-                      do("start", 1))
-
-    def works_in(self, top):
-        """The fanfp that was put into an initramfs, unpacked at `top`, watches there."""
-        for name in ("proc", "dev", "watched"):
-            os.makedirs(top + "/" + name, exist_ok=True)
-        self.mount("-t", "proc", "proc", top + "/proc")
-        self.mount("-t", "tmpfs", "tmpfs", top + "/watched")
-        program = self.program("/watched", command=[
-            "chroot", top, "/usr/local/sbin/fanfp", "--json"], json_lines=False)
-        run("sh", "-c", "mkdir d; echo > d/f; mv d e", cwd=top + "/watched")
-        found = self.reported(program, "/watched", top + "/watched")
-        self.assertEqual(found, {"/watched/d": {"CREATE"}, "/watched/d/f": set(CREATED.split()),
-                                 ("/watched/d", "/watched/e"): {"RENAME"}})
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    @unittest.skipUnless(os.path.exists(HOOKS) and shutil.which("busybox"),
-                         "needs initramfs-tools-core and busybox")
-    @unittest.skipUnless(ROOT, "needs root, for chroot")
-    def test_initramfs_tools(self):
-        directory, python = self.install()
-        top = self.top + "/initramfs"
-        os.mkdir(top)
-        for name in ("bin", "sbin", "lib", "lib64"):        # as mkinitramfs lays it out
-            os.makedirs(top + "/usr/" + name)
-            os.symlink("usr/" + name, top + "/" + name)
-        script = ". %s; copy_exec \"$1\"; ln -s \"$1\" $DESTDIR/bin/sh; %s" % (
-            HOOKS, EXAMPLES + "/initramfs-tools/fanfp")
-        run("sh", "-ec", script, "sh", shutil.which("busybox"), env=dict(
-            os.environ, DESTDIR=top, FANFP=directory, PYTHON=python, verbose="n"))
-        self.works_in(top)
-
-    @unittest.skipUnless(os.path.isdir(DRACUT) and shutil.which("cpio") and shutil.which("busybox"),
-                         "needs dracut-core, cpio and busybox")
-    @unittest.skipUnless(ROOT, "needs root, for chroot")
-    def test_dracut(self):
-        directory, python = self.install()
-        base, top, image = self.top + "/dracut", self.top + "/initramfs", self.out + "/image"
-        os.makedirs(base + "/modules.d")
-        os.mkdir(top)
-        for path in glob.glob(DRACUT + "/*") + glob.glob(DRACUT + "/modules.d/*"):
-            if path != DRACUT + "/modules.d":
-                os.symlink(path, base + path[len(DRACUT):])
-        shutil.copytree(EXAMPLES + "/dracut/95fanfp", base + "/modules.d/95fanfp")
-        run("dracut", "-m", "fanfp", "--no-kernel", "--no-hostonly", "--no-early-microcode",
-            "--no-compress", "--install", "busybox", image, "0", stderr=subprocess.DEVNULL,
-            env=dict(os.environ, dracutbasedir=base, FANFP=directory, PYTHON=python))
-        with open(image, "rb") as file:
-            run("cpio", "-idm", "--quiet", cwd=top, stdin=file)
-        os.makedirs(top + "/bin", exist_ok=True)
-        if not os.path.exists(top + "/bin/sh"):
-            os.symlink(shutil.which("busybox"), top + "/bin/sh")
-        self.works_in(top)
-
-
-# A process of a name and a user of its own, that makes a directory for each line it is given.  It
-# changes its user as servers do, without execve(2): its /proc/PID belongs to root then.
-DOER = """
-import os, sys
-with open("/proc/self/comm", "wb") as file:
-    file.write(os.fsencode(sys.argv[1]) + bytes(1))
-os.setgroups([])
-os.setgid(int(sys.argv[2]) and int(sys.argv[2]) + 1)
-os.setuid(int(sys.argv[2]))
-for line in sys.stdin:
-    os.mkdir(line[:-1])
-    print(os.getpid(), flush=True)
-"""
-
-
-def with_each_filter(test):
-    """A test that is run for each filter that works here, in a tree of its own."""
-    @functools.wraps(test)
-    def tests(self):
-        for name in self.filters:
-            with self.subTest(filter=name):
-                self.tree = tempfile.mkdtemp(dir=self.top)
-                test(self, name)
-    return tests
-
-
-class ToolBase(Base):
-    """Running fanfp as one of inotify-tools."""
-
-    where = DIRECTORIES[0]
-    READY = {"wait": "Watches established.\n", "atch": "now collecting statistics.\n"}
+    @classmethod
+    def setUpClass(cls):
+        needs_bpf()
 
     def setUp(self):
-        super().setUp()
-        self.filters = [name for name in FILTERS if available(name, self.where) is None]
+        self.before = bpf_descriptors()
 
-    def tool(self, *arguments, name="inotifywait", ready=True, **options):
-        """Start a tool, and wait until it is ready."""
-        program = self.program(*arguments, command=MODULE + ["--as", name], ready=False,
-                               json_lines=False, **options)
-        if ready:
-            program.wait_for(self.READY[name[-4:]])
-        return program
-
-    def ended(self, program, status=0):
-        """What a tool printed, in lines, once it has ended by itself."""
-        lines = [os.fsdecode(line) for line in iter(program.line, b"")]
-        program.errors += program.process.stderr.read()
-        self.assertEqual(program.process.wait(PATIENCE), status, program.errors)
-        return lines
-
-    def told(self, *arguments, do, name="inotifywait", **options):
-        """The lines of a tool that goes on, while something is done and a sentinel made, up to
-        the first of that."""
-        program = self.tool("-m", *arguments, name=name, **options)
-        do()
-        return self.before_sentinel(program)
-
-    def before_sentinel(self, *programs, where=None, file=None):
-        """The lines of programs before the first of a sentinel, which is made; and those of a root
-        that is a file, which has a source of its own, up to the end."""
-        path = (where or self.tree) + "/sentinel"
-        write(path)
-        os.chmod(path, 0o600)
-        os.rename(path, path + "-2")
-        os.remove(path + "-2")
-        found = []
-        for program in programs:
-            lines = iter(lambda: os.fsdecode(program.line()), "")
-            found.append(list(itertools.takewhile(lambda line: "sentinel" not in line, lines)))
-            self.assertIsNone(program.process.poll(), program.errors)
-            program.process.terminate()
-            found[-1] += [line for line in lines if file is not None and line.startswith(file)]
-        return found[0] if len(found) == 1 else found
-
-    def until_said(self, program, do):
-        """Do something again and again until a program prints a line: that line."""
-        while not select.select([program.process.stdout], [], [], 0.1)[0]:
-            self.assertIsNone(program.process.poll(), program.errors)
-            do()
-        return program.line().decode()
-
-    def until_end(self, program):
-        """The lines of a program, which may not tell of a sentinel, up to its end by a signal:
-        before that it tells of all that has happened."""
-        program.process.terminate()
-        return list(map(os.fsdecode, iter(program.line, b"")))
-
-    def do_counted(self):
-        for name, times in (("/a", 5), ("/d/b", 3), ("/d/e/c", 1)):
-            for number in range(times):
-                write("%s%s-%d" % (self.tree, name, number))
-        os.rename(self.tree + "/a-0", self.tree + "/d/e/a")
+    def tearDown(self):
+        self.assertEqual(bpf_descriptors(), self.before)
 
 
-class Tools(ToolBase):
-    """fanfp as inotifywait, fsnotifywait, inotifywatch and fsnotifywatch."""
+class KernelBtfTest(BpfTest):
+    """The types of the kernel."""
 
-    # --- what is told ---
+    def test_types_are_found_by_name_and_kind(self):
+        btf = kernel()
+        number, = btf.find("task_struct", (fanfp.BTF_STRUCT,))
+        task = btf.type(number)
+        self.assertEqual(task.name, "task_struct")
+        self.assertIn("pid", [member.name for member in task.items])
+        self.assertEqual(btf.find("task_struct", (fanfp.BTF_FUNC,)), [])
+        self.assertEqual(btf.find("no such type", (fanfp.BTF_STRUCT,)), [])
 
-    @with_each_filter
-    def test_words(self, name):
-        """One thing at a time, in the order in which it must have been, as inotify calls it."""
-        def do():
-            write(self.tree + "/a")
-            with open(self.tree + "/r") as file:
-                file.read()
-            os.rename(self.tree + "/a", self.tree + "/b")
-            os.mkdir(self.tree + "/d")
-            os.rename(self.tree + "/b", self.out + "/b")
-            os.remove(self.tree + "/c")
-        write(self.tree + "/c")
-        write(self.tree + "/r")
-        lines = self.told("--filter", name, self.tree, do=do)
-        self.assertEqual("".join(lines).replace(self.tree, "T"),
-                         "T/ CREATE a\nT/ OPEN a\nT/ MODIFY a\nT/ CLOSE_WRITE,CLOSE a\n"
-                         "T/ OPEN r\nT/ ACCESS r\nT/ CLOSE_NOWRITE,CLOSE r\n"
-                         "T/ MOVED_FROM a\nT/ MOVED_TO b\nT/ CREATE,ISDIR d\n"
-                         "T/ MOVED_FROM b\nT/ DELETE c\n")
+    def test_sizes(self):
+        btf = kernel()
+        self.assertEqual(btf.size_of(btf.find("list_head", (fanfp.BTF_STRUCT,))[0]), 16)
+        self.assertEqual(btf.size_of(btf.find("u64", (fanfp.BTF_TYPEDEF,))[0]), 8)
 
-    @with_each_filter
-    def test_merged(self, name):
-        """What the kernel has merged comes in lines of its own, in order."""
-        program = self.tool("-m", "--filter", name, self.tree)
-        stopped = Stopped(program)
-        write(self.tree + "/a")
-        os.remove(self.tree + "/a")
-        stopped.go_on()
-        self.assertEqual("".join(self.before_sentinel(program)).replace(self.tree, "T"),
-                         "T/ CREATE a\nT/ OPEN a\nT/ MODIFY a\nT/ CLOSE_WRITE,CLOSE a\n"
-                         "T/ DELETE a\n")
+    def test_every_type_can_be_made(self):
+        btf = kernel()
+        for number in range(0, len(btf), 37):
+            btf.type(number)
 
-    @with_each_filter
-    def test_one_event(self, name):
-        program = self.tool("--filter", name, self.tree)
-        self.assertEqual(program.errors, b"Setting up watches.\nWatches established.\n")
-        write(self.tree + "/a")
-        self.assertEqual(self.ended(program), [self.tree + "/ CREATE a\n"])
+    def test_missing_btf_says_what_to_do(self):
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.kernel_btf("/nonexistent/vmlinux")
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("CONFIG_DEBUG_INFO_BTF", str(caught.exception))
 
-    @with_each_filter
-    def test_recursive(self, name):
-        """Without -r nothing below; with it all of it at once, also what is just made."""
-        os.mkdir(self.tree + "/sub")
-        self.assertEqual(self.told("--filter", name, "-e", "create,move,attrib,delete",
-                                   self.tree, do=lambda: write(self.tree + "/sub/x")), [])
-        lines = self.told("--filter", name, "-r", "-e", "create,attrib", self.tree, do=lambda: (
-            os.makedirs(self.tree + "/d/e"), os.chmod(self.tree + "/sub", 0o700),
-            write(self.tree + "/sub/y")))
-        self.assertEqual("".join(lines).replace(self.tree, "T"),
-                         "T/ CREATE,ISDIR d\nT/d/ CREATE,ISDIR e\nT/ ATTRIB,ISDIR sub\n"
-                         "T/sub/ ATTRIB,ISDIR \nT/sub/ CREATE y\n")
-
-    @with_each_filter
-    def test_misses_nothing(self, name):
-        """Of what is made in directories that are just made, as fast as can be."""
-        program = self.tool("-m", "-r", "-q", "-e", "create", "--format", "%w%f", "--filter", name,
-                            self.tree, ready=False)
-        self.until_said(program, lambda: (os.mkdir(self.tree + "/x"), os.rmdir(self.tree + "/x")))
-        made = []
-        for number in range(200):
-            directory = self.tree + "/d%d" % number
-            os.makedirs(directory + "/e")
-            made += [directory, directory + "/e"]
-            for each in range(5):
-                made.append(directory + "/e/%d" % each)
-                write(made[-1])
-        lines = self.before_sentinel(program) + self.until_end(program)
-        self.assertEqual(sorted(line for line in lines if line != self.tree + "/x\n"),
-                         sorted(path + "\n" for path in made))
-
-    @with_each_filter
-    def test_directories_below(self, name):
-        """A directory in the tree has a watch of its own: that tells of it, too."""
-        def do():
-            os.rename(self.tree + "/d", self.tree + "/e")
-            os.rename(self.tree + "/e", self.out + "/e")
-            os.rmdir(self.out + "/e")
-            os.rmdir(self.tree + "/f")
-        moves = ["-e", "move", "-e", "delete,move_self,delete_self"]
-        for tool, expected in (
-                ("inotifywait", "T/ MOVED_FROM,ISDIR d\nT/ MOVED_TO,ISDIR e\nT/e/ MOVE_SELF \n"
-                 "T/ MOVED_FROM,ISDIR e\nT/e/ MOVE_SELF \nT/f/ DELETE_SELF \n"
-                 "T/ DELETE,ISDIR f\n"),
-                ("fsnotifywait", "T/ MOVED_FROM,ISDIR d\nT/ MOVED_TO,ISDIR e\n"
-                 "T/ MOVED_FROM,ISDIR e\nT/ DELETE,ISDIR f\n")):
-            os.mkdir(self.tree + "/d")
-            os.mkdir(self.tree + "/f")
-            lines = self.told("--filter", name, "-r", *(moves + [self.tree]), do=do, name=tool)
-            self.assertEqual("".join(lines).replace(self.tree, "T"), expected)
-
-    @with_each_filter
-    def test_pairs(self, name):
-        """The halves of a move have one cookie; what has no other half has one of its own."""
-        os.mkdir(self.tree + "/sub")
-        write(self.tree + "/a")
-        write(self.tree + "/b")
-        program = self.tool("-m", "--filter", name, "-r", "--format", "%e %c", "-e", "move,create",
-                            self.tree)
-        os.rename(self.tree + "/a", self.tree + "/sub/a")
-        os.rename(self.tree + "/b", self.out + "/b")
-        os.mkdir(self.tree + "/m")
-        lines = self.until_end(program)
-        (one, first), (two, second), (three, third), last = map(str.split, lines)
-        self.assertEqual([one, two, three], ["MOVED_FROM", "MOVED_TO", "MOVED_FROM"])
-        self.assertEqual(first, second)
-        self.assertEqual(len({first, third, "0"}), 3)
-        self.assertEqual(last, ["CREATE,ISDIR", "0"])
-
-    @with_each_filter
-    def test_roots(self, name):
-        """%w and %f of roots: a directory with a slash, a file without, however they are given."""
-        write(self.tree + "/file")
-        os.mkdir(self.tree + "/sub")
-        for tool, root, expected in (
-                ("inotifywait", ".", "./| ./|file"), ("inotifywait", "file", "file|"),
-                ("inotifywait", "sub//", "sub/|"),
-                ("inotifywait", self.tree + "/file", self.tree + "/file|"),
-                ("fsnotifywait", "file", self.tree + "/|file"),
-                ("fsnotifywait", "sub", self.tree + "/sub/|")):
-            with self.subTest(tool=tool, root=root):
-                program = self.tool("-m", "-e", "attrib", "--filter", name, "--format", "%w|%f",
-                                    root, self.out, name=tool, cwd=self.tree)
-                for path in (".", "file", "sub"):
-                    os.chmod(os.path.join(self.tree, path), 0o700)
-                os.chmod(self.out, 0o700)
-                lines = iter(lambda: os.fsdecode(program.line()).strip(), self.out + "/|")
-                self.assertIn(" ".join(lines), (expected, expected + " ./|sub"))
-
-    @with_each_filter
-    def test_file(self, name):
-        """A file that is replaced: the one that had the name is gone, as inotify has it."""
-        def do():
-            os.chmod(self.tree + "/file", 0o600)
-            write(self.tree + "/new")
-            os.rename(self.tree + "/new", self.tree + "/file")
-            os.chmod(self.out, 0o700)
-        write(self.tree + "/file")
-        arguments = ["-e", "attrib,delete_self,move_self", "--filter", name]
-        program = self.tool("-m", *(arguments + [self.tree + "/file", self.out]))
-        do()
-        lines = iter(lambda: os.fsdecode(program.line()), self.out + "/ ATTRIB,ISDIR \n")
-        file = self.tree + "/file"
-        self.assertEqual([line for line, _ in itertools.groupby(lines)],
-                         [file + " ATTRIB \n", file + " DELETE_SELF \n"])
-        program = self.tool("-e", "modify", "--filter", name, file)
-        do()
-        self.assertEqual(self.ended(program, 1), [])
-
-    @with_each_filter
-    def test_removed(self, name):
-        """A root that is removed: status 1, whether or not it was asked for; of one event 0."""
-        for words, status, count in ((["-e", "create"], 1, 0), (["-e", "delete_self"], 0, 1),
-                                     (["-m", "-e", "delete_self"], 1, 1)):
-            root = tempfile.mkdtemp(dir=self.tree)
-            program = self.tool("--filter", name, root, *words)
-            os.rmdir(root)
-            self.assertEqual(self.ended(program, status),
-                             [root + "/ DELETE_SELF \n"] * count, words)
-
-    # --- options ---
-
-    def test_formats(self):
-        def do():
-            os.mkdir(self.tree + '/a,"b')
-            os.mkdir(self.tree + "/c\n ")
-        first, second = '/,"CREATE,ISDIR","a,""b"\n', '/,"CREATE,ISDIR","c\n "\n'
-        for words, expected in (
-                (["--csv"], self.tree + first + self.tree + second),
-                (["--format", "%w|%f|%e|%;e|%%|%q|%", "--exclude", "/c"],
-                 self.tree + '/|a,"b|CREATE,ISDIR|CREATE;ISDIR|%|%q|%\n'),
-                (["--format", "%f%0", "--no-newline"], 'a,"b\0c\n \0'),
-                (["--format", "%T%n", "--timefmt", "%Y", "--include", "/a"],
-                 time.strftime("%Y\n\n"))):
-            with self.subTest(words):
-                program = self.tool("-m", "-e", "create", self.tree, *words)
-                do()
-                run("sh", "-c", "rmdir *", cwd=self.tree)
-                self.assertEqual("".join(self.until_end(program)), expected)
-
-    def test_raw_names(self):
-        """Bytes as they are."""
-        name = os.fsdecode(b"x\xff\x1b")
-        self.assertEqual(self.told("-e", "create", self.tree,
-                                   do=lambda: os.mkdir(self.tree + "/" + name)),
-                         ["%s/ CREATE,ISDIR %s\n" % (self.tree, name)])
-
-    def test_quiet(self):
-        program = self.tool("-q", "-t", "1", self.tree, ready=False)
-        self.assertEqual((self.ended(program, 2), program.errors), ([], b""))
-        program = self.tool("-qq", self.tree, ready=False)
-        while program.process.poll() is None:
-            run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
-        self.assertEqual((self.ended(program), program.errors), ([], b""))
-
-    def test_timeout(self):
-        for words in (["-t", "1"], ["--timeout=1", "-m"]):
-            self.assertEqual(self.ended(self.tool(self.tree, *words), 2), [])
-        for words in (["-t", "-1"], ["-t", "0"]):
-            program = self.tool(self.tree, *words)
-            write(self.tree + "/a")
-            self.assertEqual(len(self.ended(program)), 1)
-            os.remove(self.tree + "/a")
-
-    def test_exclude(self):
-        """POSIX's expressions, on the whole path; the last of one option alone; @, --fromfile."""
-        def do():
-            for name in ("a.c", "b.C", "d/x", "d.h"):
-                write(self.tree + "/" + name)
-            run("sh", "-c", "rm *.* d/x", cwd=self.tree)
-        os.mkdir(self.tree + "/d")
-        listed = self.out + "/list"
-        write(listed, "%s\n\n@%s/d/\n" % (self.tree, self.tree))
-        for words, expected in (
-                ([], "a.c b.C x d.h"), (["--exclude", "c$", "--exclude", r"\.c$"], "b.C x d.h"),
-                (["--exclude", r"[.][[:alpha:]]$|\.x"], "x"),
-                (["--exclude", r"/d/"], "a.c b.C d.h"),
-                (["--excludei", r"\.(c)$"], "x d.h"), (["--include", r"/[^\n]\.c$"], "a.c"),
-                (["--includei", r"\.c\>"], "a.c b.C"), (["@" + self.tree + "/d"], "a.c b.C d.h"),
-                (["@" + self.tree + "/a.c"], "a.c b.C x d.h"), (None, "a.c b.C d.h")):
-            with self.subTest(words):
-                roots = ["--fromfile", listed] if words is None else [self.tree] + words
-                program = self.tool("-m", "-r", "-e", "create", "--format", "%f", *roots)
-                do()
-                self.assertEqual(" ".join(map(str.strip, self.until_end(program))), expected)
-
-    def test_standard_input(self):
-        program = self.tool("--fromfile", "-", ready=False, preexec_fn=lambda: os.dup2(
-            self.pipe_of(self.tree + "\n"), 0))
-        program.wait_for("Watches established.\n")
-        write(self.tree + "/a")
-        self.assertEqual(self.ended(program), [self.tree + "/ CREATE a\n"])
-
-    def pipe_of(self, text):
-        """A descriptor to read a text from."""
-        read_end, write_end = os.pipe()
-        os.write(write_end, text.encode())
-        os.close(write_end)
-        return read_end
-
-    def test_links(self):
-        """-P: the link itself, which may lead nowhere; else what it leads to."""
-        os.mkdir(self.tree + "/d")
-        os.symlink("d", self.tree + "/link")
-        os.symlink("nowhere", self.tree + "/dead")
-        program = self.tool(self.tree + "/link")
-        write(self.tree + "/d/a")
-        self.assertEqual(self.ended(program), [self.tree + "/link/ CREATE a\n"])
-        for link in ("link", "dead"):
-            program = self.tool("-P", "-e", "move_self", self.tree + "/" + link)
-            write(self.tree + "/d/b")
-            os.rename(self.tree + "/" + link, self.tree + "/moved")
-            self.assertEqual(self.ended(program), ["%s/%s MOVE_SELF \n" % (self.tree, link)])
-
-    def test_outfile(self):
-        log = self.out + "/log"
-        write(log, "before\n")
-        program = self.tool("-o", log, self.tree)
-        os.mkdir(self.tree + "/a")
-        self.assertEqual(self.ended(program), [])
-        with open(log) as file:
-            self.assertEqual(file.read(), "before\n%s/ CREATE,ISDIR a\n" % self.tree)
-
-    def test_daemon(self):
-        """-d: when it is back it is ready; it goes on with no terminal, and says nothing."""
-        program = self.tool("-d", "-o", "log", "-e", "create,delete_self", self.tree, ready=False,
-                            cwd=self.out)
-        self.assertEqual((self.ended(program), program.errors), ([], b""))
-        os.mkdir(self.tree + "/a")
-        os.rmdir(self.tree + "/a")
-        os.rmdir(self.tree)
-        wait_until(self, lambda: b"DELETE_SELF" in read(self.out + "/log"))
-        self.assertEqual(os.fsdecode(read(self.out + "/log")), (
-            "%s/ CREATE,ISDIR a\n%s/ DELETE_SELF \n" % (self.tree, self.tree)))
-        wait_until(self, lambda: not any(
-            os.fsencode(self.tree) in read(path) for path in glob.glob("/proc/[0-9]*/cmdline")))
-        program = self.tool("-d", "-o", "log", self.tree + "/none", ready=False, cwd=self.out)
-        self.assertEqual(self.ended(program, 1), [])
-        self.assertIn(b"Couldn't watch %s/none: No such file" % os.fsencode(self.tree),
-                      program.errors)
-
-    def test_name_of_process(self):
-        """Scripts end it with pkill or killall, which look at the name of the process."""
-        for name in fanfp.TOOL_NAMES:
-            program = self.tool(self.tree, name=name)
-            self.assertEqual(read("/proc/%d/comm" % program.process.pid), name.encode() + b"\n")
-        program = self.program(self.tree)
-        self.assertEqual(read("/proc/%d/comm" % program.process.pid), b"fanfp\n")
-
-    @unittest.skipUnless(ROOT, "needs root, to be the system's logger")
-    def test_syslog(self):
-        """-s: what it says goes there; events do not."""
-        if os.path.lexists("/dev/log"):
-            self.skipTest("this system has a logger")
-        logger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(logger.close)
-        logger.bind("/dev/log")
-        self.addCleanup(os.remove, "/dev/log")
-        logger.settimeout(PATIENCE)
-        program = self.tool("-s", self.tree, ready=False)
-        texts = [logger.recv(4096) for _ in range(2)]
-        self.assertRegex(texts[1], br"inotifywait\[\d+\]: Watches established\.")
-        write(self.tree + "/a")
-        self.assertEqual((self.ended(program), program.errors),
-                         ([self.tree + "/ CREATE a\n"], b""))
-        self.assertEqual(self.ended(self.tool("-s", self.tree + "/none", ready=False), 1), [])
-        texts = [logger.recv(4096) for _ in range(2)]
-        self.assertIn(b"Couldn't watch %s/none: No such file" % os.fsencode(self.tree), texts[1])
-
-    def test_kinds(self):
-        """-I, -F: which of the kernel's ways; with -I fsnotifywait tells what inotifywait does."""
-        for flag in ("-I", "-F"):
-            write(self.tree + "/file")
-            program = self.tool(flag, "-e", "attrib", "file", name="fsnotifywait", cwd=self.tree)
-            os.chmod(self.tree + "/file", 0o600)
-            self.assertEqual(self.ended(program), [
-                "file ATTRIB \n" if flag == "-I" else self.tree + "/ ATTRIB file\n"])
-
-    @unittest.skipUnless(ROOT, "needs root, to mount")
-    def test_filesystem(self):
-        """-S: all of the file system that a directory is on."""
-        self.mount("-t", "tmpfs", "none", self.tree)
-        os.mkdir(self.tree + "/a")
-        program = self.tool("-S", self.tree + "/a", name="fsnotifywait", ready=False)
-        program.wait_for("Setting up filesystem watches.\nWatches established.\n")
-        write(self.out + "/x")
-        write(self.tree + "/b")
-        self.assertEqual(self.ended(program), [self.tree + "/ CREATE b\n"])
-        program = self.tool("-S", self.tree + "/none", name="fsnotifywait", ready=False)
-        self.assertEqual(self.ended(program, 1), [])
-        self.assertIn(b"Couldn't add filesystem watch %s/none: No such file or directory"
-                      % os.fsencode(self.tree), program.errors)
-
-    @unittest.skipUnless(ROOT, "needs root, to give it up")
-    def test_says_no_more(self):
-        """Where only inotify can be had: that is what is expected."""
-        os.chmod(self.top, 0o755)
-        os.chmod(self.tree, 0o755)
-        for path, options in (("/proc/sys/fs/inotify", {}), (self.tree, {"preexec_fn": drop_root})):
-            program = self.tool("-t", "1", path, **options)
-            self.assertEqual((self.ended(program, 2), program.errors),
-                             ([], b"Setting up watches.\nWatches established.\n"))
-
-    def test_called_by_a_link(self):
-        link = self.out + "/inotifywait"
-        os.symlink(PROGRAM, link)
-        program = self.program(self.tree, command=[sys.executable, link], ready=False,
-                               json_lines=False)
-        program.wait_for("Watches established.\n")
-        os.mkdir(self.tree + "/a")
-        self.assertEqual(self.ended(program), [self.tree + "/ CREATE,ISDIR a\n"])
-
-    def test_help(self):
-        for name in fanfp.TOOL_NAMES:
-            program = self.tool("-h", name=name, ready=False)
-            text = "".join(self.ended(program, 1))
-            for row in fanfp.tool_rows(name):
-                self.assertIn("--" + row[1], text)
-
-    def test_mistakes(self):
-        """What scripts may look at: inotify-tools' own words."""
-        for words, text in (
-                ([], "No files specified to watch!\n"),
-                (["@x"], "No files specified to watch!\n"),
-                (["--fromfile", "/none"], "Couldn't open /none: No such file or directory"),
-                (["--fromfile", "/proc/self/environ"], "reading /proc/self/environ: there is a "),
-                (["-e", "all", "/"], "'all' is not a valid event!  Run with the '--help' option"),
-                (["-t", "0.5", "/"], "'0.5' is not a valid timeout value.\nPlease specify a long"),
-                (["--exclude", "(", "/"], "Error in `exclude' regular expression."),
-                (["--exclude", "a", "--excludei", "b", "/"],
-                 "--exclude and --excludei cannot both be specified.\n"),
-                (["--includei", "a", "--exclude", "b", "/"],
-                 "include and exclude regexp cannot both be specified.\n"),
-                (["--timefmt", "a", "/"], "--timefmt cannot be specified without --format.\n"),
-                (["--no-newline", "/"], "--no-newline cannot be specified without --format.\n"),
-                (["--format", "%T", "/"],
-                 "%T is in --format string, but --timefmt was not specified.\n"),
-                (["--format", "%w", "-c", "/"], "-c and --format cannot both be specified.\n"),
-                (["-d", "/"], "-o must be specified with -d.\n"),
-                (["-Z", "/"], "inotifywait: invalid option -- 'Z'\n"),
-                (["--nosuch", "/"], "inotifywait: unrecognized option '--nosuch'\n"),
-                (["--ex", "a", "/"], "inotifywait: option '--ex' is ambiguous; possib"),
-                (["/", "-t"], "inotifywait: option requires an argument -- 't'\n"),
-                (["-q", "-o", "/none/x", self.tree], "Failed to open output file /none/x"),
-                (["-q", "/none"], "Couldn't watch /none: No such file or directory")):
-            with self.subTest(words):
-                program = self.tool(*words, ready=False)
-                self.assertEqual(self.ended(program, 1), [])
-                self.assertTrue(program.errors.decode().startswith(text), program.errors)
-        for words in (["--as"], ["--as=none"], ["--json", "--as", "inotifywait"]):
-            program = self.program(*words, ready=False, json_lines=False)
-            self.assertEqual(self.ended(program, 1), [])
-            self.assertIn(b"--as", program.errors)
-
-    # --- inotifywatch ---
-
-    def table(self, program, end=signal.SIGINT):
-        """What a counting tool prints, in lines of columns, once a signal came."""
-        program.process.send_signal(end)
-        return "".join(self.ended(program)).replace(self.tree, "T")
-
-    @with_each_filter
-    def test_counts(self, name):
-        os.makedirs(self.tree + "/d/e")
-        words = ["-r", "-e", "create,close_write,move", "--filter", name, self.tree]
-        program = self.tool(*words, name="inotifywatch")
-        self.do_counted()
-        self.assertEqual(self.table(program), (
-            "total  close_write  moved_from  moved_to  create  filename\n"
-            "11     5            1           0         5       T/\n"
-            "6      3            0           0         3       T/d/\n"
-            "3      1            0           1         1       T/d/e/\n"))
-
-    def test_order_and_zeros(self):
-        """-a, -d, -z, -v, -t; the signals; by names, as fsnotifywatch does it."""
-        os.makedirs(self.tree + "/d/e")
-        os.mkdir(self.out + "/o")
-        for words, expected in (
-                (["-a", "total"], "T/d/e/ T/d/ T/"), (["-d", "moved_to"], "T/d/e/ T/d/ T/"),
-                (["-a", "MOVED_TO"], "T/ T/d/ T/d/e/"),
-                (["-z", self.out + "/o"], "T/ T/d/ T/d/e/ %s/o/" % self.out)):
-            with self.subTest(words):
-                program = self.tool("-r", "-e", "create,moved_to,unmount", self.tree, *words,
-                                    name="inotifywatch")
-                self.do_counted()
-                table = self.table(program, signal.SIGTERM).splitlines()
-                self.assertEqual(table[0], "total  moved_to  create  filename")
-                if words[0] != "-d":
-                    self.assertEqual(" ".join(line.split()[-1] for line in table[1:]), expected)
-                self.assertEqual(table[1].split()[-1], expected.split()[0])
-                run("sh", "-c", "rm -r a* d; mkdir -p d/e", cwd=self.tree)
-        program = self.tool("-v", "-t", "1", "-e", "create", self.tree, name="fsnotifywatch")
-        program.wait_for("Will listen for events for 1 seconds.\n")
-        write(self.tree + "/a")
-        self.assertEqual("".join(self.ended(program)), "total  create  filename\n"
-                         "1      1       %s/a\n" % self.tree)
-        program = self.tool("-t", "1", self.tree, name="inotifywatch")
-        self.assertEqual(self.ended(program), [])
-        self.assertIn(b"No events occurred.\n", program.errors)
-        for words, text in ((["-a", "none"], "'none' is not a valid key for sorting!"),
-                            (["-e", "create", "-d", "delete"], "Can't sort by an event which"),
-                            (["/none"], "Failed to watch /none: No such file or directory")):
-            program = self.tool(self.tree, *words, name="inotifywatch", ready=False)
-            self.assertEqual(self.ended(program, 1), [])
-            self.assertIn(text, program.errors.decode())
+    def test_essential_names(self):
+        for name, expected in (("inode", "inode"), ("inode___mine", "inode"),
+                               ("a___b___c", "a___b"),
+                               ("___x", "___x"), ("x___", "x___"), ("a____b", "a____b")):
+            self.assertEqual(fanfp.essential(name), expected, name)
 
 
-@unittest.skipUnless(shutil.which("bash"), "needs bash")
-class Snippets(ToolBase):
-    """What tutorials have, word by word but for the paths, with each filter.
+class ReadTest(unittest.TestCase):
+    """An object as data."""
 
-    Of those that go on, what they have seen is awaited; of those that are silent until something
-    comes, something is done until they say so.
+    def test_parts_of_an_object(self):
+        for compiler in COMPILERS:
+            with self.subTest(compiler):
+                obj = OBJECTS.read("parts", compiler)
+                self.assertEqual(obj.license, b"Dual BSD/GPL")
+                self.assertEqual(sorted(obj.maps),
+                                 ["array", "hash", "jumps", "of_task", "percpu", "ring"])
+                self.assertEqual(obj.maps["array"].value_size, 16)
+                self.assertEqual(obj.maps["percpu"].max_entries, 2)
+                self.assertEqual(obj.maps["of_task"].flags, 1)
+                self.assertEqual(sorted(obj.data), [".bss", ".data", ".data.own", ".rodata"])
+                programs = [function.name for function in obj.functions.values()
+                            if function.is_program]
+                self.assertEqual(sorted(programs), ["fifth", "first", "fourth", "second", "third",
+                                                    "unwanted"])
+                self.assertTrue(obj.externs["bpf_no_such_kfunc"].weak)
+                self.assertFalse(obj.externs["bpf_rcu_read_lock"].weak)
+
+    def test_several_struct_ops(self):
+        obj = OBJECTS.read("ops")
+        self.assertEqual(sorted(obj.struct_ops), ["one", "two"])
+        self.assertEqual(sorted(obj.struct_ops["two"].functions.values()),
+                         ["cong_avoid", "ssthresh", "undo_other"])
+
+    def refuses(self, data, *words):
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.read_object(data, "thing.o")
+        self.assertEqual(caught.exception.errno, errno.ENOEXEC)
+        for word in ("thing.o",) + words:
+            self.assertIn(word, str(caught.exception))
+        self.assertNotIn("\n", str(caught.exception))
+
+    def test_what_is_no_object(self):
+        self.refuses(b"", "not an ELF file")
+        self.refuses(b"#!/bin/sh\n", "not an ELF file")
+        with open(sys.executable, "rb") as file:
+            self.refuses(file.read(), "not a BPF object" if sys.maxsize > 1 << 32 else "32-bit")
+
+    def test_the_other_byte_order(self):
+        data = bytearray(OBJECTS.data("parts", "clang-19"))
+        data[5] = 3 - data[5]
+        self.refuses(bytes(data), "endian")
+
+    def test_truncated(self):
+        data = OBJECTS.data("parts", "clang-19")
+        for size in (10, 63, 64, 1000, len(data) - 1):
+            self.refuses(data[:size])
+
+    def test_without_btf(self):
+        data = OBJECTS.data("parts", "clang-19").replace(b".BTF\0", b".BTX\0")
+        self.refuses(data, "clang -g")
+
+
+class DamageTest(BpfTest):
+    """A damaged object is refused or works; it never hangs, never raises another error, never
+    leaves anything behind."""
+
+    def check(self, data):
+        start = time.perf_counter()
+        try:
+            obj = fanfp.read_object(data, "damaged.o")
+            fanfp.relocate(obj, kernel())
+            self.assertLess(time.perf_counter() - start, 5)
+            # A number changed into millions is no damage that shows: the kernel would make them.
+            if all(spec.max_entries * (spec.key_size + spec.value_size) < 1 << 24
+                   for spec in obj.maps.values()):
+                fanfp.load(obj, kernel()).close()
+        except fanfp.Error as why:
+            self.assertNotIn("\n", str(why))
+        self.assertEqual(bpf_descriptors(), self.before)
+
+    def damage(self, name, compiler, tries):
+        data = OBJECTS.data(name, compiler)
+        chance = random.Random(name + compiler)
+        for _ in range(tries):
+            damaged = bytearray(data)
+            for _ in range(chance.choice((1, 1, 1, 4))):
+                at = chance.randrange(len(data))
+                flipped = damaged[at] ^ 1 << chance.randrange(8)
+                damaged[at] = chance.choice((0, 1, 0x7f, 0x80, 0xff, flipped))
+            try:
+                self.check(bytes(damaged))
+            except Exception as why:
+                raise AssertionError("%s with bytes changed at %s: %r" % (
+                    name, [i for i in range(len(data)) if data[i] != damaged[i]], why)) from why
+
+    def test_bytes_changed(self):
+        for name in ("parts", "core", "ops"):
+            for compiler in COMPILERS:
+                with self.subTest(name, compiler=compiler):
+                    self.damage(name, compiler, int(os.environ.get("FANFP_DAMAGE", "300")))
+
+    def test_every_byte_of_the_headers(self):
+        data = OBJECTS.data("ops", "clang-19")
+        sections = struct.unpack_from("=Q", data, 40)[0]
+        for at in list(range(64)) + list(range(sections, len(data), 3)):
+            for value in (0xff, data[at] ^ 1):
+                damaged = bytearray(data)
+                damaged[at] = value
+                self.check(bytes(damaged))
+
+    def test_cut_anywhere(self):
+        data = OBJECTS.data("ops", "clang-19")
+        for size in range(0, len(data), 61):
+            self.check(data[:size])
+
+
+class CoreTest(BpfTest):
+    """CO-RE relocations."""
+
+    def answers(self, compiler="clang-19"):
+        """{index in out[]: number} as the programs write them, without running them."""
+        obj = OBJECTS.read("core", compiler)
+        image = fanfp.relocate(obj, kernel())
+        return {program.name: program for program in image.programs}
+
+    def test_run_and_compare_with_the_kernels_types(self):
+        btf = kernel()
+        task = btf.type(btf.find("task_struct", (fanfp.BTF_STRUCT,))[0])
+        members = {member.name: member for member in task.items}
+        for compiler in COMPILERS:
+            with self.subTest(compiler):
+                with fanfp.load(OBJECTS.read("core", compiler), btf) as loaded:
+                    out = loaded.globals["out"]
+                    for program in loaded.programs.values():
+                        run_raw_tracepoint(program)
+                    self.assertEqual(out[0], members["pid"].bit_offset // 8)
+                    self.assertEqual(out[1], 16)
+                    self.assertEqual(list(out[2:5]), [1, 0, 0])
+                    self.assertEqual(out[5], members["comm"].bit_offset // 8 + 3)
+                    self.assertEqual(out[6], 1)
+                    self.assertEqual(out[7], os.getpid())
+                    self.assertEqual(list(out[8:10]), [0, 0])
+                    self.assertEqual(list(out[13:15]), [1, 0])
+                    self.assertEqual(out[15], members["tasks"].bit_offset // 8 + 8)
+                    self.assertEqual(list(out[20:22]), [1, 0])
+                    self.assertEqual(out[22], task.size)
+                    self.assertEqual(out[23], 0)
+                    self.assertEqual(out[24], task.id)
+                    self.assertEqual(list(out[25:29]), [0, 1, 4, 1])
+                    # Whether the few members of task_struct match (32) is each kernel's own.
+                    self.assertEqual([out[at] for at in (30, 31, 33, 34)], [1, 0, 1, 1])
+                    self.assertEqual(list(out[40:46]), [1, 3, 0, 0, 0, 6]
+                                     if not btf_has_enumerator(btf, "pid_type", "PIDTYPE_PID")
+                                     else [1, 3, 1, 0, 0, 6])
+
+    def test_what_is_missing_is_poisoned(self):
+        fields = self.answers()["fields"]
+        self.assertTrue(any("no_such_field" in text for text in fields.poison.values()))
+
+    def test_bad_path_names_function_and_instruction(self):
+        obj = OBJECTS.read("core")
+        function = next(iter(obj.functions.values()))
+        bad = function._replace(core=[function.core[0]._replace(access="0:999")])
+        functions = dict(obj.functions)
+        functions[bad.section, bad.offset] = bad
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.relocate(obj._replace(functions=functions), kernel())
+        self.assertIn(function.name, str(caught.exception))
+        self.assertIn("instruction", str(caught.exception))
+
+
+def made_btf(*types):
+    """Types made by hand, each the words of one; the strings are s at 1 and x at 3."""
+    strings = b"\0s\0x\0"
+    body = b"".join(struct.pack("=%dI" % len(words), *words) for words in types)
+    return fanfp.Btf(struct.pack("=HBBIIIII", 0xeb9f, 1, 0, 24, 0, len(body), len(body),
+                                 len(strings)) + body + strings, "made")
+
+
+class LoopsTest(unittest.TestCase):
+    """Types that hold themselves, or one type many times over, cost no more than they have."""
+
+    INT = 3, 1 << 24, 4, 32
+
+    def test_struct_in_itself(self):
+        """struct s { struct s; struct s; }, each unnamed, has no x: 2 ** 32 ways to say so."""
+        here = made_btf(self.INT, (1, 4 << 24 | 1, 8, 3, 1, 0))
+        there = made_btf(self.INT, (1, 4 << 24 | 2, 8, 0, 2, 0, 0, 2, 0))
+        self.assertIsNone(fanfp._find_member(here, here.type(2).items[0], there, there.type(2),
+                                             {}, set()))
+
+    def test_prototypes_of_prototypes(self):
+        """Each of fifteen takes the next six times: 6 ** 15 ways to compare them."""
+        types = [self.INT]
+        for number in range(15):
+            behind = 1 if number == 14 else 2 * number + 4
+            types += [(0, 2 << 24, 2 * number + 3),
+                      (0, 13 << 24 | 6, 1) + 6 * (0, behind)]
+        one, other = made_btf(*types), made_btf(*types)
+        self.assertTrue(fanfp.alike(fanfp.KIND, one, 2, other, 2, {}))
+        self.assertTrue(fanfp.alike(fanfp.MATCH, one, 2, other, 2, {}))
+
+
+def btf_has_enumerator(btf, name, enumerator):
+    number = btf.find(name, fanfp.BTF_ENUMS)[0]
+    return enumerator in [item[0] for item in btf.type(number).items]
+
+
+def run_raw_tracepoint(fd):
+    """Run a program of type raw_tp once, by BPF_PROG_RUN."""
+    arguments = ctypes.create_string_buffer(64)
+    fanfp.bpf(fanfp.BPF_PROG_RUN, struct.pack(
+        "=IIIIQQIIIIQQII", fd, 0, 0, 0, 0, 0, 0, 0, 64, 0, ctypes.addressof(arguments), 0, 0, 0),
+        "run a program")
+
+
+def made_object(types, strings, relocations=(), symbols=(), zeros=()):
+    """An object made by hand: a program that does nothing, and whatever it is to have beside it.
+
+    types, strings: the two parts of its BTF; relocations: CO-RE's, (type, access, kind) of each
+    instruction; symbols: as in the table, their names in strings; zeros: {section without
+    contents: size}.
+    """
+    btf = struct.pack("=HBBIIIII", 0xeb9f, 1, 0, 24, 0, len(types), len(types), len(strings)) \
+        + types + strings
+    core = b"".join(struct.pack("=IIII", 8 * index, *relocation)
+                    for index, relocation in enumerate(relocations))
+    if core:
+        core = struct.pack("=III", 16, strings.index(b"socket\0"), len(core) // 16) + core
+    extension = struct.pack("=HBBIIIIIII", 0xeb9f, 1, 0, 32, 0, 0, 0, 0, 0, len(core)) + core
+    names = b"\0" + b"".join(name + b"\0" for name in (
+        b"socket", b".BTF", b".BTF.ext", b".symtab", b".strtab", b".shstrtab") + tuple(zeros))
+    program = struct.pack("=BBhi", 0xb7, 0, 0, 1) * max(len(relocations), 1) \
+        + struct.pack("=BBhi", 0x95, 0, 0, 0)
+    symtab = bytes(24) + struct.pack("=IBBHQQ", 0, 0x12, 0, 1, 0, len(program)) + bytes(symbols)
+    parts = [(b"socket", 1, 6, program, 0), (b".BTF", 1, 0, btf, 0),
+             (b".BTF.ext", 1, 0, extension, 0), (b".symtab", 2, 0, symtab, 5),
+             (b".strtab", 3, 0, strings, 0), (b".shstrtab", 3, 0, names, 0)]
+    headers, body = bytes(64), b""
+    for name, kind, flags, data, link in parts:
+        headers += struct.pack("=IIQQQQIIQQ", names.index(b"\0" + name + b"\0") + 1, kind, flags, 0,
+                               64 + len(body), len(data), link, 0, 1, 0)
+        body += data
+    for name, size in dict(zeros).items():
+        headers += struct.pack("=IIQQQQIIQQ", names.index(b"\0" + name + b"\0") + 1, 8, 3, 0, 64,
+                               size, 0, 0, 1, 0)
+    return struct.pack("=4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 1, 247, 1, 0, 0,
+                       64 + len(body), 0, 64, 0, 0, 64, len(headers) // 64, 6) + body + headers
+
+
+class HostileTest(BpfTest):
+    """An object costs memory and work by its size, whatever it says; limits are told.
+
+    Each is read and loaded by another process, which may have a number of bytes for each byte of
+    the object and of the kernel's types, and counts its work: calls of functions, and bytes in
+    which something was looked for."""
+
+    MEMORY, WORK = 16, 12
+    CHILD = """if True:
+        import resource, sys
+        sys.path.insert(0, %r)
+        import fanfp
+        class Searched(bytes):
+            work = 0
+            def find(self, what, start=0, end=None):
+                at = bytes.find(self, what, start, len(self) if end is None else end)
+                Searched.work += (at if at >= 0 else len(self) if end is None else end) - start
+                return at
+        def count(*_):
+            Searched.work += 1
+        with open(sys.argv[1], "rb") as file:
+            data = file.read()
+        kernel = fanfp.kernel_btf()
+        kernel.type(1)
+        kernel._strings = Searched(kernel._strings)
+        with open("/proc/self/statm") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        allowed = now + int(sys.argv[2]) * len(data) + 4 * len(kernel.data) + (64 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+        sys.setprofile(count)
+        try:
+            fanfp.load(fanfp.read_object(data, "hostile.o"), kernel).close()
+            said = "loaded"
+        except fanfp.Error as why:
+            said = str(why)
+        sys.setprofile(None)
+        print(Searched.work, len(data), len(kernel.data))
+        print(said)
     """
 
-    def setUp(self):
-        super().setUp()
-        self.bin = os.path.join(self.top, "bin")
-        os.mkdir(self.bin)
+    def check(self, data):
+        """What became of it, within the limits."""
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            child = subprocess.run(
+                [sys.executable, "-c", self.CHILD % HERE, file.name, str(self.MEMORY)],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+        self.assertEqual((child.returncode, child.stderr), (0, ""))
+        numbers, said = child.stdout.splitlines()
+        work, size, of_kernel = map(int, numbers.split())
+        print(numbers, said, file=sys.stderr) if os.environ.get("FANFP_SHOW") else None
+        self.assertLess(work, self.WORK * size + 128 * of_kernel)
+        return said
 
-    def command(self, name, text):
-        """Put a script of a name where commands are looked for first, in place of one that may
-        still be running."""
-        path = os.path.join(self.bin, name)
-        with open(path + ".new", "w") as file:
-            file.write("#!/bin/sh\n" + text)
-        os.chmod(path + ".new", 0o755)
-        os.rename(path + ".new", path)
+    def test_zeros(self):
+        for name in (b".bss", b".rodata", b".data"):
+            for size in (1 << 31, (1 << 64) - 1):
+                data = made_object(b"", b"\0", zeros={name: size})
+                self.assertLess(len(data), 1 << 10)
+                self.assertIn("reading BPF object hostile.o: its .bss and the like are larger than",
+                              self.check(data))
+        self.assertEqual(self.check(made_object(b"", b"\0", zeros={b".bss": 1 << 21})), "loaded")
 
-    def script(self, filter, text):
-        """Run a script beside a tree of its own, `dir`, and inotifywait with a filter."""
-        self.command("inotifywait", 'exec %s --as inotifywait --filter %s "$@"\n'
-                     % (" ".join(map(shlex.quote, MODULE)), filter))
-        directory = tempfile.mkdtemp(dir=self.top)
-        self.tree = directory + "/dir"
-        os.mkdir(self.tree)
-        program = self.program("-c", "PATH=%s:$PATH; %s" % (shlex.quote(self.bin), text),
-                               command=["bash"], ready=False, json_lines=False, cwd=directory,
-                               start_new_session=True)
-        self.addCleanup(end_group, program.process.pid)
-        return program
+    def test_enumerators_of_one_name(self):
+        name = b"x" * 500
+        strings = b"\0bpf_attach_type\0" + name + b"\x000\0socket\0"
+        one = struct.pack("=III", 1, 6 << 24 | 65535, 4) + struct.pack("=II", 17, 1) * 65535
+        relocations = [(number, 518, 10) for number in range(1, 11)]
+        self.assertEqual(self.check(made_object(10 * one, strings, relocations)), "loaded")
 
-    def save(self):
-        """What an editor does."""
-        write(self.tree + "/4913~")
-        os.rename(self.tree + "/4913~", self.tree + "/main.c")
+    def test_strings_within_strings(self):
+        """Each byte starts another: so they would be half a gigabyte."""
+        strings = b"\0socket\x000" + (b"\0" + b"x" * 500) * 2000 + b"\0"
+        one = b"".join(struct.pack("=II", at, 0) for at in range(10, 65545))
+        types = b"".join(struct.pack("=III", 1, 6 << 24 | 65535, 4) + one for _ in range(5))
+        said = self.check(made_object(types, strings, [(1, 8, 10)]))
+        self.assertIn("its BTF has no string at 11", said)
 
-    @with_each_filter
-    def test_wait_until_established(self, name):
-        program = self.script(name, """
-            inotifywait -m -e create dir >events 2>messages & pid=$!
-            until grep -q 'Watches established.' messages; do sleep 0.1; done
-            touch dir/x
-            until grep -q x events; do sleep 0.1; done
-            kill $pid; cat events""")
-        self.assertEqual(self.ended(program), ["dir/ CREATE x\n"])
+    def test_symbols_of_one_name(self):
+        strings = b"\0" + b"x" * 500 + b"\0"
+        symbols = struct.pack("=IBBHQQ", 1, 0x11, 0, 1, 0, 8) * (1 << 16)
+        self.assertEqual(self.check(made_object(b"", strings, symbols=symbols)), "loaded")
+        self.assertIn("a name is cut off", self.check(made_object(
+            b"", strings.replace(b"x", 8 * b"x"), symbols=symbols)))
 
-    @with_each_filter
-    def test_build_at_each_save(self, name):
-        self.command("make", "echo built\n")
-        program = self.script(name, "while inotifywait -qq -e close_write,moved_to dir; do make;"
-                                    " done")
-        for _ in range(2):
-            self.assertEqual(self.until_said(program, self.save), "built\n")
+    def test_names_of_types(self):
+        """Each is looked for in the kernel's types, and is not there."""
+        many = 25000
+        strings = b"\x000\0socket\0" + b"".join(b"name%05d\0" % number for number in range(many))
+        types = b"".join(struct.pack("=III", 10 + 10 * number, 4 << 24, 0)
+                         for number in range(many))
+        relocations = [(number + 1, 1, 8) for number in range(many)]
+        self.assertEqual(self.check(made_object(types, strings, relocations)), "loaded")
 
-    @with_each_filter
-    def test_whether_in_time(self, name):
-        text = "if inotifywait -qq -t %d dir; then echo changed; else echo $?; fi"
-        self.assertEqual(self.until_said(self.script(name, text % PATIENCE), self.save),
-                         "changed\n")
-        self.assertEqual(self.ended(self.script(name, text % 1)), ["2\n"])
-
-    @with_each_filter
-    def test_read_path_action_file(self, name):
-        program = self.script(name, """
-            inotifywait -m dir -e create -e moved_to |
-            while read path action file; do
-                echo "The file '$file' appeared in directory '$path' via '$action'"
-            done""")
-        program.wait_for("Watches established.\n")
-        self.save()
-        self.assertEqual([program.line(), program.line()], [
-            b"The file '4913~' appeared in directory 'dir/' via 'CREATE'\n",
-            b"The file 'main.c' appeared in directory 'dir/' via 'MOVED_TO'\n"])
-
-    @with_each_filter
-    def test_csv(self, name):
-        program = self.script(name, "inotifywait -m --csv -e close_write,delete dir | "
-                                    "while IFS=, read -r dir event file; do echo \"$event|$file\";"
-                                    " done")
-        program.wait_for("Watches established.\n")
-        write(self.tree + "/with space")
-        os.remove(self.tree + "/with space")
-        self.assertEqual([program.line(), program.line()], [
-            b'"CLOSE_WRITE|CLOSE",with space\n', b"DELETE|with space\n"])
-
-    @with_each_filter
-    def test_case_of_events(self, name):
-        program = self.script(name, """
-            inotifywait -m dir | while read -r dir ev file; do
-                case $ev in
-                    CREATE) echo new $file;;
-                    CLOSE_WRITE,CLOSE) echo written $file;;
-                    MOVED_TO) echo saved $file;;
-                esac
-            done""")
-        program.wait_for("Watches established.\n")
-        self.save()
-        self.assertEqual([program.line() for _ in range(3)],
-                         [b"new 4913~\n", b"written 4913~\n", b"saved main.c\n"])
-
-    @with_each_filter
-    def test_read_up_to_nul(self, name):
-        program = self.script(name, """
-            inotifywait -qmr -e 'moved_to,create' --format '%w%f%0' --no-newline dir |
-            while IFS= read -r -d '' file; do printf '%q\\n' "$file"; done""")
-        path = self.tree + "/a\nb "
-        first = self.until_said(program, lambda: (write(path), os.remove(path)))
-        self.assertEqual(first, "$'dir/a\\nb '\n")
-
-    @with_each_filter
-    def test_time(self, name):
-        program = self.script(name, "inotifywait -m --timefmt '%d/%m/%y %H:%M' --format "
-                                    "'%T %w %f' -e close_write dir | while read -r date time dir "
-                                    "file; do echo \"$date|$time|$dir$file\"; done")
-        program.wait_for("Watches established.\n")
-        self.save()
-        self.assertRegex(program.line().decode(), r"^\d\d/\d\d/\d\d\|\d\d:\d\d\|dir/4913~\n$")
-
-    @with_each_filter
-    def test_reload(self, name):
-        self.command("nginx", 'echo nginx "$@"\n')
-        program = self.script(name, """
-            while true; do
-                inotifywait --exclude .swp -e create -e modify -e delete -e move -r dir
-                nginx -t && nginx -s reload
-            done""")
-        program.wait_for("Watches established.\n")
-        write(self.tree + "/.main.swp")
-        self.save()
-        lines = [line for line in (program.line() for _ in range(3))]
-        self.assertRegex(lines[0].decode(), r"^dir/ (CREATE|MODIFY|MOVED_\w+) (4913~|main.c)\n$")
-        self.assertEqual(lines[1:], [b"nginx -t\n", b"nginx -s reload\n"])
-
-    @with_each_filter
-    def test_daemon_with_outfile(self, name):
-        program = self.script(name, """
-            inotifywait -d -q -o log -e create,delete_self --format %f dir && touch dir/x
-            until grep -q x log; do sleep 0.1; done
-            rm -r dir; until grep -q '^$' log; do sleep 0.1; done; echo seen""")
-        self.assertEqual(self.ended(program), ["seen\n"])
+    def test_variables_over_each_other(self):
+        """65535 variables, each the whole section."""
+        strings = b"\0.data\0v\0"
+        types = struct.pack("=11I", 0, 1 << 24, 4, 32, 7, 14 << 24, 1, 1, 1, 15 << 24 | 65535, 0) \
+            + struct.pack("=III", 2, 0, 1 << 20) * 65535
+        data = made_object(types, strings, zeros={b".data": 1 << 20})
+        self.assertIn("variable v of section .data overlaps another", self.check(data))
 
 
-def end_group(number):
-    """End what is left of a process group."""
-    try:
-        os.killpg(number, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+class LibbpfTest(BpfTest):
+    """The kernel gets from this loader the instructions it gets from libbpf: of each program the
+    tag (a hash of what was loaded) and what the verifier made of it are the same."""
+
+    def compare(self, name, compiler):
+        libbpf = Libbpf()
+        obj = fanfp.with_addresses(OBJECTS.read(name, compiler))
+        image = fanfp.relocate(obj, kernel())
+        poisoned = {program.name for program in image.programs
+                    if any(text.startswith("kernel function") for text in program.poison.values())}
+        handle, theirs = libbpf.load(OBJECTS.path(name, compiler),
+                                     {program.name for program in image.programs})
+        try:
+            with fanfp.load(obj, kernel()) as loaded:
+                self.assertEqual(sorted(loaded.programs), sorted(theirs))
+                for program, fd in loaded.programs.items():
+                    mine, their = program_info(fd), program_info(theirs[program])
+                    # How a missing function is poisoned differs between versions of libbpf;
+                    # it can't be reached, so the verifier takes it out.
+                    if program not in poisoned:
+                        self.assertEqual(mine[0], their[0], program)
+                    if name != "arena":         # the verifier puts in where it is mapped
+                        self.assertEqual(without_maps(mine[1]), without_maps(their[1]), program)
+                attach_types = libbpf.attach_types(handle)
+                for program in image.programs:
+                    if program.kind != fanfp.PROG_STRUCT_OPS:       # libbpf tells it otherwise
+                        self.assertEqual((program.kind, program.attach_type),
+                                         attach_types[program.name], program.name)
+                maps = libbpf.maps(handle)
+                for found in loaded.maps.values():
+                    if found.type != fanfp.MAP_STRUCT_OPS:
+                        their, = [fd for theirs, fd in maps.items() if theirs == found.name
+                                  or found.name.startswith(".") and theirs.endswith(found.name)]
+                        self.assertEqual(map_info(found.fd), map_info(their), found.name)
+        finally:
+            libbpf.close(handle)
+
+    def test_same_as_libbpf(self):
+        for name in ("parts", "core", "ops"):
+            for compiler in COMPILERS:
+                with self.subTest(name, compiler=compiler):
+                    if name == "parts":
+                        parts()
+                    self.compare(name, compiler)
 
 
-@unittest.skipUnless(all(shutil.which(name) for name in fanfp.TOOL_NAMES), "needs inotify-tools")
-class ToolsCompared(ToolBase):
-    """The real programs beside fanfp in their place: what they print is compared."""
+    def test_cases_same_as_libbpf(self):
+        for name in CASES:
+            with self.subTest(name):
+                if name == "externs" and Libbpf().library.libbpf_minor_version() < 3:
+                    self.skipTest("this libbpf knows no flavors of kernel functions")
+                try:
+                    self.compare(name, "clang-19")
+                except fanfp.Error:     # on this kernel, by libbpf too?
+                    programs = {function.name for function in OBJECTS.read(name).functions.values()
+                                if function.is_program
+                                and not function.section_name.startswith("?")}
+                    libbpf = Libbpf()
+                    libbpf.close(libbpf.load(OBJECTS.path(name, "clang-19"), programs)[0])
+                    raise
 
-    def real(self, *arguments, name="inotifywait"):
-        """Start a real program, and wait until it is ready."""
-        program = self.program(*arguments, command=[shutil.which(name)], ready=False,
-                               json_lines=False)
-        program.wait_for(self.READY[name[-4:]])
-        return program
+    def test_sections_as_libbpf_has_them(self):
+        """Every section that libbpf knows is known, with its types, and no other."""
+        theirs = Libbpf().sections()
+        self.assertGreater(len(theirs), 60)
+        for name, (kind, attach_type, takes_name) in sorted(theirs.items()):
+            with self.subTest(name):
+                mine = fanfp.section_kind(name)
+                self.assertIsNotNone(mine)
+                self.assertEqual(mine[:2], (kind, attach_type))
+                self.assertEqual(bool(mine[2] & fanfp.BPF_F_SLEEPABLE),
+                                 name.endswith(".s") or name == "syscall")
+                self.assertEqual(bool(mine[2] & fanfp.BPF_F_XDP_HAS_FRAGS), "frags" in name)
+                more = fanfp.section_kind(name + "/x/y")
+                self.assertEqual(more, mine[:3] + ("x/y",) if takes_name else None)
+        self.assertEqual(set(fanfp.SECTIONS).difference(theirs, SECTIONS_SINCE), set())
+        self.assertIsNone(fanfp.section_kind("no_such"))
 
-    def do(self):
-        """Something of each kind; what is done to one name has no kind of event twice in a row,
-        and no directory is opened."""
-        write(self.tree + "/file", "more")
-        os.chmod(self.tree + "/mode", 0o640)
-        with open(self.tree + "/read") as file:
-            file.read()
-        write(self.tree + "/new")
-        os.rename(self.tree + "/new", self.tree + "/sub/inner")
-        os.rename(self.tree + "/sub/inner", self.out + "/away")
-        os.rename(self.out + "/away", self.tree + '/b "a", c')
-        os.mkdir(self.tree + "/made")
-        os.chmod(self.tree + "/dir", 0o700)
-        os.rename(self.tree + "/dir", self.tree + "/dir2")
-        os.rmdir(self.tree + "/dir2")
-        os.remove(self.tree + "/file")
-        os.chmod(self.tree, 0o700)
 
-    def prepare(self):
-        run("sh", "-c", "rm -rf *; mkdir sub dir; for i in file read mode; do echo x > $i; done",
-            cwd=self.tree)
+# Own sources, one for each thing that was once loaded wrongly or not at all.
+CASES = ("externs", "sections", "hidden", "locked", "maps", "callback", "arena", "replace",
+         "unfilled")
+# What libbpf got after 1.1, which Debian 12 has.
+SECTIONS_SINCE = {
+    "uprobe.multi", "uprobe.multi.s", "uretprobe.multi", "uretprobe.multi.s", "kprobe.session",
+    "uprobe.session", "uprobe.session.s", "tc/ingress", "tc/egress", "tcx/ingress", "tcx/egress",
+    "netkit/primary", "netkit/peer", "sk_skb/verdict", "struct_ops.s", "usdt.s",
+    "cgroup/connect_unix",
+    "cgroup/sendmsg_unix", "cgroup/recvmsg_unix", "cgroup/getpeername_unix",
+    "cgroup/getsockname_unix", "netfilter"}
 
-    def by_name(self, lines):
-        """{the last word: its lines in order, each once in a row}: the order of what is done to
-        different names at about the same time is the kernel's."""
-        found = {}
-        for line in lines:
-            mine = found.setdefault(line.split()[-1], [])
-            if mine[-1:] != [line]:
-                mine.append(line)
-        return found
 
-    @with_each_filter
-    def test_lines(self, name):
-        some = ["-e", "create,delete,move,modify,attrib,close_write,move_self,delete_self"]
-        for words in ([self.tree], [self.tree, "-c"], ["-r", self.tree] + some,
-                      [self.tree + "/file", self.out], [self.tree, self.out, "-e", "move"],
-                      ["--format", "%w|%e|%:e|%%|%q|%f", self.tree],
-                      ["--exclude", "/(file|b)", self.tree], ["--include", "[[:lower:]]+2?$"]
-                      + some + [self.tree], ["@" + self.tree + "/sub", "-r", self.tree] + some,
-                      ["-P", self.tree]):
-            with self.subTest(words):
-                self.prepare()
-                ours = self.tool("-m", "--filter", name, *words)
-                real = self.real("-m", *words)
-                self.assertEqual(ours.errors, real.errors)
-                self.do()
-                found = self.before_sentinel(
-                    ours, real, where=self.out if self.out in words else self.tree,
-                    file=self.tree + "/file" if self.tree not in words else None)
-                self.maxDiff = None
-                self.assertEqual(*map(self.by_name, found))
+def map_info(fd):
+    """Type, sizes, entries and flags of a map, and whether the kernel knows its types."""
+    info = struct.unpack_from("=I4xIIII40xIII", fanfp.object_info(fd, bytes(88)))
+    return info[:5] + tuple(bool(number) for number in info[5:])
 
-    @with_each_filter
-    def test_counts(self, name):
-        os.makedirs(self.tree + "/d/e")
-        words = ["-r", "-e", "create,close_write,move", self.tree]
-        for more in (["-a", "create"], ["-z"]):
-            with self.subTest(more):
-                # What it has not read when a signal comes the real one does not count.
-                ours = self.tool("-t", "2", "--filter", name, *(words + more), name="inotifywatch")
-                real = self.real("-t", "2", *(words + more), name="inotifywatch")
-                self.do_counted()
-                found = [self.ended(program) for program in (ours, real)]
-                # Rows of as many are in any order.
-                self.assertEqual(*[[lines[0]] + sorted(lines[1:]) for lines in found])
-                run("sh", "-c", "rm -r a* d; mkdir -p d/e", cwd=self.tree)
 
-    def test_exit_status_and_errors(self):
-        """The same status, and the words of the real program, maybe with more after them."""
-        for name, words in [("inotifywait", words) for words in (
-                [], ["-Z"], ["/none"], ["-e", "no", "/"], ["-t", "x", "/"], ["-t", "1", self.tree],
-                ["-q", "-t", "1", self.tree], ["--exclude", "(", "/"], ["-d", "/"],
-                ["--include", "a**{", "/"], ["--exclude", "a", "--include", "b", "/"],
-                ["--exclude", "a", "--exclude", "b", "-t", "1", self.tree],
-                ["--timefmt", "x", "/"], ["--no-newline", "/"], ["--format", "%T", "/"],
-                ["-c", "--format", "%w", "/"], ["--fromfile", "/none"], ["-o", "/none/x", "/"],
-                ["--nosuch"], ["--ex", "a", "/"], ["/", "-t"], ["/", "--exclude"], ["--csv=1", "/"],
-                ["@/"], ["-P", self.tree + "/none"])] + [("inotifywatch", words) for words in (
-                    [], ["-t", "1", self.tree], ["-a", "no", "/"], ["/none"],
-                    ["-e", "open", "-d", "create", "/"])]:
-            with self.subTest(name=name, words=words):
-                real = subprocess.run([name] + words, stdout=subprocess.PIPE,
-                                      stderr=subprocess.PIPE, timeout=PATIENCE)
-                ours = self.tool(*words, name=name, ready=False)
-                self.assertEqual("".join(self.ended(ours, real.returncode)), real.stdout.decode())
-                self.assertIn(real.stderr.decode().partition("\n")[0], ours.errors.decode())
-                self.assertEqual(bool(ours.errors), bool(real.stderr))
+def parts():
+    """The object of many parts, where the kernel has what it calls (Linux 6.2 and later)."""
+    if not kernel().find("bpf_rcu_read_lock", (fanfp.BTF_FUNC,)):
+        raise unittest.SkipTest("this kernel has no bpf_rcu_read_lock")
+    return OBJECTS.read("parts")
 
+
+def run_skb_program(fd):
+    """What a program of type tc or socket returns for a frame of zeros."""
+    frame = ctypes.create_string_buffer(64)
+    request = ctypes.create_string_buffer(80)
+    struct.pack_into("=IIIIQ", request, 0, fd, 0, len(frame), 0, ctypes.addressof(frame))
+    if fanfp.system_call("bpf", fanfp.BPF_PROG_RUN, request, len(request)) < 0:
+        raise OSError(ctypes.get_errno(), "run a program")
+    return struct.unpack_from("=I", request.raw, 4)[0]
+
+
+def has_function(name):
+    return bool(kernel().find(name, (fanfp.BTF_FUNC,)))
+
+
+class CasesTest(BpfTest):
+    """Each of the objects of CASES, loaded and run: it does what its source says."""
+
+    def load(self, name, **options):
+        return fanfp.load(OBJECTS.read(name), kernel(), **options)
+
+    def needs(self, *release):
+        """For programs of type syscall, say, Linux 5.14."""
+        if fanfp._kernel_release() < release:
+            self.skipTest("needs Linux %d.%d" % release)
+
+    def refuses(self, name, *words, **options):
+        with self.assertRaises(fanfp.Error) as caught:
+            self.load(name, **options)
+        for word in (name,) + words:
+            self.assertIn(word, str(caught.exception))
+        self.assertNotIn("\n", str(caught.exception))
+        return caught.exception
+
+    def test_function_with_a_flavor(self):
+        if not has_function("bpf_task_acquire"):
+            self.skipTest("this kernel has no bpf_task_acquire")
+        part = fanfp.part_of(OBJECTS.read("externs"), ["takes_task"])
+        with fanfp.load(part, kernel()) as loaded:
+            loaded.attach()
+            subprocess.check_call([sys.executable, "-c", ""])
+            loaded.detach()
+            self.assertGreater(loaded.globals["out"][0], 0)
+
+    def test_addresses(self):
+        self.needs(5, 14)
+        with open("/proc/kallsyms") as file:
+            address = next(int(line.split()[0], 16) for line in file
+                           if line.split()[2:] == ["schedule"])
+        if not address:
+            self.skipTest("this kernel tells no addresses")
+        part = fanfp.part_of(OBJECTS.read("externs"), ["addresses"])
+        self.assertFalse(fanfp.needs_kernel(part))
+        with fanfp.load(part) as loaded:
+            run_syscall_program(loaded.programs["addresses"])
+            self.assertEqual(list(loaded.globals["out"][1:3]), [address, 0])
+        error = self.refuses("typeless", "program address", "no_such_symbol_in_any_kernel",
+                             "kallsyms")
+        self.assertEqual(error.errno, errno.ENOENT)
+
+    def test_configuration(self):
+        self.needs(5, 14)
+        part = fanfp.part_of(OBJECTS.read("externs"), ["configuration"])
+        with fanfp.load(part, kernel()) as loaded:
+            run_syscall_program(loaded.programs["configuration"])
+            out = loaded.globals["out"]
+            major, minor = fanfp._kernel_release()
+            self.assertEqual(out[3] >> 8, major << 8 | minor)
+            self.assertEqual(out[4], (major, minor) >= (5, 15))
+            self.assertEqual(out[10], 0)
+            known = fanfp._configuration()
+            if "CONFIG_HZ" not in known:
+                self.skipTest("this kernel's configuration is not here")
+            self.assertEqual([out[5], out[6], out[7], out[8]],
+                             [1, ord("y"), 1, int(known["CONFIG_HZ"])])
+            self.assertEqual(loaded.globals["CONFIG_DEFAULT_HOSTNAME"],
+                             known["CONFIG_DEFAULT_HOSTNAME"].strip('"').encode()[:8])
+
+    def test_configuration_that_is_missing(self):
+        obj = OBJECTS.read("externs")
+        section = obj.data[".kconfig"]
+        strong = [one._replace(linkage=fanfp.EXTERN) if "NO_SUCH" in one.name else one
+                  for one in section.variables]
+        data = dict(obj.data, **{".kconfig": section._replace(variables=strong)})
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(obj._replace(data=data), kernel())
+        self.assertIn("CONFIG_NO_SUCH_OPTION", str(caught.exception))
+
+    def test_sections(self):
+        self.needs(6, 6)                # tcx
+        with self.load("sections") as loaded:
+            self.assertEqual(len(loaded.programs), 17)
+
+    def test_hidden_functions(self):
+        self.needs(5, 14)
+        with self.load("hidden") as loaded:
+            self.assertEqual(run_syscall_program(loaded.programs["sums"]), 7)
+
+    def test_variables_that_cannot_be_mapped(self):
+        self.needs(6, 2)
+        with self.load("locked") as loaded:
+            values = loaded.globals
+            self.assertEqual(run_skb_program(loaded.programs["counts"]), 0)
+            self.assertEqual((values["counter"], values["seen"]), (3, 3))
+            self.assertEqual(list(values["numbers"]), [1, 2, 3, 4])
+            self.assertEqual(values["unseen"], 1)
+            values["counter"] = 50
+            values["numbers"] = [1, 2, 30, 4]
+            run_skb_program(loaded.programs["counts"])
+            self.assertEqual((values["counter"], values["seen"]), (53, 33))
+
+    def test_maps(self):
+        with self.load("maps") as loaded:
+            self.assertEqual(run_skb_program(loaded.programs["jumping"]), 3)
+            self.assertEqual(loaded.globals["reached"], 1)
+            maps = loaded.maps
+            self.assertEqual(maps["two"].lookup(0), struct.pack("=Q", 5))
+            self.assertEqual(maps["one"].lookup(0), bytes(8))
+            self.assertIsNone(maps["outer"].lookup(1))
+            self.assertEqual(maps["queue"].lookup(None), struct.pack("=I", 7))
+            maps["stack"].update(None, 8)
+            self.assertEqual(maps["stack"].lookup(None), struct.pack("=I", 8))
+
+    def test_a_part_has_what_its_maps_hold(self):
+        part = fanfp.part_of(OBJECTS.read("maps"), ["jumping"])
+        self.assertEqual({function.name for function in part.functions.values()},
+                         {"jumping", "third"})
+        self.assertEqual(set(part.maps), {"outer", "one", "two", "jumps", "queue", "stack"})
+
+    def test_pinned_maps(self):
+        self.refuses("pinned", "map shared", "pinned")
+        with tempfile.TemporaryDirectory() as folder:
+            self.refuses("pinned", "pinning BPF map shared", folder, pins=folder)
+            if subprocess.call(["mount", "-t", "bpf", "bpf", folder]):
+                self.skipTest("no BPF file system can be mounted here")
+            try:
+                with self.load("pinned", pins=folder) as loaded:
+                    loaded.maps["shared"].update(1, 41)
+                    run_skb_program(loaded.programs["counts"])
+                with self.load("pinned", pins=folder) as loaded:
+                    self.assertEqual(loaded.maps["shared"].lookup(1), struct.pack("=Q", 42))
+                obj = OBJECTS.read("pinned")
+                other = {"shared": obj.maps["shared"]._replace(max_entries=5)}
+                with self.assertRaises(fanfp.Error) as caught:
+                    fanfp.load(obj._replace(maps=other), kernel(), pins=folder)
+                self.assertIn("not as pinned describes it", str(caught.exception))
+            finally:
+                unmount(folder)
+
+    def test_exceptions(self):
+        if not has_function("bpf_throw"):
+            self.skipTest("this kernel has no bpf_throw")
+        with self.load("callback") as loaded:
+            self.assertEqual(run_skb_program(loaded.programs["throws"]), 41)
+
+    def test_arena(self):
+        self.needs(6, 9)
+        obj = OBJECTS.read("arena")
+        there = {"arena": obj.maps["arena"]._replace(extra=1 << 44)}
+        for one in (obj, obj._replace(maps=there)):
+            with fanfp.load(one, kernel()) as loaded:
+                self.assertEqual(run_syscall_program(loaded.programs["counts"]), 7)
+                self.assertEqual(loaded.globals["counter"], 7)
+                loaded.globals["numbers"][1] = 10
+                run_syscall_program(loaded.programs["counts"])
+                self.assertEqual(loaded.globals["counter"], 17)
+        with fanfp.load(obj, kernel()) as loaded:       # never over what is there
+            there = loaded._arenas[0][0]
+            over = {"arena": obj.maps["arena"]._replace(extra=there)}
+            with self.assertRaises(fanfp.Error) as caught:
+                fanfp.load(obj._replace(maps=over), kernel())
+            self.assertIn("mapping arena arena of arena", str(caught.exception))
+
+    def test_replacing_a_function(self):
+        obj = OBJECTS.read("replace")
+        with fanfp.load(fanfp.part_of(obj, ["whole"]), kernel()) as whole:
+            self.assertEqual(run_skb_program(whole.programs["whole"]), 1)
+            part = fanfp.part_of(obj, ["replacement"])
+            try:
+                loaded = fanfp.load(part, kernel(), target=whole.programs["whole"])
+            except fanfp.Error as why:
+                if why.errno != errno.EPERM:
+                    raise
+                self.skipTest(str(why))
+            with loaded:
+                loaded.attach()
+                self.assertEqual(run_skb_program(whole.programs["whole"]), 42)
+            self.assertEqual(run_skb_program(whole.programs["whole"]), 1)
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(part, kernel())
+        self.assertIn("has no replaced to attach to", str(caught.exception))
+
+    def test_struct_ops_that_nobody_attaches(self):
+        self.needs(6, 4)
+        if not kernel().find("bpf_struct_ops_tcp_congestion_ops", (fanfp.BTF_STRUCT,)):
+            self.skipTest("this kernel has no TCP")
+        with self.load("unfilled") as loaded:
+            with self.assertRaises(fanfp.Error) as caught:
+                loaded.attach()
+            self.assertIn("lacking of unfilled", str(caught.exception))
+            self.assertEqual(caught.exception.errno, errno.EINVAL)
+
+    def test_what_cannot_be_attached(self):
+        with self.load("maps") as loaded:
+            for name in ("jumping", "nothing"):
+                with self.assertRaises(fanfp.Error) as caught:
+                    loaded.attach(name)
+                self.assertIn("%s of maps" % name, str(caught.exception))
+
+    def test_a_kernel_function_that_nothing_runs_at(self):
+        with fanfp.load(fanfp.part_of(OBJECTS.read("attach"), ["at_probe"]), kernel()) as loaded:
+            loaded.points["at_probe"] = "kprobe/no_such_function"
+            with self.assertRaises(fanfp.Error) as caught:
+                loaded.attach()
+            self.assertIn("no_such_function", str(caught.exception))
+
+
+class LoadTest(BpfTest):
+    """Maps, globals, programs."""
+
+    def test_globals(self):
+        with fanfp.load(parts(), kernel(), constants={"limit": 9}) as loaded:
+            values = loaded.globals
+            self.assertEqual(values["negative"], -5)
+            self.assertEqual(values["text"], b"hello")
+            self.assertEqual(values["limit"], 9)
+            self.assertEqual(values["constant"], b"const")
+            self.assertEqual(list(values["table"]), [1, 2, 3, 4])
+            self.assertEqual(values["pair"], struct.pack("=iiQ", 3, 0, 4))
+            self.assertEqual(values["in_own_section"], 21)
+            values["counter"] = 1 << 60
+            self.assertEqual(values["counter"], 1 << 60)
+            values["table"][2] = 500
+            self.assertEqual(list(values["table"]), [1, 2, 500, 4])
+            with self.assertRaises(TypeError):
+                values["limit"] = 1
+            with self.assertRaises(KeyError):
+                values["nothing"]
+
+    def test_programs_run_on_these_globals(self):
+        with fanfp.load(parts(), kernel(), constants={"limit": 9}) as loaded:
+            answer = run_syscall_program(loaded.programs["fifth"])
+            self.assertEqual(answer, 9 * 3 + 11)
+            self.assertEqual(loaded.globals["counter"], 2)
+
+    def test_maps(self):
+        with fanfp.load(parts(), kernel()) as loaded:
+            maps = loaded.maps
+            self.assertIsNone(maps["hash"].lookup(5))
+            maps["hash"].update(5, 77)
+            self.assertEqual(maps["hash"].lookup(5), struct.pack("=Q", 77))
+            self.assertEqual(first_key(maps["hash"]), struct.pack("=i", 5))
+            self.assertTrue(maps["hash"].delete(5))
+            self.assertFalse(maps["hash"].delete(5))
+            with self.assertRaises(fanfp.Error) as caught:
+                maps["array"].update(99, b"")
+            self.assertEqual(caught.exception.errno, errno.E2BIG)
+            self.assertIn("array", str(caught.exception))
+            with self.assertRaises(ValueError):
+                maps["array"].update(1, b"x" * 17)
+            each = maps["percpu"].lookup(1)
+            self.assertGreaterEqual(len(each), 8 * os.cpu_count())
+            maps["percpu"].update(1, struct.pack("=Q", 3) * (len(each) // 8))
+            self.assertEqual(maps["percpu"].lookup(1), struct.pack("=Q", 3) * (len(each) // 8))
+            self.assertEqual(maps["ring"].max_entries, os.sysconf("SC_PAGE_SIZE"))
+            if hasattr(os, "pidfd_open"):
+                fd = os.pidfd_open(os.getpid())
+                maps["of_task"].update(fd, 12)
+                self.assertEqual(maps["of_task"].lookup(fd), struct.pack("=i", 12))
+                os.close(fd)
+
+    def test_closing_twice_and_values_kept_open(self):
+        loaded = fanfp.load(parts(), kernel())
+        table = loaded.globals["table"]
+        loaded.close()
+        loaded.close()
+        with self.assertRaises(ValueError):
+            table[0]
+
+    def test_programs_that_attach_by_name(self):
+        try:
+            fanfp.load(OBJECTS.read("attach"), kernel()).close()
+        except fanfp.Error as why:
+            if why.errno != errno.EPERM and "is not sleepable" not in str(why):
+                raise
+            self.skipTest("no such programs here: %s" % why)
+
+    def test_attaching_to_what_is_not_there(self):
+        obj = OBJECTS.read("attach")
+        functions = {key: function._replace(section_name="fentry/no_such_function")
+                     for key, function in obj.functions.items()}
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(obj._replace(functions=functions), kernel())
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("no_such_function", str(caught.exception))
+
+
+class PartTest(BpfTest):
+    """Some programs of an object, and what they refer to."""
+
+    def part(self, *names):
+        part = fanfp.part_of(OBJECTS.read("parts"), names)
+        functions = {function.name for function in part.functions.values()}
+        return part, functions, set(part.maps), set(part.data), set(part.externs)
+
+    def test_what_programs_refer_to(self):
+        part, functions, maps, data, externs = self.part("first")
+        self.assertEqual(functions, {"first", "twice", "thrice"})
+        self.assertEqual(maps, {"hash", "array"})
+        self.assertEqual(data, {".bss", ".data", ".rodata"})
+        self.assertEqual(externs, set())
+        self.assertFalse(fanfp.needs_kernel(part))
+
+    def test_functions_whose_address_is_taken(self):
+        part, functions, maps, data, _ = self.part("second")
+        self.assertEqual(functions, {"second", "each", "twice"})
+        self.assertEqual(maps, {"jumps"})
+        self.assertIn(".data.own", data)
+
+    def test_several(self):
+        part, functions, maps, _, externs = self.part("third", "fourth")
+        self.assertEqual(functions, {"third", "thrice", "twice", "fourth"})
+        self.assertEqual(maps, {"ring", "percpu"})
+        self.assertIn("bpf_rcu_read_lock", externs)
+        self.assertTrue(fanfp.needs_kernel(part))
+
+    def test_all_is_what_it_was(self):
+        obj = OBJECTS.read("parts")
+        whole = fanfp.part_of(obj, ["first", "second", "third", "fourth", "fifth", "unwanted"])
+        demanded = {key: function._replace(section_name=function.section_name.lstrip("?"))
+                    for key, function in obj.functions.items()}
+        self.assertEqual(whole.functions, demanded)
+        self.assertEqual(set(obj.maps) - set(whole.maps), {"of_task"})     # nobody's
+
+    def test_a_struct_ops_is_whole(self):
+        obj = OBJECTS.read("ops")
+        ops = next(ops for ops in obj.struct_ops.values() if ops.functions)
+        name = next(iter(ops.functions.values()))
+        part = fanfp.part_of(obj, [name])
+        self.assertIn(ops.name, part.struct_ops)
+        self.assertLessEqual(set(ops.functions.values()),
+                             {function.name for function in part.functions.values()})
+
+    def test_what_is_not_there(self):
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.part_of(OBJECTS.read("parts"), ["first", "nothing"])
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("nothing", str(caught.exception))
+
+    def test_what_the_kernel_lacks_elsewhere_does_not_matter(self):
+        """As struct_ops of a kind that this kernel has not."""
+        data = OBJECTS.data("parts", "clang-19").replace(b"task_newtask\0", b"no_such_task\0")
+        obj = fanfp.read_object(data, "parts.o")
+        with self.assertRaises(fanfp.Error):
+            fanfp.load(obj, kernel())
+        with fanfp.load(fanfp.part_of(obj, ["first"])) as loaded:
+            self.assertEqual(list(loaded.programs), ["first"])
+            self.assertNotIn("ring", loaded.maps)
+
+    def test_types_that_the_kernel_does_not_know(self):
+        """The part that needs none of them is loaded without; the other is refused."""
+        obj = OBJECTS.read("parts")
+        obj = obj._replace(btf_load=obj.btf_load[:8] + b"\xff" + obj.btf_load[9:])
+        with fanfp.load(fanfp.part_of(obj, ["first"])) as loaded:
+            loaded.maps["hash"].update(1, 2)
+            self.assertEqual(loaded.maps["hash"].lookup(1), struct.pack("=Q", 2))
+            self.assertEqual(loaded.globals["negative"], -5)
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(fanfp.part_of(obj, ["second"]))
+        self.assertIn("loading BPF program second", str(caught.exception))
+        self.assertIn("loading the types", str(caught.exception))
+
+
+def run_syscall_program(fd):
+    """What a program of type syscall returns."""
+    request = ctypes.create_string_buffer(80)
+    struct.pack_into("=I", request, 0, fd)
+    if fanfp.system_call("bpf", fanfp.BPF_PROG_RUN, request, len(request)) < 0:
+        raise OSError(ctypes.get_errno(), "run a program")
+    return struct.unpack_from("=I", request.raw, 4)[0]
+
+
+class StructOpsTest(BpfTest):
+    """struct_ops, shown with TCP congestion control."""
+
+    def available(self):
+        with open("/proc/sys/net/ipv4/tcp_available_congestion_control") as file:
+            return file.read().split()
+
+    def load(self, **names):
+        try:
+            return fanfp.load(OBJECTS.read("ops"), kernel(), ops_names=names)
+        except fanfp.Error as why:
+            if why.errno in (errno.ENOENT, errno.ENOTSUP, 524):
+                self.skipTest(str(why))
+            raise
+
+    def test_registered_while_attached(self):
+        name = "fanfp%d" % os.getpid()
+        with self.load(one=name, two=name + "x") as loaded:
+            self.assertNotIn(name, self.available())
+            loaded.attach()
+            self.assertIn(name, self.available())
+            self.assertIn(name + "x", self.available())
+            loaded.detach("one")
+            self.assertNotIn(name, self.available())
+            self.assertIn(name + "x", self.available())
+        self.assertNotIn(name + "x", self.available())
+
+    def test_a_name_that_is_taken(self):
+        name = "fanfp%d" % os.getpid()
+        with self.load(one=name, two=name) as loaded:
+            loaded.attach("one")
+            with self.assertRaises(fanfp.Error) as caught:
+                loaded.attach("two")
+            self.assertEqual(caught.exception.errno, errno.EEXIST)
+            self.assertIn("two", str(caught.exception))
+
+    def test_a_name_that_is_too_long(self):
+        with self.assertRaises(fanfp.Error) as caught:
+            self.load(one="x" * 16)
+        self.assertEqual(caught.exception.errno, errno.ENAMETOOLONG)
+
+    def test_a_kind_this_kernel_has_not(self):
+        data = OBJECTS.data("ops", "clang-19").replace(b"tcp_congestion_ops___mine\0",
+                                                       b"no_such_ops_in_any_kernel\0")
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(fanfp.read_object(data, "ops.o"), kernel())
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("no struct_ops of type no_such_ops_in_any_kernel", str(caught.exception))
+
+    def test_nothing_stays_after_a_kill(self):
+        name = "fanfpk%d" % os.getpid()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                loaded = fanfp.load(OBJECTS.read("ops"), kernel(), ops_names={"one": name})
+                loaded.attach("one")
+                os.write(writing, b"x")
+                time.sleep(60)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        attached = os.read(reading, 1)
+        os.close(reading)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        if not attached:
+            self.skipTest("struct_ops can't be attached here")
+        for _ in range(100):
+            if name not in self.available():
+                break
+            time.sleep(0.05)
+        self.assertNotIn(name, self.available())
+
+
+class RefusalTest(BpfTest):
+    """What the verifier refuses is told with its reason and the source line."""
+
+    def test_last_lines_and_source_line(self):
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(OBJECTS.read("refused"), kernel())
+        text = str(caught.exception)
+        self.assertIn("loading BPF program reads_through_null of refused", text)
+        self.assertIn("*value", text)
+        self.assertNotIn("\n", text)
+        self.assertIn("\n", caught.exception.detail)
+        self.assertIn("map_value_or_null", caught.exception.detail)
+
+    def test_a_missing_field_is_named(self):
+        data = OBJECTS.data("missing", "clang-19")
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(fanfp.read_object(data, "missing.o"), kernel())
+        self.assertIn("struct task_struct.no_such_field", str(caught.exception))
+
+    def test_a_missing_kernel_function_is_named(self):
+        obj = parts()
+        externs = {name: extern._replace(weak=False) for name, extern in obj.externs.items()}
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(obj._replace(externs=externs), kernel())
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("bpf_no_such_kfunc", str(caught.exception))
+
+
+# =============================================================================================
+# 5. Who did it
+# =============================================================================================
 
 def read(path):
     """The bytes of a file; none where it is gone."""
@@ -4181,1236 +4097,6 @@ class Who(Command):
         program = self.program("--comm", "x", self.top)
         self.assertIn("not watched: %s (overlay): " % self.tree, program.stop()[1])
 
-
-class Terminal:
-    """A shell in tmux, with a prompt of "$ " alone."""
-
-    def __init__(self, test, columns, rows, shell=("bash", "--norc", "--noprofile", "-i")):
-        for tool in ("tmux", shell[0]):
-            if not shutil.which(tool):
-                test.skipTest("needs " + tool)
-        self.tmux = ["tmux", "-S", tempfile.mkdtemp(dir=test.out) + "/socket", "-f", "/dev/null"]
-        run(*self.tmux + ["new-session", "-d", "-x", str(columns), "-y", str(rows)]
-            + list(shell),
-            env=dict(cached_environment(), PS1="$ ", LC_ALL="C.UTF-8"))
-        test.addCleanup(subprocess.call, self.tmux + ["kill-server"])
-        self.wait_for(lambda lines: lines[0] == "$")
-
-    def press(self, *keys):
-        run(*self.tmux + ["send-keys"] + list(keys))
-
-    def lines(self):
-        """What is on the screen."""
-        text = subprocess.check_output(self.tmux + ["capture-pane", "-p"]).decode()
-        return text.split("\n")[:-1]
-
-    def wait_for(self, is_so):
-        """The screen as soon as it is as is_so(lines) says."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            lines = self.lines()
-            if is_so(lines):
-                return lines
-            time.sleep(0.05)
-        raise AssertionError("the screen stays: " + "\n".join(lines))
-
-
-def read_tables(lines):
-    """The tables of --top or --summary: {heading: {label: total}}."""
-    tables = {}
-    for line in lines:
-        words = line.split()
-        if words[:3] == ["TOTAL", "A", "SECOND"]:
-            table = tables[words[3]] = {}
-        elif re.match(r" *\d+ +[\d.]+  ", line):
-            table[" ".join(words[2:])] = int(words[0])
-    return tables
-
-
-class People(Command):
-    """What is for people: lines on a terminal, --top, --summary."""
-
-    def at_terminal(self, *arguments, size=(24, 80), **environment):
-        """Start fanfp on a terminal of its own: (process, what to read of it)."""
-        master, slave = os.openpty()
-        self.addCleanup(os.close, master)
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-        environment = dict(dict(cached_environment(), TERM="vt100"), **environment)
-        process = subprocess.Popen(
-            MODULE + list(arguments), stdin=subprocess.DEVNULL, stdout=slave,
-            stderr=subprocess.PIPE, env=environment)
-        os.close(slave)
-        for each in (process.stderr.close, process.wait, process.kill):
-            self.addCleanup(each)
-        line = b""
-        while b"fanfp: watching" not in line:
-            line = process.stderr.readline()
-            self.assertTrue(line)
-        return process, master
-
-    def until(self, master, text):
-        """What comes on a terminal up to a text."""
-        data = b""
-        while not data.endswith(text.encode()):
-            self.assertTrue(select.select([master], [], [], PATIENCE)[0], data)
-            data += os.read(master, 1)
-        return data.decode()
-
-    def make_all(self, counts, top=None):
-        """Make so many directories in each of some directories of the tree."""
-        for name, count in counts.items():
-            for _ in range(count):
-                tempfile.mkdtemp(dir="%s/%s" % (top or self.tree, name))
-
-    # --- lines ---
-
-    def test_lines(self):
-        """Aligned, from the root on, in colour; a directory by its slash."""
-        os.mkdir(self.tree + "/sub")
-        write(self.tree + "/sub/a\nb")
-        _, master = self.at_terminal(self.tree)
-        os.rename(self.tree + "/sub/a\nb", self.tree + "/c")
-        os.rmdir(self.tree + "/sub")
-        for colour, what, path in (("36", "RENAME", r"sub/a\nb -> c"), ("31", "DELETE", "sub/")):
-            line = self.until(master, "\n")
-            match = re.match(r"\x1b\[2m[\d:]{8}\x1b\[0m (.*) \x1b\[(\d+)m(.*)\x1b\[0m (.*)\r\n$",
-                             line)
-            self.assertTrue(match, line)
-            self.assertEqual((match.group(2), match.group(3), match.group(4)),
-                             (colour, what.ljust(18), path))
-            self.assertEqual(len(match.group(1)), 18)
-
-    def test_no_colour(self):
-        for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
-            with self.subTest(environment):
-                _, master = self.at_terminal("-e", "create", self.tree, **environment)
-                os.mkdir(tempfile.mkdtemp(dir=self.tree) + "/d")
-                text = self.until(master, "/d/\r\n")
-                self.assertNotIn("\x1b", text)
-
-    def test_runs(self):
-        """What happens again to a file is one line that counts, unless a notice is below it."""
-        write(self.tree + "/log")
-        mount_point = tempfile.mkdtemp(dir=self.tree)
-        process, master = self.at_terminal("-e", "modify", self.tree, NO_COLOR="1")
-        for number in range(1, 4):
-            with open(self.tree + "/log", "a") as file:
-                file.write("x")
-            text = self.until(master, "log\r\n")
-            self.assertEqual(text.startswith("\x1b[A\r\x1b[K"), number > 1, text)
-            self.assertIn("MODIFY x%d " % number if number > 1 else "MODIFY  ", text)
-        write(self.tree + "/other")
-        self.assertNotIn("\x1b[A", self.until(master, "other\r\n"))
-        write(self.tree + "/log")
-        self.assertNotIn("\x1b[A", self.until(master, "log\r\n"))
-        if not ROOT:
-            return
-        self.mount("-t", "tmpfs", "fanfp", mount_point)
-        self.assertIn(b"is watched from now on", process.stderr.readline())
-        write(self.tree + "/log")
-        self.assertNotIn("\x1b[A", self.until(master, "MODIFY x2          log\r\n"))
-
-    def test_wide_names(self):
-        """A line of wide characters that takes two rows is not written anew in one."""
-        for count, goes_back in ((3, True), (24, False)):
-            with self.subTest(count):
-                name = "\u4f60" * count
-                write("%s/%s" % (self.tree, name))
-                _, master = self.at_terminal("-e", "modify", self.tree, NO_COLOR="1",
-                                             LC_ALL="C.UTF-8")
-                for _ in range(2):
-                    write("%s/%s" % (self.tree, name))
-                    text = self.until(master, "\n")
-                self.assertEqual("\x1b[A" in text, goes_back, text)
-
-    # --- --top ---
-
-    def test_screen(self):
-        """Its totals are what was done; keys go into a directory and out, sort, pause, end it."""
-        counts = {"d%02d" % number: 3 + number for number in range(20)}
-        counts["d19/deep/er"] = 60
-        for columns, rows in ((80, 24), (200, 50)):
-            with self.subTest(columns=columns):
-                self.check_screen(counts, columns, rows)
-
-    def check_screen(self, counts, columns, rows):
-        tree = tempfile.mkdtemp(dir=self.tree)
-        for name in counts:
-            os.makedirs("%s/%s" % (tree, name))
-        terminal = Terminal(self, columns, rows)
-        terminal.press("%s --top -e create %s; echo status $?; stty -a"
-                       % (" ".join(MODULE), tree), "Enter")
-        terminal.wait_for(lambda lines: "q quit" in lines[-1])
-        self.make_all(counts, tree)
-        total = sum(counts.values())
-        lines = terminal.wait_for(lambda lines: " %d events, " % total in lines[0]
-                                  and " 0.0 a second" in lines[0])
-        self.assertEqual(len(lines), rows)
-        tables = read_tables(lines)
-        self.assertEqual(sum(tables["DIRECTORY"].values()), total)
-        self.assertEqual(tables["DIRECTORY"]["d19/deep/er/"], 60)
-        if rows == 50:
-            self.assertEqual(tables["DIRECTORY"], {name + "/": count
-                                                   for name, count in counts.items()})
-        else:
-            self.assertLess(len(tables["DIRECTORY"]), len(counts))
-        self.assertEqual(tables["EVENT"], {"CREATE": total})
-        self.assertEqual(sum(tables["PROCESS"].values()), total)
-        if BEST != "inotify":
-            label, = tables["PROCESS"]
-            self.assertRegex(label, r"^python\S* %d \S+$" % os.getpid())
-
-        terminal.press("Enter")             # the busiest comes first
-        lines = terminal.wait_for(lambda lines: lines[0].endswith("/d19/deep/er"))
-        self.assertEqual(read_tables(lines)["DIRECTORY"], {".": 60})
-        terminal.press("Left", "Left")
-        lines = terminal.wait_for(lambda lines: lines[0].endswith("/d19"))
-        self.assertEqual(read_tables(lines)["DIRECTORY"], {"deep/er/": 60, ".": counts["d19"]})
-        terminal.press("Down", "Enter", "h", "h", "h", "s", "s")
-        lines = terminal.wait_for(lambda lines: " by name " in lines[0]
-                                  and lines[0].endswith(tree[-8:]))
-        names = list(read_tables(lines)["DIRECTORY"])
-        self.assertEqual(names, sorted(names))
-
-        terminal.press("p")
-        before = terminal.wait_for(lambda lines: "paused" in lines[0])
-        clock = self.program("--top", tree, json_lines=False)
-        self.make_all({"d00": 7}, tree)
-        while not clock.line().split()[1:2] == [b"7"]:
-            pass
-        clock.line()                        # a second later
-        self.assertEqual(terminal.lines(), before)
-        terminal.press("p")
-        terminal.wait_for(lambda lines: " %d events, " % (total + 7) in lines[0])
-
-        run(*terminal.tmux + ["resize-window", "-x", str(columns), "-y", str(rows - 2)])
-        terminal.wait_for(lambda lines: len(lines) == rows - 2 and "q quit" in lines[-1])
-        terminal.press("C-z")
-        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
-        terminal.press("clear; fg; echo status $?; stty -a", "Enter")
-        terminal.wait_for(lambda lines: "q quit" in lines[-1] and " events, " in lines[0])
-        terminal.press("q")
-        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
-        self.assertIn("status 0", lines)
-        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
-
-    def test_screen_and_job_control(self):
-        """A signal that nobody can catch stops it, another goes on; Ctrl-\\ ends it tidily."""
-        terminal = Terminal(self, 50, 12)
-        terminal.press("sh -c 'echo $$ > %s/pid; exec %s --top %s'"
-                       % (self.out, " ".join(MODULE), self.tree), "Enter")
-        terminal.wait_for(lambda lines: "q quit" in lines[-1])
-        with open(self.out + "/pid") as file:
-            os.kill(int(file.read()), signal.SIGSTOP)
-        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
-        terminal.press("fg", "Enter")
-        lines = terminal.wait_for(lambda lines: "q quit" in lines[-1]
-                                  and not any("Stopped" in line for line in lines))
-        self.assertTrue(lines[0].endswith(" by total  " + self.tree[:6]), lines)    # cut off
-        terminal.press("s")                 # keys come at once
-        terminal.wait_for(lambda lines: " by rate " in lines[0])
-        terminal.press("C-\\")
-        terminal.wait_for(lambda lines: any("Quit" in line for line in lines))
-        terminal.press("stty -a", "Enter")
-        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
-        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
-
-    def test_screen_in_background(self):
-        """A job in the background is stopped, and goes on with fg; a stopped one can be ended."""
-        terminal = Terminal(self, 80, 24)
-        command = "clear; %s --top %s" % (" ".join(MODULE), self.tree)
-        terminal.press(command + " &", "Enter")
-        terminal.wait_for(lambda lines: any("fanfp: watching" in line for line in lines))
-        terminal.press("set -b", "Enter")       # bash says at once what becomes of a job
-        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
-        terminal.press("fg; stty -a", "Enter")
-        terminal.wait_for(lambda lines: "q quit" in lines[-1] and " events, " in lines[0])
-        terminal.press("q")
-        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
-        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
-        terminal.press(command, "Enter")
-        terminal.wait_for(lambda lines: "q quit" in lines[-1])
-        terminal.press("C-z")
-        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
-        terminal.press("kill %1", "Enter")
-        terminal.wait_for(lambda lines: any("Terminated" in line for line in lines))
-
-    def test_screen_ended_by_signal(self):
-        """The terminal is as it was, and what went wrong meanwhile is told there."""
-        terminal = Terminal(self, 80, 24)
-        terminal.press("echo $$; %s --top %s; echo status $?; stty -a"
-                       % (" ".join(MODULE), self.tree), "Enter")
-        terminal.wait_for(lambda lines: "q quit" in lines[-1])
-        os.rmdir(self.tree)
-        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
-        self.assertIn("status 1", lines)
-        self.assertIn("fanfp: no root is left", lines)
-        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
-
-    def test_screen_and_commands(self):
-        """What a command prints would be written over it: a line says so, before it begins."""
-        terminal = Terminal(self, 80, 24)
-        for option in ("--exec", "--run"):
-            terminal.press("clear; %s --top %s ls %s; echo status $?"
-                           % (" ".join(MODULE), option, self.tree), "Enter")
-            lines = terminal.wait_for(lambda lines: "status 1" in lines)
-            self.assertIn("--top leaves the command of", "".join(lines))
-            self.assertNotIn(fanfp.KEYS_SHOWN, lines)
-        program = self.program("--summary", "--run", "echo ran", self.tree, json_lines=False)
-        write(self.tree + "/a")
-        self.assertEqual(program.line(), b"ran\n")
-
-    def test_serial_line(self):
-        """One of a size not known has 80 by 24; only what changes is written again."""
-        process, master = self.at_terminal("--top", self.tree, size=(0, 0))
-        whole = self.until(master, fanfp.KEYS_SHOWN)
-        self.assertIn("\x1b[24;1H", whole)
-        os.mkdir(self.tree + "/a")
-        text = self.until(master, " 1 events, ") + self.until(master, "\x1b[0m")
-        process.terminate()
-        text += self.until(master, "\x1b[?1049l")
-        self.assertNotIn(fanfp.KEYS_SHOWN, text)
-        self.assertIn("\x1b[?25h", text)
-
-    def test_stopped_terminal(self):
-        """One that takes nothing any more (Ctrl-S) does not keep it from ending."""
-        master, slave = os.openpty()
-        self.addCleanup(os.close, master)
-        self.addCleanup(os.close, slave)
-        process = subprocess.Popen(
-            MODULE + ["--top", self.tree], stdin=slave, stdout=slave, stderr=slave,
-            env=dict(cached_environment(), TERM="vt100"), start_new_session=True)
-        self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
-        before = termios.tcgetattr(slave)
-        self.until(master, fanfp.KEYS_SHOWN)
-        self.assertNotEqual(termios.tcgetattr(slave), before)
-        termios.tcflow(slave, termios.TCOOFF)
-        os.mkdir(self.tree + "/a")
-        process.terminate()
-        self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
-        self.assertEqual(termios.tcgetattr(slave), before)
-        termios.tcflow(slave, termios.TCOON)
-
-    def test_line_a_second(self):
-        """Where there is no terminal."""
-        program = self.program("--top", "-e", "create", self.tree, json_lines=False)
-        for name in ("a", "b"):
-            os.mkdir("%s/%s" % (self.tree, name))
-        self.make_all({"a": 20, "b": 5})
-        line = b""
-        while b" 27 events" not in line:
-            line = program.line()
-            self.assertRegex(line, rb"^[\d:]{8} \d+ events, \d+ of them new")
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    # --- --summary ---
-
-    def summary(self, *options):
-        """The output of --summary, what make_all() did meanwhile."""
-        program = self.program("--summary", "-e", "create", *options + (self.tree,),
-                               json_lines=False)
-        for name in ("a", "b"):
-            os.mkdir("%s/%s" % (self.tree, name))
-        self.make_all({"a": 20, "b": 5})
-        status, _ = program.stop(signal.SIGINT)
-        self.assertEqual(status, -signal.SIGINT)
-        shutil.rmtree(self.tree + "/a")
-        shutil.rmtree(self.tree + "/b")
-        return program.buffer.decode()
-
-    def test_summary(self):
-        text = self.summary()
-        self.assertRegex(text, r"^27 events in [\d.]+ s, [\d.]+ a second\n")
-        tables = read_tables(text.split("\n"))
-        self.assertEqual(tables["DIRECTORY"], {self.tree + "/a/": 20, self.tree + "/b/": 5,
-                                               self.tree + "/": 2})
-        self.assertEqual(tables["EVENT"], {"CREATE": 27})
-
-    def test_summary_for_programs(self):
-        """--json and --csv say the same."""
-        rows = [json.loads(line) for line in self.summary("--json").splitlines()]
-        self.assertEqual({row["name"]: row["CREATE"] for row in rows if row["kind"] == "directory"},
-                         {self.tree: 2, self.tree + "/a": 20, self.tree + "/b": 5})
-        process, = (row for row in rows if row["kind"] == "process")
-        self.assertEqual((process["total"], rows[0]["kind"], rows[0]["total"], rows[0]["CREATE"]),
-                         (27, "all", 27, 27))
-        if BEST != "inotify":
-            self.assertEqual((process["pid"], process["uid"]), (os.getpid(), os.getuid()))
-        table = list(csv.DictReader(io.StringIO(self.summary("--csv"))))
-        for one, other in itertools.zip_longest(rows, table):
-            self.assertEqual({name: fanfp.text_of(value) for name, value in one.items()
-                              if name != "seconds"},
-                             {name: value for name, value in other.items()
-                              if name in one and name != "seconds"})
-            self.assertEqual({other[name] for name in other.keys() - one.keys()}, {""})
-
-    def test_summary_at_signal(self):
-        """SIGUSR1 asks for one, as often as it comes; the counting goes on."""
-        program = self.program("--summary", "--json", "-e", "create", self.tree,
-                               json_lines=False)
-        for number in range(3):
-            os.mkdir("%s/%d" % (self.tree, number))
-            while True:                     # it may not have been read yet
-                program.process.send_signal(signal.SIGUSR1)
-                row = json.loads(program.line().decode())
-                while row["kind"] != "all":
-                    row = json.loads(program.line().decode())
-                if row["total"] == number + 1:
-                    break
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def test_growing_files(self):
-        """Bytes are those written: of a file made, of one that was there, of one renamed."""
-        write(self.tree + "/old", "x" * 1000)
-        program = self.program("--summary", "--json", self.tree, json_lines=False)
-        write(self.tree + "/new", "x" * 5000)
-        write(self.tree + "/old", "x")      # from when on it is known
-        os.mkdir(self.tree + "/both-are-known")
-        row = {}
-        while not (row.get("kind") == "all" and row.get("CREATE") == 2):
-            program.process.send_signal(signal.SIGUSR1)
-            row = json.loads(program.line().decode())
-        write(self.tree + "/old", "x" * 300)
-        os.rename(self.tree + "/new", self.tree + "/renamed")
-        write(self.tree + "/renamed", "x" * 70)
-        program.stop()
-        rows = [json.loads(line) for line in program.buffer.decode().splitlines()]
-        last = max(number for number, row in enumerate(rows) if row["kind"] == "all")
-        self.assertEqual({row["name"]: row["bytes"] for row in rows[last:]
-                          if row["kind"] == "file"},
-                         {self.tree + "/renamed": 5070, self.tree + "/old": 300})
-
-    def test_bounded(self):
-        """However many processes and directories there are, little is kept; totals are right."""
-        with unittest.mock.patch.object(fanfp, "TALLY_ROOM", 40), \
-                fanfp.ProgramWatch(self.tree, events="CREATE") as watch:
-            tally = fanfp.Tally(watch)
-            for number in range(10):
-                for name in range(30):
-                    os.makedirs("%s/%d/%d/sub" % (self.tree, number, name))
-                while watch.pending:
-                    tally.add(watch.read(0.1))
-                tally.tick()
-            os.makedirs(self.tree + "/deep" * 100)
-            while watch.pending:
-                tally.add(watch.read(0.1))
-            tally.tick()
-            # Of the last span as much is kept once more.
-            self.assertLessEqual(len(tally.total), 2 * 40)
-            self.assertEqual(sum(tally.total.values()), 10 + 300 + 300 + 100)
-            for which in (0, 1):
-                self.assertEqual(sum(counts[0] for counts in tally.directories(
-                    self.tree, 10, which).values()), 710)
-
-    def test_refused(self):
-        for options, text in (
-                (("--top", "--json"), "--json does nothing with --top, but for its --summary"),
-                (("--summary", "--who"), "--who does nothing with --summary"),
-                (("--top", "-qq"), "--top does nothing with -qq")):
-            self.assert_fails(text, self.tree, *options)
-
-
-@unittest.skipUnless(shutil.which("make") and os.path.exists(HERE + "/Makefile"), "needs make")
-class Installed(Command):
-    """What comes with the program: make install, the manual, completions."""
-
-    def setUp(self):
-        super().setUp()
-        self.make("install")
-
-    def make(self, target):
-        run("make", "-s", target, "PREFIX=" + self.out, "PYTHON=" + sys.executable, cwd=HERE)
-
-    def files(self):
-        return [os.path.relpath(os.path.join(directory, name), self.out)
-                for directory, _, names in os.walk(self.out) for name in names
-                if not name.endswith(".pyc")]
-
-    def test_make(self):
-        """It runs where it is installed, and nothing is left once it is uninstalled."""
-        line = self.lines(self.tree, do=lambda: write(self.tree + "/a"),
-                          command=[sys.executable, self.out + "/sbin/fanfp"]).decode()
-        self.assertTrue(line.endswith("%s/a\n" % self.tree), line)
-        self.assertEqual(sorted(self.files()), [
-            "lib/fanfp/fan_fp.bpf.o", "lib/fanfp/fanfp.py", "sbin/fanfp",
-            "share/bash-completion/completions/fanfp", "share/man/man8/fanfp.8",
-            "share/zsh/site-functions/_fanfp"])
-        self.make("uninstall")
-        self.assertEqual(self.files(), [])
-        self.assertFalse(os.path.exists(self.out + "/lib/fanfp"))
-
-    def test_for_all_users(self):
-        """All can read it, whatever the umask of who has installed it."""
-        shutil.rmtree(self.out + "/lib")
-        self.addCleanup(os.umask, os.umask(0o077))
-        self.make("install")
-        for directory, names, files in os.walk(self.out + "/lib"):
-            for name in names + files:
-                path = os.path.join(directory, name)
-                self.assertEqual(os.stat(path).st_mode & 0o044, 0o044, path)
-
-    def test_help(self):
-        """It begins with three examples, and they are none that would be refused."""
-        status, out, _ = self.finish("--help")
-        examples = out.decode().split("\n\n")[0].splitlines()
-        self.assertEqual((status, len(examples)), (0, 3))
-        for example in examples:
-            command = re.split(r"  +", example)[0]
-            words = shlex.split(command)
-            self.assertEqual(words.pop(0), "fanfp")
-            fanfp.refuse_idle(fanfp.Options(words))
-
-    # --- the manual ---
-
-    def manual(self, section=""):
-        """The source of the manual, or of one section."""
-        with open(self.out + "/share/man/man8/fanfp.8") as file:
-            text = file.read()
-        return text[text.index(".Sh " + section):].split("\n.Sh ")[0] if section else text
-
-    def test_manual_is_clean(self):
-        page = self.out + "/share/man/man8/fanfp.8"
-        for command in (["mandoc", "-T", "lint", page], ["groff", "-ww", "-mdoc", "-z", page],
-                        ["man", "-l", page]):
-            with self.subTest(command[0]):
-                if not shutil.which(command[0]):
-                    self.skipTest("needs " + command[0])
-                process = subprocess.Popen(
-                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL, env=dict(os.environ, LC_ALL="C", MANPAGER="cat"))
-                lines = process.communicate()[0].decode().splitlines()
-                if command[0] == "man":
-                    self.assertIn("EXIT STATUS", "\n".join(lines))
-                else:               # which other manuals are here is not the question
-                    self.assertEqual([line for line in lines if "mandoc.db" not in line
-                                      and "referenced manual not found" not in line], [])
-
-    def test_manual_has_what_help_has(self):
-        """The options, events and letters of formats, each way."""
-        items = [line for line in self.manual().splitlines() if line.startswith(".It ")]
-        options = {"-" + option for line in items for option in re.findall(r"\bFl (\S+)", line)}
-        self.assertEqual(options, OPTIONS)
-        events = self.manual("EVENTS")
-        self.assertEqual({name for line in events.splitlines() if line.startswith(".It ")
-                          for name in line[4:].split(" , ")}, set(fanfp.EVENTS))
-        default = re.search(r"By default\n(.*?)\.\n", events, re.DOTALL).group(1)
-        self.assertEqual(default.replace(",", "").split(), list(fanfp.DEFAULT_EVENTS))
-        items = [line for line in self.manual("FORMAT").splitlines() if line.startswith(".It ")]
-        self.assertEqual(set(re.findall(r"&%(.)", " ".join(items))),
-                         set(fanfp.FORMAT_LETTERS))
-        filters = re.search(r"^\.It Fl -filter Cm (.*)", self.manual(), re.MULTILINE).group(1)
-        self.assertEqual(filters.split(" | "), list(fanfp.FILTER_NAMES))
-
-    def test_examples_of_manual(self):
-        """None of them would be refused."""
-        examples = re.findall(r"^\.Dl \"?(fanfp .*|timeout .*)", self.manual("EXAMPLES"),
-                              re.MULTILINE)
-        self.assertGreater(len(examples), 3)
-        for example in examples:
-            words = shlex.split(re.split(r" [|>] ", example)[0])
-            words = words[words.index("fanfp") + 1:]
-            with self.subTest(example):
-                fanfp.refuse_idle(fanfp.Options(words))
-
-    # --- completions ---
-
-    COMPLETIONS = (("--su", "--summary"), ("--filter ma", "marks"),
-                   ("-e CLOSE_N", "CLOSE_NOWRITE"), ("-e create,CLOSE_W", "create,CLOSE_WRITE"),
-                   ("--user roo", "root"), ("--json %s/som", "%s/somewhere"))
-
-    def check_completions(self, terminal):
-        os.mkdir(self.tree + "/somewhere")
-        for typed, wanted in self.COMPLETIONS:
-            with self.subTest(typed):
-                typed, wanted = (each.replace("%s", self.tree) for each in (typed, wanted))
-                terminal.press("C-u", "C-l")
-                terminal.wait_for(lambda lines: lines[0] == "$")
-                terminal.press("-l", "fanfp " + typed)
-                terminal.press("Tab")
-                terminal.wait_for(lambda lines: any(
-                    wanted in re.split(r" +", line) or wanted + "/" in line.split()
-                    for line in lines))
-
-    def test_completion_by_bash(self):
-        """By bash itself; and all options are offered."""
-        terminal = Terminal(self, 200, 24)
-        terminal.press("PATH=%s:$PATH; . %s" % (
-            self.out + "/sbin", self.out + "/share/bash-completion/completions/fanfp"), "Enter")
-        self.check_completions(terminal)
-        out = subprocess.check_output(
-            ["bash", "-c", '. "$1"; _fanfp "$2" - "$2"; echo "${COMPREPLY[@]}"', "-",
-             self.out + "/share/bash-completion/completions/fanfp", self.out + "/sbin/fanfp"])
-        self.assertEqual(set(out.decode().split()), OPTIONS)
-
-    def test_completion_by_zsh(self):
-        terminal = Terminal(self, 200, 24, ("zsh", "-f"))
-        terminal.press("PATH=%s:$PATH; fpath=(%s $fpath); autoload -Uz compinit; "
-                       "compinit -u -D" % (self.out + "/sbin",
-                                           self.out + "/share/zsh/site-functions"), "Enter")
-        self.check_completions(terminal)
-
-
-def fill(pipe):
-    """Write to a pipe until it has no room."""
-    os.set_blocking(pipe, False)
-    try:
-        while True:
-            os.write(pipe, bytes(4096))
-    except BlockingIOError:
-        os.set_blocking(pipe, True)
-
-
-class Ends(Base):
-    """How fanfp ends: of signals, of pipes, of roots."""
-
-    where = DIRECTORIES[0]
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def filters(self):
-        """Each filter that works here."""
-        return [name for name in FILTERS if available(name, self.where) is None]
-
-    def test_signals(self):
-        """All that has happened is written, --stats too, then it dies of the signal."""
-        for name in self.filters():
-            for number in self.numbers:
-                with self.subTest(filter=name, number=number):
-                    self.check_signal(name, number)
-
-    def check_signal(self, name, number):
-        program = self.program("--stats", "--filter", name, self.tree)
-        program.process.send_signal(signal.SIGSTOP)
-        paths = {"%s/%s-%d-%d" % (self.tree, name, number, each) for each in range(200)}
-        for path in paths:
-            write(path)
-        program.process.send_signal(number)
-        program.process.send_signal(signal.SIGCONT)
-        self.assertEqual(set(gather(program.rest())), paths)
-        status, errors = program.stop()
-        self.assertEqual(status, -number, errors)
-        self.assertIn("fanfp: stats: events read ", errors)
-        self.assertNotIn("Traceback", errors)
-
-    def test_signal_under_load(self):
-        """What goes on without end does not put the end off; every line is whole."""
-        worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
-        self.addCleanup(worker.wait)
-        self.addCleanup(worker.kill)
-        for name in self.filters():
-            program = self.program("--filter", name, self.tree)
-            self.assertTrue(program.line())
-            program.process.send_signal(signal.SIGTERM)
-            program.rest()
-            self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def test_signal_at_any_moment(self):
-        """One signal is enough whenever it comes: at the start, just before a wait, in one."""
-        generator = random.Random(1)
-        for _ in range(20):
-            program = self.program("-q", "--latency", "0", self.tree, ready=False)
-            self.addCleanup(program.process.kill)
-            time.sleep(generator.uniform(0, 0.3))
-            write(self.tree + "/f")
-            program.process.send_signal(signal.SIGTERM)
-            self.assertEqual(program.process.wait(PATIENCE), -signal.SIGTERM)
-
-    def test_signal_ignored(self):
-        """nohup has it ignore SIGHUP: so it does.  A shell's & SIGINT: who sends it means it."""
-        def ignore():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        program = self.program(self.tree, preexec_fn=ignore)
-        program.process.send_signal(signal.SIGHUP)
-        self.assertEqual(self.reported(program), {})
-        self.assertEqual(program.stop(signal.SIGINT)[0], -signal.SIGINT)
-
-    def test_signal_at_the_start(self):
-        """A start that waits, for a reader of a fifo say, is ended by a signal too, and also where
-        a shell has put it in the background."""
-        os.mkfifo(self.out + "/fifo")
-        program = self.program("-o", self.out + "/fifo", self.tree, ready=False, preexec_fn=lambda:
-                               signal.signal(signal.SIGINT, signal.SIG_IGN))
-        until = time.monotonic() + PATIENCE
-        while self.ignores(program.process.pid, signal.SIGINT):
-            self.assertLess(time.monotonic(), until)
-        program.process.send_signal(signal.SIGINT)
-        self.assertEqual(program.process.wait(PATIENCE), -signal.SIGINT)
-        self.assertEqual(program.process.stderr.read(), b"")
-
-    @staticmethod
-    def ignores(pid, number):
-        """Whether a process ignores a signal: proc(5), /proc/PID/status."""
-        with open("/proc/%d/status" % pid) as file:
-            mask = [line.split()[1] for line in file if line.startswith("SigIgn:")][0]
-        return int(mask, 16) >> (number - 1) & 1
-
-    @unittest.skipUnless(shutil.which("bash"), "needs bash")
-    def test_loop_of_a_shell(self):
-        """`while fanfp ...; do ...; done` ends when it is interrupted, as at a terminal: the
-        signal comes to both."""
-        script = 'echo loop; while "$@" || true; do echo again; done'
-        shell = subprocess.Popen(
-            ["bash", "-c", script, "-"] + MODULE + SILENT + [self.tree], stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=cached_environment(), start_new_session=True)
-        self.assertIn(b"watching", shell.stderr.readline())
-        os.killpg(shell.pid, signal.SIGINT)
-        self.assertEqual(shell.communicate(timeout=PATIENCE), (b"loop\n", b""))
-        self.assertEqual(shell.returncode, -signal.SIGINT)
-
-    @unittest.skipUnless(ROOT and shutil.which("unshare"), "needs root and unshare")
-    def test_first_process_of_a_container(self):
-        """It can't die of a signal, which is not sent to a process 1 that does not catch it."""
-        command = ["unshare", "--fork", "--pid", "--mount-proc"]
-        if subprocess.call(command + ["true"], stderr=subprocess.DEVNULL):
-            self.skipTest("unshare --pid does not work here")
-        program = self.program(self.tree, command=command + MODULE)
-        child, = [number for number in filter(str.isdigit, os.listdir("/proc"))
-                  if self.parent_of(number) == program.process.pid]
-        os.kill(int(child), signal.SIGTERM)
-        self.assertEqual(program.process.wait(PATIENCE), 128 + signal.SIGTERM)
-
-    @staticmethod
-    def parent_of(number):
-        try:
-            with open("/proc/%s/stat" % number) as file:
-                return int(file.read().rpartition(")")[2].split()[1])
-        except OSError:
-            return None                         # it has just ended
-
-    def test_full_pipe(self):
-        """A signal ends it while it waits for a reader that does not read: one is enough, also
-        where its messages go the same way."""
-        for number in self.numbers:
-            for both in (False, True):
-                with self.subTest(number=number, both=both):
-                    reader, writer = os.pipe()
-                    self.addCleanup(os.close, reader)
-                    process = subprocess.Popen(
-                        MODULE + ["--stats", self.tree], stdout=writer, env=cached_environment(),
-                        stderr=writer if both else subprocess.PIPE, stdin=subprocess.DEVNULL)
-                    self.addCleanup(process.kill)
-                    said = b""
-                    while b"(filter: " not in said:
-                        said += os.read(reader if both else process.stderr.fileno(), 1 << 16)
-                    fill(writer)
-                    os.close(writer)
-                    write(self.tree + "/f")
-                    process.send_signal(number)
-                    errors = process.communicate(timeout=PATIENCE)[1]
-                    self.assertEqual(process.returncode, -number, errors)
-                    if not both:
-                        self.assertIn("fanfp: writing events to standard output: nobody reads it, "
-                                      "and %s came; what was left is lost\n" % number.name,
-                                      errors.decode())
-                        self.assertIn(b"fanfp: stats: ", errors)
-
-    def test_reader_that_stops(self):
-        """Where a signal ends it in the middle of writing, what was written are whole lines."""
-        program = self.program(self.tree)
-        stopped = Stopped(program)
-        for number in range(2000):          # more than a pipe has room for
-            make(self.tree + "/%d" % number)
-        stopped.go_on()
-        self.assertTrue(program.line())
-        program.process.send_signal(signal.SIGTERM)
-        errors = program.process.stderr.read()
-        self.assertIn(b"nobody reads it, and SIGTERM came; what was left is lost\n", errors)
-        self.assertLess(len(program.rest()), 2000)
-
-    def test_full_pipe_of_two(self):
-        """Two that write to one pipe: when a reader makes room, one of them finds it taken again,
-        and still ends by one signal."""
-        worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
-        self.addCleanup(worker.wait)
-        self.addCleanup(worker.kill)
-        reader, writer = os.pipe()
-        self.addCleanup(os.close, reader)
-        fcntl.fcntl(writer, 1031, 4096)         # F_SETPIPE_SZ
-        processes = [subprocess.Popen(MODULE + ["-q", self.tree], stdout=writer,
-                                      stderr=subprocess.DEVNULL, env=cached_environment())
-                     for _ in range(4)]
-        os.close(writer)
-        for process in processes:
-            self.addCleanup(process.kill)
-        for _ in range(200):
-            self.assertTrue(os.read(reader, 4096))
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
-
-    def test_reader_gone(self):
-        """It ends at once, though nothing happens, and says nothing."""
-        for name in self.filters():
-            program = self.program("--filter", name, self.tree)
-            program.process.stdout.close()
-            self.assertEqual(program.process.wait(PATIENCE), 0)
-            self.assertEqual(program.process.stderr.read(), b"")
-            program.process.stdout = open(os.devnull, "rb")
-
-    def test_reader_of_a_fifo_or_socket_gone(self):
-        path = self.out + "/fifo"
-        os.mkfifo(path)
-        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        program = self.program("-o", path, *SILENT + [self.tree])
-        os.close(reader)
-        self.assertEqual(program.process.wait(PATIENCE), 0)
-        self.assertEqual(program.process.stderr.read(), b"")
-        here, there = socket.socketpair()
-        with here:
-            with there:
-                process = subprocess.Popen(
-                    MODULE + SILENT + [self.tree], stdout=there.fileno(),
-                    stderr=subprocess.PIPE, env=cached_environment())
-                self.addCleanup(process.kill)
-            self.assertIn(b"watching", process.stderr.readline())
-            write(self.tree + "/f")
-            self.assertIn(b"/f\n", here.recv(1000))
-        self.assertEqual(process.communicate(timeout=PATIENCE), (None, b""))
-        self.assertEqual(process.returncode, 0)
-
-    def test_no_reader_is_needed(self):
-        """With -qq nothing is written, so nobody need be there."""
-        program = self.program("-qq", "--count", "1", *SILENT + [self.tree], ready=False,
-                               json_lines=False)
-        program.process.stdout.close()
-        while program.process.poll() is None:
-            run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
-        self.assertEqual((program.process.returncode, program.process.stderr.read()), (0, b""))
-        program.process.stdout = open(os.devnull, "rb")
-
-    def test_no_root_left(self):
-        """Status 1, and why, with -q too."""
-        for name in self.filters():
-            root = self.tree + "/" + name
-            os.mkdir(root)
-            program = self.program("-q", "--filter", name, root, ready=False)
-            while os.path.isdir(root):
-                write(root + "/f")
-                if select.select([program.process.stdout], [], [], 0.05)[0]:
-                    shutil.rmtree(root)
-            self.assertIn("DELETE_SELF", gather(program.rest())[root])
-            self.assertEqual(program.stop(), (1, "fanfp: no root is left\n"))
-
-
-class Commands(Base):
-    """Commands that write to fanfp's standard output, so that no file system tells of that."""
-
-    where = DIRECTORIES[0]
-
-    def script(self, text, name="script"):
-        """A shell script: its path."""
-        path = self.out + "/" + name
-        with open(path, "w") as file:
-            file.write("#!/bin/sh\n" + text)
-        os.chmod(path, 0o755)
-        return path
-
-    def ran(self, program, count):
-        """The next lines that commands, not fanfp, have written: a list of str."""
-        lines = []
-        while len(lines) < count:
-            line = program.line()
-            self.assertNotEqual(line, b"", lines)
-            if line.startswith(b"ran "):
-                lines.append(line.decode()[4:-1])
-        return lines
-
-    def told(self, program):
-        """The next line on standard error after the ready line."""
-        if not program.errors.endswith(b"\n"):
-            program.errors += program.process.stderr.readline()
-        return program.process.stderr.readline().decode()
-
-
-class Exec(Commands):
-    """--exec."""
-
-    def exec(self, words, *arguments, **options):
-        """A program that runs a command."""
-        return self.program("-e", "create", "--exec", words, *arguments + (self.tree,),
-                            json_lines=False, **options)
-
-    def test_three_at_once(self):
-        """Three commands, and no further event is needed for the second."""
-        script = self.script('sleep 0.1; echo ran "$1"\n')
-        for name in FILTERS:
-            if available(name, self.where) is not None:
-                continue
-            with self.subTest(name):
-                program = self.exec(script + " {}", "--filter", name)
-                paths = ["%s/%s%d" % (self.tree, name, number) for number in range(3)]
-                run("touch", *paths)
-                self.assertEqual(self.ran(program, 3), paths)
-                self.assertEqual(program.stop(), (-signal.SIGTERM, program.errors.decode()))
-
-    def test_signal(self):
-        """The signal is passed on to all that the command has started; no more are started, and
-        what was not run is counted."""
-        inner = self.script('trap "echo ran inner; exit" INT TERM HUP; echo ran start "$1"\n'
-                            'while :; do sleep 0.05; done\n', "inner")
-        script = self.script('trap "echo ran outer; exit" INT TERM HUP\n%s "$1"\n' % inner)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            with self.subTest(number):
-                program = self.exec(script + " {}")
-                paths = ["%s/%s%d" % (self.tree, number.name, each) for each in range(4)]
-                run("touch", *paths)
-                self.assertEqual(self.ran(program, 1), ["start " + paths[0]])
-                program.process.send_signal(number)
-                self.assertEqual(self.ran(program, 2), ["inner", "outer"])
-                status, errors = program.stop(number)
-                self.assertEqual(status, -number)
-                self.assertNotIn(b"ran start", program.buffer)
-                self.assertIn("fanfp: ended by %s; commands that were not run: 3\n"
-                              % number.name, errors)
-                self.assertNotIn("it did not end", errors)
-
-    def test_signal_does_not_end_it(self):
-        """A command that goes on is killed, with all that it has started."""
-        for text in ('trap "" TERM; sleep 1000 & echo ran "$1"; wait\n',
-                     'sh -c \'trap "" TERM; echo ran "$1"; sleep 1000\' - "$1"; exit\n'):
-            with self.subTest(text):
-                script = self.script(text)
-                program = self.exec(script + " {}")
-                write(self.tree + "/f")
-                self.ran(program, 1)
-                program.process.send_signal(signal.SIGTERM)
-                self.assertEqual(program.line(), b"")       # nobody has the pipe any more
-                status, errors = program.stop()
-                self.assertEqual(status, -signal.SIGTERM)
-                self.assertIn("fanfp: running %s for %s/f: it did not end within %d s of SIGTERM, "
-                              "and was killed\n" % (script, self.tree, fanfp.KILL_SECONDS), errors)
-                os.remove(self.tree + "/f")
-
-    def test_path_longer_than_execve_takes(self):
-        """It is told of, and the next command runs."""
-        program = self.exec("sh -c '[ ${#1} -gt 1000 ] || echo \"ran $1\"' - {}", "-o", os.devnull)
-        directory = os.open(self.tree, os.O_RDONLY)
-        for _ in range(131072 // 250):
-            os.mkdir(250 * "d", dir_fd=directory)
-            below = os.open(250 * "d", os.O_RDONLY, dir_fd=directory)
-            os.close(directory)
-            directory = below
-        os.close(os.open("deep", os.O_CREAT | os.O_WRONLY, dir_fd=directory))
-        os.close(directory)
-        program.wait_for("ddd/deep: Argument list too long; it is skipped\n")
-        self.assertLess(max(map(len, program.errors.splitlines())), 500)
-        write(self.tree + "/f")
-        while self.ran(program, 1) != [self.tree + "/f"]:
-            pass
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def test_count_and_timeout(self):
-        """The commands for the events so far are run first."""
-        script = self.script('sleep 0.2; echo ran "$1"\n')
-        for options, status in ((["--count", "3"], 0), (["-t", "0.3"], 2)):
-            with self.subTest(options[0]):
-                program = self.exec(script + " {}", *options)
-                paths = [self.tree + "/" + options[0] + each for each in "abc"]
-                run("touch", "--", *paths)
-                self.assertEqual(self.ran(program, 3), paths)
-                self.assertEqual(program.process.wait(PATIENCE), status)
-
-    def test_signal_while_the_rest_is_run(self):
-        script = self.script('echo ran "$1"; exec sleep 1000\n')
-        program = self.exec(script + " {}", "--count", "3")
-        run("touch", *[self.tree + "/" + each for each in "abc"])
-        self.ran(program, 1)
-        status, errors = program.stop()
-        self.assertEqual(status, -signal.SIGTERM)
-        self.assertIn("fanfp: ended by SIGTERM; commands that were not run: 2\n", errors)
-
-    def test_failing_commands(self):
-        """How a command ended is told if it failed; the next runs."""
-        script = self.script('case "$1" in *a) exit 3;; *b) kill -SEGV $$;; esac; echo ran "$1"\n')
-        program = self.exec(script + " {}")
-        run("touch", *[self.tree + "/" + each for each in "abc"])
-        self.assertEqual(self.ran(program, 1), [self.tree + "/c"])
-        self.assertEqual([self.told(program) for _ in range(2)], [
-            "fanfp: running %s for %s/a: it ended with status 3\n" % (script, self.tree),
-            "fanfp: running %s for %s/b: it was killed by SIGSEGV\n" % (script, self.tree)])
-        os.remove(script)
-        write(self.tree + "/d")
-        self.assertEqual(self.told(program), "fanfp: running %s for %s/d: No such file or "
-                                             "directory; it is skipped\n" % (script, self.tree))
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def test_names_of_any_bytes(self):
-        """As an argument and in the environment, whatever the locale."""
-        name = b"\xff \n\x1b${x}`{}\xc3\xa9"
-        for locale in ("C", "C.UTF-8"):
-            environment = dict(cached_environment(), LC_ALL=locale)
-            command = ["env", "LC_ALL=" + locale] + MODULE
-            program = self.exec("printf '%s\\0' ran {} x{}", "--count", "1", command=command)
-            path = os.fsencode(self.tree) + b"/" + name
-            os.mkdir(path)
-            out = b"".join(iter(program.line, b""))
-            self.assertTrue(out.endswith(b"ran\0%s\0x%s\0" % (path, path)), out)
-            self.assertEqual(program.process.wait(PATIENCE), 0, environment)
-            os.rmdir(path)
-
-    def refused(self, command, *texts):
-        """A command that is an error at the start."""
-        result = subprocess.run(MODULE + ["--exec", command, self.tree], env=cached_environment(),
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
-        errors = result.stderr.decode()
-        self.assertEqual((result.returncode, result.stdout), (1, b""), errors)
-        self.assertEqual(errors.count("\n"), 1, errors)
-        for text in texts:
-            self.assertIn(text, errors)
-
-    def test_no_command(self):
-        for command in ("", "  "):
-            self.refused(command, "reading --exec: it is empty; name a command")
-        self.refused("echo 'a", "reading --exec echo 'a: No closing quotation; as a shell has it: ")
-        self.refused("no-such-command {}", "running no-such-command: No such file", "sh -c")
-        self.refused(self.out + "/none {}", "running %s/none: No such file" % self.out)
-        self.refused(self.out + " {}", "running %s: Permission denied" % self.out)
-        write(self.out + "/not-executable")
-        self.refused(self.out + "/not-executable", "Permission denied")
-
-    def test_words_of_a_shell(self):
-        for command, word in (
-                ("cd x && make", "&&"), ("true || make", "||"), ("echo {} | wc", "|"),
-                ("echo a ; echo b", ";"), ("echo a; echo b", "a;"), ("echo a &", "&"),
-                ("echo {} > log", ">"), ("echo {} >> log", ">>"), ("echo {} >log", ">log"),
-                ("echo 2>&1", "2>&1"), ("wc < {}", "<"), ("echo $FANFP_PATH", "$FANFP_PATH"),
-                ('echo "$FANFP_PATH"', "$FANFP_PATH"), ("echo ${FANFP_PATH}x", "${FANFP_PATH}x"),
-                ("echo $(date)", "$(date)"), ("echo `date`", "`date`")):
-            with self.subTest(command):
-                self.refused(command, "reading --exec " + command, ": %s is for a shell" % word,
-                             "sh -c 'COMMANDS' - {}")
-
-    def test_quoted_words(self):
-        """What is quoted is meant; so are signs in the middle of a word."""
-        for command in ("echo '&&' '|' \\; \">\" '$HOME' \\$HOME a|b x?a=1&b=2 $ $1 a>b {}",
-                        "sh -c 'echo \"$1\" && true; echo > /dev/null | cat' - {}",
-                        'sh -c "echo $FANFP_PATH"', "'sh' -c 'exit 0'"):
-            with self.subTest(command):
-                result = subprocess.run(
-                    MODULE + SILENT + ["-t", "0.01", "-q", "--exec", command, self.tree],
-                    env=cached_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-                self.assertEqual((result.returncode, result.stderr), (2, b""))
-
-    def test_notes(self):
-        """What is likely not meant is said, and done: signs for a shell, {} in a script."""
-        for command, note in (
-                ("echo *.o", "--exec uses no shell: *.o is handed on as it is"),
-                ("echo ~/x", "--exec uses no shell: ~/x is handed on as it is"),
-                ("sh -c 'echo {}'", "lets the name of a file run commands; "
-                                    "say sh -c '... \"$1\"' - {}"),
-                ("env bash -ec 'ls {}; echo'", "say bash -ec '... \"$1\"' - {}")):
-            with self.subTest(command):
-                program = self.exec(command, "-t", "0.01")
-                self.assertIn(note, program.errors.decode())
-                self.assertEqual(program.process.wait(PATIENCE), 2)
-
-    def test_help(self):
-        """It shows the safe way to a shell, and that works as it is shown."""
-        text = subprocess.check_output(MODULE + ["--help"], env=cached_environment()).decode()
-        self.assertIn("--exec \"sh -c 'COMMANDS' - {}\"", text)
-        self.assertIn('"$1"', text)
-        program = self.exec("sh -c 'echo ran \"$1\" \"$FANFP_EVENTS\" | cat' - {}", "--count", "1")
-        path = self.tree + "/$(touch pwned); x"
-        write(path)
-        self.assertEqual(self.ran(program, 1)[0].split(" CREATE")[0], path)
-        self.assertEqual(program.process.wait(PATIENCE), 0)
-
-
-# Tells of its start, and of the numbers that it is given on standard input.
-COUNTER = 'printf "ran %s:" "$FANFP_COUNT"; tr "\\\\0" "|"; echo\n'
-
-
-class Run(Commands):
-    """--run, and --restart."""
-
-    def begin(self, command, *arguments):
-        """A program that runs a command for what changes, and prints no events."""
-        return self.program("--format", "", "--no-newline", "--run", command,
-                            *arguments + (self.tree,), json_lines=False)
-
-    def test_thousand_saves(self):
-        """One run for all that is saved within a second, with each path once."""
-        for name in FILTERS:
-            if available(name, self.where) is not None:
-                continue
-            with self.subTest(name):
-                program = self.begin(self.script(COUNTER), "--filter", name, "--quiet-for", "0.5",
-                                     "-e", "close_write,rename")
-                for number in range(1000):
-                    write(self.tree + "/f%d" % (number % 10))
-                odd = "%s/%s \n%s" % (self.tree, name, "\u00e9")
-                os.rename(self.tree + "/f0", odd)
-                program.wait_for("it ended with status 0\n")
-                status, errors = program.stop()
-                self.assertEqual(status, -signal.SIGTERM)
-                self.assertIn("for 11 paths: it ended with status 0\n", errors)
-                self.assertEqual(errors.count("it ended"), 1)
-                head, paths = program.buffer.decode().split(":", 1)
-                self.assertEqual(head, "ran 11")
-                self.assertEqual(set(paths.rstrip("\n").split("|")), {"", odd} | {
-                    self.tree + "/f%d" % number for number in range(10)})
-                os.remove(odd)
-
-    def test_changes_while_it_runs(self):
-        """They are the next batch, for which no further event is needed."""
-        os.mkfifo(self.out + "/go")
-        script = self.script(COUNTER + "cat %s\n" % (self.out + "/go"))
-        program = self.begin(script, "-e", "create")
-        write(self.tree + "/a")
-        self.assertEqual(self.ran(program, 1), ["1:%s/a|" % self.tree])
-        write(self.tree + "/b")
-        with open(self.out + "/go", "w"):
-            pass
-        self.assertEqual(self.ran(program, 1), ["1:%s/b|" % self.tree])
-        with open(self.out + "/go", "w"):
-            pass
-        program.wait_for("ended with status 0\n")
-        program.wait_for("ended with status 0\n")
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def test_count(self):
-        """What has changed by the end is run for, quiet or not; a failure is told of."""
-        program = self.begin(self.script(COUNTER + "exit 3\n"), "--count", "2",
-                             "--quiet-for", "1000", "-e", "create")
-        run("touch", self.tree + "/a", self.tree + "/b")
-        self.assertEqual(self.ran(program, 1), ["2:%s/a|%s/b|" % (self.tree, self.tree)])
-        self.assertEqual(program.process.wait(PATIENCE), 0)
-        self.assertIn("for 2 paths: it ended with status 3\n", program.stop()[1])
-
-    def test_signal(self):
-        """It is passed on to what runs; a batch that waits is not run."""
-        script = self.script('trap "echo ran end; exit 5" INT\necho ran start\n'
-                             'while :; do sleep 0.05; done\n')
-        program = self.begin(script)
-        write(self.tree + "/a")
-        self.assertEqual(self.ran(program, 1), ["start"])
-        write(self.tree + "/b")
-        program.process.send_signal(signal.SIGINT)
-        self.assertEqual(self.ran(program, 1), ["end"])
-        status, errors = program.stop(signal.SIGINT)
-        self.assertEqual(status, -signal.SIGINT)
-        self.assertNotIn("ran start", program.buffer.decode())
-
-    def loop_of(self, *arguments, do):
-        """What is said of a command's loop; it is ended by what that says."""
-        for path in ("/out", "/src"):
-            os.makedirs(self.tree + path, exist_ok=True)
-        script = self.script("cat > /dev/null; cd '%s'; %s\n" % (self.tree, do))
-        program = self.begin(script, *arguments)
-        write(self.tree + "/src/a")
-        program.wait_for(" ends the loop\n")
-        errors = program.stop()[1]
-        found = re.search("3 times in a row it was started by what changed while it ran; if it "
-                          "writes that itself, (.*) ends the loop", errors)
-        self.assertIsNotNone(found, errors)
-        program = self.begin(script, *list(arguments) + shlex.split(found.group(1)))
-        if "--restart" in arguments:
-            program.wait_for(": it ended with status 0")
-        for name in "abcde":
-            write(self.tree + "/src/" + name)
-            program.wait_for("for 1 path: it ended with status 0")
-        errors = program.stop()[1]
-        self.assertNotIn("in a row", errors)
-        self.assertEqual(errors.count("it ended"), 6 if "--restart" in arguments else 5, errors)
-        return found.group(1)
-
-    def test_loop(self):
-        """A command that writes into the tree is noticed, and the --ignore that is told ends it."""
-        self.assertEqual(self.loop_of(do="echo > 'out/[x]'"), "--ignore '/out/\\[x]'")
-        self.assertEqual(self.loop_of(do="rm -rf out; mkdir out; echo > out/y"),
-                         "--ignore /out/ --ignore /out/y")
-        self.assertEqual(self.loop_of(do="for i in 1 2 3 4 5; do echo > out/$i; done"),
-                         "--ignore /out/")
-
-    def test_loop_of_restarts(self):
-        self.assertEqual(self.loop_of("--restart", do="echo > out/log"), "--ignore /out/log")
-
-    # --- --restart ---
-
-    def restarted(self, text, *arguments):
-        """A program with a server, a shell script, that has started; stop it with `leave`."""
-        program = self.begin(self.script(text), "--restart", *arguments)
-        self.assertEqual(self.ran(program, 1), ["start 0"])
-        return program
-
-    def leave(self, program):
-        """End it; nothing is left of what it started.  What it said."""
-        program.process.send_signal(signal.SIGTERM)
-        while program.line():
-            pass                        # to the end: nobody has the pipe any more
-        status, errors = program.stop()
-        self.assertEqual(status, -signal.SIGTERM)
-        return errors
-
-    def test_restart(self):
-        """A server is started at once, and again for each batch; the one before has ended."""
-        program = self.restarted('trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
-                                 'while :; do sleep 0.02; done\n')
-        for name in "ab":
-            write(self.tree + "/" + name)
-            self.assertEqual(self.ran(program, 2), ["end", "start 1"])
-        errors = self.leave(program)
-        self.assertNotIn("did not end", errors)
-
-    def test_restart_ignores_the_signal(self):
-        """It is killed, and so is all that it has started."""
-        program = self.restarted('trap "" TERM; echo ran start $FANFP_COUNT\n'
-                                 'sleep 1000 & sleep 1000\n')
-        write(self.tree + "/a")
-        self.assertEqual(self.ran(program, 1), ["start 1"])
-        errors = self.leave(program)
-        self.assertEqual(errors.count("it did not end within %d s of SIGTERM, and was killed\n"
-                                      % fanfp.KILL_SECONDS), 2, errors)
-
-    def test_restart_of_one_that_forks(self):
-        """A server that goes on in the background, when what was started has ended."""
-        program = self.restarted('(trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
-                                 'while :; do sleep 0.02; done) &\n')
-        program.wait_for("script: it ended with status 0\n")
-        write(self.tree + "/a")
-        self.assertEqual(self.ran(program, 2), ["end", "start 1"])
-        self.leave(program)
-
-    def test_restart_of_one_that_ends(self):
-        """By itself: it is told how, and started again at the next change alone."""
-        program = self.restarted('echo ran start $FANFP_COUNT; exit 7\n')
-        program.wait_for("script: it ended with status 7\n")
-        write(self.tree + "/a")
-        self.assertEqual(self.ran(program, 1), ["start 1"])
-        program.wait_for("script for 1 path: it ended with status 7\n")
-        self.assertNotIn("start", self.leave(program))
-
-    def test_restart_at_the_end(self):
-        """With --count the server is ended as well."""
-        program = self.restarted('trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
-                                 'while :; do sleep 0.02; done\n', "--count", "1")
-        write(self.tree + "/a")
-        self.assertEqual(self.ran(program, 1), ["end"])
-        self.assertEqual(program.process.wait(PATIENCE), 0)
-
-    def test_refused(self):
-        for words, text in (
-                (["--restart"], "--restart does nothing without --run"),
-                (["--quiet-for", "1"], "--quiet-for does nothing without --run"),
-                (["--run", "true", "--exec", "true"], "--exec and --run: only one of them"),
-                (["--run", "cat {}"], "reading --run cat {}: {} is a path for --exec; here the "
-                                      "paths are on standard input, as for xargs -0"),
-                (["--run", "a | b"], "reading --run a | b: | is for a shell, and none is used; say "
-                                     "--run \"sh -c 'COMMANDS'\", or put it in quotes"),
-                (["--run", "none-such"], "name a program in --run")):
-            with self.subTest(words):
-                result = subprocess.run(MODULE + words + [self.tree], env=cached_environment(),
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        timeout=PATIENCE)
-                self.assertEqual((result.returncode, result.stdout), (1, b""))
-                self.assertIn(text, result.stderr.decode())
-
-
-# =============================================================================================
-# The library
-# =============================================================================================
 
 BPF_PROG_GET_NEXT_ID = 11
 
@@ -5829,6 +4515,2817 @@ class EndedProcesses(Base):
             self.assertLess(time.monotonic(), begun + PATIENCE)
             time.sleep(0.05)
 
+
+# =============================================================================================
+# 3., 6. Directories and filters: a fanotify group, and the fastpath's program
+# =============================================================================================
+
+FAN_IOC_ADD_FP = 1 << 30 | 84 << 16 | ord("F") << 8
+FREE, WANTED, PINNED, RELEASED = range(4)
+FAN_MODIFY, FAN_ATTRIB, FAN_CLOSE_WRITE, FAN_CLOSE_NOWRITE, FAN_OPEN = 0x2, 0x4, 0x8, 0x10, 0x20
+FAN_MOVED_FROM, FAN_MOVED_TO, FAN_CREATE, FAN_DELETE = 0x40, 0x80, 0x100, 0x200
+FAN_RENAME, FAN_ONDIR, FAN_EVENT_ON_CHILD = 0x10000000, 0x40000000, 0x08000000
+CHANGES = (FAN_CREATE | FAN_DELETE | FAN_MODIFY | FAN_CLOSE_WRITE | FAN_RENAME | FAN_MOVED_FROM
+           | FAN_MOVED_TO)
+COUNTERS = ("cache_hit", "cache_miss", "sent", "undecided", "skipped", "unasked", "own")
+INFO_DFID_NAME, INFO_OLD_DFID_NAME, INFO_NEW_DFID_NAME = 2, 10, 12
+MS_BIND = 4096
+
+
+def filter_part(obj):
+    """The struct_ops of an object, and nothing else of it."""
+    return fanfp.part_of(obj, [name for ops in obj.struct_ops.values()
+                               for name in ops.functions.values()])
+
+
+class Group:
+    """A fanotify group with a filter object attached, and nothing else of fanfp."""
+
+    number = 0
+
+    def __init__(self, path, mask=CHANGES):
+        Group.number += 1
+        self.name = "fanfp_test_%d_%d" % (os.getpid(), Group.number)
+        self.mask = mask | FAN_ONDIR | FAN_EVENT_ON_CHILD
+        self.holds = {}
+        with open(path, "rb") as file:
+            obj = filter_part(fanfp.read_object(file.read(), os.path.basename(path)))
+        self.loaded = fanfp.load(obj, kernel(), dict.fromkeys(obj.struct_ops, self.name))
+        self.globals = self.loaded.globals
+        self.loaded.attach()
+        self.fd = -1
+
+    def open(self):
+        """Make the group.  Who calls this is the watcher."""
+        self.fd = fanfp.libc().fanotify_init(0x1 | 0x2 | 0x10 | 0xe00, os.O_RDONLY)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "fanotify_init")
+        fcntl.ioctl(self.fd, FAN_IOC_ADD_FP,
+                    struct.pack("=64sIIQI", self.name.encode(), 1, 0, 0, 0))
+        return self
+
+    def mark(self, flags, mask, path):
+        if fanfp.libc().fanotify_mark(self.fd, flags, ctypes.c_uint64(mask), -100,
+                                      os.fsencode(path)) < 0:
+            raise OSError(ctypes.get_errno(), "fanotify_mark", path)
+
+    def watch(self, path):
+        """The events of the whole file system of path."""
+        self.mark(0x101, self.mask, path)
+
+    def pin(self, root):
+        states = self.globals["slot_state"]
+        slot = list(states).index(FREE)
+        self.globals["slots"] = max(self.globals["slots"], slot + 1)
+        self.globals["roots"] += 1
+        states[slot] = WANTED
+        fd = os.open(root, os.O_PATH)
+        self.loaded.maps["inode_storage_map"].update(fd, struct.pack("=IIQ", slot + 1, 0, 0))
+        os.close(fd)
+        self.mark(1, FAN_OPEN | FAN_CLOSE_NOWRITE | FAN_ONDIR, root)
+        low = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        self.holds[slot] = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.fd + 1)
+        os.close(low)
+        return slot
+
+    def unpin(self, slot):
+        self.globals["slot_state"][slot] = RELEASED
+        os.close(self.holds.pop(slot))
+        self.globals["roots"] -= 1
+
+    def names(self):
+        """The set of names in the events that are queued."""
+        found = set()
+        while select.select([self.fd], [], [], 0)[0]:
+            data = os.read(self.fd, 1 << 18)
+            while data:
+                length, _, _, size, mask = struct.unpack_from("=IBBHQ", data)
+                at = size
+                while at < length:
+                    kind, _, part = struct.unpack_from("=BBH", data, at)
+                    if kind in (INFO_DFID_NAME, INFO_OLD_DFID_NAME, INFO_NEW_DFID_NAME):
+                        handle, = struct.unpack_from("=I", data, at + 12)
+                        found.add(data[at + 20 + handle:at + part].split(b"\0")[0].decode())
+                    at += part
+                data = data[length:]
+        return found
+
+    def counters(self):
+        return {name: self.globals[name] for name in COUNTERS}
+
+    def close(self):
+        for slot in list(self.holds):
+            self.unpin(slot)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self.loaded.close()
+
+
+class FilterObjectTest(unittest.TestCase):
+    """fan_fp.bpf.o itself."""
+
+    SOURCES = [os.path.join(HERE, "bpf", name) for name in ("fan_fp.bpf.c", "trace.h")]
+    OBJECT = os.path.join(HERE, "fan_fp.bpf.o")
+
+    def test_committed_object_is_built_from_this_source(self):
+        if not shutil.which("clang-19") or not shutil.which("llvm-strip-19") \
+                or not os.path.exists("/usr/include/bpf/bpf_helpers.h"):
+            self.skipTest("clang-19, llvm-strip-19 and libbpf's headers are not all here")
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        os.mkdir(os.path.join(directory, "bpf"))
+        for source in self.SOURCES:
+            shutil.copy(source, os.path.join(directory, "bpf"))
+        subprocess.check_call(
+            ["clang-19"] + COMPILE + ["-Werror"] + compiler_includes()
+            + ["-c", "bpf/fan_fp.bpf.c", "-o", "fan_fp.bpf.o"], cwd=directory)
+        subprocess.check_call(["llvm-strip-19", "-g", "-R", ".rel.BTF", "-R", ".rel.BTF.ext",
+                               "fan_fp.bpf.o"], cwd=directory)
+        with open(os.path.join(directory, "fan_fp.bpf.o"), "rb") as made, \
+                open(self.OBJECT, "rb") as committed:
+            self.assertEqual(made.read(), committed.read())
+
+    def test_what_it_holds(self):
+        with open(self.OBJECT, "rb") as file:
+            obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
+        self.assertTrue({"inode_storage_map", "subdir_root"} <= set(obj.maps))
+        self.assertGreaterEqual(obj.maps["subdir_root"].max_entries, 64)
+        self.assertEqual(list(obj.struct_ops), ["bpf_fanotify_fastpath_ops"])
+        names = {obj.btf.type(number).name for number in range(len(obj.btf))}
+        for name in ("root_ino", "initialized", "cache_hit"):
+            self.assertIn(name, names)
+
+    def test_its_groups_share_nothing(self):
+        """Neither is loaded with anything of the other's."""
+        obj = fanfp.read_object_file()
+        ended = [fanfp.part_of(obj, [name, "take_back"])
+                 for name in ("note_ended", "note_ended_no_cgroup")]
+        trace = [fanfp.part_of(obj, names + ("trace_find_lock",))
+                 for names in fanfp.Tracer.PROGRAMS.values()]
+        groups = [filter_part(obj)] + ended + trace
+        self.assertEqual(groups[0].struct_ops, obj.struct_ops)
+        for one, other in itertools.combinations(([groups[0]], ended, trace), 2):
+            for mine, their in itertools.product(one, other):
+                for part in ("functions", "data", "maps", "externs"):
+                    self.assertEqual(set(getattr(mine, part)) & set(getattr(their, part)), set())
+        for part in ended:
+            self.assertEqual(list(part.maps), ["ended"])
+        programs = {function.name for group in groups for function in group.functions.values()
+                    if function.is_program}
+        self.assertEqual(programs, {function.name for function in obj.functions.values()
+                                    if function.is_program})
+
+    def test_what_notes_processes_fits_old_kernels(self):
+        """Linux 4.17 knows no globals, no types of a program, and no comparison of 32 bits; it
+        has not the helper for control groups either."""
+        obj = fanfp.read_object_file()
+        for name, helpers in (("note_ended", {1, 5, 14, 15, 16, 80}),
+                              ("note_ended_no_cgroup", {1, 5, 14, 15, 16})):
+            part = fanfp.part_of(obj, [name])
+            self.assertFalse(fanfp.needs_kernel(part))
+            self.assertEqual((part.data, part.externs), ({}, {}))
+            program, = fanfp.relocate(part, None).programs
+            insns = [fanfp.INSN.unpack_from(program.insns, at)
+                     for at in range(0, len(program.insns), 8)]
+            self.assertNotIn(6, {insn[0] & 7 for insn in insns})            # BPF_JMP32
+            self.assertFalse([insn for insn in insns if insn[0] & 0xe7 == 0xc3])    # atomics
+            self.assertEqual({insn[3] for insn in insns if insn[0] == fanfp.BPF_CALL}, helpers)
+
+    def test_a_kernel_without_the_fastpath_says_so(self):
+        needs_bpf()
+        if kernel().find("fanotify_fastpath_ops", (fanfp.BTF_STRUCT,)):
+            self.skipTest("this kernel has the fastpath")
+        with open(self.OBJECT, "rb") as file:
+            obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.load(obj, kernel())
+        self.assertEqual(caught.exception.errno, errno.ENOENT)
+        self.assertIn("no struct_ops of type fanotify_fastpath_ops", str(caught.exception))
+
+
+class FastpathTest(BpfTest):
+    """fan_fp.bpf.o at work, in a kernel that has the fastpath."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if not kernel().find("fanotify_fastpath_ops", (fanfp.BTF_STRUCT,)):
+            raise unittest.SkipTest("this kernel has no fanotify fastpath")
+
+    def setUp(self):
+        super().setUp()
+        self.top = tempfile.mkdtemp(prefix="fanfp-")
+        self.addCleanup(shutil.rmtree, self.top, True)
+        if fanfp.libc().mount(b"none", self.top.encode(), b"tmpfs", 0, None) < 0:
+            self.skipTest("no tmpfs can be mounted")
+        self.addCleanup(fanfp.libc().umount2, self.top.encode(), 2)
+        self.tree, self.out = self.top + "/tree", self.top + "/out"
+        os.mkdir(self.tree)
+        os.mkdir(self.out)
+        self.groups = []
+
+    def tearDown(self):
+        for group in self.groups:
+            group.close()
+        super().tearDown()
+
+    def group(self, *roots, **options):
+        group = Group(os.path.join(HERE, "fan_fp.bpf.o"), **options)
+        self.groups.append(group)
+        group.open().watch(self.top)
+        for root in roots or (self.tree,):
+            group.pin(root)
+        self.assertEqual(group.globals["initialized"], len(roots) or 1)
+        return group
+
+    def run_in(self, command):
+        """What is not the watcher does something."""
+        subprocess.check_call(["sh", "-ec", command], cwd=self.top)
+
+    def test_selftest_scenario(self):
+        group = self.group(mask=FAN_CREATE | FAN_OPEN)
+        before = group.counters()
+        self.selftest()
+        self.assertEqual(group.names() & {"aa", "bb", "cc", "subdir"}, {"aa", "bb", "subdir"})
+        counts = {name: count - before[name] for name, count in group.counters().items()}
+        # Eight events, and the tree's close, which the root's own mark asks for.  aa and subdir are
+        # in the root, which is tagged; bb and cc are the first that is heard of their directory.
+        self.assertEqual(counts["cache_miss"], 2)
+        self.assertEqual(counts["cache_hit"], 7)
+        self.assertEqual(counts["skipped"], 2)
+        self.assertEqual(counts["undecided"], 0)
+
+    def selftest(self):
+        """Another process opens the tree, makes aa and subdir/bb in it, and cc beside it."""
+        child = os.fork()
+        if not child:
+            try:
+                os.close(os.open(self.tree, os.O_RDONLY))
+                for name in (self.tree + "/aa", None, self.tree + "/subdir/bb", self.top + "/cc"):
+                    if name is None:
+                        os.mkdir(self.tree + "/subdir")
+                        continue
+                    os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600))
+                    os.unlink(name)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+
+    def test_selftest_scenario_kept_by_inode(self):
+        group = Group(OBJECTS.path("by_inode", "clang-19"), FAN_CREATE | FAN_OPEN)
+        self.groups.append(group)
+        group.globals["root_ino"] = os.stat(self.tree).st_ino
+        fd = os.open(self.tree, os.O_PATH)
+        group.loaded.maps["inode_storage_map"].update(fd, 0)
+        os.close(fd)
+        group.open().watch(self.top)
+        self.selftest()
+        self.assertEqual(group.globals["initialized"], 1)
+        self.assertEqual(group.names() & {"aa", "bb", "cc"}, {"aa", "bb"})
+        self.assertEqual((group.globals["cache_hit"], group.globals["cache_miss"]), (4, 4))
+
+    def test_inside_is_sent_and_outside_is_not(self):
+        group = self.group()
+        self.run_in("mkdir -p tree/d/e out/d; echo x > tree/d/e/in1; echo x > out/d/out1;"
+                    "rm out/d/out1; mkfifo tree/fifo out/pipe; chmod 600 out/pipe;"
+                    "ln -s nowhere tree/link; ln -s nowhere out/link1")
+        names = group.names()
+        self.assertEqual(names, {"d", "e", "in1", "fifo", "link"})
+
+    def test_what_tells_no_directory_is_skipped(self):
+        group = self.group(mask=FAN_ATTRIB)
+        self.run_in("echo > out/a; ln out/a out/b; rm out/a out/b; echo > tree/c; ln tree/c tree/d;"
+                    "rm tree/d; chmod 600 tree/c; chmod 700 tree out")
+        names = group.names()
+        self.assertIn("c", names)
+        self.assertFalse(names & {"a", "b", "out"}, names)
+
+    def test_deletes_outside_stay_in_the_kernel(self):
+        group = self.group()
+        self.run_in("cd out; for i in 1 2 3 4 5 6 7 8 9; do echo > f$i; done; rm f?")
+        self.assertEqual(group.names(), set())
+        self.assertEqual(group.counters()["undecided"], 0)
+
+    def test_deletes_in_a_directory_never_heard_of(self):
+        self.run_in("cd out; mkdir d; for i in 1 2 3 4 5 6 7 8 9; do echo > d/f$i; done")
+        group = self.group()
+        self.run_in("rm -r out/d")
+        self.assertEqual(len([name for name in group.names() if name.startswith("f")]), 1)
+        self.assertEqual(group.counters()["undecided"], 2)      # the first f, and d itself
+
+    def test_deletes_inside_a_directory_never_heard_of(self):
+        self.run_in("cd tree; mkdir d; for i in 1 2 3; do echo > d/f$i; done")
+        group = self.group()
+        self.run_in("rm -r tree/d")
+        self.assertEqual(group.names(), {"f1", "f2", "f3", "d"})
+
+    def test_directories_moved_in_and_out(self):
+        group = self.group()
+        self.run_in("mkdir -p out/a/b tree/c/d; echo > out/a/b/early; echo > tree/c/d/kept")
+        self.assertFalse(group.names() & {"early"})
+        self.run_in("mv out/a tree/a; echo > tree/a/b/in1; mv tree/c out/c; echo > out/c/d/out1;"
+                    "mkdir out/c/d/out2; echo > tree/a/b/in2")
+        names = group.names()
+        self.assertTrue({"a", "in1", "in2", "c"} <= names, names)
+        self.assertFalse(names & {"out1", "out2"}, names)
+        self.run_in("mv tree/a/b out/b; echo > out/b/out3; mv out/b tree/b; echo > tree/b/in3")
+        names = group.names()
+        self.assertTrue({"b", "in3"} <= names)
+        self.assertFalse(names & {"out3"}, names)
+
+    def test_exchange_across_the_border(self):
+        group = self.group()
+        self.run_in("mkdir -p out/x/d tree/y/d; echo > out/x/d/one; echo > tree/y/d/two")
+        group.names()
+        child = os.fork()
+        if not child:
+            fanfp.libc().renameat2(-100, (self.out + "/x").encode(), -100,
+                                   (self.tree + "/y").encode(), 2)
+            os._exit(0)
+        os.waitpid(child, 0)
+        self.run_in("echo > tree/y/d/in1; echo > out/x/d/out1")
+        names = group.names()
+        self.assertTrue({"x", "y", "in1"} <= names, names)
+        self.assertNotIn("out1", names)
+
+    def test_files_moved_across_the_border(self):
+        group = self.group()
+        self.run_in("echo > out/f; echo > tree/g; echo > out/h")
+        group.names()
+        self.run_in("mv out/f tree/f1; mv tree/g out/g1; mv out/h out/h1; echo > out/i")
+        names = group.names()
+        self.assertTrue({"f1", "g"} <= names, names)
+        self.assertFalse(names & {"h", "h1", "i"}, names)
+
+    def test_hard_link_with_an_outside_name(self):
+        group = self.group()
+        self.run_in("echo > tree/in; ln tree/in out/away; echo > out/warm")
+        group.names()
+        self.run_in("echo x >> out/away")
+        self.assertEqual(group.names(), set())
+        self.run_in("echo x >> tree/in")
+        self.assertEqual(group.names(), {"in"})
+
+    def test_the_root_itself(self):
+        group = self.group()
+        self.run_in("echo > warm; echo > warm2")
+        self.assertEqual(group.names(), set())
+        self.run_in("mv tree forest; echo > forest/in; echo > beside")
+        names = group.names()
+        self.assertTrue({"tree", "forest", "in"} <= names, names)
+        self.assertNotIn("beside", names)
+
+    def test_a_name_below_the_root_of_the_file_system_that_is_a_root(self):
+        group = self.group(self.top)
+        self.run_in("echo > any; echo > out/any2; mv tree tree2")
+        self.assertTrue({"any", "any2", "tree"} <= group.names())
+
+    def test_many_roots(self):
+        roots = []
+        for number in range(64):
+            roots.append("%s/r%d" % (self.top, number))
+            os.mkdir(roots[-1])
+        group = self.group(*roots)
+        self.run_in("for i in 0 1 31 62 63; do echo > r$i/in$i; done; echo > out/out")
+        self.assertEqual(group.names(), {"in0", "in1", "in31", "in62", "in63"})
+
+    def test_a_root_added_and_removed_while_running(self):
+        group = self.group()
+        self.run_in("mkdir out/deep; echo > out/deep/before")
+        self.assertEqual(group.names(), set())
+        slot = group.pin(self.out)
+        self.run_in("echo > out/deep/during")
+        self.assertEqual(group.names(), {"during"})
+        group.unpin(slot)
+        self.assertEqual(group.globals["slot_state"][slot], FREE)
+        self.run_in("echo > out/deep/after; echo > tree/in")
+        self.assertEqual(group.names(), {"in"})
+        self.assertEqual(group.globals["initialized"], 1)
+
+    def test_nothing_is_held_back_while_a_root_waits(self):
+        group = self.group()
+        group.globals["roots"] += 1
+        self.run_in("echo > out/unknown")
+        self.assertEqual(group.names(), {"unknown"})
+        group.globals["roots"] -= 1
+        self.run_in("echo > out/known")
+        self.assertEqual(group.names(), set())
+
+    def test_a_file_system_that_is_inside_as_a_whole(self):
+        group = self.group()
+        inner = self.tree + "/mnt"
+        os.mkdir(inner)
+        self.assertEqual(fanfp.libc().mount(b"none", inner.encode(), b"tmpfs", 0, None), 0)
+        self.addCleanup(fanfp.libc().umount2, inner.encode(), 2)
+        device = os.stat(inner).st_dev
+        group.loaded.maps["whole"].update(os.major(device) << 20 | os.minor(device), 1)
+        group.globals["changes"] += 1
+        group.watch(inner)
+        self.run_in("mkdir tree/mnt/d; echo > tree/mnt/d/in; rm tree/mnt/d/in; echo > out/out")
+        names = group.names()
+        self.assertTrue({"d", "in"} <= names)
+        self.assertNotIn("out", names)
+
+    def test_nothing_is_missed_while_directories_move(self):
+        """Moves outside and inside make all answers void again and again."""
+        count = min(500, FILES // 10)
+        self.run_in("mkdir -p tree/a/b/c tree/m1 tree/m2 tree/m1/x out/p/x out/q out/z")
+        group = self.group()
+        moves = [subprocess.Popen(["sh", "-c", command], cwd=self.top) for command in (
+            "while :; do mv out/p/x out/q/x; mv out/q/x out/p/x; done",
+            "while :; do mv tree/m1/x tree/m2/x; mv tree/m2/x tree/m1/x; done")]
+        try:
+            self.run_in("i=0; while [ $i -lt %d ]; do : > tree/a/b/c/in$i; : > out/z/out$i;"
+                        "rm tree/a/b/c/in$i out/z/out$i; i=$((i+1)); done" % count)
+        finally:
+            for process in moves:
+                process.kill()
+                process.wait()
+        self.assertGreater(group.globals["generation"], 10)
+        names = group.names()
+        self.assertEqual({"in%d" % number for number in range(count)} - names, set())
+
+    def test_own_events_are_dropped(self):
+        group = self.group()
+        with open(self.tree + "/mine", "w"):
+            pass
+        os.rename(self.tree + "/mine", self.tree + "/mine2")
+        self.assertEqual(group.names(), set())
+        self.assertGreater(group.counters()["own"], 2)
+
+    def test_own_moves_count_all_the_same(self):
+        group = self.group()
+        self.run_in("mkdir -p out/a; echo > out/a/out")
+        self.assertEqual(group.names(), set())
+        os.rename(self.out + "/a", self.tree + "/a")
+        self.run_in("echo > tree/a/in")
+        self.assertEqual(group.names(), {"in"})
+
+    def test_what_nobody_asked_for(self):
+        group = self.group()
+        group.globals["asked"] = FAN_CREATE
+        group.globals["asked_dir"] = FAN_RENAME
+        self.run_in("echo > tree/made; mv tree/made tree/moved; mkdir tree/d; mv tree/d tree/e")
+        self.assertEqual(group.names(), {"made", "d", "e"})
+        self.assertGreater(group.counters()["unasked"], 2)
+
+    def test_two_at_once_on_overlapping_trees(self):
+        self.run_in("mkdir tree/inner")
+        one, two = self.group(), self.group(self.tree + "/inner")
+        self.run_in("echo > tree/a; echo > tree/inner/b; echo > out/c")
+        self.assertEqual(one.names(), {"a", "b"})
+        self.assertEqual(two.names(), {"b"})
+
+    def test_file_system_can_be_unmounted_once_a_root_is_released(self):
+        group = self.group()
+        self.assertEqual(fanfp.libc().umount2(self.top.encode(), 0), -1)
+        group.unpin(0)
+        self.assertEqual(fanfp.libc().umount2(self.top.encode(), 0), 0)
+
+    def test_nothing_is_left_after_a_kill(self):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                group = self.group()
+                os.write(writing, group.name.encode())
+                time.sleep(60)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        name = os.read(reading, 100).decode()
+        os.close(reading)
+        self.assertTrue(os.path.exists("/sys/kernel/fanotify_fastpath/" + name))
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        # The pin went with the descriptor that held it: no waiting here.
+        self.assertEqual(fanfp.libc().umount2(self.top.encode(), 0), 0)
+        for _ in range(100):
+            if not os.path.exists("/sys/kernel/fanotify_fastpath/" + name):
+                break
+            time.sleep(0.05)
+        self.assertFalse(os.path.exists("/sys/kernel/fanotify_fastpath/" + name))
+
+    def test_a_killed_watcher_takes_its_pins_along(self):
+        """Its descriptors go from the highest down, so the close of the root is still told."""
+        group = Group(os.path.join(HERE, "fan_fp.bpf.o"))
+        self.groups.append(group)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                group.open().watch(self.top)
+                group.pin(self.tree)
+                os.write(writing, b"x")
+                time.sleep(60)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        self.assertEqual(os.read(reading, 1), b"x")
+        os.close(reading)
+        self.assertEqual(group.globals["initialized"], 1)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        self.assertEqual(group.globals["initialized"], 0)
+        self.assertEqual(group.globals["slot_state"][0], FREE)
+        self.assertIsNone(first_key(group.loaded.maps["pinned_at"]))
+
+    def test_a_name_that_is_taken(self):
+        group = self.group()
+        with open(os.path.join(HERE, "fan_fp.bpf.o"), "rb") as file:
+            obj = filter_part(fanfp.read_object(file.read(), "fan_fp.bpf.o"))
+        with fanfp.load(obj, kernel(), dict.fromkeys(obj.struct_ops, group.name)) as other:
+            with self.assertRaises(fanfp.Error) as caught:
+                other.attach()
+            self.assertEqual(caught.exception.errno, errno.EEXIST)
+
+    def test_same_as_libbpf(self):
+        """libbpf (1.2 and later, which knows these sections) loads the same instructions."""
+        path = os.path.join(HERE, "fan_fp.bpf.o")
+        libbpf = Libbpf()
+        handle, theirs = libbpf.load(path, ("bpf_fp_handler", "bpf_fp_init", "bpf_fp_free"))
+        try:
+            with open(path, "rb") as file:
+                obj = filter_part(fanfp.read_object(file.read(), "fan_fp.bpf.o"))
+            with fanfp.load(obj, kernel()) as loaded:
+                self.assertEqual(sorted(loaded.programs), sorted(theirs))
+                for program, fd in loaded.programs.items():
+                    mine, their = program_info(fd), program_info(theirs[program])
+                    self.assertEqual(mine[0], their[0], program)
+                    self.assertEqual(without_maps(mine[1]), without_maps(their[1]), program)
+        finally:
+            libbpf.close(handle)
+
+
+class Btrfs(Base):
+    """A file system of subvolumes, each with a device number and an identifier of its own."""
+
+    where = DIRECTORIES[0]
+
+    def setUp(self):
+        super().setUp()
+        self.disk = self.top + "/disk"
+        with open(self.disk, "wb") as file:
+            file.truncate(256 << 20)
+        for command in (["mkfs.btrfs", "-q", self.disk], ["btrfs", "--version"]):
+            try:
+                run(*command, stderr=subprocess.DEVNULL)
+            except (OSError, subprocess.CalledProcessError):
+                self.skipTest("needs " + command[0])
+        self.whole = self.top + "/whole"
+        os.mkdir(self.whole)
+        self.mount("-o", "loop", self.disk, self.whole)
+        for name in ("/@", "/@home", "/@/nested"):
+            self.subvolume("create", self.whole + name)
+        os.makedirs(self.whole + "/@/d")
+        os.makedirs(self.whole + "/@/nested/n")
+
+    @staticmethod
+    def subvolume(*arguments):
+        run("btrfs", "subvolume", *arguments)
+
+    def mount_subvolume(self, name, place):
+        """Mount a subvolume of the disk."""
+        for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+            try:
+                with open(path) as file:
+                    mine = file.read() == self.disk + "\n"
+            except OSError:
+                continue                # another's, just let go of
+            if mine:
+                device = "/dev/" + path.split("/")[3]
+        return self.mount("-o", "subvol=" + name, device, place)
+
+    def each_filter(self):
+        for name in FILTERS:
+            if available(name, self.whole + "/@") is None:
+                with self.subTest(name):
+                    yield name
+
+    def until_seen(self, program, place):
+        """Make files in a directory of the tree until one is reported."""
+        for probe in range(1000):
+            path = "%s/seen%d" % (place, probe)
+            write(path)
+            found = self.reported(program)
+            if path in found:
+                return
+        self.fail("%s is not watched" % place)
+
+    def assert_found(self, found, expected):
+        self.assertEqual(found, {path if isinstance(path, tuple) else self.tree + path:
+                                 set(names.split()) for path, names in expected.items()})
+
+    def test_auto_takes_fanotify(self):
+        """Where a subvolume is what is mounted, which is how several distributions lay it out."""
+        if not ROOT or available("user", self.where):
+            self.skipTest("needs fanotify")
+        self.mount_subvolume("@", self.tree)
+        with fanfp.Watch(self.tree, self.tree + "/d", self.whole) as watch:
+            self.assertNotIn("inotify", watch.filter)
+        said = subprocess.check_output(MODULE + ["--probe", self.tree + "/d"],
+                                       env=cached_environment()).decode()
+        self.assertRegex(said, "file system +btrfs\n")
+        self.assertRegex(said, "auto takes +(fastpath|marks|user)\n")
+
+    def test_mounted_subvolume(self):
+        """Events of a mounted subvolume and of those in it, by whichever mount, and no others."""
+        self.mount_subvolume("@", self.tree)
+        for name in self.each_filter():
+            program = self.program("--filter", name, self.tree)
+            for path in ("/f", "/d/f", "/nested/f", "/nested/n/f"):
+                write(self.tree + path)
+                write(self.whole + "/@home/outside")
+                write(self.whole + "/outside")
+            write(self.whole + "/@/d/g")
+            self.assert_found(self.reported(program), {
+                "/f": CREATED, "/d/f": CREATED, "/nested/f": CREATED, "/nested/n/f": CREATED,
+                "/d/g": CREATED})
+            program.stop()
+            for path in ("/f", "/d/f", "/nested/f", "/nested/n/f", "/d/g"):
+                os.remove(self.tree + path)
+
+    def test_mounted_top(self):
+        """A root below the top, with subvolumes in it, and one of their directories."""
+        for name in self.each_filter():
+            program = self.program("--filter", name, self.whole + "/@", self.whole + "/@home")
+            for path in ("/@/f", "/@/nested/n/f", "/@home/f", "/outside"):
+                write(self.whole + path)
+            found = self.reported(program, real=self.whole + "/@")
+            self.assertEqual(found, {self.whole + path: set(CREATED.split())
+                                     for path in ("/@/f", "/@/nested/n/f", "/@home/f")})
+            program.stop()
+            program = self.program("--filter", name, self.whole + "/@/nested/n")
+            for path in ("/@/g", "/@/nested/g", "/@/nested/n/g", "/@home/g"):
+                write(self.whole + path)
+            self.assertEqual(self.reported(program, real=self.whole + "/@/nested/n"),
+                             {self.whole + "/@/nested/n/g": set(CREATED.split())})
+            program.stop()
+            for path in glob.glob(self.whole + "/**/[fg]", recursive=True):
+                os.remove(path)
+
+    def test_made_later(self):
+        """Subvolumes and snapshots made, renamed and deleted while the tree is watched."""
+        self.mount_subvolume("@", self.tree)
+        for name in self.each_filter():
+            program = self.program("--filter", name, self.tree)
+            self.subvolume("create", self.tree + "/made")
+            self.until_seen(program, self.tree + "/made")
+            self.subvolume("snapshot", self.tree + "/nested", self.tree + "/made/snap")
+            self.until_seen(program, self.tree + "/made/snap/n")
+            os.rename(self.tree + "/made", self.tree + "/moved")
+            write(self.tree + "/moved/snap/n/f")
+            self.subvolume("snapshot", self.whole + "/@home", self.whole + "/outside")
+            write(self.whole + "/outside/f")
+            found = self.reported(program)
+            self.assert_found(found, {
+                (self.tree + "/made", self.tree + "/moved"): "RENAME",
+                "/moved/snap/n/f": CREATED})
+            self.subvolume("delete", self.tree + "/moved/snap", self.tree + "/moved",
+                           self.whole + "/outside")
+            self.assert_found(self.reported(program), {
+                "/moved/snap": "DELETE", "/moved": "DELETE"})
+            program.stop()
+
+    def test_mounted_inside(self):
+        """Subvolumes of the tree's own file system, mounted in the tree before and later."""
+        self.mount_subvolume("@", self.tree)
+        for place in ("early", "late"):
+            os.makedirs(self.tree + "/" + place)
+        self.mount_subvolume("@home", self.tree + "/early")
+        for number, name in enumerate(self.each_filter()):
+            program = self.program("--filter", name, self.tree)
+            path = "/f%d" % number
+            write(self.whole + "/@home" + path)
+            write(self.whole + path)
+            self.assert_found(self.reported(program), {"/early" + path: CREATED})
+            self.subvolume("create", self.whole + "/other")
+            self.mount_subvolume("other", self.tree + "/late")
+            self.until_seen(program, self.tree + "/late")
+            unmount(self.tree + "/late")
+            self.subvolume("delete", self.whole + "/other")
+            program.stop()
+
+    def test_deleted_with_what_is_in_it(self):
+        """A subvolume is deleted before what happened in it is read, and nothing names it."""
+        self.mount_subvolume("@", self.tree)
+        for name in self.each_filter():
+            self.subvolume("create", self.tree + "/made")
+            os.makedirs(self.tree + "/made/a/b")
+            program = self.program("--filter", name, self.tree)
+            program.process.send_signal(signal.SIGSTOP)
+            write(self.tree + "/made/a/b/f")
+            self.subvolume("delete", self.tree + "/made")
+            program.process.send_signal(signal.SIGCONT)
+            found = self.reported(program)
+            path = self.tree + "/made/a/b/f" if name in ("trace", "inotify") else None
+            self.assertEqual(found, {path: set(CREATED.split()), self.tree + "/made": {"DELETE"}})
+            program.stop()
+
+    def test_inotify_leaves_nothing_of_what_is_deleted(self):
+        """A subvolume goes with all that is in it at once: no watch there remains, which would
+        keep it on the disk."""
+        self.mount_subvolume("@", self.tree)
+        program = self.program("--filter", "inotify", self.tree)
+
+        def watches():
+            count = 0
+            for number in os.listdir("/proc/%d/fdinfo" % program.process.pid):
+                with open("/proc/%d/fdinfo/%s" % (program.process.pid, number)) as file:
+                    count += sum(line.startswith("inotify ") for line in file)
+            return count
+
+        before = watches()
+        self.subvolume("create", self.tree + "/made")
+        os.makedirs(self.tree + "/made/a/b/c")
+        self.until_seen(program, self.tree + "/made/a/b/c")
+        self.assertEqual(watches(), before + 4)
+        self.subvolume("delete", self.tree + "/made")
+        deadline = time.monotonic() + PATIENCE
+        while watches() != before:
+            self.reported(program)
+            self.assertLess(time.monotonic(), deadline, "watches are left")
+
+
+# =============================================================================================
+# 7. inotify
+# =============================================================================================
+
+BUSY = """
+import os, sys
+while True:
+    os.close(os.open(sys.argv[1] + "/busy", os.O_CREAT | os.O_WRONLY))
+    os.remove(sys.argv[1] + "/busy")
+"""
+
+
+# Numbers of system calls that a container's seccomp filter may forbid, by machine and bits.
+SYSTEM_CALLS = {
+    ("x86_64", 64): {"fanotify_init": 300, "fanotify_mark": 301, "name_to_handle_at": 303,
+                     "open_by_handle_at": 304, "capset": 126, "inotify_init1": 294, "statx": 332},
+    ("x86_64", 32): {"fanotify_init": 338, "fanotify_mark": 339, "name_to_handle_at": 341,
+                     "open_by_handle_at": 342, "capset": 185, "inotify_init1": 332, "statx": 383},
+    ("aarch64", 64): {"fanotify_init": 262, "fanotify_mark": 263, "name_to_handle_at": 264,
+                      "open_by_handle_at": 265, "capset": 91, "inotify_init1": 26, "statx": 291},
+}
+MACHINE = os.uname().machine, 8 * struct.calcsize("P")
+
+
+def forbid(number, calls):
+    """A preexec_fn: system calls, by name, fail with an errno from here on.  seccomp(2)."""
+    numbers = [SYSTEM_CALLS[MACHINE][name] for name in calls]
+    code = [(0x20, 0, 0, 0)]                        # load the number of the system call
+    for index, each in enumerate(numbers):          # equal: to the last instruction
+        code.append((0x15, len(numbers) - index, 0, each))
+    code += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | number)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in code))
+    header = struct.pack("@HP", len(code), ctypes.addressof(program))
+
+    def install():
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        if prctl(38, 1, 0, 0, 0) or prctl(22, 2, ctypes.c_char_p(header), 0, 0):
+            raise OSError(ctypes.get_errno(), "seccomp")
+        return program                              # alive until here
+    return install
+
+
+def marked_inodes(pid):
+    """The numbers of the inodes that a process has fanotify marks on.  proc(5), fdinfo."""
+    found = set()
+    for fd in os.listdir("/proc/%d/fd" % pid):
+        if "fanotify" in os.readlink("/proc/%d/fd/%s" % (pid, fd)):
+            with open("/proc/%d/fdinfo/%s" % (pid, fd)) as file:
+                found.update(int(line.split()[1][4:], 16) for line in file
+                             if line.startswith("fanotify ino:"))
+    return found
+
+
+@unittest.skipIf("inotify" not in FILTERS, "about inotify")
+class Nature(Base):
+    """inotify: what happens before a watch is set, and how much is done at a time."""
+
+    where = DIRECTORIES[0]
+    pass_a_tick = Scenarios.pass_a_tick
+
+    def watch(self, *options, **others):
+        return self.program("--filter", "inotify", *options + (self.tree,), **others)
+
+    def assert_found(self, found, expected):
+        """`expected`: {path in the tree, or two: names}"""
+        wanted = {}
+        for path, names in expected.items():
+            paths = path if isinstance(path, tuple) else (path,)
+            paths = tuple(os.path.join(self.tree, each) for each in paths)
+            wanted[paths if isinstance(path, tuple) else paths[0]] = set(names.split())
+        self.assertEqual(found, wanted)
+
+    def test_made_renamed_and_filled(self):
+        """What is in a directory that is renamed, and filled, before its making is read."""
+        os.mkdir(self.tree + "/there")
+        program = self.watch()
+        program.process.send_signal(signal.SIGSTOP)
+        os.mkdir(self.tree + "/a")
+        os.mkdir(self.tree + "/a/before")
+        os.rename(self.tree + "/a", self.tree + "/b")
+        os.rename(self.tree + "/b", self.tree + "/there/c")
+        os.mkdir(self.tree + "/there/c/d")
+        write(self.tree + "/there/c/f")
+        write(self.tree + "/there/c/d/g")
+        program.process.send_signal(signal.SIGCONT)
+        self.assert_found(self.reported(program), {
+            "a": "CREATE", ("a", "b"): "RENAME", ("b", "there/c"): "RENAME",
+            "there/c/before": "CREATE", "there/c/d": "CREATE", "there/c/f": "CREATE",
+            "there/c/d/g": "CREATE"})
+        write(self.tree + "/there/c/d/h")
+        self.assert_found(self.reported(program), {"there/c/d/h": CREATED})
+
+    def test_moved_in_and_filled(self):
+        """What is made in a directory that has been moved in, not what was there before."""
+        if not fanfp.status_of(fanfp.AT_FDCWD, os.fsencode(self.tree)).birth:
+            self.skipTest("this file system does not keep when a directory was made")
+        for wait in (lambda: None, self.pass_a_tick):
+            os.makedirs(self.out + "/d/e/old")
+            write(self.out + "/d/e/f")
+            program = self.watch()
+            self.pass_a_tick()
+            program.process.send_signal(signal.SIGSTOP)
+            os.rename(self.out + "/d", self.tree + "/d")
+            for path in ("/d/e/g", "/d/e/old/h", "/d/i"):
+                wait()
+                write(self.tree + path)
+            os.makedirs(self.tree + "/d/e/made/below")
+            self.pass_a_tick()      # in one, the change of "d" and the sentinel might be the move
+            program.process.send_signal(signal.SIGCONT)
+            self.assert_found(self.reported(program), {
+                "d": "MOVED_TO", "d/e/g": "CREATE", "d/e/old/h": "CREATE", "d/i": "CREATE",
+                "d/e/made": "CREATE", "d/e/made/below": "CREATE"})
+            program.stop()
+            shutil.rmtree(self.tree + "/d")
+
+    def test_exchanged_in_and_moved_on(self):
+        """What comes in by an exchange is told of before what goes: the one that is still to be
+        looked at, where it is by then, is the one that came."""
+        os.makedirs(self.tree + "/a/b/old")
+        os.makedirs(self.out + "/d/new")
+        program = self.watch()
+        stopped = Stopped(program)
+        exchange(self.out + "/d", self.tree + "/a/b")
+        os.rename(self.tree + "/a", self.tree + "/c")
+        stopped.go_on()
+        self.assert_found(self.reported(program), {
+            "a/b": "MOVED_TO MOVED_FROM", ("a", "c"): "RENAME"})
+        write(self.tree + "/c/b/new/f")
+        write(self.out + "/d/old/f")
+        self.assert_found(self.reported(program), {"c/b/new/f": CREATED})
+
+    def test_looked_at_before_what_left_is_let_go_of(self):
+        """However much has left, what came is watched by the time that it has been told."""
+        for number in range(20):
+            os.mkdir(self.tree + "/d%d" % number)
+        with fanfp.Watch(self.tree, filter="inotify", notice=lambda text: None) as watch:
+            for number in range(20):
+                os.rename(self.tree + "/d%d" % number, self.out + "/d%d" % number)
+                os.mkdir(self.tree + "/made%d" % number)
+            paths = set()
+            while self.tree + "/made19" not in paths:
+                paths.update(event.path for event in watch.read(PATIENCE))
+            write(self.tree + "/made19/f")
+            write(self.tree + "/end")
+            names, at_end = set(), False
+            while not at_end:
+                events = watch.read(PATIENCE)
+                self.assertTrue(events, names)
+                names.update(name for event in events for name in event.events
+                             if event.path == self.tree + "/made19/f")
+                at_end = any(event.path == self.tree + "/end" for event in events)
+            self.assertEqual(names, set(CREATED.split()))
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_mounted_on_is_not_made(self):
+        """A directory on which something was just mounted is not just made."""
+        os.makedirs(self.out + "/d/place")
+        program = self.watch("--one-file-system")
+        self.pass_a_tick()
+        stopped = Stopped(program)
+        os.rename(self.out + "/d", self.tree + "/d")
+        self.pass_a_tick()
+        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d/place")
+        os.mkdir(self.tree + "/d/made")
+        stopped.go_on()
+        self.assert_found(self.reported(program), {"d": "MOVED_TO", "d/made": "CREATE"})
+
+    def test_moved_in_as_it_was(self):
+        """Nothing is invented of what was made outside."""
+        program = self.watch()
+        for number in range(3):
+            path = self.out + "/d%d" % number
+            os.makedirs(path + "/e")
+            write(path + "/e/f")
+            self.pass_a_tick()
+            os.rename(path, self.tree + "/d%d" % number)
+        self.assert_found(self.reported(program), {"d%d" % number: "MOVED_TO"
+                                                   for number in range(3)})
+
+    def test_watched_when_it_can_be_read(self):
+        """A directory that may be read later, there before and made later."""
+        for path in ("/early", "/early/in", "/shut", "/shut/below"):
+            os.mkdir(self.tree + path)
+        os.chmod(self.tree + "/early", 0)
+        os.chmod(self.tree + "/shut", 0o444)        # its names can be read, and no more
+        program = self.watch(preexec_fn=drop_root)
+        os.mkdir(self.tree + "/late", 0)
+        self.assert_found(self.reported(program), {"late": "CREATE"})
+        for path in ("early", "late", "shut"):
+            os.chmod(self.tree + "/" + path, 0o755)
+        self.assert_found(self.reported(program), {})
+        for path in ("early/in/f", "late/f", "shut/below/f"):
+            write(self.tree + "/" + path)
+        self.assert_found(self.reported(program), {
+            path: CREATED for path in ("early/in/f", "late/f", "shut/below/f")})
+
+    def test_own_listing(self):
+        """That it lists directories is not reported, at the start nor later; that others do, is."""
+        os.makedirs(self.tree + "/a/b/c")
+        os.makedirs(self.out + "/d/e")
+        program = self.watch("-e", "all")
+        write(self.tree + "/a/b/f")
+        os.rename(self.out + "/d", self.tree + "/d")
+        os.makedirs(self.tree + "/made/below")
+        found = self.reported(program)
+        for path in ("made/below", "d/e"):
+            found.pop(self.tree + "/" + path, None)
+        self.assert_found(found, {"a/b/f": CREATED + " OPEN", "d": "MOVED_TO", "made": "CREATE"})
+        for path in ("a", "a/b", "a/b/c", "made", "made/below", "d", "d/e"):
+            os.listdir(self.tree + "/" + path)
+        found = self.reported(program)
+        for path in ("a", "a/b", "a/b/c", "made", "made/below", "d", "d/e"):
+            self.assertLessEqual({"OPEN", "CLOSE_NOWRITE"},
+                                 found.get(self.tree + "/" + path, set()), path)
+
+    def test_root_that_moves_is_a_directory(self):
+        program = self.watch()
+        os.rename(self.tree, self.top + "/elsewhere")
+        event = json.loads(program.line().decode())
+        self.assertEqual((event["path"], event["events"], event["is_dir"]),
+                         (self.tree, ["MOVE_SELF"], True))
+
+    def test_large_directory_swapped_in_and_out(self):
+        """Up to 20,000 entries, moved in and out for five seconds: others are heard, and it can be
+        ended."""
+        for kind in ("files", "directories"):
+            with self.subTest(kind):
+                os.mkdir(self.out + "/large")
+                for number in range(min(20000, FILES)):
+                    path = self.out + "/large/%d" % number
+                    os.mkdir(path) if kind == "directories" else write(path)
+                program = self.watch("-e", "create")
+                swap = "import os, sys, time; end = time.monotonic() + 5\n" \
+                    "while time.monotonic() < end:\n os.rename(sys.argv[1], sys.argv[2])\n" \
+                    " os.rename(sys.argv[2], sys.argv[1])"
+                swapper = subprocess.Popen([sys.executable, "-c", swap, self.out + "/large",
+                                            self.tree + "/large"])
+                waited, tries, found, heard = 0, 0, set(), time.monotonic()
+                while swapper.poll() is None or self.tree + "/%s%d" % (kind, tries) not in found:
+                    # Several: the queue may have had no room for one.
+                    tries += 1
+                    write(self.tree + "/%s%d" % (kind, tries))
+                    while select.select([program.process.stdout], [], [], 0.1)[0]:
+                        found.add(json.loads(program.line().decode())["path"])
+                        if self.tree + "/%s%d" % (kind, tries) in found:
+                            break
+                    if found:
+                        heard = time.monotonic()
+                        found &= {self.tree + "/%s%d" % (kind, tries)}
+                    waited = max(waited, time.monotonic() - heard)
+                    self.assertLess(waited, PATIENCE / 4)
+                begun = time.monotonic()
+                program.stop()
+                self.assertLess(time.monotonic() - begun, PATIENCE / 6)
+                shutil.rmtree(self.out + "/large")
+
+    def mount_by_call(self, kind, place, options):
+        """mount(2), of what mount(8) does not mount; undone with the test."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(b"none", os.fsencode(place), kind, 0, options):
+            self.skipTest("mounting %s: %s" % (kind.decode(), os.strerror(ctypes.get_errno())))
+        self.addCleanup(Mounts.unmount_all, self)       # it may have been renamed by then
+        self.addCleanup(libc.umount2, os.fsencode(place), 2)        # MNT_DETACH
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_automount_is_not_triggered(self):
+        """The kernel asks nobody to mount something because a tree is scanned."""
+        os.makedirs(self.tree + "/a/auto")
+        asked, tells = os.pipe()
+        self.addCleanup(os.close, asked)
+        self.mount_by_call(b"autofs", self.tree + "/a/auto",
+                           b"fd=%d,pgrp=%d,minproto=5,maxproto=5,direct" % (tells, os.getpgrp()))
+        os.close(tells)
+        program = self.watch(start_new_session=True)    # those of the daemon's group trigger none
+        write(self.tree + "/a/f")
+        self.assert_found(self.reported(program), {"a/f": CREATED})
+        os.rename(self.tree + "/a", self.tree + "/b")
+        self.addCleanup(os.rename, self.tree + "/b", self.tree + "/a")  # where it is unmounted
+        write(self.tree + "/b/g")
+        self.assert_found(self.reported(program), {("a", "b"): "RENAME", "b/g": CREATED})
+        self.assertEqual(select.select([asked], [], [], 0)[0], [])
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_mount_that_never_answers_is_not_entered(self):
+        """A FUSE server that reads nothing: the scan goes round it."""
+        os.makedirs(self.tree + "/a/fuse")
+        os.makedirs(self.tree + "/a/other/fuse")
+        try:
+            server = os.open("/dev/fuse", os.O_RDWR)
+        except OSError:
+            self.skipTest("needs /dev/fuse")
+        self.mount_by_call(b"fuse", self.tree + "/a/fuse",
+                           b"fd=%d,rootmode=40000,user_id=0,group_id=0" % server)
+        self.addCleanup(os.close, server)               # which ends it
+        program = self.watch("--one-file-system")
+        write(self.tree + "/a/other/fuse/f")
+        os.mkdir(self.tree + "/a/made")
+        self.assert_found(self.reported(program), {"a/other/fuse/f": CREATED, "a/made": "CREATE"})
+
+
+class Unreadable(Base):
+    """An ordinary user and directories that only others may read."""
+
+    def test_said_in_one_line(self):
+        if ROOT and not shutil.which("setpriv"):
+            self.skipTest("needs setpriv")
+        command = MODULE
+        if ROOT:
+            os.chmod(self.top, 0o755)
+            command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                       sys.executable, PROGRAM]
+            if subprocess.call(command + ["--version"], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL):
+                command[5:] = ["/usr/bin/python3", shutil.copy(PROGRAM, self.out)]
+                os.chmod(self.out, 0o755)
+        for count, said in ((1, "is"), (3, "are"), (30, "are")):
+            with self.subTest(count):
+                for number in range(count):
+                    os.makedirs(self.tree + "/%d" % number, exist_ok=True)
+                    os.chmod(self.tree + "/%d" % number, 0)
+                program = self.program(self.tree, "--filter", "inotify", command=command)
+                lines = program.errors.decode().splitlines()[:-1]
+                self.assertEqual(len(lines), 1, lines)
+                self.assertTrue(lines[0].endswith(" can't be read and %s not watched" % said))
+                self.assertEqual(lines[0].count(self.tree), min(count, 4))
+                self.assertEqual(" and 26 more " in lines[0], count == 30)
+
+
+# =============================================================================================
+# 8. trace: the programs without what is made of their records, and the filter
+# =============================================================================================
+
+def needs_kprobes():
+    """Skip, with the reason, where no program can be run at a kernel function."""
+    needs_bpf()
+    if not os.path.exists(fanfp.KPROBE_TYPE):
+        raise unittest.SkipTest("this kernel has no kprobes")
+
+
+def loaded_programs():
+    """The ids of the BPF programs that the kernel has."""
+    found, number = set(), 0
+    while True:
+        attributes = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 12)
+        if fanfp.system_call("bpf", 11, attributes, 12) < 0:        # BPF_PROG_GET_NEXT_ID
+            return found
+        number, = struct.unpack_from("=I", attributes, 4)
+        found.add(number)
+
+
+class RecordsTest(unittest.TestCase):
+    """What the ring buffer has, as bytes."""
+
+    @staticmethod
+    def record(names, path, old=b"", pid=1, flags=0):
+        """As bpf(2) puts a struct trace_record into the ring."""
+        mask, length = fanfp.event_mask(names.replace(" ISDIR", "")), len(path)
+        mask |= fanfp.ISDIR if names.endswith(" ISDIR") else 0
+        body = struct.pack("=QIIQQ16siiIII4x", 5, mask, pid, 2, 3 << 32 | 4, b"sh", 0,
+                           0 if old else -1, length, len(old), flags) + path + old
+        return struct.pack("=II", len(body), 0) + body + bytes(-len(body) % 8)
+
+    def merged(self, *records, limit=1 << 20):
+        """The names of each that is left, and whether that was all."""
+        ring = b"".join(records)
+        starts, masks, end = fanfp.Tracer._merged(ring, memoryview(ring).cast("I"), 0, len(ring),
+                                                  limit)
+        self.assertEqual(len(starts), len(masks))
+        return [" ".join(fanfp.event_names(mask)) for mask in masks], end == len(ring)
+
+    def test_what_is_merged(self):
+        record, a, b = self.record, b"a\0", b"b\0"
+        for records, wanted in (
+                ([record("MODIFY", a), record("MODIFY", b), record("CLOSE_WRITE", a),
+                  record("CLOSE_WRITE", b)], ["MODIFY CLOSE_WRITE"] * 2),
+                ([record("MODIFY", a), record("MODIFY", a, pid=2), record("CLOSE_WRITE", a)],
+                 ["MODIFY", "MODIFY", "CLOSE_WRITE"]),
+                ([record("MODIFY", b"", flags=1), record("CLOSE_WRITE", b"", flags=1)],
+                 ["MODIFY", "CLOSE_WRITE"]),
+                ([record("MODIFY", a), record("RENAME", b"c\0", b), record("CLOSE_WRITE", a),
+                  record("DELETE", a), record("CREATE", a), record("MODIFY", a)],
+                 ["MODIFY", "RENAME", "CLOSE_WRITE DELETE", "CREATE MODIFY"]),
+                ([record("CREATE ISDIR", a), record("OPEN ISDIR", a), record("DELETE", b"x\0a\0"),
+                  record("DELETE ISDIR", a)], ["CREATE OPEN", "DELETE", "DELETE"]),
+                ([record("MODIFY", a), record("OPEN ISDIR", a), record("CLOSE_WRITE", a)],
+                 ["MODIFY", "OPEN", "CLOSE_WRITE"])):
+            self.assertEqual(self.merged(*records), (wanted, True))
+
+    def test_in_pieces(self):
+        records = [self.record("MODIFY", b"a\0"), self.record("CLOSE_WRITE", b"a\0")]
+        self.assertEqual(self.merged(*records, limit=1), (["MODIFY"], False))
+        busy = bytearray(records[1])
+        busy[3] |= 0x80 if sys.byteorder == "little" else 0
+        busy[0] |= 0x80 if sys.byteorder == "big" else 0
+        self.assertEqual(self.merged(records[0], bytes(busy)), (["MODIFY"], False))
+
+    def test_damaged(self):
+        record = bytearray(self.record("MODIFY", b"a\0"))
+        struct.pack_into("=I", record, fanfp.Tracer.WHERE_AT + 8, 1 << 20)
+        with self.assertRaises(fanfp.Error) as caught:
+            self.merged(bytes(record))
+        self.assertIn("damaged", str(caught.exception))
+
+
+class TracerTest(Base):
+
+    ALL = sum(fanfp.EVENTS[name] for name in (
+        "ACCESS", "MODIFY", "ATTRIB", "CLOSE_WRITE", "CLOSE_NOWRITE", "OPEN", "OPEN_EXEC", "CREATE",
+        "DELETE", "DELETE_SELF", "MOVE_SELF", "RENAME", "MOVED_FROM", "MOVED_TO"))
+    ACCESSES = fanfp.ACCESS | fanfp.CLOSE_NOWRITE | fanfp.OPEN | fanfp.OPEN_EXEC
+    CHANGES = ALL & ~ACCESSES
+    ENTRIES = CHANGES & ~(fanfp.MODIFY | fanfp.ATTRIB | fanfp.CLOSE_WRITE)
+
+    def setUp(self):
+        needs_kprobes()
+        super().setUp()
+        self.inotify = fanfp.new_inotify()
+        self.addCleanup(os.close, self.inotify)
+        self.addCleanup(os.chdir, os.getcwd())
+
+    def tracer(self, asked=CHANGES, own=True, roots=(), **options):
+        tracer = fanfp.Tracer(asked, asked, own, **options)
+        self.addCleanup(tracer.close)
+        for slot, root in enumerate(roots or [self.tree]):
+            self.assertEqual(self.pin(tracer, root, slot), slot)
+        return tracer
+
+    def pin(self, tracer, path, slot):
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            fanfp.inotify_watch(self.inotify, fanfp.path_to_fd(fd), fanfp.DELETE_SELF, path, 0)
+            return tracer.pin(fd, slot)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def told(record):
+        """(names, slot, path), and of a RENAME the old slot and path."""
+        names = " ".join(fanfp.event_names(record.mask & ~fanfp.ISDIR))
+        names += " ISDIR" if record.mask & fanfp.ISDIR else ""
+        path = None if record.path is None else os.fsdecode(record.path)
+        if record.old_slot is None:
+            return names, record.slot, path
+        return names, record.slot, path, record.old_slot, os.fsdecode(record.old_path)
+
+    def read(self, tracer):
+        """All there is, each by itself, as told; whole, but for what says so."""
+        found = []
+        while tracer.waiting():
+            found += tracer.read(1)
+        for record in found:
+            self.assertEqual(record.is_whole, record.path is not None, record)
+        return [self.told(record) for record in found]
+
+    # --- what is recorded ---
+
+    def operations(self, tree, out, number):
+        """Do all there is to do in a tree whose root has this slot; what is to be recorded."""
+        def made(path):
+            return [("CREATE", number, path), ("MODIFY", number, path),
+                    ("CLOSE_WRITE", number, path)]
+
+        def one(names, path):
+            return [(names, number, path)]
+
+        def moved(path, old):
+            return [("RENAME", number, path, number, old)]
+        wanted = []
+        write(tree + "/a")
+        wanted += made("a")
+        os.mkdir(tree + "/d")
+        wanted += one("CREATE ISDIR", "d")
+        os.rename(tree + "/a", tree + "/d/b")
+        wanted += moved("d/b", "a")
+        os.rename(tree + "/d/b", out + "/b")
+        wanted += one("MOVED_FROM", "d/b")
+        write(out + "/b")
+        os.rename(out + "/b", tree + "/c")
+        wanted += one("MOVED_TO", "c")
+        write(tree + "/d/x")
+        wanted += made("d/x")
+        exchange(tree + "/c", tree + "/d/x")
+        wanted += moved("d/x", "c") + moved("c", "d/x")
+        os.link(tree + "/c", tree + "/d/l")
+        wanted += one("CREATE", "d/l")
+        os.link(tree + "/c", out + "/l")
+        write(out + "/l")                           # the name that is used is outside
+        write(tree + "/d/l")
+        wanted += one("MODIFY", "d/l") + one("CLOSE_WRITE", "d/l")
+        os.symlink("nowhere", tree + "/s")
+        wanted += one("CREATE", "s")
+        os.mkfifo(tree + "/f")
+        wanted += one("CREATE", "f")
+        os.chmod(tree + "/d/l", 0o600)
+        wanted += one("ATTRIB", "d/l")
+        os.chmod(tree + "/d", 0o700)
+        wanted += one("ATTRIB ISDIR", "d")
+        os.chmod(tree, 0o755)
+        wanted += one("ATTRIB ISDIR", "")
+        os.truncate(tree + "/c", 0)
+        wanted += one("MODIFY", "c")
+        os.mkdir(out + "/in")
+        write(out + "/in/y")
+        os.rename(out + "/in", tree + "/d/in")
+        wanted += one("MOVED_TO ISDIR", "d/in")
+        write(tree + "/d/in/z" + "n" * 250)
+        wanted += made("d/in/z" + "n" * 250)
+        os.rename(tree + "/d", tree + "/e")
+        wanted += [("RENAME ISDIR", number, "e", number, "d")]
+        os.unlink(tree + "/e/in/y")                 # heard of for the first time
+        wanted += one("DELETE", "e/in/y")
+        os.rename(tree + "/e", out + "/e")
+        wanted += one("MOVED_FROM ISDIR", "e")
+        write(out + "/e/in/later")
+        os.unlink(out + "/e/in/later")
+        os.rename(tree + "/c", tree + "/s")         # over another
+        wanted += moved("s", "c")
+        os.unlink(tree + "/f")
+        wanted += one("DELETE", "f")
+        os.mkdir(tree + "/g")
+        os.rmdir(tree + "/g")
+        wanted += one("CREATE ISDIR", "g") + one("DELETE ISDIR", "g")
+        return wanted
+
+    def check_operations(self, tree, out, caveat=""):
+        tracer = self.tracer(roots=[tree])
+        self.assertIn(caveat, tracer.caveat)
+        self.assertEqual(bool(tracer.caveat), bool(caveat))
+        wanted = self.operations(tree, out, 0)
+        self.assertEqual(self.read(tracer), wanted)
+        self.assertEqual(tracer.lost(), 0)
+
+    def test_operations(self):
+        self.check_operations(self.tree, self.out)
+
+    def place(self, kind, megabytes):
+        """A file system of its own: (tree, out) on it."""
+        if not shutil.which("mkfs." + kind):
+            self.skipTest("no mkfs." + kind)
+        image, place = self.top + "/image", self.top + "/place"
+        with open(image, "wb") as file:
+            file.truncate(megabytes << 20)
+        run("mkfs." + kind, image, stderr=subprocess.DEVNULL)
+        os.mkdir(place)
+        self.mount("-o", "loop", image, place)
+        for name in ("/tree", "/out"):
+            os.mkdir(place + name)
+        return place + "/tree", place + "/out"
+
+    def test_operations_on_ext4(self):
+        self.check_operations(*self.place("ext4", 32))
+
+    def test_operations_on_xfs(self):
+        self.check_operations(*self.place("xfs", 320))
+
+    def test_operations_on_btrfs_with_a_subvolume_as_root(self):
+        tree, out = self.place("btrfs", 128)
+        if not shutil.which("btrfs"):
+            self.skipTest("no btrfs")
+        # A file can't be moved or linked from one subvolume to another: so all is in one.
+        run("btrfs", "subvolume", "create", tree + "/sub")
+        for name in ("/tree", "/out"):
+            os.mkdir(tree + "/sub" + name)
+        self.check_operations(tree + "/sub/tree", tree + "/sub/out")
+        tracer = self.tracer(self.ENTRIES, roots=[tree])
+        write(tree + "/sub/x")
+        run("btrfs", "subvolume", "snapshot", tree + "/sub", tree + "/snap")
+        write(tree + "/snap/y")
+        write(out + "/z")
+        self.assertEqual(self.read(tracer), [
+            ("CREATE", 0, "sub/x"), ("CREATE ISDIR", 0, "snap"), ("CREATE", 0, "snap/y")])
+
+    def overlay(self, lower, upper, work, merged):
+        for path in (lower, upper, work, merged):
+            os.makedirs(path, exist_ok=True)
+        return self.mount("-t", "overlay", "-o", "lowerdir=%s,upperdir=%s,workdir=%s"
+                          % (lower, upper, work), "overlay", merged)
+
+    def test_operations_on_overlay(self):
+        # Not on what may be an overlay itself.
+        top = self.mount("-t", "tmpfs", "tmpfs", self.top + "/tree")
+        merged = self.overlay(top + "/l", top + "/u", top + "/w", top + "/m")
+        for name in ("/tree", "/out"):
+            os.mkdir(merged + name)
+        try:
+            self.check_operations(merged + "/tree", merged + "/out")
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+
+    def test_copy_up(self):
+        top = self.mount("-t", "tmpfs", "tmpfs", self.top + "/tree")
+        os.makedirs(top + "/l/d")
+        write(top + "/l/d/file")
+        merged = self.overlay(top + "/l", top + "/u", top + "/w", top + "/m")
+        tracer = self.tracer(roots=[merged])
+        write(merged + "/d/file", "more")
+        os.unlink(merged + "/d/file")
+        self.assertEqual(self.read(tracer), [
+            ("MODIFY", 0, "d/file"), ("CLOSE_WRITE", 0, "d/file"), ("DELETE", 0, "d/file")])
+
+    def test_a_file_without_a_name_gets_one(self):
+        try:
+            fd = os.open(self.tree, os.O_TMPFILE | os.O_RDWR)
+        except OSError as error:
+            self.skipTest("O_TMPFILE: %s" % error)
+        tracer = self.tracer()
+        os.write(fd, b"x")
+        descriptors = os.open("/proc/self/fd", os.O_PATH)
+        os.link(str(fd), self.tree + "/named", src_dir_fd=descriptors)      # linkat(2)
+        os.close(descriptors)
+        os.write(fd, b"x")
+        number = os.fstat(fd).st_ino
+        os.close(fd)
+        found = self.read(tracer)
+        self.assertEqual(found[:2], [("MODIFY", 0, "#%d" % number), ("CREATE", 0, "named")])
+
+    def test_a_tree_removed_that_was_never_heard_of(self):
+        for number in range(20):
+            os.makedirs("%s/%d/%d" % (self.tree, number % 4, number))
+            write("%s/%d/%d/x" % (self.tree, number % 4, number))
+        there = {os.path.relpath(os.path.join(top, name), self.tree)
+                 for top, directories, files in os.walk(self.tree) for name in directories + files}
+        tracer = self.tracer(self.ENTRIES)
+        for name in os.listdir(self.tree):
+            shutil.rmtree(self.tree + "/" + name)
+        self.assertEqual({path for _, _, path in self.read(tracer)}, there)
+
+    def test_accesses(self):
+        write(self.tree + "/a")
+        tracer = self.tracer(self.ALL)
+        with open(self.tree + "/a", "rb") as file:
+            file.read()
+        os.listdir(self.tree)
+        self.assertEqual(self.read(tracer), [
+            ("OPEN", 0, "a"), ("ACCESS", 0, "a"), ("CLOSE_NOWRITE", 0, "a"),
+            ("OPEN ISDIR", 0, ""), ("ACCESS ISDIR", 0, ""), ("CLOSE_NOWRITE ISDIR", 0, "")])
+
+    def test_only_what_was_asked_for(self):
+        tracer = fanfp.Tracer(fanfp.MODIFY | fanfp.MOVED_TO, fanfp.CREATE, True)
+        self.addCleanup(tracer.close)
+        self.pin(tracer, self.tree, 7)
+        write(self.tree + "/a")
+        os.rename(self.tree + "/a", self.tree + "/b")
+        os.rename(self.tree + "/b", self.out + "/b")
+        os.rename(self.out + "/b", self.tree + "/c")
+        os.mkdir(self.tree + "/d")
+        os.rmdir(self.tree + "/d")
+        self.assertEqual(self.read(tracer), [
+            ("MODIFY", 7, "a"), ("MOVED_TO", 7, "c"), ("CREATE ISDIR", 7, "d")])
+
+    # --- how deep, how long ---
+
+    def descend(self, levels, name):
+        self.addCleanup(subprocess.call, ["rm", "-rf", self.tree])
+        self.addCleanup(os.chdir, "/")
+        os.chdir(self.tree)
+        for _ in range(levels):
+            os.mkdir(name)
+            os.chdir(name)
+
+    def test_a_deep_tree(self):
+        self.descend(2000, "dir")
+        tracer = self.tracer()
+        write("file")
+        path = 2000 * "dir/" + "file"
+        self.assertEqual(self.read(tracer), [
+            ("CREATE", 0, path), ("MODIFY", 0, path), ("CLOSE_WRITE", 0, path)])
+        fd = os.open("file", os.O_PATH)
+        self.assertEqual(tracer.locate(fd), (0, os.fsencode(path)))
+        os.close(fd)
+
+    def test_a_path_too_long_to_be_told(self):
+        self.descend(300, "n" * 255)
+        tracer = self.tracer(self.ENTRIES)
+        write("file")
+        self.assertEqual(self.read(tracer), [("CREATE", 0, None)])
+        self.assertEqual(tracer.counters()["kernel too long"], 1)
+        os.chdir(self.tree)
+        write("file")
+        self.assertEqual(self.read(tracer), [("CREATE", 0, "file")])
+
+    # --- roots ---
+
+    def test_locate(self):
+        tracer = self.tracer()
+        write(self.tree + "/file")
+        for path, wanted in ((self.tree, (0, b"")), (self.tree + "/file", (0, b"file")),
+                             (self.out, None), ("/", None)):
+            fd = os.open(path, os.O_PATH)
+            self.assertEqual(tracer.locate(fd), wanted)
+            os.close(fd)
+
+    def test_unpinned(self):
+        tracer = self.tracer(self.ENTRIES)
+        write(self.tree + "/a")
+        tracer.unpin(0)
+        write(self.tree + "/b")
+        self.assertEqual(self.pin(tracer, self.tree, 9), 9)
+        self.assertEqual(self.pin(tracer, self.tree, 10), 9)
+        write(self.tree + "/c")
+        self.assertEqual(self.read(tracer), [("CREATE", 0, "a"), ("CREATE", 9, "c")])
+
+    def test_nothing_is_a_root_that_is_not_watched(self):
+        tracer = self.tracer()
+        fd = os.open(self.out, os.O_PATH)
+        self.addCleanup(os.close, fd)
+        with self.assertRaises(fanfp.Error) as caught:
+            tracer.pin(fd, 1)
+        self.assertIn("no inotify watch", str(caught.exception))
+
+    def test_many_roots_one_in_another(self):
+        roots = [self.tree]
+        for number in range(1, 100):
+            roots.append("%s/%d" % (self.tree if number % 2 else roots[-1], number))
+            os.mkdir(roots[-1])
+        tracer = self.tracer(self.ENTRIES, roots=roots)
+        for root in roots:
+            write(root + "/file")
+        os.rename(roots[1], self.tree + "/moved")
+        self.assertEqual(self.read(tracer), [
+            ("CREATE", slot, "file") for slot in range(100)] + [
+            ("RENAME ISDIR", 0, "moved", 0, "1"), ("MOVE_SELF ISDIR", 1, "")])
+
+    def test_a_root_is_renamed_and_removed(self):
+        tracer = self.tracer(self.ENTRIES)
+        os.rename(self.tree, self.out + "/tree")
+        write(self.out + "/tree/a")
+        shutil.rmtree(self.out + "/tree")
+        os.mkdir(self.tree)
+        write(self.tree + "/b")
+        self.assertEqual(self.read(tracer), [
+            ("MOVE_SELF ISDIR", 0, ""), ("CREATE", 0, "a"), ("DELETE", 0, "a"),
+            ("DELETE_SELF ISDIR", 0, "")])
+
+    def test_a_file_as_root(self):
+        file, other = self.out + "/file", self.tree + "/other"
+        write(file)
+        os.link(file, other)
+        tracer = self.tracer(roots=[file])
+        write(other)
+        os.chmod(file, 0o600)
+        write(self.out + "/another")
+        os.rename(file, self.out + "/moved")
+        os.unlink(other)
+        os.unlink(self.out + "/moved")
+        found = self.read(tracer)
+        self.assertEqual({path for _, _, path in found}, {""})
+        self.assertEqual([names for names, _, _ in found], [
+            "MODIFY", "CLOSE_WRITE", "ATTRIB", "MOVE_SELF", "ATTRIB", "ATTRIB", "DELETE_SELF"])
+
+    def test_bind_mount(self):
+        os.mkdir(self.tree + "/dir")
+        place = self.mount("--bind", self.tree + "/dir", self.out)
+        tracer = self.tracer(self.ENTRIES)
+        write(place + "/file")
+        self.assertEqual(self.read(tracer), [("CREATE", 0, "dir/file")])
+
+    def test_unmount(self):
+        place = self.mount("-t", "tmpfs", "tmpfs", self.tree)
+        os.mkdir(place + "/dir")
+        tracer = self.tracer(self.ENTRIES, own=False, roots=[place + "/dir", self.out])
+        unmount(place)
+        self.assertEqual(self.read(tracer), [("UNMOUNT ISDIR", 0, "")])
+        self.mount("-t", "tmpfs", "tmpfs", self.tree)
+        os.mkdir(place + "/dir")
+        run("touch", place + "/dir/file", self.out + "/file")
+        self.assertEqual(self.read(tracer), [("CREATE", 1, "file")])
+
+    # --- who ---
+
+    def test_who(self):
+        tracer = self.tracer(fanfp.CREATE, own=False)
+        write(self.tree + "/own")
+        child = subprocess.Popen(["touch", self.tree + "/file"], preexec_fn=lambda: os.setgid(12))
+        child.wait()
+        record, = tracer.read(1 << 20)
+        self.assertEqual((record.pid, record.uid, record.gid, record.comm, record.path),
+                         (child.pid, os.getuid(), 12, b"touch", b"file"))
+        self.assertLess(abs(record.time / 1e9 - time.clock_gettime(7)), PATIENCE)   # BOOTTIME
+        self.assertEqual(tracer.counters()["kernel own"], 1)
+
+    def test_in_a_pid_namespace(self):
+        if not shutil.which("unshare"):
+            self.skipTest("no unshare")
+        script = (
+            "import sys, os, subprocess\n"
+            "sys.path.insert(0, %r)\n"
+            "import fanfp\n"
+            "top = %r\n"
+            "inotify = fanfp.new_inotify()\n"
+            "fanfp.inotify_watch(inotify, os.fsencode(top), fanfp.DELETE_SELF, top, 0)\n"
+            "tracer = fanfp.Tracer(fanfp.CREATE, 0, False)\n"
+            "tracer.pin(os.open(top, os.O_PATH), 0)\n"
+            "open(top + '/own', 'w').close()\n"
+            "child = subprocess.Popen(['touch', top + '/inside'])\n"
+            "child.wait()\n"
+            "print('ready', flush=True)\n"
+            "sys.stdin.readline()\n"
+            "print([(each.path, each.pid and each.pid - child.pid) for each in\n"
+            "       tracer.read(1 << 20)])\n" % (HERE, self.tree))
+        child = subprocess.Popen(["unshare", "-pf", sys.executable, "-c", script],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(child.wait)
+        self.addCleanup(child.stdout.close)
+        self.addCleanup(child.stdin.close)
+        self.assertEqual(child.stdout.readline(), b"ready\n")
+        run("touch", self.tree + "/outside")
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        self.assertEqual(child.stdout.read().decode().strip(),
+                         "[(b'inside', 0), (b'outside', None)]")
+
+    # --- merging ---
+
+    def test_the_same_again_is_not_recorded_while_unread(self):
+        tracer = self.tracer(fanfp.MODIFY | fanfp.CREATE | fanfp.DELETE | fanfp.RENAME)
+        file = open(self.tree + "/a", "wb", buffering=0)
+        self.addCleanup(file.close)
+        self.read(tracer)
+        for _ in range(256):
+            file.write(b"x")
+        self.assertEqual(self.read(tracer), [("MODIFY", 0, "a")])
+        self.assertEqual(tracer.counters()["kernel merged"], 255)
+        file.write(b"x")                            # what was told of is read
+        os.rename(self.tree + "/a", self.tree + "/b")
+        file.write(b"x")
+        os.link(self.tree + "/b", self.tree + "/c")
+        with open(self.tree + "/c", "r+b", buffering=0) as other:
+            file.write(b"x")
+            other.write(b"x")
+            file.write(b"x")
+        self.assertEqual(self.read(tracer), [
+            ("MODIFY", 0, "a"), ("RENAME", 0, "b", 0, "a"), ("MODIFY", 0, "b"),
+            ("CREATE", 0, "c"), ("MODIFY", 0, "b"), ("MODIFY", 0, "c"), ("MODIFY", 0, "b")])
+
+    def test_another_process_is_not_merged(self):
+        tracer = self.tracer(fanfp.MODIFY)
+        write(self.tree + "/a")
+        for _ in range(2):
+            run("sh", "-c", "echo >> " + self.tree + "/a")
+        records = tracer.read(1 << 20)
+        self.assertEqual(len({record.pid for record in records}), 3)
+        self.assertEqual(len(records), 3)
+
+    def test_made_anew_is_not_merged(self):
+        tracer = self.tracer(fanfp.CREATE | fanfp.MODIFY | fanfp.DELETE)
+        wanted = []
+        for _ in range(50):                         # the inode's memory is used again
+            write(self.tree + "/a")
+            os.unlink(self.tree + "/a")
+            wanted += [("CREATE", 0, "a"), ("MODIFY", 0, "a"), ("DELETE", 0, "a")]
+        self.assertEqual(self.read(tracer), wanted)
+
+    def test_of_one_name(self):
+        """What is read at once is merged, but not what would lose its sense or its order."""
+        tracer = self.tracer(self.ALL)
+
+        def told():
+            return [self.told(record) for record in tracer.read(1 << 20)]
+        for name in "ab":
+            write(self.tree + "/" + name)
+        with open(self.tree + "/a", "ab"), open(self.tree + "/b", "ab"):
+            pass
+        os.unlink(self.tree + "/b")
+        write(self.tree + "/b")
+        self.assertEqual(told(), [
+            ("CREATE OPEN MODIFY CLOSE_WRITE", 0, "a"),
+            ("CREATE OPEN MODIFY CLOSE_WRITE DELETE", 0, "b"),
+            ("CREATE OPEN MODIFY CLOSE_WRITE", 0, "b")])
+        with open(self.tree + "/a", "ab", buffering=0) as file:
+            os.rename(self.tree + "/a", self.tree + "/c")
+            file.write(b"x")
+        with open(self.tree + "/b", "ab", buffering=0) as file:
+            os.unlink(self.tree + "/b")
+            os.mkdir(self.tree + "/b")
+            file.write(b"x")                        # it is still called so
+        os.listdir(self.tree + "/b")
+        os.rmdir(self.tree + "/b")
+        self.assertEqual(told(), [
+            ("OPEN", 0, "a"), ("RENAME", 0, "c", 0, "a"), ("MODIFY CLOSE_WRITE", 0, "c"),
+            ("OPEN DELETE", 0, "b"), ("CREATE ISDIR", 0, "b"), ("MODIFY CLOSE_WRITE", 0, "b"),
+            ("OPEN ACCESS CLOSE_NOWRITE ISDIR", 0, "b"), ("DELETE ISDIR", 0, "b")])
+        with open(self.tree + "/c", "ab"):
+            run("sh", "-c", "echo >> " + self.tree + "/c")
+        self.assertEqual(told(), [("OPEN", 0, "c"), ("OPEN MODIFY CLOSE_WRITE", 0, "c"),
+                                  ("CLOSE_WRITE", 0, "c")])
+
+    # --- the ring ---
+
+    def test_a_full_ring_is_counted(self):
+        tracer = self.tracer(fanfp.CREATE, ring=4096)
+        for number in range(500):
+            write("%s/%d" % (self.tree, number))
+        found = self.read(tracer)
+        self.assertLess(len(found), 500)
+        self.assertEqual(found, [("CREATE", 0, str(number)) for number in range(len(found))])
+        time.sleep(1)                               # what the kernel skipped is asked for as often
+        self.assertEqual(tracer.lost(), 500 - len(found))
+        for number in range(1000):                  # round and round
+            write("%s/new-%d" % (self.tree, number))
+            self.assertEqual(self.read(tracer), [("CREATE", 0, "new-%d" % number)])
+
+    def test_reading_in_pieces(self):
+        tracer = self.tracer(fanfp.CREATE)
+        start = tracer.position()
+        self.assertEqual((start[0], tracer.waiting()), (start[1], 0))
+        for number in range(100):
+            write("%s/%d" % (self.tree, number))
+        ready = select.select([tracer.fd], [], [], PATIENCE)[0]
+        self.assertEqual(ready, [tracer.fd])
+        found, end = [], tracer.position()[1]
+        while tracer.position()[0] < end:
+            records = tracer.read(300)
+            self.assertTrue(0 < len(records) < 10)
+            found += records
+        self.assertEqual([record.path for record in found],
+                         [str(number).encode() for number in range(100)])
+        self.assertEqual(select.select([tracer.fd], [], [], 0)[0], [])
+
+    def test_what_a_ring_can_be(self):
+        for size in (1, 4095, 5000, -4096):
+            with self.assertRaises(fanfp.Error) as caught:
+                self.tracer(ring=size)
+            self.assertIn("power of two", str(caught.exception))
+
+    # --- more than one, and what is left ---
+
+    def test_two_at_once(self):
+        one, two = self.tracer(self.ENTRIES), self.tracer(self.ENTRIES, roots=[self.out])
+        write(self.tree + "/a")
+        os.rename(self.tree + "/a", self.out + "/b")
+        one.close()
+        os.rename(self.out + "/b", self.tree + "/c")
+        self.assertEqual(self.read(two), [("MOVED_TO", 0, "b"), ("MOVED_FROM", 0, "b")])
+
+    def test_nothing_is_left_after_a_kill(self):
+        before = loaded_programs()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                tracer = fanfp.Tracer(self.ALL, self.ALL, True)
+                self.pin(tracer, self.tree, 0)
+                os.write(writing, b"x")
+                time.sleep(PATIENCE)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        self.assertEqual(os.read(reading, 1), b"x")
+        os.close(reading)
+        self.assertGreaterEqual(len(loaded_programs() - before), 3)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        deadline = time.monotonic() + PATIENCE      # the kernel frees programs later
+        while loaded_programs() - before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(loaded_programs() - before, set())
+
+    # --- under load ---
+
+    def test_paths_while_directories_above_are_renamed(self):
+        """Each is what it was at some moment, and none is missing."""
+        for path in ("/p/m", "/q"):
+            os.makedirs(self.tree + path)
+        tracer = self.tracer(fanfp.CREATE)
+        mover = os.fork()
+        if not mover:
+            try:
+                os.chdir(self.tree)
+                while True:
+                    os.rename("p/m", "q/n")
+                    os.rename("q", "r")
+                    os.rename("r/n", "p/m")
+                    os.rename("r", "q")
+            finally:
+                os._exit(1)
+        try:
+            fd = os.open(self.tree + "/p", os.O_PATH)
+            inner = None
+            while inner is None:
+                for name in ("p/m", "q/n", "r/n"):
+                    try:
+                        inner = os.open(self.tree + "/" + name, os.O_PATH)
+                        break
+                    except OSError:
+                        pass
+            os.close(fd)
+            found = []
+            for number in range(3000):
+                os.close(os.open(str(number), os.O_CREAT | os.O_WRONLY, dir_fd=inner))
+                found += tracer.read(1 << 16)
+            os.close(inner)
+        finally:
+            os.kill(mover, 9)
+            os.waitpid(mover, 0)
+        found += tracer.read(1 << 20)
+        self.assertEqual([os.path.basename(record.path) for record in found if record.path],
+                         [str(number).encode() for number in range(3000)])
+        places = {os.path.dirname(record.path) for record in found}
+        self.assertLessEqual(places, {b"p/m", b"q/n", b"r/n"})
+        self.assertGreater(len(places), 1)
+        # A host that takes a processor away in the middle of a rename leaves others uncertain.
+        self.assertLess(sum(not record.is_whole for record in found), len(found) // 20)
+
+    def set_kernel(self, control, value):
+        """Set what a file of the kernel's says, until the test ends."""
+        with open(control) as file:
+            had = file.read().strip()
+        if "(" in had:                              # of these, the one that is in force
+            had = had.split("(")[1].split(")")[0]
+        with open(control, "w") as file:
+            file.write(value)
+
+        def restore():
+            with open(control, "w") as file:
+                file.write(had)
+        self.addCleanup(restore)
+
+    def test_where_the_kernel_hides_its_addresses(self):
+        self.set_kernel("/proc/sys/kernel/kptr_restrict", "2")
+        self.check_operations(self.tree, self.out, "kptr_restrict")
+
+    def test_many_writers(self):
+        """Every event of each is recorded, preempted as they are."""
+        try:
+            self.set_kernel("/sys/kernel/debug/sched/preempt", "full")
+        except OSError:
+            pass                                    # it preempts as it does
+        asked = fanfp.CREATE | fanfp.OPEN | fanfp.CLOSE_WRITE | fanfp.DELETE
+        tracer = self.tracer(asked, own=False)
+        files = max(100, FILES // 40)
+        script = ("import os, sys\n"
+                  "os.mkdir(sys.argv[1])\n"
+                  "os.chdir(sys.argv[1])\n"
+                  "for number in range(%d):\n"
+                  "    os.close(os.open(str(number), os.O_CREAT | os.O_WRONLY))\n"
+                  "    os.unlink(str(number))\n" % files)
+        writers = [subprocess.Popen([sys.executable, "-c", script, self.tree + "/" + name])
+                   for name in "abcdefgh"]
+        found = []
+        while any(writer.poll() is None for writer in writers):
+            select.select([tracer.fd], [], [], 0.05)
+            found += tracer.read(1 << 20)
+        while tracer.waiting():
+            found += tracer.read(1 << 20)
+        self.assertEqual([writer.wait() for writer in writers], [0] * 8)
+        self.assertEqual(tracer.lost(), 0)
+        by_pid = {}
+        for record in found:
+            events = by_pid.setdefault(record.pid, [])
+            names = [self.told(record)[0]] if record.mask & fanfp.ISDIR \
+                else fanfp.event_names(record.mask)
+            events += [(name, os.fsdecode(record.path)) for name in names]
+        for writer, name in zip(writers, "abcdefgh"):
+            wanted = [("CREATE ISDIR", name)]
+            for number in range(files):
+                wanted += [(event, "%s/%d" % (name, number))
+                           for event in ("CREATE", "OPEN", "CLOSE_WRITE", "DELETE")]
+            self.assertEqual(by_pid[writer.pid], wanted)
+
+
+class TraceTest(Base):
+    """What is of the `trace` filter alone, where it works."""
+
+    def setUp(self):
+        if "trace" not in FILTERS:
+            self.skipTest("not in FANFP_TEST_FILTERS")
+        reason = available("trace", None)
+        if reason is not None:
+            self.skipTest(reason)
+        super().setUp()
+
+    def test_more_than_the_ring_holds(self):
+        """What is lost is told, like an overflow, with what to do; then it goes on."""
+        program = self.program("--filter", "trace", "--ring", "4K", self.tree)
+        stopped = Stopped(program)
+        for number in range(200):
+            write(self.tree + "/f%d" % number)
+        stopped.go_on()
+        program.wait_for("see --ring")
+        found = self.reported(program)
+        self.assertEqual(found.pop(None), {"Q_OVERFLOW"})
+        self.assertTrue(found)
+        self.assertLess(len(found), 200)
+        write(self.tree + "/after")
+        self.assertEqual(self.reported(program), {self.tree + "/after": set(CREATED.split())})
+        status, errors = program.stop()
+        self.assertRegex(errors, r"fanfp: \d+ events were lost: the buffer of \d+ KB was full; "
+                                 r"see --ring\n")
+        self.assertEqual(status, -signal.SIGTERM)
+
+    def test_a_burst_is_held(self):
+        """While nothing is read: 20,000 files, by the default."""
+        program = self.program("--filter", "trace", "-e", "CREATE,CLOSE_WRITE", self.tree)
+        count = min(20000, FILES * 2)
+        stopped = Stopped(program)
+        for number in range(count):
+            os.close(os.open(self.tree + "/f%d" % number, os.O_CREAT | os.O_WRONLY))
+        stopped.go_on()
+        found = self.reported(program)
+        self.assertEqual(len(found), count)
+        self.assertEqual({tuple(sorted(each)) for each in found.values()},
+                         {("CLOSE_WRITE", "CREATE")})
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_order(self):
+        """What happened is told in its order, with the time and the name of the process then; of
+        one name, and by one process, it may be one line."""
+        program = self.program("--filter", "trace", self.tree)
+        before = time.time()
+        run("sh", "-c", "echo > a; mv a b; ln b c; rm b; exec mkdir d", cwd=self.tree)
+        write(self.tree + "/end")
+        events = program.until(self.tree + "/end")
+        self.assertEqual([(name, event["path"][len(self.tree):], event["comm"])
+                          for event in events for name in event["events"]], [
+            ("CREATE", "/a", "sh"), ("MODIFY", "/a", "sh"), ("CLOSE_WRITE", "/a", "sh"),
+            ("RENAME", "/b", "mv"), ("CREATE", "/c", "ln"), ("DELETE", "/b", "rm"),
+            ("CREATE", "/d", "mkdir")])
+        times = [event["time"] for event in events]
+        self.assertEqual(times, sorted(times))
+        self.assertTrue(before - 0.1 < times[0] and times[-1] < time.time() + 0.1)
+        self.assertEqual(len({event["pid"] for event in events}), 4)    # the shell became mkdir
+
+    def test_what_it_is_told_of_a_process(self):
+        """All of one that is there; of one that has ended what was noted."""
+        program = self.program("--filter", "trace", "--who", self.tree)
+        run("sh", "-c", "echo > %s/ended" % self.tree)
+        write(self.tree + "/here")
+        ended = {}
+        for event in program.until_told("CLOSE_WRITE", self.tree + "/here"):
+            ended = event if event["path"].endswith("/ended") else ended
+        self.assertEqual((ended["comm"], ended["uid"]), ("sh", 0))
+        write(self.tree + "/here")
+        here = json.loads(program.line().decode())
+        self.assertEqual((here["pid"], here["ppid"]), (os.getpid(), os.getppid()))
+        self.assertEqual(os.path.realpath(here["exe"]), os.path.realpath(sys.executable))
+
+    def test_file_system_in_user_space(self):
+        """A FUSE mount in the tree is watched like the rest: who did it is told."""
+        if not shutil.which("bindfs"):
+            self.skipTest("needs bindfs")
+        os.mkdir(self.tree + "/m")
+        program = self.program("--filter", "trace", self.tree)
+        run("bindfs", self.out, self.tree + "/m")
+        self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree + "/m"],
+                                                stderr=subprocess.DEVNULL))
+        program.wait_for("/m, fuse mounted inside, is watched from now on")
+        os.mkdir(self.tree + "/m/d")
+        write(self.tree + "/m/d/f")
+        os.rename(self.tree + "/m/d", self.tree + "/m/e")
+        write(self.tree + "/end")
+        events = [event for event in program.until(self.tree + "/end")
+                  if event["path"].startswith(self.tree + "/m/")]
+        self.assertEqual({event["pid"] for event in events}, {os.getpid()})
+        self.assertEqual(gather(events), {
+            self.tree + "/m/d": {"CREATE"}, self.tree + "/m/d/f": set(CREATED.split()),
+            (self.tree + "/m/d", self.tree + "/m/e"): {"RENAME"}})
+        unmount(self.tree + "/m")
+        found = {}
+        while self.tree + "/m" not in found:
+            found.update(self.reported(program))
+        self.assertEqual(found[self.tree + "/m"], {"UNMOUNT"})
+
+    def test_root_in_user_space(self):
+        """A FUSE mount is a root like others, where trace is asked for."""
+        if not shutil.which("bindfs"):
+            self.skipTest("needs bindfs")
+        run("bindfs", self.out, self.tree)
+        self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree],
+                                                stderr=subprocess.DEVNULL))
+        program = self.program("--filter", "trace", self.tree)
+        run("sh", "-c", "mkdir d; echo > d/f; mv d e", cwd=self.tree)
+        self.assertEqual(self.reported(program), {
+            self.tree + "/d": {"CREATE"}, self.tree + "/d/f": set(CREATED.split()),
+            (self.tree + "/d", self.tree + "/e"): {"RENAME"}})
+
+    def test_beside_marks(self):
+        """Of `auto`: where marks can't be had, as on ramfs, it is trace, and mounts there follow
+        the directories of the other."""
+        os.makedirs(self.tree + "/a/m")
+        self.mount("-t", "ramfs", "ramfs", self.tree + "/a/m")
+        program = self.program(self.tree)
+        if b"(filter: marks+trace)" not in program.errors:
+            self.skipTest("%r" % program.errors)
+        write(self.tree + "/a/m/f")
+        found = gather(program.until_told("CLOSE_WRITE", self.tree + "/a/m/f"))
+        self.assertEqual(found, {})
+        os.rename(self.tree + "/a", self.tree + "/b")
+        write(self.tree + "/b/m/g")
+        found = gather(program.until_told("CLOSE_WRITE", self.tree + "/b/m/g"))
+        self.assertEqual(found, {(self.tree + "/a", self.tree + "/b"): {"RENAME"}})
+
+
+# =============================================================================================
+# 11. Mounts: what is mounted inside the trees, and roots on what is mounted
+# =============================================================================================
+
+def make(path):
+    """Make an empty file: more than some file systems take is nothing to them."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Mounts(Base):
+    """What mounts there are on the way."""
+
+    where = DIRECTORIES[0]
+
+    def setUp(self):
+        super().setUp()
+        if not ROOT:
+            self.skipTest("needs root, for mounts")
+        self.addCleanup(self.unmount_all)
+
+    def unmount_all(self):
+        """What was renamed with a directory has another path by now."""
+        for mount in reversed(fanfp.read_mounts()):
+            if fanfp.below(mount.path, os.fsencode(self.top)) is not None:
+                subprocess.call([b"umount", b"-l", mount.path], stderr=subprocess.DEVNULL)
+
+    def mount_kind(self, kind, target):
+        """Mount something of a kind; undone with the test."""
+        if kind == "fuse":
+            self.serve(target)
+        elif kind == "overlay":
+            parts = self.top + "/parts"         # of a kind of its own: not every one can be below
+            if not os.path.isdir(parts):
+                os.mkdir(parts)
+                self.mount("-t", "tmpfs", "parts", parts)
+            options = "lowerdir=%s,upperdir=%s,workdir=%s" % tuple(
+                tempfile.mkdtemp(dir=parts) for _ in range(3))
+            self.mount("-t", "overlay", "overlay", "-o", options, target)
+        else:
+            self.mount("-t", kind, kind, target)
+
+    def serve(self, target):
+        """Mount a directory of self.out with FUSE: the process of the server."""
+        if not shutil.which("bindfs"):
+            self.skipTest("needs bindfs")
+        server = subprocess.Popen(["bindfs", "-f", tempfile.mkdtemp(dir=self.out), target],
+                                  stderr=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(self.unmount_all)
+        self.addCleanup(lambda: server.poll() is None and server.send_signal(signal.SIGCONT))
+        end = time.monotonic() + PATIENCE
+        while not self.is_mounted(target):
+            if server.poll() is not None or time.monotonic() > end:
+                self.skipTest("FUSE does not work here")
+            time.sleep(0.01)
+        return server
+
+    @staticmethod
+    def is_mounted(path):
+        return any(os.fsdecode(mount.path) == path for mount in fanfp.read_mounts())
+
+    def reported_in(self, program, *directories):
+        """As reported(), with a sentinel in each of some directories: there is no order between
+        what is told of different file systems."""
+        self.sentinels += 1
+        left, events = set(), []
+        for directory in directories:
+            make("%s/sentinel-%d" % (directory, self.sentinels))
+            left.add("%s/sentinel-%d" % (directory, self.sentinels))
+        while left:
+            line = program.line()
+            if not line:
+                raise AssertionError("it ended: %r" % program.stop()[1])
+            event = json.loads(line.decode("ascii"))
+            events.append(event)
+            left.discard(event["path"])
+        return gather(events)
+
+
+class MountPairs(Mounts):
+    """Mounts of one kind in a tree of another: each source of events with each other."""
+
+    def check(self, tree_kind, kind):
+        tree = self.tree + "/" + tree_kind + "-" + kind
+        os.mkdir(tree)
+        if tree_kind != "plain":
+            self.mount_kind(tree_kind, tree)
+        for name in ("/d/before", "/d/after"):
+            os.makedirs(tree + name)
+        self.mount_kind(kind, tree + "/d/before")
+        program = self.program(tree)
+        before, after, nested = tree + "/d/before", tree + "/d/after", tree + "/d/after/n"
+        make(before + "/x")
+        self.assertEqual(set(self.reported_in(program, tree, before)), {before + "/x"})
+        self.mount_kind(kind, after)
+        program.wait_for("%s, " % after)
+        make(after + "/y")
+        os.mkdir(nested)
+        self.assertEqual(set(self.reported_in(program, tree, after)), {after + "/y", nested})
+        self.mount("-t", "tmpfs", "nested", nested)
+        program.wait_for("%s, " % nested)
+        # The directory that has them all is renamed, moved out, and moved in again.
+        os.rename(tree + "/d", tree + "/e")
+        before, after, nested = tree + "/e/before", tree + "/e/after", tree + "/e/after/n"
+        if tree_kind == "fuse":             # of which nobody knows when it was
+            for place in (before, after, nested):
+                self.until_heard(program, tree, place)
+        for place in (before, after, nested):
+            make(place + "/renamed")
+        found = self.reported_in(program, tree, before, after, nested)
+        found.pop((tree + "/d", tree + "/e"), None)
+        self.assertEqual({path for path in found if "/again-" not in path},
+                         {before + "/renamed", after + "/renamed", nested + "/renamed"})
+        if tree_kind == "plain":
+            away = self.out + "/" + os.path.basename(tree)
+            os.rename(tree + "/e", away)
+            found = self.reported_in(program, tree)
+            self.assertEqual(found, {tree + "/e": {"MOVED_FROM"}})
+            for place in ("/before", "/after", "/after/n"):
+                make(away + place + "/outside")
+            os.rename(away, tree + "/e")
+            for place in (before, after, nested):
+                self.until_heard(program, tree, place)
+        for place in (nested, after, before):
+            unmount(place)
+            self.assertIn("UNMOUNT", self.until_path(program, place)["events"])
+        make(after + "/bare")
+        self.assertIn(after + "/bare", self.reported_in(program, tree, tree + "/e/after"))
+        self.assertNotIn(b"Traceback", program.errors)
+
+    def until_heard(self, program, tree, place):
+        """Make files in a directory until one of them is told of."""
+        end = time.monotonic() + PATIENCE
+        for number in itertools.count():
+            make("%s/again-%d" % (place, number))
+            found = self.reported_in(program, tree)
+            if any(path.startswith(place + "/again-") for path in found if isinstance(path, str)):
+                break
+            self.assertLess(time.monotonic(), end, place)
+
+    @staticmethod
+    def until_path(program, path):
+        """The next event of a path."""
+        while True:
+            event = json.loads(program.line().decode("ascii"))
+            if event["path"] == path:
+                return event
+
+    def check_all(self, tree_kind):
+        for kind in ("tmpfs", "ramfs", "overlay", "hugetlbfs", "fuse"):
+            with self.subTest(tree=tree_kind, mount=kind):
+                self.check(tree_kind, kind)
+
+    def test_in_a_plain_tree(self):
+        self.check_all("plain")
+
+    def test_in_ramfs(self):
+        self.check_all("ramfs")
+
+    def test_in_overlay(self):
+        self.check_all("overlay")
+
+    def test_in_fuse(self):
+        self.check_all("fuse")
+
+    def test_beside_another_root(self):
+        """A tmpfs in a ramfs that is a root, and another root that fanotify watches."""
+        one, other = self.tree + "/one", self.tree + "/other"
+        os.mkdir(one)
+        os.mkdir(other)
+        self.mount("-t", "ramfs", "ramfs", one)
+        os.mkdir(one + "/m")
+        self.mount("-t", "tmpfs", "tmpfs", one + "/m")
+        program = self.program(one, other)
+        for place in (one, one + "/m", other):
+            make(place + "/x")
+        self.assertEqual(set(self.reported_in(program, one, one + "/m", other)),
+                         {one + "/x", one + "/m/x", other + "/x"})
+
+
+class MountsSaid(Mounts):
+    """What is said of mounts in a tree at the start."""
+
+    def said(self, *arguments):
+        """The lines before the ready line, and the filter in that."""
+        lines = self.program(*arguments + (self.tree,)).errors.decode().splitlines()
+        return lines[:-1], re.search(r"\(filter: (.*)\)$", lines[-1]).group(1)
+
+    def test_lesser(self):
+        """Overlay and FUSE: one line names them both, where there is no trace, which is no less."""
+        if BEST == "inotify":
+            self.skipTest("nothing is watched with more than inotify")
+        for kind in ("overlay", "fuse"):
+            os.mkdir(self.tree + "/" + kind)
+            self.mount_kind(kind, self.tree + "/" + kind)
+        if available("trace", None) is None:
+            lines, used = self.said()
+            # On a slow machine that may take longer than a start waits for an answer.
+            self.assertEqual([line for line in lines if "fuse does not answer" not in line], [])
+            self.assertEqual(used, BEST if BEST == "trace" else BEST + "+trace")
+            return
+        self.assertEqual(self.said(), (
+            ["fanfp: watched with inotify, which does not tell who: %s/overlay (overlay), "
+             "%s/fuse (fuse)" % (self.tree, self.tree)], BEST + "+inotify"))
+
+    def test_device_nodes(self):
+        """Nodes mounted in place, as containers have in /dev and over files in /proc."""
+        os.mkdir(self.tree + "/proc")
+        self.mount("-t", "proc", "proc", self.tree + "/proc")
+        for target in ("null", "plain", "proc/version"):
+            if target != "proc/version":
+                make(self.tree + "/" + target)
+            self.mount("--bind", "/etc/passwd" if target == "plain" else "/dev/null",
+                       self.tree + "/" + target)
+        lines, _ = self.said(*SILENT)
+        self.assertEqual(len(lines), 1, lines)
+        self.assertRegex(lines[0], r"not watched: %s/plain \(\w+\): what is mounted there is a "
+                                   "file; " % self.tree)
+
+
+class MountedAgain(Mounts):
+    """The kernel gives the number of a mount again, and a file system has its own for ever."""
+
+    def test_at_once(self):
+        if fanfp.mount_id_by_statx(fanfp.AT_FDCWD, b"/", 0, fanfp.STATX_MNT_ID_UNIQUE) is None:
+            self.skipTest("needs Linux 6.8")
+        if not shutil.which("mkfs.ext4"):
+            self.skipTest("needs mkfs.ext4")
+        image, place = self.out + "/image", self.tree + "/m"
+        with open(image, "wb") as file:
+            file.truncate(16 << 20)
+        run("mkfs.ext4", "-q", image, stderr=subprocess.DEVNULL)
+        os.mkdir(place)
+        self.mount("-o", "loop", image, place)
+        os.mkdir(place + "/d")
+        device = next(mount.device for mount in fanfp.read_mounts()
+                      if os.fsdecode(mount.path) == place)
+        device = "/dev/loop" + device.partition(":")[2]
+        held = os.open(device, os.O_RDONLY)     # the loop device goes with its last user
+        self.addCleanup(os.close, held)
+        for name in FILTERS:
+            if available(name, self.tree) is not None:
+                continue
+            with self.subTest(filter=name):
+                program = self.program("--filter", name, self.tree)
+                for number in range(5):
+                    unmount(place)
+                    if LIBC.mount(os.fsencode(device), os.fsencode(place), b"ext4", 0, None):
+                        self.skipTest("mount(2): " + os.strerror(ctypes.get_errno()))
+                    program.wait_for("%s, ext4 mounted inside, is watched from now on" % place)
+                    path = "%s/d/%s-%d" % (place, name, number)
+                    found = {}
+                    while path not in found:    # until it has been looked through
+                        write(path)
+                        found.update(self.reported_in(program, place))
+                    self.assertEqual(found.get(place), {"UNMOUNT"})
+                program.stop()
+
+
+class ListedByInotify(Mounts):
+    """What inotify lists is noted for the other filters, so that they do not tell of it."""
+
+    def test_where_there_are_no_handles(self):
+        """A file system without file handles in a tree, with all events asked for."""
+        place, notices, found = self.tree + "/m", [], []
+        os.mkdir(place)
+        self.mount_kind("overlay", place)
+        os.mkdir(place + "/d")
+        with fanfp.Watch(self.tree, events="ALL", notice=notices.append) as watch:
+            write(place + "/d/f")
+            until = time.monotonic() + PATIENCE
+            while place + "/d/f" not in found:
+                self.assertLess(time.monotonic(), until, notices)
+                found += [event.path for event in watch.read(0.1)]
+        self.assertFalse([notice for notice in notices if "is not watched" in notice])
+
+
+class Unlisted(Mounts):
+    """Trees on mounts that the list of this process's mounts does not have."""
+
+    def check(self, program, shown, real):
+        """All is told below a root, and it does not end."""
+        make(real + "/x")
+        os.mkdir(real + "/d")
+        found = self.reported_in_shown(program, real + "/d", shown + "/d")
+        found.update(self.reported_in_shown(program, real, shown))
+        self.assertEqual({path: names & {"CREATE"} for path, names in found.items()},
+                         {shown + "/x": {"CREATE"}, shown + "/d": {"CREATE"}})
+        os.remove(real + "/x")
+        shutil.rmtree(real + "/d")
+
+    def reported_in_shown(self, program, real, shown):
+        return self.reported(program, shown, real)
+
+    def filters(self, where):
+        return [name for name in FILTERS if available(name, where) is None]
+
+    def make_chroot(self):
+        """Make the tree, a plain directory, what a process may have for its root: the command that
+        runs fanfp there.  In it is a directory w."""
+        python = "/usr/bin/python3"
+        if not os.path.exists(python):
+            self.skipTest("needs " + python)
+        for name in ("usr", "lib", "lib64", "bin", "proc", "sys", "w", "fanfp"):
+            os.mkdir(self.tree + "/" + name)
+        for name in ("usr", "lib", "lib64", "bin"):
+            if os.path.isdir("/" + name):
+                self.mount("--bind", "/" + name, self.tree + "/" + name)
+        self.mount("--bind", HERE, self.tree + "/fanfp")
+        self.mount("-t", "proc", "proc", self.tree + "/proc")
+        self.mount("-t", "sysfs", "sysfs", self.tree + "/sys")      # the fastpath's types are there
+        return ["chroot", self.tree, python, "/fanfp/fanfp.py"]
+
+    def test_chroot(self):
+        """A plain directory is the root of the process, and a directory in it the root given."""
+        command = self.make_chroot()
+        for name in self.filters(self.tree):
+            for root in ("/w", "/"):
+                with self.subTest(filter=name, root=root):
+                    if root == "/" and name == "inotify":
+                        continue            # it would look through the whole of /usr
+                    program = self.program("--filter", name, "--one-file-system", root,
+                                           command=command)
+                    self.check(program, "/w", self.tree + "/w")
+                    self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_mount_in_a_chroot(self):
+        """What is mounted inside is found, though the root is on no mount that is known."""
+        command = self.make_chroot()
+        os.mkdir(self.tree + "/w/m")
+        program = self.program("/w", command=command)
+        self.mount("-t", "ramfs", "ramfs", self.tree + "/w/m")
+        program.wait_for("/w/m, ramfs")
+        make(self.tree + "/w/m/x")
+        self.assertIn("/w/m/x", self.reported(program, "/w/m", self.tree + "/w/m"))
+
+    def test_namespace(self):
+        """A container's tree, seen through /proc: the root of a mount there, and below it."""
+        holder = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", "mount -t tmpfs x %s && mkdir %s/sub && echo && exec "
+             "sleep 1000" % (self.tree, self.tree)], stdout=subprocess.PIPE)
+        self.addCleanup(holder.stdout.close)
+        self.addCleanup(holder.wait)
+        self.addCleanup(holder.kill)
+        if holder.stdout.readline() != b"\n":
+            self.skipTest("unshare -m does not work here")
+        inner = "/proc/%d/root%s" % (holder.pid, self.tree)
+        for root in (inner, inner + "/sub"):
+            for name in self.filters(inner):
+                with self.subTest(filter=name, root=root[len(inner):]):
+                    program = self.program("--filter", name, root)
+                    self.check(program, root, root)
+                    self.assertEqual(program.stop()[0], -signal.SIGTERM)
+            text = subprocess.check_output(MODULE + ["--probe", root],
+                                           env=cached_environment()).decode()
+            self.assertRegex(text, r"auto takes +%s\n" % best(root))
+
+    def test_unmounted_before(self):
+        """A directory of a file system that is unmounted already, lazily, is a root like others."""
+        self.mount("-t", "tmpfs", "tmpfs", self.tree)
+        held = os.open(self.tree, os.O_RDONLY | os.O_DIRECTORY)
+        self.addCleanup(os.close, held)
+        os.set_inheritable(held, True)
+        subprocess.check_call(["umount", "-l", self.tree])
+        root = "/proc/%d/fd/%d" % (os.getpid(), held)
+        for name in self.filters(root):
+            with self.subTest(filter=name):
+                program = self.program("--filter", name, root)
+                self.check(program, root, root)
+                self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+
+class Unanswered(Mounts):
+    """File systems that somebody else answers for, who does not."""
+
+    def mount_raw(self, kind, target, options):
+        """mount(2), since mount(8) asks what it mounts; undone with the test."""
+        if LIBC.mount(b"fanfp-test", os.fsencode(target), kind.encode(), 0, options.encode()):
+            self.skipTest("mounting %s: %s" % (kind, os.strerror(ctypes.get_errno())))
+        self.addCleanup(LIBC.umount2, os.fsencode(target), 2)           # MNT_DETACH
+
+    def hang(self, target, user=0, mode=0o40000):
+        """Mount a FUSE file system of which nobody reads what is asked: the file through which
+        one would.  When that is closed, who waits there is let go, with ENOTCONN."""
+        try:
+            device = open("/dev/fuse", "rb+", buffering=0)
+        except OSError as error:
+            self.skipTest("/dev/fuse: %s" % error)
+        self.mount_raw("fuse.hung", target, "fd=%d,rootmode=%o,user_id=%d,group_id=%d"
+                       % (device.fileno(), mode, user, user))
+        self.addCleanup(device.close)
+        return device
+
+    def watch(self, *arguments, **options):
+        return self.program(*arguments, start_new_session=True, **options)
+
+    def check_alive(self, program):
+        """The rest of the tree is heard, and one signal ends it."""
+        write(self.tree + "/alive")
+        self.assertIn("CREATE", self.reported(program)[self.tree + "/alive"])
+        begun = time.monotonic()
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+        self.assertLess(time.monotonic() - begun, PATIENCE / 2)
+
+    def check_threads(self, program, needed=True):
+        """Those beside the reading keep no capability that the one which reads has dropped."""
+        pid = program.process.pid
+        kept = privileges(pid)
+        others = [task for task in os.listdir("/proc/%d/task" % pid) if task != str(pid)]
+        if needed:
+            self.assertNotEqual(others, [])
+        for task in others:
+            found = privileges("%d/task/%s" % (pid, task))
+            for name in found:
+                self.assertEqual(found[name] & ~kept[name], 0, name)
+
+    def each_filter(self):
+        return ["auto"] + [name for name in FILTERS if available(name, self.tree) is None]
+
+    def test_before_the_start(self):
+        os.mkdir(self.tree + "/m")
+        self.hang(self.tree + "/m")
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                program = self.watch("--filter", name, self.tree)
+                self.assertIn(b"not watched: %s/m, fuse.hung " % os.fsencode(self.tree),
+                              program.errors)
+                self.assertIn("(filter: %s)" % (BEST if name == "auto" else name),
+                              program.errors.decode())
+                self.check_alive(program)
+                os.remove(self.tree + "/alive")
+
+    def test_after_the_start(self):
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                os.mkdir(self.tree + "/" + name)
+                program = self.watch("--filter", name, self.tree)
+                self.hang(self.tree + "/" + name)
+                write(self.tree + "/meanwhile")
+                self.assertEqual(set(self.reported(program)), {self.tree + "/meanwhile"})
+                program.wait_for("not watched: %s/%s, fuse.hung " % (self.tree, name))
+                if name in ("auto", "inotify"):
+                    self.check_threads(program)
+                self.check_alive(program)
+                os.remove(self.tree + "/alive")
+                os.remove(self.tree + "/meanwhile")
+
+    def test_of_an_ordinary_user(self):
+        os.mkdir(self.tree + "/m")
+        program = self.watch(self.tree)
+        self.hang(self.tree + "/m", user=65534)
+        program.wait_for("not watched: %s/m, fuse.hung" % self.tree)
+        self.check_alive(program)
+
+    def test_over_what_is_watched(self):
+        """Over a mount in the tree, over a directory that has one, over the root's parent."""
+        for name in ("/m", "/d/e", "/f"):
+            os.makedirs(self.tree + name)
+        for name in ("/m", "/d/e"):
+            self.mount("-t", "tmpfs", "tmpfs", self.tree + name)
+        covered = os.open(self.tree + "/d/e", os.O_RDONLY)
+        self.addCleanup(os.close, covered)
+        program = self.watch(self.tree)
+        for name in ("/m", "/d"):
+            self.hang(self.tree + name)
+            program.wait_for("not watched: %s%s, fuse.hung" % (self.tree, name))
+        make("/proc/self/fd/%d/x" % covered)        # in a directory that can't be looked at
+        write(self.tree + "/f/x")
+        self.assertIn(self.tree + "/f/x", self.reported(program))
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_moved_in_with_a_directory(self):
+        """What is in a directory that is moved in is looked at, but for what is mounted there."""
+        os.makedirs(self.out + "/d/m")
+        self.hang(self.out + "/d/m")
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                program = self.watch("--filter", name, self.tree)
+                write(self.out + "/d/f")            # an ignore mark, with `marks`
+                os.mkdir(self.out + "/d/" + name)
+                os.rename(self.out + "/d", self.tree + "/d")
+                write(self.tree + "/d/x")
+                self.assertIn("MOVED_TO", self.reported(program)[self.tree + "/d"])
+                program.wait_for("not watched: %s/d/m, fuse.hung " % self.tree)
+                self.check_alive(program)
+                os.rename(self.tree + "/d", self.out + "/d")
+                os.remove(self.tree + "/alive")
+
+    def test_mounted_again_and_again(self):
+        """Mounts that never answer come and go: nothing is missed, and nothing is left of them."""
+        os.mkdir(self.tree + "/m")
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                program = self.watch("--filter", name, self.tree)
+                directories = ["/proc/%d/%s" % (program.process.pid, each)
+                               for each in ("fd", "task")]
+                # The first of its kind may have a filter made, which stays.
+                device = self.hang(self.tree + "/m")
+                program.wait_for("not watched: %s/m, fuse.hung" % self.tree)
+                LIBC.umount2(os.fsencode(self.tree + "/m"), 2)
+                device.close()
+                end = time.monotonic() + PATIENCE
+                while len(os.listdir(directories[1])) > 1:
+                    self.assertLess(time.monotonic(), end)
+                    time.sleep(0.05)
+                for _ in range(2):                  # in which it lets go of what the thread had
+                    self.reported(program)
+                before = len(os.listdir(directories[0])), 1
+                paths = {"%s/%s-%d" % (self.tree, name, number) for number in range(100)}
+                for path in sorted(paths):
+                    device = self.hang(self.tree + "/m")
+                    make(path)
+                    LIBC.umount2(os.fsencode(self.tree + "/m"), 2)
+                    device.close()
+                self.assertEqual(paths - set(self.reported(program)), set())
+                end = time.monotonic() + PATIENCE
+                while any(len(os.listdir(each)) > count
+                          for each, count in zip(directories, before)):
+                    self.assertLess(time.monotonic(), end, before)
+                    time.sleep(0.05)
+                self.check_alive(program)
+                os.remove(self.tree + "/alive")
+                self.assertNotIn(b"No such file", program.errors)
+
+    def test_unmounted_and_mounted_again(self):
+        """What a server serves is no obstacle to an umount, which is told once; and then anew."""
+        place = self.tree + "/m"
+        os.mkdir(place)
+        program = self.watch(self.tree)
+        for _ in range(2):
+            self.serve(place)
+            program.wait_for("%s, fuse mounted inside, is watched from now on" % place)
+            make(place + "/x")
+            self.reported_in(program, self.tree, place)
+            unmount(place)
+            events = program.until_told("UNMOUNT", place)
+            write(self.tree + "/told")
+            events += program.until(self.tree + "/told")
+            os.remove(self.tree + "/told")
+            self.assertEqual([event for event in events if "UNMOUNT" in event["events"]], [])
+
+    def test_unmounted_before_much_is_read(self):
+        """The thread that watched it has ended before all else that had happened is read: that it
+        is unmounted is told all the same, once."""
+        place = self.tree + "/m"
+        os.mkdir(place)
+        notices, events, before = [], [], threading.active_count()
+        with fanfp.Watch(self.tree, filter="inotify", events="CREATE",
+                         notice=notices.append) as watch:
+            self.serve(place)
+            until = time.monotonic() + PATIENCE
+            while not any("is watched from now on" in notice for notice in notices):
+                self.assertLess(time.monotonic(), until, "it is not watched")
+                watch.read(0.1)
+            for number in range(3 * fanfp.EVENTS_AT_ONCE):
+                make("%s/%d" % (self.tree, number))
+            unmount(place)
+            while threading.active_count() > before:
+                self.assertLess(time.monotonic(), until, "the thread goes on")
+                time.sleep(0.01)
+            make(self.tree + "/end")
+            while self.tree + "/end" not in [event.path for event in events] \
+                    or place not in [event.path for event in events]:
+                self.assertLess(time.monotonic(), until, "it does not come to that")
+                events += watch.read(0.1)
+            make(self.tree + "/end2")
+            while events[-1].path != self.tree + "/end2":
+                self.assertLess(time.monotonic(), until, "it does not come to that")
+                events += watch.read(0.1)
+        self.assertEqual([event.path for event in events if event.mask & fanfp.UNMOUNT], [place])
+
+    def test_it_answers_later(self):
+        """It is taken in when it does, and heard from then on; below it, too."""
+        os.mkdir(self.tree + "/m")
+        server = self.serve(self.tree + "/m")
+        server.send_signal(signal.SIGSTOP)
+        program = self.watch(self.tree)
+        self.assertIn(b"not watched: %s/m, fuse does not answer" % os.fsencode(self.tree),
+                      program.errors)
+        server.send_signal(signal.SIGCONT)
+        program.wait_for("%s/m, fuse mounted inside, is watched from now on" % self.tree)
+        self.check_threads(program, available("trace", None) is not None)
+        os.mkdir(self.tree + "/m/d")
+        found = self.reported_in(program, self.tree, self.tree + "/m", self.tree + "/m/d")
+        self.assertEqual(found, {self.tree + "/m/d": {"CREATE"}})
+        # It stops while it is watched; what it is asked for then is nobody's loss but its own.
+        server.send_signal(signal.SIGSTOP)
+        self.check_alive(program)
+
+    def test_what_lies_on_it(self):
+        """A tmpfs in what does not answer, and an overlay made of it."""
+        os.mkdir(self.tree + "/m")
+        os.mkdir(self.tree + "/o")
+        server = self.serve(self.tree + "/m")
+        for name in ("/m/t", "/m/lower"):
+            os.mkdir(self.tree + name)
+        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m/t")
+        self.mount("-t", "overlay", "o", "-o", "lowerdir=%s/m/lower:%s/m/t"
+                   % (self.tree, self.tree), self.tree + "/o")
+        self.addCleanup(server.send_signal, signal.SIGCONT)     # before they are unmounted
+        server.send_signal(signal.SIGSTOP)
+        program = self.watch(self.tree)
+        for name in (b"m, fuse", b"o, overlay"):
+            self.assertIn(b"not watched: %s/%s does not answer"
+                          % (os.fsencode(self.tree), name), program.errors)
+        self.check_alive(program)
+
+    def test_root(self):
+        """A root there is waited for, it is said for what, and a signal ends it."""
+        self.hang(self.tree)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            program = self.watch(self.tree, ready=False)
+            program.wait_for("waiting for %s" % self.tree)
+            self.assertEqual(program.stop(number)[0], -number)
+
+    def test_where_names_lead(self):
+        """Files and links as roots, whose way leads there: they stay what they were."""
+        for name in ("link", "way", "over"):
+            os.makedirs("%s/%s/m" % (self.out, name))
+            write("%s/%s/f" % (self.out, name))
+        self.hang(self.out + "/link/m")
+        os.symlink("link/f", self.out + "/l")
+        os.symlink("way", self.out + "/w")
+        roots = [self.out + name for name in ("/l", "/w/f", "/over/f")]
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                program = self.watch("--filter", name, self.tree, *roots)
+                held = [open(root, "ab", buffering=0) for root in roots]
+                os.symlink("link/m/f", self.out + "/new")
+                os.rename(self.out + "/new", self.out + "/l")
+                self.hang(self.out + "/way")
+                self.hang(self.out + "/over/f", mode=0o100000)
+                for root, file in zip(roots, held):
+                    program.wait_for("%s can't be followed to what it leads to now" % root)
+                    file.write(b"x")
+                    while json.loads(program.line().decode())["path"] != root:
+                        pass
+                    file.close()
+                self.check_alive(program)
+                os.remove(self.tree + "/alive")
+                for target in ("/way", "/over/f"):
+                    LIBC.umount2(os.fsencode(self.out + target), 2)
+                os.remove(self.out + "/l")
+                os.symlink("link/f", self.out + "/l")
+
+    def test_link_that_leads_there(self):
+        """A root that is one is waited for like the mount itself, and what it leads across."""
+        self.serve(self.tree)
+        os.symlink(self.out, self.tree + "/back")
+        os.symlink(self.tree, self.out + "/l")
+        program = self.watch(self.out + "/l", self.tree + "/back", self.out + "/l/back")
+        make(self.tree + "/x")
+        while json.loads(program.line().decode())["path"] != self.out + "/l/x":
+            pass
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_library_changes_its_user(self):
+        """All threads of somebody's program may, or the C library ends it."""
+        os.mkdir(self.tree + "/m")
+        self.serve(self.tree + "/m")
+        program = "import os, sys, fanfp; w = fanfp.Watch(sys.argv[1]); os.setuid(65534)"
+        run(sys.executable, "-c", program, self.tree, env=cached_environment(),
+            stderr=subprocess.DEVNULL)
+
+    def test_root_that_answers(self):
+        self.serve(self.tree)
+        os.mkdir(self.tree + "/d")
+        program = self.watch(self.tree)
+        make(self.tree + "/d/x")
+        self.assertIn(self.tree + "/d/x", self.reported_in(program, self.tree))
+        make(self.tree + "/y")
+        self.assertIn(self.tree + "/y", self.reported_in(program, self.tree + "/d"))
+
+    def test_automount_point(self):
+        """It is not triggered, before or after the start."""
+        self.addCleanup(os.setpgid, 0, os.getpgid(0))
+        pipes = []
+
+        def arrange(path):
+            os.mkdir(path)
+            read_fd, write_fd = os.pipe()
+            os.set_blocking(read_fd, False)
+            pipes.append(read_fd)
+            self.addCleanup(os.close, read_fd)
+            # Of the process group named, nobody triggers it: so that is this one.
+            self.mount_raw("autofs", path, "fd=%d,pgrp=%d,minproto=5,maxproto=5,direct"
+                           % (write_fd, os.getpgid(0)))
+            os.close(write_fd)
+        arrange(self.tree + "/before")
+        for name in self.each_filter():
+            with self.subTest(filter=name):
+                program = self.watch("--filter", name, self.tree)
+                arrange(self.tree + "/after-" + name)
+                # The list of mounts is followed in order: by then that one has been looked at.
+                os.mkdir(self.tree + "/m-" + name)
+                self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m-" + name)
+                program.wait_for("%s/m-%s, " % (self.tree, name))
+                self.check_alive(program)
+                os.remove(self.tree + "/alive")
+                for pipe in pipes:
+                    self.assertRaises(BlockingIOError, os.read, pipe, 1)
+
+
+class FsErrors(Mounts):
+    """What a file system says of its own damage."""
+
+    def setUp(self):
+        super().setUp()
+        if not shutil.which("mkfs.ext4") or not shutil.which("debugfs"):
+            self.skipTest("needs mkfs.ext4 and debugfs")
+        if available("user", self.tree):
+            self.skipTest("needs fanotify")
+        os.close(self.group_with_targets())
+        self.disk = self.out + "/disk"
+        make(self.disk)
+        os.truncate(self.disk, 16 << 20)
+        run("mkfs.ext4", "-q", self.disk, stderr=subprocess.DEVNULL)
+        for request in ("mkdir damaged", "mkdir sub", "set_inode_field damaged block[0] 0"):
+            run("debugfs", "-w", "-R", request, self.disk, stderr=subprocess.DEVNULL)
+        self.mount("-o", "loop", self.disk, self.tree)
+        device = os.stat(self.tree).st_dev
+        link = "/sys/dev/block/%d:%d" % (os.major(device), os.minor(device))
+        self.trigger = "/sys/fs/ext4/%s/trigger_fs_error" % os.path.basename(os.path.realpath(link))
+        if not os.path.exists(self.trigger):
+            self.skipTest("needs ext4 with trigger_fs_error")
+
+    def group_with_targets(self):
+        fd, targets = fanfp.new_group()
+        if not targets:
+            os.close(fd)
+            self.skipTest("needs Linux 5.17")
+        return fd
+
+    def break_down(self, number=1):
+        """Have ext4 meet errors of no inode."""
+        for _ in range(number):
+            with open(self.trigger, "w") as file:
+                file.write("by a test of fanfp")
+
+    def meet_damage(self):
+        """Have ext4 meet a damaged directory; the number of its inode."""
+        with self.assertRaises(OSError) as raised:
+            os.listdir(self.tree + "/damaged")
+        self.assertEqual(raised.exception.errno, errno.EUCLEAN)
+        return next(entry.inode() for entry in os.scandir(self.tree) if entry.name == "damaged")
+
+    def each_filter(self):
+        for name in FILTERS:
+            if name not in ("trace", "inotify") and not available(name, self.tree):
+                with self.subTest(name):
+                    yield name
+
+    def test_told(self):
+        """By default: number, how often since the last, inode; of the whole file system, whatever
+        paths and processes are asked for."""
+        for name in self.each_filter():
+            program = self.program("--filter", name, "--exclude", ".", "--comm", "nobody",
+                                   self.tree + "/sub", json_lines=True)
+            inode = self.meet_damage()
+            event = json.loads(program.line().decode())
+            self.assertGreaterEqual(event.pop("error_count"), 1)
+            self.assertEqual((event["events"], event["path"], event["error"], event["inode"]),
+                             (["FS_ERROR"], self.tree + "/sub", errno.EUCLEAN, inode))
+            stopped = Stopped(program)
+            self.break_down(3)
+            stopped.go_on()
+            counted = 0
+            while counted < 3:
+                event = json.loads(program.line().decode())
+                self.assertEqual((event["error"], event["inode"]), (errno.EUCLEAN, None))
+                if tuple(map(int, re.findall(r"\d+", os.uname().release)[:1])) < (7,):
+                    self.assertEqual(event["pid"], os.getpid())     # then it is a kernel thread
+                counted += event["error_count"]
+            self.assertEqual(counted, 3)
+            self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_line(self):
+        for name in self.each_filter():
+            program = self.program("--filter", name, "-e", "fs_error", self.tree,
+                                   json_lines=False)
+            write(self.tree + "/not-told-" + name)
+            inode = self.meet_damage()
+            self.assertRegex(program.line().decode(), r": FS_ERROR,ISDIR %s \(Structure needs "
+                             r"cleaning, errno 117, \d+ times?, inode %d\)\n$" % (self.tree, inode))
+
+    def test_own(self):
+        """fanfp's own look-ups meet damage as others do."""
+        with fanfp.Watch(self.tree + "/sub", own=False) as watch:
+            self.break_down()
+            event, = watch.read(PATIENCE)
+            self.assertEqual(event.fs_error[:2], (errno.EUCLEAN, 1))
+            write(self.tree + "/sub/own")
+            self.break_down()
+            event, = watch.read(PATIENCE)
+            self.assertEqual(event.events, ("FS_ERROR",))
+
+    def test_mounted_inside(self):
+        """It is called as the mount that it is of."""
+        with fanfp.Watch(self.top, exclude="/out(/|$)") as watch:
+            self.break_down()
+            event, = watch.read(PATIENCE)
+            self.assertEqual((event.path, event.fs_error.inode), (self.tree, None))
+
+    def test_not_had(self):
+        """Where nothing would ever come, it is an error; by default it is not asked for."""
+        with self.assertRaisesRegex(fanfp.Error, "inotify does not tell of FS_ERROR"):
+            fanfp.Watch(self.tree, filter="inotify", events="FS_ERROR")
+        with fanfp.Watch(self.tree, filter="inotify") as watch:
+            self.break_down()
+            write(self.tree + "/f")
+            self.assertEqual(watch.read(PATIENCE)[0].path, self.tree + "/f")
+
+
+class NineP(Base):
+    """9p, as a virtual machine's shared directory is mounted by default: without a cache, so that
+    a directory is another inode once nobody has it open."""
+
+    def setUp(self):
+        found = [os.fsdecode(mount.path) for mount in fanfp.read_mounts()
+                 if fanfp.forgets_inodes(mount) and os.access(mount.path, os.W_OK)]
+        if not found:
+            self.skipTest("needs a 9p file system without a cache that can be written to")
+        self.where = found[-1]
+        super().setUp()
+
+    @staticmethod
+    def descriptors(program):
+        return len(os.listdir("/proc/%d/fd" % program.process.pid))
+
+    def test_directories(self):
+        """Those there before and those made later are heard, and renamed; none is kept open once
+        it is gone or moved out."""
+        os.makedirs(self.tree + "/before/b/c")
+        program = self.program(self.tree)
+        for place in ("/before", "/made"):
+            os.makedirs(self.tree + place + "/b/c", exist_ok=True)
+            self.reported(program)
+            write(self.tree + place + "/b/c/f")
+            os.rename(self.tree + place, self.tree + place + "2")
+            self.reported(program)
+            write(self.tree + place + "2/b/g")
+            found = self.reported(program)
+            self.assertLessEqual({"CREATE", "MODIFY", "CLOSE_WRITE"},
+                                 found[self.tree + place + "2/b/g"])
+        before = self.descriptors(program)
+        shutil.rmtree(self.tree + "/made2")
+        os.rename(self.tree + "/before2", self.out + "/x")
+        self.reported(program)
+        self.assertEqual(self.descriptors(program), before - 6)
+        write(self.out + "/x/b/f")
+        self.assertEqual(self.reported(program), {})
+
+    def test_too_few_descriptors(self):
+        """It is said, once, and the rest goes on."""
+        for number in range(100):
+            os.mkdir(self.tree + "/%d" % number)
+        program = self.program(self.tree, preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_NOFILE, (256, 256)))
+        self.assertEqual(program.errors.count(b"; raise the limit (ulimit -n), "), 1)
+        write(self.tree + "/f")
+        self.assertIn(self.tree + "/f", self.reported(program))
+
+
+class NinePOptions(unittest.TestCase):
+    def test_cache(self):
+        """As kernels before and after 6.4 write it."""
+        for options, forgets in (
+                (b"rw,access=client,msize=262144,trans=virtio", True),
+                (b"rw,cache=none", True), (b"rw,cache=mmap,trans=fd", True),
+                (b"rw,cache=0x5", True),
+                (b"rw,cache=0xf,access=client", False), (b"rw,cache=loose", False),
+                (b"rw,cache=fscache", False), (b"rw,cache=0x8f", False)):
+            mount = fanfp.Mount(1, 0, "0:1", b"/", b"/m", "9p", options)
+            self.assertEqual(fanfp.forgets_inodes(mount), forgets, options)
+            self.assertFalse(fanfp.forgets_inodes(mount._replace(kind="ext4")))
+
+
+# =============================================================================================
+# 12. Watch: the library
+# =============================================================================================
 
 class Library(Base):
     """class Watch in this process.  Its own events are not reported, so others make them."""
@@ -7272,4164 +8769,2663 @@ class Own(Base):
 
 
 # =============================================================================================
-# Decoding
+# 13. The command line
 # =============================================================================================
 
-KEY = b"FILESYST" + struct.pack("=Ii", 8, 1) + b"handle-1"
-OTHER = b"FILESYST" + struct.pack("=Ii", 12, 1) + b"another-one1"
-
-
-def record(kind, key, name=None):
-    """An information record."""
-    body = key + (name + b"\0" if name is not None else b"")
-    body += b"\0" * (-len(body) % 4)
-    return struct.pack("=BBH", kind, 0, 4 + len(body)) + body
-
-
-def event(mask, pid, *records):
-    """A fanotify event."""
-    body = b"".join(records)
-    return struct.pack("=IBBHQii", 24 + len(body), 3, 0, 24, mask, -1, pid) + body
-
-
-class Decoding(unittest.TestCase):
-    """decode() on buffers, whole and damaged."""
-
-    buffer = (event(fanfp.CREATE, 7, record(2, KEY, b"name"), record(1, OTHER))
-              + event(fanfp.RENAME | fanfp.ISDIR, 8, record(10, KEY, b"old"),
-                      record(12, OTHER, b"new"), record(1, KEY))
-              + event(fanfp.Q_OVERFLOW, 0)
-              + event(fanfp.FS_ERROR, 9, record(1, KEY[:8] + struct.pack("=IiII", 8, 1, 12, 3)),
-                      struct.pack("=BBHiI", 5, 0, 12, errno.EIO, 2))
-              + event(fanfp.FS_ERROR, 9, record(1, KEY[:8] + struct.pack("=Ii", 0, 255)))
-              + event(fanfp.ATTRIB, 9, record(1, KEY))
-              + event(fanfp.OPEN | fanfp.ISDIR, 9, record(2, KEY, b"."))
-              + event(fanfp.CLOSE_WRITE, 10, record(2, OTHER, b"n" * 255), record(1, KEY)))
-
-    def decoded(self, buffer):
-        """The events up to any damage, and the Error or None."""
-        found = []
-        try:
-            for raw in fanfp.decode(buffer):
-                found.append(fanfp.Raw(*raw)[:-1])
-        except fanfp.Error as error:
-            return found, error
-        return found, None
-
-    def test_whole(self):
-        found, error = self.decoded(self.buffer)
-        self.assertIsNone(error)
-        self.assertEqual(found, [
-            (fanfp.CREATE, 7, KEY, b"name", None, None, None),
-            (fanfp.RENAME | fanfp.ISDIR, 8, OTHER, b"new", KEY, KEY, b"old"),
-            (fanfp.Q_OVERFLOW, 0, None, None, None, None, None),
-            (fanfp.FS_ERROR, 9, KEY[:8] + struct.pack("=IiII", 8, 1, 12, 3), (errno.EIO, 2, 12),
-             None, None, None),
-            (fanfp.FS_ERROR, 9, KEY[:8] + struct.pack("=Ii", 0, 255), (errno.EIO, 1, None),
-             None, None, None),
-            (fanfp.ATTRIB, 9, None, None, KEY, None, None),
-            (fanfp.OPEN | fanfp.ISDIR, 9, KEY, b".", None, None, None),
-            (fanfp.CLOSE_WRITE, 10, OTHER, b"n" * 255, None, None, None)])
-
-    def test_truncated(self):
-        """Cut anywhere: the events before the cut and an Error, or a whole number of events."""
-        whole, _ = self.decoded(self.buffer)
-        ends = []
-        for raw in fanfp.decode(self.buffer):
-            ends.append(raw[-1])
-        for cut in range(len(self.buffer)):
-            found, error = self.decoded(self.buffer[:cut])
-            self.assertEqual(found, whole[:sum(end <= cut for end in ends)])
-            self.assertEqual(error is None, cut in [0] + ends)
-
-    def test_corrupt(self):
-        """Any byte changed: no hang, no crash, and what is read is within the event."""
-        generator = random.Random(1)
-        for at in range(len(self.buffer)):
-            for value in (0, 1, 0xFF, generator.randrange(256)):
-                damaged = self.buffer[:at] + bytes([value]) + self.buffer[at + 1:]
-                found, _ = self.decoded(damaged)
-                self.assertLessEqual(len(found), len(self.buffer) // 24)
-                for raw in found:
-                    for part in raw[2:]:
-                        self.assertTrue(part is None or isinstance(part, fanfp.FsError)
-                                        or part == b"." or part in damaged)
-
-    def test_wrong_version(self):
-        wrong = struct.pack("=IBBHQii", 24, 4, 0, 24, fanfp.Q_OVERFLOW, -1, 0)
-        found, error = self.decoded(event(fanfp.Q_OVERFLOW, 0) + wrong)
-        self.assertEqual(len(found), 1)
-        self.assertIn("at byte 24: not version 3", str(error))
-
-    def test_unknown_records_are_skipped(self):
-        found, error = self.decoded(event(fanfp.CREATE, 7, record(99, b"whatever"),
-                                          record(2, KEY, b"name")))
-        self.assertIsNone(error)
-        self.assertEqual(found[0][2:4], (KEY, b"name"))
-
-    def test_inotify(self):
-        one = struct.pack("=iIII", 1, fanfp.CREATE, 0, 16) + b"name".ljust(16, b"\0")
-        two = struct.pack("=iIII", -1, fanfp.Q_OVERFLOW, 0, 0)
-        self.assertEqual(list(fanfp.decode_inotify(one + two)),
-                         [(1, fanfp.CREATE, 0, b"name"), (-1, fanfp.Q_OVERFLOW, 0, b"")])
-        for cut in range(len(one) + 1, len(one + two)):
-            with self.assertRaises(fanfp.Error):
-                list(fanfp.decode_inotify((one + two)[:cut]))
-
-    def test_printable(self):
-        self.assertEqual(fanfp.printable("plain é"), "plain é")
-        self.assertEqual(fanfp.printable("a\nb\t\x1b\\\udcff\u202e"),
-                         "a\\nb\\t\\x1b\\\\\\xff\\u202e")
-        self.assertEqual(fanfp.printable("\udc88\x88"), "\\x88\\u0088")
-        characters = list(map(chr, range(1, 0x3100))) + list(map(chr, range(0xDC80, 0xDD00))) \
-            + ["\\x88", "\\u0088", "\\n", "\\\\", "\U000e0001"]
-        self.assertEqual(len({fanfp.printable(each) for each in characters}), len(characters))
-
-    def test_mount_paths(self):
-        self.assertEqual(fanfp.unescape_octal(b"/a\\040b\\134c"), b"/a b\\c")
-
-
-# =============================================================================================
-# BPF objects: reading, relocating and loading them, on the running kernel
-# =============================================================================================
-
-BPF_TESTS = os.path.join(HERE, "bpf", "tests")
-COMPILERS = ("clang-16", "clang-19")
-COMPILE = "-g -O2 -Wall -target bpf -mcpu=v3 -fdebug-compilation-dir=.".split()
-
-_kernel = None
-
-
-def kernel():
-    """The kernel's BTF, read once."""
-    global _kernel
-    if _kernel is None:
-        _kernel = fanfp.kernel_btf()
-    return _kernel
-
-
-def compiler_includes():
-    """Where a distribution keeps asm/types.h of this machine."""
-    return ["-I" + path for path in glob.glob("/usr/include/*-linux-gnu*")]
-
-
-class Objects:
-    """The test objects: compiled here where there is a compiler, else the prebuilt ones."""
-
-    def __init__(self):
-        self.directory = None
-        self.made = {}
-
-    def data(self, name, compiler):
-        key = name, compiler
-        if key not in self.made:
-            self.made[key] = self._compile(name, compiler) or self._prebuilt(name, compiler)
-        return self.made[key]
-
-    def path(self, name, compiler):
-        self.data(name, compiler)
-        return os.path.join(self._directory(), "%s.%s.o" % (name, compiler))
-
-    def read(self, name, compiler="clang-19"):
-        return fanfp.read_object(self.data(name, compiler), name)
-
-    def _directory(self):
-        if self.directory is None:
-            self.directory = tempfile.mkdtemp(prefix="fanfp-objects-")
-        return self.directory
-
-    def _compile(self, name, compiler):
-        source = os.path.join(BPF_TESTS, name + ".bpf.c")
-        if not shutil.which(compiler) or not os.path.exists("/usr/include/bpf/bpf_helpers.h"):
-            return None
-        target = os.path.join(self._directory(), "%s.%s.o" % (name, compiler))
-        subprocess.check_call([compiler] + COMPILE + compiler_includes()
-                              + ["-c", os.path.basename(source), "-o", target], cwd=BPF_TESTS)
-        with open(target, "rb") as file:
-            return file.read()
-
-    def _prebuilt(self, name, compiler):
-        path = os.path.join(BPF_TESTS, "%s.%s.o" % (name, compiler))
-        if not os.path.exists(path):
-            raise unittest.SkipTest("neither %s nor %s is here" % (compiler, path))
-        target = os.path.join(self._directory(), "%s.%s.o" % (name, compiler))
-        shutil.copy(path, target)
-        with open(path, "rb") as file:
-            return file.read()
-
-    def close(self):
-        if self.directory is not None:
-            shutil.rmtree(self.directory)
-            self.directory = None
-            self.made = {}
-
-
-OBJECTS = Objects()
-
-
-def tearDownModule():
-    OBJECTS.close()
-
-
-def bpf_descriptors():
-    """The descriptors of this process that hold something of BPF in the kernel."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink("/proc/self/fd/" + name)
-        except OSError:
-            continue
-        if target.startswith("anon_inode:") and ("bpf" in target or "btf" in target):
-            found.append(target)
-    return found
-
-
-def program_info(fd):
-    """(tag, instructions as the kernel has them) of a loaded program."""
-    def ask(size, address):
-        info = ctypes.create_string_buffer(
-            struct.pack("=II8sIIQQ", 0, 0, b"", 0, size, 0, address), 232)
-        fanfp.bpf(fanfp.BPF_OBJ_GET_INFO_BY_FD,
-                  struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)), "ask of a program")
-        return struct.unpack_from("=II8sIIQQ", info.raw)
-    tag, size = ask(0, 0)[2], ask(0, 0)[4]
-    insns = ctypes.create_string_buffer(size)
-    ask(size, ctypes.addressof(insns))
-    return tag, insns.raw[:size]
-
-
-def first_key(found):
-    """The first key of a map, or None."""
-    key = ctypes.create_string_buffer(found.key_size)
-    try:
-        fanfp.bpf(fanfp.BPF_MAP_GET_NEXT_KEY, struct.pack(
-            "=IIQQQ", found.fd, 0, 0, ctypes.addressof(key), 0), "ask for a key")
-    except fanfp.Error as why:
-        if why.errno != errno.ENOENT:
-            raise
-        return None
-    return key.raw
-
-
-def without_maps(insns):
-    """Instructions with the ids of maps taken out: they differ with each load."""
-    insns = bytearray(insns)
-    for at in range(0, len(insns), 8):
-        if insns[at] == fanfp.BPF_LD_IMM64 and insns[at + 1] >> 4 in (1, 2):
-            insns[at + 4:at + 8] = b"\0\0\0\0"
-    return bytes(insns)
-
-
-class Libbpf:
-    """The reference: libbpf, by ctypes."""
-
-    def __init__(self):
-        try:
-            self.library = ctypes.CDLL(os.environ.get("FANFP_LIBBPF", "libbpf.so.1"),
-                                       use_errno=True)
-        except OSError:
-            raise unittest.SkipTest("libbpf.so.1 is not here")
-        for name in ("bpf_object__open_file", "bpf_object__next_program", "bpf_object__next_map"):
-            getattr(self.library, name).restype = ctypes.c_void_p
-        for name in ("bpf_program__name", "bpf_map__name"):
-            getattr(self.library, name).restype = ctypes.c_char_p
-        self.library.libbpf_set_print(None)
-
-    def load(self, path, names):
-        """(handle, {program: descriptor}) of the programs with these names of an object file."""
-        handle = self.library.bpf_object__open_file(path.encode(), None)
-        if not handle:
-            raise unittest.SkipTest("libbpf can't read " + path)
-        handle = ctypes.c_void_p(handle)
-        for name, program in self.programs(handle):
-            if name not in names:
-                self.library.bpf_program__set_autoload(program, ctypes.c_bool(False))
-        if self.library.bpf_object__load(handle):
-            self.library.bpf_object__close(handle)
-            raise unittest.SkipTest("libbpf can't load " + path)
-        return handle, {name: self.library.bpf_program__fd(program)
-                        for name, program in self.programs(handle) if name in names}
-
-    def programs(self, handle):
-        program = self.library.bpf_object__next_program(handle, None)
-        while program:
-            program = ctypes.c_void_p(program)
-            yield self.library.bpf_program__name(program).decode(), program
-            program = self.library.bpf_object__next_program(handle, program)
-
-    def attach_types(self, handle):
-        """{program: (type, attach type)}."""
-        return {name: (self.library.bpf_program__type(program),
-                       self.library.bpf_program__expected_attach_type(program))
-                for name, program in self.programs(handle)}
-
-    def maps(self, handle):
-        """{map: descriptor}."""
-        found, at = {}, self.library.bpf_object__next_map(handle, None)
-        while at:
-            at = ctypes.c_void_p(at)
-            found[self.library.bpf_map__name(at).decode()] = self.library.bpf_map__fd(at)
-            at = self.library.bpf_object__next_map(handle, at)
-        return found
-
-    def sections(self):
-        """{section that libbpf knows: (type, attach type, takes a name after a slash)}.
-
-        It tells them when it is asked for one that it doesn't know.
-        """
-        told, text, libc = [], ctypes.create_string_buffer(1 << 14), ctypes.CDLL(None)
-
-        @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-        def tell(_, form, arguments):
-            libc.vsnprintf(text, ctypes.c_size_t(len(text)), form, ctypes.c_void_p(arguments))
-            told.append(text.value.decode())
-            return 0
-        self.library.libbpf_set_print(tell)
-        self.kind(b"no such section")
-        self.library.libbpf_set_print(None)
-        names, = [line.split(" are: ")[1].split() for line in told if " names are: " in line]
-        return {name.rstrip("+"): self.kind(name.rstrip("+").encode()) + (name.endswith("+"),)
-                for name in names}
-
-    def kind(self, name):
-        kind, attach_type = ctypes.c_int(-1), ctypes.c_int(-1)
-        self.library.libbpf_prog_type_by_name(name, ctypes.byref(kind), ctypes.byref(attach_type))
-        return kind.value, attach_type.value
-
-    def close(self, handle):
-        self.library.bpf_object__close(handle)
-
-
-def needs_bpf():
-    """Skip, with the reason, where nothing can be loaded."""
-    if sys.byteorder != "little":
-        raise unittest.SkipTest("the test objects are little-endian")
-    if not os.path.exists("/sys/kernel/btf/vmlinux"):
-        raise unittest.SkipTest("this kernel has no BTF")
-    try:
-        os.close(fanfp.bpf(fanfp.BPF_MAP_CREATE, struct.pack("=IIII", 2, 4, 4, 1), "try"))
-    except fanfp.Error as why:
-        raise unittest.SkipTest("BPF can't be used here: %s" % why)
-
-
-class BpfTest(unittest.TestCase):
-    """Whatever a test does, nothing of BPF is left afterwards."""
-
-    @classmethod
-    def setUpClass(cls):
-        needs_bpf()
-
-    def setUp(self):
-        self.before = bpf_descriptors()
-
-    def tearDown(self):
-        self.assertEqual(bpf_descriptors(), self.before)
-
-
-class KernelBtfTest(BpfTest):
-    """The types of the kernel."""
-
-    def test_types_are_found_by_name_and_kind(self):
-        btf = kernel()
-        number, = btf.find("task_struct", (fanfp.BTF_STRUCT,))
-        task = btf.type(number)
-        self.assertEqual(task.name, "task_struct")
-        self.assertIn("pid", [member.name for member in task.items])
-        self.assertEqual(btf.find("task_struct", (fanfp.BTF_FUNC,)), [])
-        self.assertEqual(btf.find("no such type", (fanfp.BTF_STRUCT,)), [])
-
-    def test_sizes(self):
-        btf = kernel()
-        self.assertEqual(btf.size_of(btf.find("list_head", (fanfp.BTF_STRUCT,))[0]), 16)
-        self.assertEqual(btf.size_of(btf.find("u64", (fanfp.BTF_TYPEDEF,))[0]), 8)
-
-    def test_every_type_can_be_made(self):
-        btf = kernel()
-        for number in range(0, len(btf), 37):
-            btf.type(number)
-
-    def test_missing_btf_says_what_to_do(self):
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.kernel_btf("/nonexistent/vmlinux")
-        self.assertEqual(caught.exception.errno, errno.ENOENT)
-        self.assertIn("CONFIG_DEBUG_INFO_BTF", str(caught.exception))
-
-    def test_essential_names(self):
-        for name, expected in (("inode", "inode"), ("inode___mine", "inode"),
-                               ("a___b___c", "a___b"),
-                               ("___x", "___x"), ("x___", "x___"), ("a____b", "a____b")):
-            self.assertEqual(fanfp.essential(name), expected, name)
-
-
-class ReadTest(unittest.TestCase):
-    """An object as data."""
-
-    def test_parts_of_an_object(self):
-        for compiler in COMPILERS:
-            with self.subTest(compiler):
-                obj = OBJECTS.read("parts", compiler)
-                self.assertEqual(obj.license, b"Dual BSD/GPL")
-                self.assertEqual(sorted(obj.maps),
-                                 ["array", "hash", "jumps", "of_task", "percpu", "ring"])
-                self.assertEqual(obj.maps["array"].value_size, 16)
-                self.assertEqual(obj.maps["percpu"].max_entries, 2)
-                self.assertEqual(obj.maps["of_task"].flags, 1)
-                self.assertEqual(sorted(obj.data), [".bss", ".data", ".data.own", ".rodata"])
-                programs = [function.name for function in obj.functions.values()
-                            if function.is_program]
-                self.assertEqual(sorted(programs), ["fifth", "first", "fourth", "second", "third",
-                                                    "unwanted"])
-                self.assertTrue(obj.externs["bpf_no_such_kfunc"].weak)
-                self.assertFalse(obj.externs["bpf_rcu_read_lock"].weak)
-
-    def test_several_struct_ops(self):
-        obj = OBJECTS.read("ops")
-        self.assertEqual(sorted(obj.struct_ops), ["one", "two"])
-        self.assertEqual(sorted(obj.struct_ops["two"].functions.values()),
-                         ["cong_avoid", "ssthresh", "undo_other"])
-
-    def refuses(self, data, *words):
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.read_object(data, "thing.o")
-        self.assertEqual(caught.exception.errno, errno.ENOEXEC)
-        for word in ("thing.o",) + words:
-            self.assertIn(word, str(caught.exception))
-        self.assertNotIn("\n", str(caught.exception))
-
-    def test_what_is_no_object(self):
-        self.refuses(b"", "not an ELF file")
-        self.refuses(b"#!/bin/sh\n", "not an ELF file")
-        with open(sys.executable, "rb") as file:
-            self.refuses(file.read(), "not a BPF object" if sys.maxsize > 1 << 32 else "32-bit")
-
-    def test_the_other_byte_order(self):
-        data = bytearray(OBJECTS.data("parts", "clang-19"))
-        data[5] = 3 - data[5]
-        self.refuses(bytes(data), "endian")
-
-    def test_truncated(self):
-        data = OBJECTS.data("parts", "clang-19")
-        for size in (10, 63, 64, 1000, len(data) - 1):
-            self.refuses(data[:size])
-
-    def test_without_btf(self):
-        data = OBJECTS.data("parts", "clang-19").replace(b".BTF\0", b".BTX\0")
-        self.refuses(data, "clang -g")
-
-
-class DamageTest(BpfTest):
-    """A damaged object is refused or works; it never hangs, never raises another error, never
-    leaves anything behind."""
-
-    def check(self, data):
-        start = time.perf_counter()
-        try:
-            obj = fanfp.read_object(data, "damaged.o")
-            fanfp.relocate(obj, kernel())
-            self.assertLess(time.perf_counter() - start, 5)
-            # A number changed into millions is no damage that shows: the kernel would make them.
-            if all(spec.max_entries * (spec.key_size + spec.value_size) < 1 << 24
-                   for spec in obj.maps.values()):
-                fanfp.load(obj, kernel()).close()
-        except fanfp.Error as why:
-            self.assertNotIn("\n", str(why))
-        self.assertEqual(bpf_descriptors(), self.before)
-
-    def damage(self, name, compiler, tries):
-        data = OBJECTS.data(name, compiler)
-        chance = random.Random(name + compiler)
-        for _ in range(tries):
-            damaged = bytearray(data)
-            for _ in range(chance.choice((1, 1, 1, 4))):
-                at = chance.randrange(len(data))
-                flipped = damaged[at] ^ 1 << chance.randrange(8)
-                damaged[at] = chance.choice((0, 1, 0x7f, 0x80, 0xff, flipped))
+def flags(row):
+    """The options that a row of fanfp.OPTIONS is of."""
+    return {"-" + row[0], "--" + row[1]} - {"-"}
+
+
+OPTIONS = {option for row in fanfp.OPTIONS for option in flags(row)}
+
+
+class CommandLine(Command):
+    """Options, output, errors and exit statuses."""
+
+    def test_wrong_options(self):
+        for words in (["--no\nsuch"], ["--in", "x"], ["--latency", "soon"], ["-t"], ["--json=x"],
+                      ["--count"], ["--count", "0"], ["-Zq"]):
+            with self.subTest(words):
+                self.assert_fails("reading the command line: ", self.tree, *words)
+                self.assert_fails("; see --help", *words)
+
+    def test_options_are_read_as_by_getopt(self):
+        """Random command lines: joined, abbreviated, with arguments of each kind, after --."""
+        letters = "".join(row[0] + ":" * bool(row[2]) for row in fanfp.OPTIONS)
+        names = [row[1] + "=" * bool(row[2]) for row in fanfp.OPTIONS]
+        letter_of = {"-" + row[0]: "--" + row[1] for row in fanfp.OPTIONS if row[0]}
+        parts = ["-", "--", "=", "x", "q", "m", "e", "-t", "5", "inc", "include", "includei", "js",
+                 "json", "event", "no-", "who", "w", "é", ""]
+        choose, wrong = random.Random(7), 0
+        for _ in range(20000):
+            words = ["".join(choose.choices(parts, k=choose.randrange(4)))
+                     for _ in range(choose.randrange(5))]
             try:
-                self.check(bytes(damaged))
-            except Exception as why:
-                raise AssertionError("%s with bytes changed at %s: %r" % (
-                    name, [i for i in range(len(data)) if data[i] != damaged[i]], why)) from why
-
-    def test_bytes_changed(self):
-        for name in ("parts", "core", "ops"):
-            for compiler in COMPILERS:
-                with self.subTest(name, compiler=compiler):
-                    self.damage(name, compiler, int(os.environ.get("FANFP_DAMAGE", "300")))
-
-    def test_every_byte_of_the_headers(self):
-        data = OBJECTS.data("ops", "clang-19")
-        sections = struct.unpack_from("=Q", data, 40)[0]
-        for at in list(range(64)) + list(range(sections, len(data), 3)):
-            for value in (0xff, data[at] ^ 1):
-                damaged = bytearray(data)
-                damaged[at] = value
-                self.check(bytes(damaged))
-
-    def test_cut_anywhere(self):
-        data = OBJECTS.data("ops", "clang-19")
-        for size in range(0, len(data), 61):
-            self.check(data[:size])
-
-
-class CoreTest(BpfTest):
-    """CO-RE relocations."""
-
-    def answers(self, compiler="clang-19"):
-        """{index in out[]: number} as the programs write them, without running them."""
-        obj = OBJECTS.read("core", compiler)
-        image = fanfp.relocate(obj, kernel())
-        return {program.name: program for program in image.programs}
-
-    def test_run_and_compare_with_the_kernels_types(self):
-        btf = kernel()
-        task = btf.type(btf.find("task_struct", (fanfp.BTF_STRUCT,))[0])
-        members = {member.name: member for member in task.items}
-        for compiler in COMPILERS:
-            with self.subTest(compiler):
-                with fanfp.load(OBJECTS.read("core", compiler), btf) as loaded:
-                    out = loaded.globals["out"]
-                    for program in loaded.programs.values():
-                        run_raw_tracepoint(program)
-                    self.assertEqual(out[0], members["pid"].bit_offset // 8)
-                    self.assertEqual(out[1], 16)
-                    self.assertEqual(list(out[2:5]), [1, 0, 0])
-                    self.assertEqual(out[5], members["comm"].bit_offset // 8 + 3)
-                    self.assertEqual(out[6], 1)
-                    self.assertEqual(out[7], os.getpid())
-                    self.assertEqual(list(out[8:10]), [0, 0])
-                    self.assertEqual(list(out[13:15]), [1, 0])
-                    self.assertEqual(out[15], members["tasks"].bit_offset // 8 + 8)
-                    self.assertEqual(list(out[20:22]), [1, 0])
-                    self.assertEqual(out[22], task.size)
-                    self.assertEqual(out[23], 0)
-                    self.assertEqual(out[24], task.id)
-                    self.assertEqual(list(out[25:29]), [0, 1, 4, 1])
-                    # Whether the few members of task_struct match (32) is each kernel's own.
-                    self.assertEqual([out[at] for at in (30, 31, 33, 34)], [1, 0, 1, 1])
-                    self.assertEqual(list(out[40:46]), [1, 3, 0, 0, 0, 6]
-                                     if not btf_has_enumerator(btf, "pid_type", "PIDTYPE_PID")
-                                     else [1, 3, 1, 0, 0, 6])
-
-    def test_what_is_missing_is_poisoned(self):
-        fields = self.answers()["fields"]
-        self.assertTrue(any("no_such_field" in text for text in fields.poison.values()))
-
-    def test_bad_path_names_function_and_instruction(self):
-        obj = OBJECTS.read("core")
-        function = next(iter(obj.functions.values()))
-        bad = function._replace(core=[function.core[0]._replace(access="0:999")])
-        functions = dict(obj.functions)
-        functions[bad.section, bad.offset] = bad
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.relocate(obj._replace(functions=functions), kernel())
-        self.assertIn(function.name, str(caught.exception))
-        self.assertIn("instruction", str(caught.exception))
-
-
-def made_btf(*types):
-    """Types made by hand, each the words of one; the strings are s at 1 and x at 3."""
-    strings = b"\0s\0x\0"
-    body = b"".join(struct.pack("=%dI" % len(words), *words) for words in types)
-    return fanfp.Btf(struct.pack("=HBBIIIII", 0xeb9f, 1, 0, 24, 0, len(body), len(body),
-                                 len(strings)) + body + strings, "made")
-
-
-class LoopsTest(unittest.TestCase):
-    """Types that hold themselves, or one type many times over, cost no more than they have."""
-
-    INT = 3, 1 << 24, 4, 32
-
-    def test_struct_in_itself(self):
-        """struct s { struct s; struct s; }, each unnamed, has no x: 2 ** 32 ways to say so."""
-        here = made_btf(self.INT, (1, 4 << 24 | 1, 8, 3, 1, 0))
-        there = made_btf(self.INT, (1, 4 << 24 | 2, 8, 0, 2, 0, 0, 2, 0))
-        self.assertIsNone(fanfp._find_member(here, here.type(2).items[0], there, there.type(2),
-                                             {}, set()))
-
-    def test_prototypes_of_prototypes(self):
-        """Each of fifteen takes the next six times: 6 ** 15 ways to compare them."""
-        types = [self.INT]
-        for number in range(15):
-            behind = 1 if number == 14 else 2 * number + 4
-            types += [(0, 2 << 24, 2 * number + 3),
-                      (0, 13 << 24 | 6, 1) + 6 * (0, behind)]
-        one, other = made_btf(*types), made_btf(*types)
-        self.assertTrue(fanfp.alike(fanfp.KIND, one, 2, other, 2, {}))
-        self.assertTrue(fanfp.alike(fanfp.MATCH, one, 2, other, 2, {}))
-
-
-def btf_has_enumerator(btf, name, enumerator):
-    number = btf.find(name, fanfp.BTF_ENUMS)[0]
-    return enumerator in [item[0] for item in btf.type(number).items]
-
-
-def run_raw_tracepoint(fd):
-    """Run a program of type raw_tp once, by BPF_PROG_RUN."""
-    arguments = ctypes.create_string_buffer(64)
-    fanfp.bpf(fanfp.BPF_PROG_RUN, struct.pack(
-        "=IIIIQQIIIIQQII", fd, 0, 0, 0, 0, 0, 0, 0, 64, 0, ctypes.addressof(arguments), 0, 0, 0),
-        "run a program")
-
-
-def made_object(types, strings, relocations=(), symbols=(), zeros=()):
-    """An object made by hand: a program that does nothing, and whatever it is to have beside it.
-
-    types, strings: the two parts of its BTF; relocations: CO-RE's, (type, access, kind) of each
-    instruction; symbols: as in the table, their names in strings; zeros: {section without
-    contents: size}.
-    """
-    btf = struct.pack("=HBBIIIII", 0xeb9f, 1, 0, 24, 0, len(types), len(types), len(strings)) \
-        + types + strings
-    core = b"".join(struct.pack("=IIII", 8 * index, *relocation)
-                    for index, relocation in enumerate(relocations))
-    if core:
-        core = struct.pack("=III", 16, strings.index(b"socket\0"), len(core) // 16) + core
-    extension = struct.pack("=HBBIIIIIII", 0xeb9f, 1, 0, 32, 0, 0, 0, 0, 0, len(core)) + core
-    names = b"\0" + b"".join(name + b"\0" for name in (
-        b"socket", b".BTF", b".BTF.ext", b".symtab", b".strtab", b".shstrtab") + tuple(zeros))
-    program = struct.pack("=BBhi", 0xb7, 0, 0, 1) * max(len(relocations), 1) \
-        + struct.pack("=BBhi", 0x95, 0, 0, 0)
-    symtab = bytes(24) + struct.pack("=IBBHQQ", 0, 0x12, 0, 1, 0, len(program)) + bytes(symbols)
-    parts = [(b"socket", 1, 6, program, 0), (b".BTF", 1, 0, btf, 0),
-             (b".BTF.ext", 1, 0, extension, 0), (b".symtab", 2, 0, symtab, 5),
-             (b".strtab", 3, 0, strings, 0), (b".shstrtab", 3, 0, names, 0)]
-    headers, body = bytes(64), b""
-    for name, kind, flags, data, link in parts:
-        headers += struct.pack("=IIQQQQIIQQ", names.index(b"\0" + name + b"\0") + 1, kind, flags, 0,
-                               64 + len(body), len(data), link, 0, 1, 0)
-        body += data
-    for name, size in dict(zeros).items():
-        headers += struct.pack("=IIQQQQIIQQ", names.index(b"\0" + name + b"\0") + 1, 8, 3, 0, 64,
-                               size, 0, 0, 1, 0)
-    return struct.pack("=4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 1, 247, 1, 0, 0,
-                       64 + len(body), 0, 64, 0, 0, 64, len(headers) // 64, 6) + body + headers
-
-
-class HostileTest(BpfTest):
-    """An object costs memory and work by its size, whatever it says; limits are told.
-
-    Each is read and loaded by another process, which may have a number of bytes for each byte of
-    the object and of the kernel's types, and counts its work: calls of functions, and bytes in
-    which something was looked for."""
-
-    MEMORY, WORK = 16, 12
-    CHILD = """if True:
-        import resource, sys
-        sys.path.insert(0, %r)
-        import fanfp
-        class Searched(bytes):
-            work = 0
-            def find(self, what, start=0, end=None):
-                at = bytes.find(self, what, start, len(self) if end is None else end)
-                Searched.work += (at if at >= 0 else len(self) if end is None else end) - start
-                return at
-        def count(*_):
-            Searched.work += 1
-        with open(sys.argv[1], "rb") as file:
-            data = file.read()
-        kernel = fanfp.kernel_btf()
-        kernel.type(1)
-        kernel._strings = Searched(kernel._strings)
-        with open("/proc/self/statm") as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
-        allowed = now + int(sys.argv[2]) * len(data) + 4 * len(kernel.data) + (64 << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-        sys.setprofile(count)
-        try:
-            fanfp.load(fanfp.read_object(data, "hostile.o"), kernel).close()
-            said = "loaded"
-        except fanfp.Error as why:
-            said = str(why)
-        sys.setprofile(None)
-        print(Searched.work, len(data), len(kernel.data))
-        print(said)
-    """
-
-    def check(self, data):
-        """What became of it, within the limits."""
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(data)
-            file.flush()
-            child = subprocess.run(
-                [sys.executable, "-c", self.CHILD % HERE, file.name, str(self.MEMORY)],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
-        self.assertEqual((child.returncode, child.stderr), (0, ""))
-        numbers, said = child.stdout.splitlines()
-        work, size, of_kernel = map(int, numbers.split())
-        print(numbers, said, file=sys.stderr) if os.environ.get("FANFP_SHOW") else None
-        self.assertLess(work, self.WORK * size + 128 * of_kernel)
-        return said
-
-    def test_zeros(self):
-        for name in (b".bss", b".rodata", b".data"):
-            for size in (1 << 31, (1 << 64) - 1):
-                data = made_object(b"", b"\0", zeros={name: size})
-                self.assertLess(len(data), 1 << 10)
-                self.assertIn("reading BPF object hostile.o: its .bss and the like are larger than",
-                              self.check(data))
-        self.assertEqual(self.check(made_object(b"", b"\0", zeros={b".bss": 1 << 21})), "loaded")
-
-    def test_enumerators_of_one_name(self):
-        name = b"x" * 500
-        strings = b"\0bpf_attach_type\0" + name + b"\x000\0socket\0"
-        one = struct.pack("=III", 1, 6 << 24 | 65535, 4) + struct.pack("=II", 17, 1) * 65535
-        relocations = [(number, 518, 10) for number in range(1, 11)]
-        self.assertEqual(self.check(made_object(10 * one, strings, relocations)), "loaded")
-
-    def test_strings_within_strings(self):
-        """Each byte starts another: so they would be half a gigabyte."""
-        strings = b"\0socket\x000" + (b"\0" + b"x" * 500) * 2000 + b"\0"
-        one = b"".join(struct.pack("=II", at, 0) for at in range(10, 65545))
-        types = b"".join(struct.pack("=III", 1, 6 << 24 | 65535, 4) + one for _ in range(5))
-        said = self.check(made_object(types, strings, [(1, 8, 10)]))
-        self.assertIn("its BTF has no string at 11", said)
-
-    def test_symbols_of_one_name(self):
-        strings = b"\0" + b"x" * 500 + b"\0"
-        symbols = struct.pack("=IBBHQQ", 1, 0x11, 0, 1, 0, 8) * (1 << 16)
-        self.assertEqual(self.check(made_object(b"", strings, symbols=symbols)), "loaded")
-        self.assertIn("a name is cut off", self.check(made_object(
-            b"", strings.replace(b"x", 8 * b"x"), symbols=symbols)))
-
-    def test_names_of_types(self):
-        """Each is looked for in the kernel's types, and is not there."""
-        many = 25000
-        strings = b"\x000\0socket\0" + b"".join(b"name%05d\0" % number for number in range(many))
-        types = b"".join(struct.pack("=III", 10 + 10 * number, 4 << 24, 0)
-                         for number in range(many))
-        relocations = [(number + 1, 1, 8) for number in range(many)]
-        self.assertEqual(self.check(made_object(types, strings, relocations)), "loaded")
-
-    def test_variables_over_each_other(self):
-        """65535 variables, each the whole section."""
-        strings = b"\0.data\0v\0"
-        types = struct.pack("=11I", 0, 1 << 24, 4, 32, 7, 14 << 24, 1, 1, 1, 15 << 24 | 65535, 0) \
-            + struct.pack("=III", 2, 0, 1 << 20) * 65535
-        data = made_object(types, strings, zeros={b".data": 1 << 20})
-        self.assertIn("variable v of section .data overlaps another", self.check(data))
-
-
-class LibbpfTest(BpfTest):
-    """The kernel gets from this loader the instructions it gets from libbpf: of each program the
-    tag (a hash of what was loaded) and what the verifier made of it are the same."""
-
-    def compare(self, name, compiler):
-        libbpf = Libbpf()
-        obj = fanfp.with_addresses(OBJECTS.read(name, compiler))
-        image = fanfp.relocate(obj, kernel())
-        poisoned = {program.name for program in image.programs
-                    if any(text.startswith("kernel function") for text in program.poison.values())}
-        handle, theirs = libbpf.load(OBJECTS.path(name, compiler),
-                                     {program.name for program in image.programs})
-        try:
-            with fanfp.load(obj, kernel()) as loaded:
-                self.assertEqual(sorted(loaded.programs), sorted(theirs))
-                for program, fd in loaded.programs.items():
-                    mine, their = program_info(fd), program_info(theirs[program])
-                    # How a missing function is poisoned differs between versions of libbpf;
-                    # it can't be reached, so the verifier takes it out.
-                    if program not in poisoned:
-                        self.assertEqual(mine[0], their[0], program)
-                    if name != "arena":         # the verifier puts in where it is mapped
-                        self.assertEqual(without_maps(mine[1]), without_maps(their[1]), program)
-                attach_types = libbpf.attach_types(handle)
-                for program in image.programs:
-                    if program.kind != fanfp.PROG_STRUCT_OPS:       # libbpf tells it otherwise
-                        self.assertEqual((program.kind, program.attach_type),
-                                         attach_types[program.name], program.name)
-                maps = libbpf.maps(handle)
-                for found in loaded.maps.values():
-                    if found.type != fanfp.MAP_STRUCT_OPS:
-                        their, = [fd for theirs, fd in maps.items() if theirs == found.name
-                                  or found.name.startswith(".") and theirs.endswith(found.name)]
-                        self.assertEqual(map_info(found.fd), map_info(their), found.name)
-        finally:
-            libbpf.close(handle)
-
-    def test_same_as_libbpf(self):
-        for name in ("parts", "core", "ops"):
-            for compiler in COMPILERS:
-                with self.subTest(name, compiler=compiler):
-                    if name == "parts":
-                        parts()
-                    self.compare(name, compiler)
-
-
-    def test_cases_same_as_libbpf(self):
-        for name in CASES:
-            with self.subTest(name):
-                if name == "externs" and Libbpf().library.libbpf_minor_version() < 3:
-                    self.skipTest("this libbpf knows no flavors of kernel functions")
-                try:
-                    self.compare(name, "clang-19")
-                except fanfp.Error:     # on this kernel, by libbpf too?
-                    programs = {function.name for function in OBJECTS.read(name).functions.values()
-                                if function.is_program
-                                and not function.section_name.startswith("?")}
-                    libbpf = Libbpf()
-                    libbpf.close(libbpf.load(OBJECTS.path(name, "clang-19"), programs)[0])
-                    raise
-
-    def test_sections_as_libbpf_has_them(self):
-        """Every section that libbpf knows is known, with its types, and no other."""
-        theirs = Libbpf().sections()
-        self.assertGreater(len(theirs), 60)
-        for name, (kind, attach_type, takes_name) in sorted(theirs.items()):
-            with self.subTest(name):
-                mine = fanfp.section_kind(name)
-                self.assertIsNotNone(mine)
-                self.assertEqual(mine[:2], (kind, attach_type))
-                self.assertEqual(bool(mine[2] & fanfp.BPF_F_SLEEPABLE),
-                                 name.endswith(".s") or name == "syscall")
-                self.assertEqual(bool(mine[2] & fanfp.BPF_F_XDP_HAS_FRAGS), "frags" in name)
-                more = fanfp.section_kind(name + "/x/y")
-                self.assertEqual(more, mine[:3] + ("x/y",) if takes_name else None)
-        self.assertEqual(set(fanfp.SECTIONS).difference(theirs, SECTIONS_SINCE), set())
-        self.assertIsNone(fanfp.section_kind("no_such"))
-
-
-# Own sources, one for each thing that was once loaded wrongly or not at all.
-CASES = ("externs", "sections", "hidden", "locked", "maps", "callback", "arena", "replace",
-         "unfilled")
-# What libbpf got after 1.1, which Debian 12 has.
-SECTIONS_SINCE = {
-    "uprobe.multi", "uprobe.multi.s", "uretprobe.multi", "uretprobe.multi.s", "kprobe.session",
-    "uprobe.session", "uprobe.session.s", "tc/ingress", "tc/egress", "tcx/ingress", "tcx/egress",
-    "netkit/primary", "netkit/peer", "sk_skb/verdict", "struct_ops.s", "usdt.s",
-    "cgroup/connect_unix",
-    "cgroup/sendmsg_unix", "cgroup/recvmsg_unix", "cgroup/getpeername_unix",
-    "cgroup/getsockname_unix", "netfilter"}
-
-
-def map_info(fd):
-    """Type, sizes, entries and flags of a map, and whether the kernel knows its types."""
-    info = struct.unpack_from("=I4xIIII40xIII", fanfp.object_info(fd, bytes(88)))
-    return info[:5] + tuple(bool(number) for number in info[5:])
-
-
-def parts():
-    """The object of many parts, where the kernel has what it calls (Linux 6.2 and later)."""
-    if not kernel().find("bpf_rcu_read_lock", (fanfp.BTF_FUNC,)):
-        raise unittest.SkipTest("this kernel has no bpf_rcu_read_lock")
-    return OBJECTS.read("parts")
-
-
-def run_skb_program(fd):
-    """What a program of type tc or socket returns for a frame of zeros."""
-    frame = ctypes.create_string_buffer(64)
-    request = ctypes.create_string_buffer(80)
-    struct.pack_into("=IIIIQ", request, 0, fd, 0, len(frame), 0, ctypes.addressof(frame))
-    if fanfp.system_call("bpf", fanfp.BPF_PROG_RUN, request, len(request)) < 0:
-        raise OSError(ctypes.get_errno(), "run a program")
-    return struct.unpack_from("=I", request.raw, 4)[0]
-
-
-def has_function(name):
-    return bool(kernel().find(name, (fanfp.BTF_FUNC,)))
-
-
-class CasesTest(BpfTest):
-    """Each of the objects of CASES, loaded and run: it does what its source says."""
-
-    def load(self, name, **options):
-        return fanfp.load(OBJECTS.read(name), kernel(), **options)
-
-    def needs(self, *release):
-        """For programs of type syscall, say, Linux 5.14."""
-        if fanfp._kernel_release() < release:
-            self.skipTest("needs Linux %d.%d" % release)
-
-    def refuses(self, name, *words, **options):
-        with self.assertRaises(fanfp.Error) as caught:
-            self.load(name, **options)
-        for word in (name,) + words:
-            self.assertIn(word, str(caught.exception))
-        self.assertNotIn("\n", str(caught.exception))
-        return caught.exception
-
-    def test_function_with_a_flavor(self):
-        if not has_function("bpf_task_acquire"):
-            self.skipTest("this kernel has no bpf_task_acquire")
-        part = fanfp.part_of(OBJECTS.read("externs"), ["takes_task"])
-        with fanfp.load(part, kernel()) as loaded:
-            loaded.attach()
-            subprocess.check_call([sys.executable, "-c", ""])
-            loaded.detach()
-            self.assertGreater(loaded.globals["out"][0], 0)
-
-    def test_addresses(self):
-        self.needs(5, 14)
-        with open("/proc/kallsyms") as file:
-            address = next(int(line.split()[0], 16) for line in file
-                           if line.split()[2:] == ["schedule"])
-        if not address:
-            self.skipTest("this kernel tells no addresses")
-        part = fanfp.part_of(OBJECTS.read("externs"), ["addresses"])
-        self.assertFalse(fanfp.needs_kernel(part))
-        with fanfp.load(part) as loaded:
-            run_syscall_program(loaded.programs["addresses"])
-            self.assertEqual(list(loaded.globals["out"][1:3]), [address, 0])
-        error = self.refuses("typeless", "program address", "no_such_symbol_in_any_kernel",
-                             "kallsyms")
-        self.assertEqual(error.errno, errno.ENOENT)
-
-    def test_configuration(self):
-        self.needs(5, 14)
-        part = fanfp.part_of(OBJECTS.read("externs"), ["configuration"])
-        with fanfp.load(part, kernel()) as loaded:
-            run_syscall_program(loaded.programs["configuration"])
-            out = loaded.globals["out"]
-            major, minor = fanfp._kernel_release()
-            self.assertEqual(out[3] >> 8, major << 8 | minor)
-            self.assertEqual(out[4], (major, minor) >= (5, 15))
-            self.assertEqual(out[10], 0)
-            known = fanfp._configuration()
-            if "CONFIG_HZ" not in known:
-                self.skipTest("this kernel's configuration is not here")
-            self.assertEqual([out[5], out[6], out[7], out[8]],
-                             [1, ord("y"), 1, int(known["CONFIG_HZ"])])
-            self.assertEqual(loaded.globals["CONFIG_DEFAULT_HOSTNAME"],
-                             known["CONFIG_DEFAULT_HOSTNAME"].strip('"').encode()[:8])
-
-    def test_configuration_that_is_missing(self):
-        obj = OBJECTS.read("externs")
-        section = obj.data[".kconfig"]
-        strong = [one._replace(linkage=fanfp.EXTERN) if "NO_SUCH" in one.name else one
-                  for one in section.variables]
-        data = dict(obj.data, **{".kconfig": section._replace(variables=strong)})
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(obj._replace(data=data), kernel())
-        self.assertIn("CONFIG_NO_SUCH_OPTION", str(caught.exception))
-
-    def test_sections(self):
-        self.needs(6, 6)                # tcx
-        with self.load("sections") as loaded:
-            self.assertEqual(len(loaded.programs), 17)
-
-    def test_hidden_functions(self):
-        self.needs(5, 14)
-        with self.load("hidden") as loaded:
-            self.assertEqual(run_syscall_program(loaded.programs["sums"]), 7)
-
-    def test_variables_that_cannot_be_mapped(self):
-        self.needs(6, 2)
-        with self.load("locked") as loaded:
-            values = loaded.globals
-            self.assertEqual(run_skb_program(loaded.programs["counts"]), 0)
-            self.assertEqual((values["counter"], values["seen"]), (3, 3))
-            self.assertEqual(list(values["numbers"]), [1, 2, 3, 4])
-            self.assertEqual(values["unseen"], 1)
-            values["counter"] = 50
-            values["numbers"] = [1, 2, 30, 4]
-            run_skb_program(loaded.programs["counts"])
-            self.assertEqual((values["counter"], values["seen"]), (53, 33))
-
-    def test_maps(self):
-        with self.load("maps") as loaded:
-            self.assertEqual(run_skb_program(loaded.programs["jumping"]), 3)
-            self.assertEqual(loaded.globals["reached"], 1)
-            maps = loaded.maps
-            self.assertEqual(maps["two"].lookup(0), struct.pack("=Q", 5))
-            self.assertEqual(maps["one"].lookup(0), bytes(8))
-            self.assertIsNone(maps["outer"].lookup(1))
-            self.assertEqual(maps["queue"].lookup(None), struct.pack("=I", 7))
-            maps["stack"].update(None, 8)
-            self.assertEqual(maps["stack"].lookup(None), struct.pack("=I", 8))
-
-    def test_a_part_has_what_its_maps_hold(self):
-        part = fanfp.part_of(OBJECTS.read("maps"), ["jumping"])
-        self.assertEqual({function.name for function in part.functions.values()},
-                         {"jumping", "third"})
-        self.assertEqual(set(part.maps), {"outer", "one", "two", "jumps", "queue", "stack"})
-
-    def test_pinned_maps(self):
-        self.refuses("pinned", "map shared", "pinned")
-        with tempfile.TemporaryDirectory() as folder:
-            self.refuses("pinned", "pinning BPF map shared", folder, pins=folder)
-            if subprocess.call(["mount", "-t", "bpf", "bpf", folder]):
-                self.skipTest("no BPF file system can be mounted here")
+                pairs, rest = getopt.gnu_getopt(words, letters, names)
+                expected = [(letter_of.get(flag, flag)[2:], value) for flag, value in pairs], rest
+            except getopt.GetoptError:
+                expected, wrong = None, wrong + 1
             try:
-                with self.load("pinned", pins=folder) as loaded:
-                    loaded.maps["shared"].update(1, 41)
-                    run_skb_program(loaded.programs["counts"])
-                with self.load("pinned", pins=folder) as loaded:
-                    self.assertEqual(loaded.maps["shared"].lookup(1), struct.pack("=Q", 42))
-                obj = OBJECTS.read("pinned")
-                other = {"shared": obj.maps["shared"]._replace(max_entries=5)}
-                with self.assertRaises(fanfp.Error) as caught:
-                    fanfp.load(obj._replace(maps=other), kernel(), pins=folder)
-                self.assertIn("not as pinned describes it", str(caught.exception))
-            finally:
-                unmount(folder)
-
-    def test_exceptions(self):
-        if not has_function("bpf_throw"):
-            self.skipTest("this kernel has no bpf_throw")
-        with self.load("callback") as loaded:
-            self.assertEqual(run_skb_program(loaded.programs["throws"]), 41)
-
-    def test_arena(self):
-        self.needs(6, 9)
-        obj = OBJECTS.read("arena")
-        there = {"arena": obj.maps["arena"]._replace(extra=1 << 44)}
-        for one in (obj, obj._replace(maps=there)):
-            with fanfp.load(one, kernel()) as loaded:
-                self.assertEqual(run_syscall_program(loaded.programs["counts"]), 7)
-                self.assertEqual(loaded.globals["counter"], 7)
-                loaded.globals["numbers"][1] = 10
-                run_syscall_program(loaded.programs["counts"])
-                self.assertEqual(loaded.globals["counter"], 17)
-        with fanfp.load(obj, kernel()) as loaded:       # never over what is there
-            there = loaded._arenas[0][0]
-            over = {"arena": obj.maps["arena"]._replace(extra=there)}
-            with self.assertRaises(fanfp.Error) as caught:
-                fanfp.load(obj._replace(maps=over), kernel())
-            self.assertIn("mapping arena arena of arena", str(caught.exception))
-
-    def test_replacing_a_function(self):
-        obj = OBJECTS.read("replace")
-        with fanfp.load(fanfp.part_of(obj, ["whole"]), kernel()) as whole:
-            self.assertEqual(run_skb_program(whole.programs["whole"]), 1)
-            part = fanfp.part_of(obj, ["replacement"])
-            try:
-                loaded = fanfp.load(part, kernel(), target=whole.programs["whole"])
-            except fanfp.Error as why:
-                if why.errno != errno.EPERM:
-                    raise
-                self.skipTest(str(why))
-            with loaded:
-                loaded.attach()
-                self.assertEqual(run_skb_program(whole.programs["whole"]), 42)
-            self.assertEqual(run_skb_program(whole.programs["whole"]), 1)
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(part, kernel())
-        self.assertIn("has no replaced to attach to", str(caught.exception))
-
-    def test_struct_ops_that_nobody_attaches(self):
-        self.needs(6, 4)
-        if not kernel().find("bpf_struct_ops_tcp_congestion_ops", (fanfp.BTF_STRUCT,)):
-            self.skipTest("this kernel has no TCP")
-        with self.load("unfilled") as loaded:
-            with self.assertRaises(fanfp.Error) as caught:
-                loaded.attach()
-            self.assertIn("lacking of unfilled", str(caught.exception))
-            self.assertEqual(caught.exception.errno, errno.EINVAL)
-
-    def test_what_cannot_be_attached(self):
-        with self.load("maps") as loaded:
-            for name in ("jumping", "nothing"):
-                with self.assertRaises(fanfp.Error) as caught:
-                    loaded.attach(name)
-                self.assertIn("%s of maps" % name, str(caught.exception))
-
-    def test_a_kernel_function_that_nothing_runs_at(self):
-        with fanfp.load(fanfp.part_of(OBJECTS.read("attach"), ["at_probe"]), kernel()) as loaded:
-            loaded.points["at_probe"] = "kprobe/no_such_function"
-            with self.assertRaises(fanfp.Error) as caught:
-                loaded.attach()
-            self.assertIn("no_such_function", str(caught.exception))
-
-
-class LoadTest(BpfTest):
-    """Maps, globals, programs."""
-
-    def test_globals(self):
-        with fanfp.load(parts(), kernel(), constants={"limit": 9}) as loaded:
-            values = loaded.globals
-            self.assertEqual(values["negative"], -5)
-            self.assertEqual(values["text"], b"hello")
-            self.assertEqual(values["limit"], 9)
-            self.assertEqual(values["constant"], b"const")
-            self.assertEqual(list(values["table"]), [1, 2, 3, 4])
-            self.assertEqual(values["pair"], struct.pack("=iiQ", 3, 0, 4))
-            self.assertEqual(values["in_own_section"], 21)
-            values["counter"] = 1 << 60
-            self.assertEqual(values["counter"], 1 << 60)
-            values["table"][2] = 500
-            self.assertEqual(list(values["table"]), [1, 2, 500, 4])
-            with self.assertRaises(TypeError):
-                values["limit"] = 1
-            with self.assertRaises(KeyError):
-                values["nothing"]
-
-    def test_programs_run_on_these_globals(self):
-        with fanfp.load(parts(), kernel(), constants={"limit": 9}) as loaded:
-            answer = run_syscall_program(loaded.programs["fifth"])
-            self.assertEqual(answer, 9 * 3 + 11)
-            self.assertEqual(loaded.globals["counter"], 2)
-
-    def test_maps(self):
-        with fanfp.load(parts(), kernel()) as loaded:
-            maps = loaded.maps
-            self.assertIsNone(maps["hash"].lookup(5))
-            maps["hash"].update(5, 77)
-            self.assertEqual(maps["hash"].lookup(5), struct.pack("=Q", 77))
-            self.assertEqual(first_key(maps["hash"]), struct.pack("=i", 5))
-            self.assertTrue(maps["hash"].delete(5))
-            self.assertFalse(maps["hash"].delete(5))
-            with self.assertRaises(fanfp.Error) as caught:
-                maps["array"].update(99, b"")
-            self.assertEqual(caught.exception.errno, errno.E2BIG)
-            self.assertIn("array", str(caught.exception))
-            with self.assertRaises(ValueError):
-                maps["array"].update(1, b"x" * 17)
-            each = maps["percpu"].lookup(1)
-            self.assertGreaterEqual(len(each), 8 * os.cpu_count())
-            maps["percpu"].update(1, struct.pack("=Q", 3) * (len(each) // 8))
-            self.assertEqual(maps["percpu"].lookup(1), struct.pack("=Q", 3) * (len(each) // 8))
-            self.assertEqual(maps["ring"].max_entries, os.sysconf("SC_PAGE_SIZE"))
-            if hasattr(os, "pidfd_open"):
-                fd = os.pidfd_open(os.getpid())
-                maps["of_task"].update(fd, 12)
-                self.assertEqual(maps["of_task"].lookup(fd), struct.pack("=i", 12))
-                os.close(fd)
-
-    def test_closing_twice_and_values_kept_open(self):
-        loaded = fanfp.load(parts(), kernel())
-        table = loaded.globals["table"]
-        loaded.close()
-        loaded.close()
-        with self.assertRaises(ValueError):
-            table[0]
-
-    def test_programs_that_attach_by_name(self):
-        try:
-            fanfp.load(OBJECTS.read("attach"), kernel()).close()
-        except fanfp.Error as why:
-            if why.errno != errno.EPERM and "is not sleepable" not in str(why):
-                raise
-            self.skipTest("no such programs here: %s" % why)
-
-    def test_attaching_to_what_is_not_there(self):
-        obj = OBJECTS.read("attach")
-        functions = {key: function._replace(section_name="fentry/no_such_function")
-                     for key, function in obj.functions.items()}
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(obj._replace(functions=functions), kernel())
-        self.assertEqual(caught.exception.errno, errno.ENOENT)
-        self.assertIn("no_such_function", str(caught.exception))
-
-
-class PartTest(BpfTest):
-    """Some programs of an object, and what they refer to."""
-
-    def part(self, *names):
-        part = fanfp.part_of(OBJECTS.read("parts"), names)
-        functions = {function.name for function in part.functions.values()}
-        return part, functions, set(part.maps), set(part.data), set(part.externs)
-
-    def test_what_programs_refer_to(self):
-        part, functions, maps, data, externs = self.part("first")
-        self.assertEqual(functions, {"first", "twice", "thrice"})
-        self.assertEqual(maps, {"hash", "array"})
-        self.assertEqual(data, {".bss", ".data", ".rodata"})
-        self.assertEqual(externs, set())
-        self.assertFalse(fanfp.needs_kernel(part))
-
-    def test_functions_whose_address_is_taken(self):
-        part, functions, maps, data, _ = self.part("second")
-        self.assertEqual(functions, {"second", "each", "twice"})
-        self.assertEqual(maps, {"jumps"})
-        self.assertIn(".data.own", data)
-
-    def test_several(self):
-        part, functions, maps, _, externs = self.part("third", "fourth")
-        self.assertEqual(functions, {"third", "thrice", "twice", "fourth"})
-        self.assertEqual(maps, {"ring", "percpu"})
-        self.assertIn("bpf_rcu_read_lock", externs)
-        self.assertTrue(fanfp.needs_kernel(part))
-
-    def test_all_is_what_it_was(self):
-        obj = OBJECTS.read("parts")
-        whole = fanfp.part_of(obj, ["first", "second", "third", "fourth", "fifth", "unwanted"])
-        demanded = {key: function._replace(section_name=function.section_name.lstrip("?"))
-                    for key, function in obj.functions.items()}
-        self.assertEqual(whole.functions, demanded)
-        self.assertEqual(set(obj.maps) - set(whole.maps), {"of_task"})     # nobody's
-
-    def test_a_struct_ops_is_whole(self):
-        obj = OBJECTS.read("ops")
-        ops = next(ops for ops in obj.struct_ops.values() if ops.functions)
-        name = next(iter(ops.functions.values()))
-        part = fanfp.part_of(obj, [name])
-        self.assertIn(ops.name, part.struct_ops)
-        self.assertLessEqual(set(ops.functions.values()),
-                             {function.name for function in part.functions.values()})
-
-    def test_what_is_not_there(self):
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.part_of(OBJECTS.read("parts"), ["first", "nothing"])
-        self.assertEqual(caught.exception.errno, errno.ENOENT)
-        self.assertIn("nothing", str(caught.exception))
-
-    def test_what_the_kernel_lacks_elsewhere_does_not_matter(self):
-        """As struct_ops of a kind that this kernel has not."""
-        data = OBJECTS.data("parts", "clang-19").replace(b"task_newtask\0", b"no_such_task\0")
-        obj = fanfp.read_object(data, "parts.o")
-        with self.assertRaises(fanfp.Error):
-            fanfp.load(obj, kernel())
-        with fanfp.load(fanfp.part_of(obj, ["first"])) as loaded:
-            self.assertEqual(list(loaded.programs), ["first"])
-            self.assertNotIn("ring", loaded.maps)
-
-    def test_types_that_the_kernel_does_not_know(self):
-        """The part that needs none of them is loaded without; the other is refused."""
-        obj = OBJECTS.read("parts")
-        obj = obj._replace(btf_load=obj.btf_load[:8] + b"\xff" + obj.btf_load[9:])
-        with fanfp.load(fanfp.part_of(obj, ["first"])) as loaded:
-            loaded.maps["hash"].update(1, 2)
-            self.assertEqual(loaded.maps["hash"].lookup(1), struct.pack("=Q", 2))
-            self.assertEqual(loaded.globals["negative"], -5)
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(fanfp.part_of(obj, ["second"]))
-        self.assertIn("loading BPF program second", str(caught.exception))
-        self.assertIn("loading the types", str(caught.exception))
-
-
-def run_syscall_program(fd):
-    """What a program of type syscall returns."""
-    request = ctypes.create_string_buffer(80)
-    struct.pack_into("=I", request, 0, fd)
-    if fanfp.system_call("bpf", fanfp.BPF_PROG_RUN, request, len(request)) < 0:
-        raise OSError(ctypes.get_errno(), "run a program")
-    return struct.unpack_from("=I", request.raw, 4)[0]
-
-
-class StructOpsTest(BpfTest):
-    """struct_ops, shown with TCP congestion control."""
-
-    def available(self):
-        with open("/proc/sys/net/ipv4/tcp_available_congestion_control") as file:
-            return file.read().split()
-
-    def load(self, **names):
-        try:
-            return fanfp.load(OBJECTS.read("ops"), kernel(), ops_names=names)
-        except fanfp.Error as why:
-            if why.errno in (errno.ENOENT, errno.ENOTSUP, 524):
-                self.skipTest(str(why))
-            raise
-
-    def test_registered_while_attached(self):
-        name = "fanfp%d" % os.getpid()
-        with self.load(one=name, two=name + "x") as loaded:
-            self.assertNotIn(name, self.available())
-            loaded.attach()
-            self.assertIn(name, self.available())
-            self.assertIn(name + "x", self.available())
-            loaded.detach("one")
-            self.assertNotIn(name, self.available())
-            self.assertIn(name + "x", self.available())
-        self.assertNotIn(name + "x", self.available())
-
-    def test_a_name_that_is_taken(self):
-        name = "fanfp%d" % os.getpid()
-        with self.load(one=name, two=name) as loaded:
-            loaded.attach("one")
-            with self.assertRaises(fanfp.Error) as caught:
-                loaded.attach("two")
-            self.assertEqual(caught.exception.errno, errno.EEXIST)
-            self.assertIn("two", str(caught.exception))
-
-    def test_a_name_that_is_too_long(self):
-        with self.assertRaises(fanfp.Error) as caught:
-            self.load(one="x" * 16)
-        self.assertEqual(caught.exception.errno, errno.ENAMETOOLONG)
-
-    def test_a_kind_this_kernel_has_not(self):
-        data = OBJECTS.data("ops", "clang-19").replace(b"tcp_congestion_ops___mine\0",
-                                                       b"no_such_ops_in_any_kernel\0")
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(fanfp.read_object(data, "ops.o"), kernel())
-        self.assertEqual(caught.exception.errno, errno.ENOENT)
-        self.assertIn("no struct_ops of type no_such_ops_in_any_kernel", str(caught.exception))
-
-    def test_nothing_stays_after_a_kill(self):
-        name = "fanfpk%d" % os.getpid()
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                loaded = fanfp.load(OBJECTS.read("ops"), kernel(), ops_names={"one": name})
-                loaded.attach("one")
-                os.write(writing, b"x")
-                time.sleep(60)
-            finally:
-                os._exit(1)
-        os.close(writing)
-        attached = os.read(reading, 1)
-        os.close(reading)
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        if not attached:
-            self.skipTest("struct_ops can't be attached here")
-        for _ in range(100):
-            if name not in self.available():
-                break
-            time.sleep(0.05)
-        self.assertNotIn(name, self.available())
-
-
-class RefusalTest(BpfTest):
-    """What the verifier refuses is told with its reason and the source line."""
-
-    def test_last_lines_and_source_line(self):
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(OBJECTS.read("refused"), kernel())
-        text = str(caught.exception)
-        self.assertIn("loading BPF program reads_through_null of refused", text)
-        self.assertIn("*value", text)
-        self.assertNotIn("\n", text)
-        self.assertIn("\n", caught.exception.detail)
-        self.assertIn("map_value_or_null", caught.exception.detail)
-
-    def test_a_missing_field_is_named(self):
-        data = OBJECTS.data("missing", "clang-19")
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(fanfp.read_object(data, "missing.o"), kernel())
-        self.assertIn("struct task_struct.no_such_field", str(caught.exception))
-
-    def test_a_missing_kernel_function_is_named(self):
-        obj = parts()
-        externs = {name: extern._replace(weak=False) for name, extern in obj.externs.items()}
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(obj._replace(externs=externs), kernel())
-        self.assertEqual(caught.exception.errno, errno.ENOENT)
-        self.assertIn("bpf_no_such_kfunc", str(caught.exception))
-
-
-# ---- in a kernel with the fanotify fastpath ------------------------------------------------------
-
-FAN_IOC_ADD_FP = 1 << 30 | 84 << 16 | ord("F") << 8
-FREE, WANTED, PINNED, RELEASED = range(4)
-FAN_MODIFY, FAN_ATTRIB, FAN_CLOSE_WRITE, FAN_CLOSE_NOWRITE, FAN_OPEN = 0x2, 0x4, 0x8, 0x10, 0x20
-FAN_MOVED_FROM, FAN_MOVED_TO, FAN_CREATE, FAN_DELETE = 0x40, 0x80, 0x100, 0x200
-FAN_RENAME, FAN_ONDIR, FAN_EVENT_ON_CHILD = 0x10000000, 0x40000000, 0x08000000
-CHANGES = (FAN_CREATE | FAN_DELETE | FAN_MODIFY | FAN_CLOSE_WRITE | FAN_RENAME | FAN_MOVED_FROM
-           | FAN_MOVED_TO)
-COUNTERS = ("cache_hit", "cache_miss", "sent", "undecided", "skipped", "unasked", "own")
-INFO_DFID_NAME, INFO_OLD_DFID_NAME, INFO_NEW_DFID_NAME = 2, 10, 12
-MS_BIND = 4096
-
-
-def filter_part(obj):
-    """The struct_ops of an object, and nothing else of it."""
-    return fanfp.part_of(obj, [name for ops in obj.struct_ops.values()
-                               for name in ops.functions.values()])
-
-
-class Group:
-    """A fanotify group with a filter object attached, and nothing else of fanfp."""
-
-    number = 0
-
-    def __init__(self, path, mask=CHANGES):
-        Group.number += 1
-        self.name = "fanfp_test_%d_%d" % (os.getpid(), Group.number)
-        self.mask = mask | FAN_ONDIR | FAN_EVENT_ON_CHILD
-        self.holds = {}
-        with open(path, "rb") as file:
-            obj = filter_part(fanfp.read_object(file.read(), os.path.basename(path)))
-        self.loaded = fanfp.load(obj, kernel(), dict.fromkeys(obj.struct_ops, self.name))
-        self.globals = self.loaded.globals
-        self.loaded.attach()
-        self.fd = -1
-
-    def open(self):
-        """Make the group.  Who calls this is the watcher."""
-        self.fd = fanfp.libc().fanotify_init(0x1 | 0x2 | 0x10 | 0xe00, os.O_RDONLY)
-        if self.fd < 0:
-            raise OSError(ctypes.get_errno(), "fanotify_init")
-        fcntl.ioctl(self.fd, FAN_IOC_ADD_FP,
-                    struct.pack("=64sIIQI", self.name.encode(), 1, 0, 0, 0))
-        return self
-
-    def mark(self, flags, mask, path):
-        if fanfp.libc().fanotify_mark(self.fd, flags, ctypes.c_uint64(mask), -100,
-                                      os.fsencode(path)) < 0:
-            raise OSError(ctypes.get_errno(), "fanotify_mark", path)
-
-    def watch(self, path):
-        """The events of the whole file system of path."""
-        self.mark(0x101, self.mask, path)
-
-    def pin(self, root):
-        states = self.globals["slot_state"]
-        slot = list(states).index(FREE)
-        self.globals["slots"] = max(self.globals["slots"], slot + 1)
-        self.globals["roots"] += 1
-        states[slot] = WANTED
-        fd = os.open(root, os.O_PATH)
-        self.loaded.maps["inode_storage_map"].update(fd, struct.pack("=IIQ", slot + 1, 0, 0))
-        os.close(fd)
-        self.mark(1, FAN_OPEN | FAN_CLOSE_NOWRITE | FAN_ONDIR, root)
-        low = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        self.holds[slot] = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.fd + 1)
-        os.close(low)
-        return slot
-
-    def unpin(self, slot):
-        self.globals["slot_state"][slot] = RELEASED
-        os.close(self.holds.pop(slot))
-        self.globals["roots"] -= 1
-
-    def names(self):
-        """The set of names in the events that are queued."""
-        found = set()
-        while select.select([self.fd], [], [], 0)[0]:
-            data = os.read(self.fd, 1 << 18)
-            while data:
-                length, _, _, size, mask = struct.unpack_from("=IBBHQ", data)
-                at = size
-                while at < length:
-                    kind, _, part = struct.unpack_from("=BBH", data, at)
-                    if kind in (INFO_DFID_NAME, INFO_OLD_DFID_NAME, INFO_NEW_DFID_NAME):
-                        handle, = struct.unpack_from("=I", data, at + 12)
-                        found.add(data[at + 20 + handle:at + part].split(b"\0")[0].decode())
-                    at += part
-                data = data[length:]
-        return found
-
-    def counters(self):
-        return {name: self.globals[name] for name in COUNTERS}
-
-    def close(self):
-        for slot in list(self.holds):
-            self.unpin(slot)
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-        self.loaded.close()
-
-
-class TraceTest(Base):
-    """What is of the `trace` filter alone, where it works."""
-
-    def setUp(self):
-        if "trace" not in FILTERS:
-            self.skipTest("not in FANFP_TEST_FILTERS")
-        reason = available("trace", None)
-        if reason is not None:
-            self.skipTest(reason)
-        super().setUp()
-
-    def test_more_than_the_ring_holds(self):
-        """What is lost is told, like an overflow, with what to do; then it goes on."""
-        program = self.program("--filter", "trace", "--ring", "4K", self.tree)
-        stopped = Stopped(program)
-        for number in range(200):
-            write(self.tree + "/f%d" % number)
-        stopped.go_on()
-        program.wait_for("see --ring")
-        found = self.reported(program)
-        self.assertEqual(found.pop(None), {"Q_OVERFLOW"})
-        self.assertTrue(found)
-        self.assertLess(len(found), 200)
-        write(self.tree + "/after")
-        self.assertEqual(self.reported(program), {self.tree + "/after": set(CREATED.split())})
-        status, errors = program.stop()
-        self.assertRegex(errors, r"fanfp: \d+ events were lost: the buffer of \d+ KB was full; "
-                                 r"see --ring\n")
-        self.assertEqual(status, -signal.SIGTERM)
-
-    def test_a_burst_is_held(self):
-        """While nothing is read: 20,000 files, by the default."""
-        program = self.program("--filter", "trace", "-e", "CREATE,CLOSE_WRITE", self.tree)
-        count = min(20000, FILES * 2)
-        stopped = Stopped(program)
-        for number in range(count):
-            os.close(os.open(self.tree + "/f%d" % number, os.O_CREAT | os.O_WRONLY))
-        stopped.go_on()
-        found = self.reported(program)
-        self.assertEqual(len(found), count)
-        self.assertEqual({tuple(sorted(each)) for each in found.values()},
-                         {("CLOSE_WRITE", "CREATE")})
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def test_order(self):
-        """What happened is told in its order, with the time and the name of the process then; of
-        one name, and by one process, it may be one line."""
-        program = self.program("--filter", "trace", self.tree)
-        before = time.time()
-        run("sh", "-c", "echo > a; mv a b; ln b c; rm b; exec mkdir d", cwd=self.tree)
-        write(self.tree + "/end")
-        events = program.until(self.tree + "/end")
-        self.assertEqual([(name, event["path"][len(self.tree):], event["comm"])
-                          for event in events for name in event["events"]], [
-            ("CREATE", "/a", "sh"), ("MODIFY", "/a", "sh"), ("CLOSE_WRITE", "/a", "sh"),
-            ("RENAME", "/b", "mv"), ("CREATE", "/c", "ln"), ("DELETE", "/b", "rm"),
-            ("CREATE", "/d", "mkdir")])
-        times = [event["time"] for event in events]
-        self.assertEqual(times, sorted(times))
-        self.assertTrue(before - 0.1 < times[0] and times[-1] < time.time() + 0.1)
-        self.assertEqual(len({event["pid"] for event in events}), 4)    # the shell became mkdir
-
-    def test_what_it_is_told_of_a_process(self):
-        """All of one that is there; of one that has ended what was noted."""
-        program = self.program("--filter", "trace", "--who", self.tree)
-        run("sh", "-c", "echo > %s/ended" % self.tree)
-        write(self.tree + "/here")
-        ended = {}
-        for event in program.until_told("CLOSE_WRITE", self.tree + "/here"):
-            ended = event if event["path"].endswith("/ended") else ended
-        self.assertEqual((ended["comm"], ended["uid"]), ("sh", 0))
-        write(self.tree + "/here")
-        here = json.loads(program.line().decode())
-        self.assertEqual((here["pid"], here["ppid"]), (os.getpid(), os.getppid()))
-        self.assertEqual(os.path.realpath(here["exe"]), os.path.realpath(sys.executable))
-
-    def test_file_system_in_user_space(self):
-        """A FUSE mount in the tree is watched like the rest: who did it is told."""
-        if not shutil.which("bindfs"):
-            self.skipTest("needs bindfs")
-        os.mkdir(self.tree + "/m")
-        program = self.program("--filter", "trace", self.tree)
-        run("bindfs", self.out, self.tree + "/m")
-        self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree + "/m"],
-                                                stderr=subprocess.DEVNULL))
-        program.wait_for("/m, fuse mounted inside, is watched from now on")
-        os.mkdir(self.tree + "/m/d")
-        write(self.tree + "/m/d/f")
-        os.rename(self.tree + "/m/d", self.tree + "/m/e")
-        write(self.tree + "/end")
-        events = [event for event in program.until(self.tree + "/end")
-                  if event["path"].startswith(self.tree + "/m/")]
-        self.assertEqual({event["pid"] for event in events}, {os.getpid()})
-        self.assertEqual(gather(events), {
-            self.tree + "/m/d": {"CREATE"}, self.tree + "/m/d/f": set(CREATED.split()),
-            (self.tree + "/m/d", self.tree + "/m/e"): {"RENAME"}})
-        unmount(self.tree + "/m")
-        found = {}
-        while self.tree + "/m" not in found:
-            found.update(self.reported(program))
-        self.assertEqual(found[self.tree + "/m"], {"UNMOUNT"})
-
-    def test_root_in_user_space(self):
-        """A FUSE mount is a root like others, where trace is asked for."""
-        if not shutil.which("bindfs"):
-            self.skipTest("needs bindfs")
-        run("bindfs", self.out, self.tree)
-        self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree],
-                                                stderr=subprocess.DEVNULL))
-        program = self.program("--filter", "trace", self.tree)
-        run("sh", "-c", "mkdir d; echo > d/f; mv d e", cwd=self.tree)
-        self.assertEqual(self.reported(program), {
-            self.tree + "/d": {"CREATE"}, self.tree + "/d/f": set(CREATED.split()),
-            (self.tree + "/d", self.tree + "/e"): {"RENAME"}})
-
-    def test_beside_marks(self):
-        """Of `auto`: where marks can't be had, as on ramfs, it is trace, and mounts there follow
-        the directories of the other."""
-        os.makedirs(self.tree + "/a/m")
-        self.mount("-t", "ramfs", "ramfs", self.tree + "/a/m")
-        program = self.program(self.tree)
-        if b"(filter: marks+trace)" not in program.errors:
-            self.skipTest("%r" % program.errors)
-        write(self.tree + "/a/m/f")
-        found = gather(program.until_told("CLOSE_WRITE", self.tree + "/a/m/f"))
-        self.assertEqual(found, {})
-        os.rename(self.tree + "/a", self.tree + "/b")
-        write(self.tree + "/b/m/g")
-        found = gather(program.until_told("CLOSE_WRITE", self.tree + "/b/m/g"))
-        self.assertEqual(found, {(self.tree + "/a", self.tree + "/b"): {"RENAME"}})
-
-
-class FastpathTest(BpfTest):
-    """fan_fp.bpf.o at work, in a kernel that has the fastpath."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        if not kernel().find("fanotify_fastpath_ops", (fanfp.BTF_STRUCT,)):
-            raise unittest.SkipTest("this kernel has no fanotify fastpath")
-
-    def setUp(self):
-        super().setUp()
-        self.top = tempfile.mkdtemp(prefix="fanfp-")
-        self.addCleanup(shutil.rmtree, self.top, True)
-        if fanfp.libc().mount(b"none", self.top.encode(), b"tmpfs", 0, None) < 0:
-            self.skipTest("no tmpfs can be mounted")
-        self.addCleanup(fanfp.libc().umount2, self.top.encode(), 2)
-        self.tree, self.out = self.top + "/tree", self.top + "/out"
-        os.mkdir(self.tree)
-        os.mkdir(self.out)
-        self.groups = []
-
-    def tearDown(self):
-        for group in self.groups:
-            group.close()
-        super().tearDown()
-
-    def group(self, *roots, **options):
-        group = Group(os.path.join(HERE, "fan_fp.bpf.o"), **options)
-        self.groups.append(group)
-        group.open().watch(self.top)
-        for root in roots or (self.tree,):
-            group.pin(root)
-        self.assertEqual(group.globals["initialized"], len(roots) or 1)
-        return group
-
-    def run_in(self, command):
-        """What is not the watcher does something."""
-        subprocess.check_call(["sh", "-ec", command], cwd=self.top)
-
-    def test_selftest_scenario(self):
-        group = self.group(mask=FAN_CREATE | FAN_OPEN)
-        before = group.counters()
-        self.selftest()
-        self.assertEqual(group.names() & {"aa", "bb", "cc", "subdir"}, {"aa", "bb", "subdir"})
-        counts = {name: count - before[name] for name, count in group.counters().items()}
-        # Eight events, and the tree's close, which the root's own mark asks for.  aa and subdir are
-        # in the root, which is tagged; bb and cc are the first that is heard of their directory.
-        self.assertEqual(counts["cache_miss"], 2)
-        self.assertEqual(counts["cache_hit"], 7)
-        self.assertEqual(counts["skipped"], 2)
-        self.assertEqual(counts["undecided"], 0)
-
-    def selftest(self):
-        """Another process opens the tree, makes aa and subdir/bb in it, and cc beside it."""
-        child = os.fork()
-        if not child:
-            try:
-                os.close(os.open(self.tree, os.O_RDONLY))
-                for name in (self.tree + "/aa", None, self.tree + "/subdir/bb", self.top + "/cc"):
-                    if name is None:
-                        os.mkdir(self.tree + "/subdir")
-                        continue
-                    os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600))
-                    os.unlink(name)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        self.assertEqual(os.waitpid(child, 0)[1], 0)
-
-    def test_selftest_scenario_kept_by_inode(self):
-        group = Group(OBJECTS.path("by_inode", "clang-19"), FAN_CREATE | FAN_OPEN)
-        self.groups.append(group)
-        group.globals["root_ino"] = os.stat(self.tree).st_ino
-        fd = os.open(self.tree, os.O_PATH)
-        group.loaded.maps["inode_storage_map"].update(fd, 0)
-        os.close(fd)
-        group.open().watch(self.top)
-        self.selftest()
-        self.assertEqual(group.globals["initialized"], 1)
-        self.assertEqual(group.names() & {"aa", "bb", "cc"}, {"aa", "bb"})
-        self.assertEqual((group.globals["cache_hit"], group.globals["cache_miss"]), (4, 4))
-
-    def test_inside_is_sent_and_outside_is_not(self):
-        group = self.group()
-        self.run_in("mkdir -p tree/d/e out/d; echo x > tree/d/e/in1; echo x > out/d/out1;"
-                    "rm out/d/out1; mkfifo tree/fifo out/pipe; chmod 600 out/pipe;"
-                    "ln -s nowhere tree/link; ln -s nowhere out/link1")
-        names = group.names()
-        self.assertEqual(names, {"d", "e", "in1", "fifo", "link"})
-
-    def test_what_tells_no_directory_is_skipped(self):
-        group = self.group(mask=FAN_ATTRIB)
-        self.run_in("echo > out/a; ln out/a out/b; rm out/a out/b; echo > tree/c; ln tree/c tree/d;"
-                    "rm tree/d; chmod 600 tree/c; chmod 700 tree out")
-        names = group.names()
-        self.assertIn("c", names)
-        self.assertFalse(names & {"a", "b", "out"}, names)
-
-    def test_deletes_outside_stay_in_the_kernel(self):
-        group = self.group()
-        self.run_in("cd out; for i in 1 2 3 4 5 6 7 8 9; do echo > f$i; done; rm f?")
-        self.assertEqual(group.names(), set())
-        self.assertEqual(group.counters()["undecided"], 0)
-
-    def test_deletes_in_a_directory_never_heard_of(self):
-        self.run_in("cd out; mkdir d; for i in 1 2 3 4 5 6 7 8 9; do echo > d/f$i; done")
-        group = self.group()
-        self.run_in("rm -r out/d")
-        self.assertEqual(len([name for name in group.names() if name.startswith("f")]), 1)
-        self.assertEqual(group.counters()["undecided"], 2)      # the first f, and d itself
-
-    def test_deletes_inside_a_directory_never_heard_of(self):
-        self.run_in("cd tree; mkdir d; for i in 1 2 3; do echo > d/f$i; done")
-        group = self.group()
-        self.run_in("rm -r tree/d")
-        self.assertEqual(group.names(), {"f1", "f2", "f3", "d"})
-
-    def test_directories_moved_in_and_out(self):
-        group = self.group()
-        self.run_in("mkdir -p out/a/b tree/c/d; echo > out/a/b/early; echo > tree/c/d/kept")
-        self.assertFalse(group.names() & {"early"})
-        self.run_in("mv out/a tree/a; echo > tree/a/b/in1; mv tree/c out/c; echo > out/c/d/out1;"
-                    "mkdir out/c/d/out2; echo > tree/a/b/in2")
-        names = group.names()
-        self.assertTrue({"a", "in1", "in2", "c"} <= names, names)
-        self.assertFalse(names & {"out1", "out2"}, names)
-        self.run_in("mv tree/a/b out/b; echo > out/b/out3; mv out/b tree/b; echo > tree/b/in3")
-        names = group.names()
-        self.assertTrue({"b", "in3"} <= names)
-        self.assertFalse(names & {"out3"}, names)
-
-    def test_exchange_across_the_border(self):
-        group = self.group()
-        self.run_in("mkdir -p out/x/d tree/y/d; echo > out/x/d/one; echo > tree/y/d/two")
-        group.names()
-        child = os.fork()
-        if not child:
-            fanfp.libc().renameat2(-100, (self.out + "/x").encode(), -100,
-                                   (self.tree + "/y").encode(), 2)
-            os._exit(0)
-        os.waitpid(child, 0)
-        self.run_in("echo > tree/y/d/in1; echo > out/x/d/out1")
-        names = group.names()
-        self.assertTrue({"x", "y", "in1"} <= names, names)
-        self.assertNotIn("out1", names)
-
-    def test_files_moved_across_the_border(self):
-        group = self.group()
-        self.run_in("echo > out/f; echo > tree/g; echo > out/h")
-        group.names()
-        self.run_in("mv out/f tree/f1; mv tree/g out/g1; mv out/h out/h1; echo > out/i")
-        names = group.names()
-        self.assertTrue({"f1", "g"} <= names, names)
-        self.assertFalse(names & {"h", "h1", "i"}, names)
-
-    def test_hard_link_with_an_outside_name(self):
-        group = self.group()
-        self.run_in("echo > tree/in; ln tree/in out/away; echo > out/warm")
-        group.names()
-        self.run_in("echo x >> out/away")
-        self.assertEqual(group.names(), set())
-        self.run_in("echo x >> tree/in")
-        self.assertEqual(group.names(), {"in"})
-
-    def test_the_root_itself(self):
-        group = self.group()
-        self.run_in("echo > warm; echo > warm2")
-        self.assertEqual(group.names(), set())
-        self.run_in("mv tree forest; echo > forest/in; echo > beside")
-        names = group.names()
-        self.assertTrue({"tree", "forest", "in"} <= names, names)
-        self.assertNotIn("beside", names)
-
-    def test_a_name_below_the_root_of_the_file_system_that_is_a_root(self):
-        group = self.group(self.top)
-        self.run_in("echo > any; echo > out/any2; mv tree tree2")
-        self.assertTrue({"any", "any2", "tree"} <= group.names())
-
-    def test_many_roots(self):
-        roots = []
-        for number in range(64):
-            roots.append("%s/r%d" % (self.top, number))
-            os.mkdir(roots[-1])
-        group = self.group(*roots)
-        self.run_in("for i in 0 1 31 62 63; do echo > r$i/in$i; done; echo > out/out")
-        self.assertEqual(group.names(), {"in0", "in1", "in31", "in62", "in63"})
-
-    def test_a_root_added_and_removed_while_running(self):
-        group = self.group()
-        self.run_in("mkdir out/deep; echo > out/deep/before")
-        self.assertEqual(group.names(), set())
-        slot = group.pin(self.out)
-        self.run_in("echo > out/deep/during")
-        self.assertEqual(group.names(), {"during"})
-        group.unpin(slot)
-        self.assertEqual(group.globals["slot_state"][slot], FREE)
-        self.run_in("echo > out/deep/after; echo > tree/in")
-        self.assertEqual(group.names(), {"in"})
-        self.assertEqual(group.globals["initialized"], 1)
-
-    def test_nothing_is_held_back_while_a_root_waits(self):
-        group = self.group()
-        group.globals["roots"] += 1
-        self.run_in("echo > out/unknown")
-        self.assertEqual(group.names(), {"unknown"})
-        group.globals["roots"] -= 1
-        self.run_in("echo > out/known")
-        self.assertEqual(group.names(), set())
-
-    def test_a_file_system_that_is_inside_as_a_whole(self):
-        group = self.group()
-        inner = self.tree + "/mnt"
-        os.mkdir(inner)
-        self.assertEqual(fanfp.libc().mount(b"none", inner.encode(), b"tmpfs", 0, None), 0)
-        self.addCleanup(fanfp.libc().umount2, inner.encode(), 2)
-        device = os.stat(inner).st_dev
-        group.loaded.maps["whole"].update(os.major(device) << 20 | os.minor(device), 1)
-        group.globals["changes"] += 1
-        group.watch(inner)
-        self.run_in("mkdir tree/mnt/d; echo > tree/mnt/d/in; rm tree/mnt/d/in; echo > out/out")
-        names = group.names()
-        self.assertTrue({"d", "in"} <= names)
-        self.assertNotIn("out", names)
-
-    def test_nothing_is_missed_while_directories_move(self):
-        """Moves outside and inside make all answers void again and again."""
-        count = min(500, FILES // 10)
-        self.run_in("mkdir -p tree/a/b/c tree/m1 tree/m2 tree/m1/x out/p/x out/q out/z")
-        group = self.group()
-        moves = [subprocess.Popen(["sh", "-c", command], cwd=self.top) for command in (
-            "while :; do mv out/p/x out/q/x; mv out/q/x out/p/x; done",
-            "while :; do mv tree/m1/x tree/m2/x; mv tree/m2/x tree/m1/x; done")]
-        try:
-            self.run_in("i=0; while [ $i -lt %d ]; do : > tree/a/b/c/in$i; : > out/z/out$i;"
-                        "rm tree/a/b/c/in$i out/z/out$i; i=$((i+1)); done" % count)
-        finally:
-            for process in moves:
-                process.kill()
-                process.wait()
-        self.assertGreater(group.globals["generation"], 10)
-        names = group.names()
-        self.assertEqual({"in%d" % number for number in range(count)} - names, set())
-
-    def test_own_events_are_dropped(self):
-        group = self.group()
-        with open(self.tree + "/mine", "w"):
-            pass
-        os.rename(self.tree + "/mine", self.tree + "/mine2")
-        self.assertEqual(group.names(), set())
-        self.assertGreater(group.counters()["own"], 2)
-
-    def test_own_moves_count_all_the_same(self):
-        group = self.group()
-        self.run_in("mkdir -p out/a; echo > out/a/out")
-        self.assertEqual(group.names(), set())
-        os.rename(self.out + "/a", self.tree + "/a")
-        self.run_in("echo > tree/a/in")
-        self.assertEqual(group.names(), {"in"})
-
-    def test_what_nobody_asked_for(self):
-        group = self.group()
-        group.globals["asked"] = FAN_CREATE
-        group.globals["asked_dir"] = FAN_RENAME
-        self.run_in("echo > tree/made; mv tree/made tree/moved; mkdir tree/d; mv tree/d tree/e")
-        self.assertEqual(group.names(), {"made", "d", "e"})
-        self.assertGreater(group.counters()["unasked"], 2)
-
-    def test_two_at_once_on_overlapping_trees(self):
-        self.run_in("mkdir tree/inner")
-        one, two = self.group(), self.group(self.tree + "/inner")
-        self.run_in("echo > tree/a; echo > tree/inner/b; echo > out/c")
-        self.assertEqual(one.names(), {"a", "b"})
-        self.assertEqual(two.names(), {"b"})
-
-    def test_file_system_can_be_unmounted_once_a_root_is_released(self):
-        group = self.group()
-        self.assertEqual(fanfp.libc().umount2(self.top.encode(), 0), -1)
-        group.unpin(0)
-        self.assertEqual(fanfp.libc().umount2(self.top.encode(), 0), 0)
-
-    def test_nothing_is_left_after_a_kill(self):
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                group = self.group()
-                os.write(writing, group.name.encode())
-                time.sleep(60)
-            finally:
-                os._exit(1)
-        os.close(writing)
-        name = os.read(reading, 100).decode()
-        os.close(reading)
-        self.assertTrue(os.path.exists("/sys/kernel/fanotify_fastpath/" + name))
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        # The pin went with the descriptor that held it: no waiting here.
-        self.assertEqual(fanfp.libc().umount2(self.top.encode(), 0), 0)
-        for _ in range(100):
-            if not os.path.exists("/sys/kernel/fanotify_fastpath/" + name):
-                break
-            time.sleep(0.05)
-        self.assertFalse(os.path.exists("/sys/kernel/fanotify_fastpath/" + name))
-
-    def test_a_killed_watcher_takes_its_pins_along(self):
-        """Its descriptors go from the highest down, so the close of the root is still told."""
-        group = Group(os.path.join(HERE, "fan_fp.bpf.o"))
-        self.groups.append(group)
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                group.open().watch(self.top)
-                group.pin(self.tree)
-                os.write(writing, b"x")
-                time.sleep(60)
-            finally:
-                os._exit(1)
-        os.close(writing)
-        self.assertEqual(os.read(reading, 1), b"x")
-        os.close(reading)
-        self.assertEqual(group.globals["initialized"], 1)
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        self.assertEqual(group.globals["initialized"], 0)
-        self.assertEqual(group.globals["slot_state"][0], FREE)
-        self.assertIsNone(first_key(group.loaded.maps["pinned_at"]))
-
-    def test_a_name_that_is_taken(self):
-        group = self.group()
-        with open(os.path.join(HERE, "fan_fp.bpf.o"), "rb") as file:
-            obj = filter_part(fanfp.read_object(file.read(), "fan_fp.bpf.o"))
-        with fanfp.load(obj, kernel(), dict.fromkeys(obj.struct_ops, group.name)) as other:
-            with self.assertRaises(fanfp.Error) as caught:
-                other.attach()
-            self.assertEqual(caught.exception.errno, errno.EEXIST)
-
-    def test_same_as_libbpf(self):
-        """libbpf (1.2 and later, which knows these sections) loads the same instructions."""
-        path = os.path.join(HERE, "fan_fp.bpf.o")
-        libbpf = Libbpf()
-        handle, theirs = libbpf.load(path, ("bpf_fp_handler", "bpf_fp_init", "bpf_fp_free"))
-        try:
-            with open(path, "rb") as file:
-                obj = filter_part(fanfp.read_object(file.read(), "fan_fp.bpf.o"))
-            with fanfp.load(obj, kernel()) as loaded:
-                self.assertEqual(sorted(loaded.programs), sorted(theirs))
-                for program, fd in loaded.programs.items():
-                    mine, their = program_info(fd), program_info(theirs[program])
-                    self.assertEqual(mine[0], their[0], program)
-                    self.assertEqual(without_maps(mine[1]), without_maps(their[1]), program)
-        finally:
-            libbpf.close(handle)
-
-
-class FilterObjectTest(unittest.TestCase):
-    """fan_fp.bpf.o itself."""
-
-    SOURCES = [os.path.join(HERE, "bpf", name) for name in ("fan_fp.bpf.c", "trace.h")]
-    OBJECT = os.path.join(HERE, "fan_fp.bpf.o")
-
-    def test_committed_object_is_built_from_this_source(self):
-        if not shutil.which("clang-19") or not shutil.which("llvm-strip-19") \
-                or not os.path.exists("/usr/include/bpf/bpf_helpers.h"):
-            self.skipTest("clang-19, llvm-strip-19 and libbpf's headers are not all here")
-        directory = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, directory)
-        os.mkdir(os.path.join(directory, "bpf"))
-        for source in self.SOURCES:
-            shutil.copy(source, os.path.join(directory, "bpf"))
-        subprocess.check_call(
-            ["clang-19"] + COMPILE + ["-Werror"] + compiler_includes()
-            + ["-c", "bpf/fan_fp.bpf.c", "-o", "fan_fp.bpf.o"], cwd=directory)
-        subprocess.check_call(["llvm-strip-19", "-g", "-R", ".rel.BTF", "-R", ".rel.BTF.ext",
-                               "fan_fp.bpf.o"], cwd=directory)
-        with open(os.path.join(directory, "fan_fp.bpf.o"), "rb") as made, \
-                open(self.OBJECT, "rb") as committed:
-            self.assertEqual(made.read(), committed.read())
-
-    def test_what_it_holds(self):
-        with open(self.OBJECT, "rb") as file:
-            obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
-        self.assertTrue({"inode_storage_map", "subdir_root"} <= set(obj.maps))
-        self.assertGreaterEqual(obj.maps["subdir_root"].max_entries, 64)
-        self.assertEqual(list(obj.struct_ops), ["bpf_fanotify_fastpath_ops"])
-        names = {obj.btf.type(number).name for number in range(len(obj.btf))}
-        for name in ("root_ino", "initialized", "cache_hit"):
-            self.assertIn(name, names)
-
-    def test_its_groups_share_nothing(self):
-        """Neither is loaded with anything of the other's."""
-        obj = fanfp.read_object_file()
-        ended = [fanfp.part_of(obj, [name, "take_back"])
-                 for name in ("note_ended", "note_ended_no_cgroup")]
-        trace = [fanfp.part_of(obj, names + ("trace_find_lock",))
-                 for names in fanfp.Tracer.PROGRAMS.values()]
-        groups = [filter_part(obj)] + ended + trace
-        self.assertEqual(groups[0].struct_ops, obj.struct_ops)
-        for one, other in itertools.combinations(([groups[0]], ended, trace), 2):
-            for mine, their in itertools.product(one, other):
-                for part in ("functions", "data", "maps", "externs"):
-                    self.assertEqual(set(getattr(mine, part)) & set(getattr(their, part)), set())
-        for part in ended:
-            self.assertEqual(list(part.maps), ["ended"])
-        programs = {function.name for group in groups for function in group.functions.values()
-                    if function.is_program}
-        self.assertEqual(programs, {function.name for function in obj.functions.values()
-                                    if function.is_program})
-
-    def test_what_notes_processes_fits_old_kernels(self):
-        """Linux 4.17 knows no globals, no types of a program, and no comparison of 32 bits; it
-        has not the helper for control groups either."""
-        obj = fanfp.read_object_file()
-        for name, helpers in (("note_ended", {1, 5, 14, 15, 16, 80}),
-                              ("note_ended_no_cgroup", {1, 5, 14, 15, 16})):
-            part = fanfp.part_of(obj, [name])
-            self.assertFalse(fanfp.needs_kernel(part))
-            self.assertEqual((part.data, part.externs), ({}, {}))
-            program, = fanfp.relocate(part, None).programs
-            insns = [fanfp.INSN.unpack_from(program.insns, at)
-                     for at in range(0, len(program.insns), 8)]
-            self.assertNotIn(6, {insn[0] & 7 for insn in insns})            # BPF_JMP32
-            self.assertFalse([insn for insn in insns if insn[0] & 0xe7 == 0xc3])    # atomics
-            self.assertEqual({insn[3] for insn in insns if insn[0] == fanfp.BPF_CALL}, helpers)
-
-    def test_a_kernel_without_the_fastpath_says_so(self):
-        needs_bpf()
-        if kernel().find("fanotify_fastpath_ops", (fanfp.BTF_STRUCT,)):
-            self.skipTest("this kernel has the fastpath")
-        with open(self.OBJECT, "rb") as file:
-            obj = fanfp.read_object(file.read(), "fan_fp.bpf.o")
-        with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(obj, kernel())
-        self.assertEqual(caught.exception.errno, errno.ENOENT)
-        self.assertIn("no struct_ops of type fanotify_fastpath_ops", str(caught.exception))
-
-
-# =============================================================================================
-# The BPF programs of the trace filter, without what is made of their records
-# =============================================================================================
-
-def needs_kprobes():
-    """Skip, with the reason, where no program can be run at a kernel function."""
-    needs_bpf()
-    if not os.path.exists(fanfp.KPROBE_TYPE):
-        raise unittest.SkipTest("this kernel has no kprobes")
-
-
-def loaded_programs():
-    """The ids of the BPF programs that the kernel has."""
-    found, number = set(), 0
-    while True:
-        attributes = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 12)
-        if fanfp.system_call("bpf", 11, attributes, 12) < 0:        # BPF_PROG_GET_NEXT_ID
-            return found
-        number, = struct.unpack_from("=I", attributes, 4)
-        found.add(number)
-
-
-class RecordsTest(unittest.TestCase):
-    """What the ring buffer has, as bytes."""
-
-    @staticmethod
-    def record(names, path, old=b"", pid=1, flags=0):
-        """As bpf(2) puts a struct trace_record into the ring."""
-        mask, length = fanfp.event_mask(names.replace(" ISDIR", "")), len(path)
-        mask |= fanfp.ISDIR if names.endswith(" ISDIR") else 0
-        body = struct.pack("=QIIQQ16siiIII4x", 5, mask, pid, 2, 3 << 32 | 4, b"sh", 0,
-                           0 if old else -1, length, len(old), flags) + path + old
-        return struct.pack("=II", len(body), 0) + body + bytes(-len(body) % 8)
-
-    def merged(self, *records, limit=1 << 20):
-        """The names of each that is left, and whether that was all."""
-        ring = b"".join(records)
-        starts, masks, end = fanfp.Tracer._merged(ring, memoryview(ring).cast("I"), 0, len(ring),
-                                                  limit)
-        self.assertEqual(len(starts), len(masks))
-        return [" ".join(fanfp.event_names(mask)) for mask in masks], end == len(ring)
-
-    def test_what_is_merged(self):
-        record, a, b = self.record, b"a\0", b"b\0"
-        for records, wanted in (
-                ([record("MODIFY", a), record("MODIFY", b), record("CLOSE_WRITE", a),
-                  record("CLOSE_WRITE", b)], ["MODIFY CLOSE_WRITE"] * 2),
-                ([record("MODIFY", a), record("MODIFY", a, pid=2), record("CLOSE_WRITE", a)],
-                 ["MODIFY", "MODIFY", "CLOSE_WRITE"]),
-                ([record("MODIFY", b"", flags=1), record("CLOSE_WRITE", b"", flags=1)],
-                 ["MODIFY", "CLOSE_WRITE"]),
-                ([record("MODIFY", a), record("RENAME", b"c\0", b), record("CLOSE_WRITE", a),
-                  record("DELETE", a), record("CREATE", a), record("MODIFY", a)],
-                 ["MODIFY", "RENAME", "CLOSE_WRITE DELETE", "CREATE MODIFY"]),
-                ([record("CREATE ISDIR", a), record("OPEN ISDIR", a), record("DELETE", b"x\0a\0"),
-                  record("DELETE ISDIR", a)], ["CREATE OPEN", "DELETE", "DELETE"]),
-                ([record("MODIFY", a), record("OPEN ISDIR", a), record("CLOSE_WRITE", a)],
-                 ["MODIFY", "OPEN", "CLOSE_WRITE"])):
-            self.assertEqual(self.merged(*records), (wanted, True))
-
-    def test_in_pieces(self):
-        records = [self.record("MODIFY", b"a\0"), self.record("CLOSE_WRITE", b"a\0")]
-        self.assertEqual(self.merged(*records, limit=1), (["MODIFY"], False))
-        busy = bytearray(records[1])
-        busy[3] |= 0x80 if sys.byteorder == "little" else 0
-        busy[0] |= 0x80 if sys.byteorder == "big" else 0
-        self.assertEqual(self.merged(records[0], bytes(busy)), (["MODIFY"], False))
-
-    def test_damaged(self):
-        record = bytearray(self.record("MODIFY", b"a\0"))
-        struct.pack_into("=I", record, fanfp.Tracer.WHERE_AT + 8, 1 << 20)
-        with self.assertRaises(fanfp.Error) as caught:
-            self.merged(bytes(record))
-        self.assertIn("damaged", str(caught.exception))
-
-
-class TracerTest(Base):
-
-    ALL = sum(fanfp.EVENTS[name] for name in (
-        "ACCESS", "MODIFY", "ATTRIB", "CLOSE_WRITE", "CLOSE_NOWRITE", "OPEN", "OPEN_EXEC", "CREATE",
-        "DELETE", "DELETE_SELF", "MOVE_SELF", "RENAME", "MOVED_FROM", "MOVED_TO"))
-    ACCESSES = fanfp.ACCESS | fanfp.CLOSE_NOWRITE | fanfp.OPEN | fanfp.OPEN_EXEC
-    CHANGES = ALL & ~ACCESSES
-    ENTRIES = CHANGES & ~(fanfp.MODIFY | fanfp.ATTRIB | fanfp.CLOSE_WRITE)
-
-    def setUp(self):
-        needs_kprobes()
-        super().setUp()
-        self.inotify = fanfp.new_inotify()
-        self.addCleanup(os.close, self.inotify)
-        self.addCleanup(os.chdir, os.getcwd())
-
-    def tracer(self, asked=CHANGES, own=True, roots=(), **options):
-        tracer = fanfp.Tracer(asked, asked, own, **options)
-        self.addCleanup(tracer.close)
-        for slot, root in enumerate(roots or [self.tree]):
-            self.assertEqual(self.pin(tracer, root, slot), slot)
-        return tracer
-
-    def pin(self, tracer, path, slot):
-        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
-        try:
-            fanfp.inotify_watch(self.inotify, fanfp.path_to_fd(fd), fanfp.DELETE_SELF, path, 0)
-            return tracer.pin(fd, slot)
-        finally:
-            os.close(fd)
-
-    @staticmethod
-    def told(record):
-        """(names, slot, path), and of a RENAME the old slot and path."""
-        names = " ".join(fanfp.event_names(record.mask & ~fanfp.ISDIR))
-        names += " ISDIR" if record.mask & fanfp.ISDIR else ""
-        path = None if record.path is None else os.fsdecode(record.path)
-        if record.old_slot is None:
-            return names, record.slot, path
-        return names, record.slot, path, record.old_slot, os.fsdecode(record.old_path)
-
-    def read(self, tracer):
-        """All there is, each by itself, as told; whole, but for what says so."""
-        found = []
-        while tracer.waiting():
-            found += tracer.read(1)
-        for record in found:
-            self.assertEqual(record.is_whole, record.path is not None, record)
-        return [self.told(record) for record in found]
-
-    # --- what is recorded ---
-
-    def operations(self, tree, out, number):
-        """Do all there is to do in a tree whose root has this slot; what is to be recorded."""
-        def made(path):
-            return [("CREATE", number, path), ("MODIFY", number, path),
-                    ("CLOSE_WRITE", number, path)]
-
-        def one(names, path):
-            return [(names, number, path)]
-
-        def moved(path, old):
-            return [("RENAME", number, path, number, old)]
-        wanted = []
-        write(tree + "/a")
-        wanted += made("a")
-        os.mkdir(tree + "/d")
-        wanted += one("CREATE ISDIR", "d")
-        os.rename(tree + "/a", tree + "/d/b")
-        wanted += moved("d/b", "a")
-        os.rename(tree + "/d/b", out + "/b")
-        wanted += one("MOVED_FROM", "d/b")
-        write(out + "/b")
-        os.rename(out + "/b", tree + "/c")
-        wanted += one("MOVED_TO", "c")
-        write(tree + "/d/x")
-        wanted += made("d/x")
-        exchange(tree + "/c", tree + "/d/x")
-        wanted += moved("d/x", "c") + moved("c", "d/x")
-        os.link(tree + "/c", tree + "/d/l")
-        wanted += one("CREATE", "d/l")
-        os.link(tree + "/c", out + "/l")
-        write(out + "/l")                           # the name that is used is outside
-        write(tree + "/d/l")
-        wanted += one("MODIFY", "d/l") + one("CLOSE_WRITE", "d/l")
-        os.symlink("nowhere", tree + "/s")
-        wanted += one("CREATE", "s")
-        os.mkfifo(tree + "/f")
-        wanted += one("CREATE", "f")
-        os.chmod(tree + "/d/l", 0o600)
-        wanted += one("ATTRIB", "d/l")
-        os.chmod(tree + "/d", 0o700)
-        wanted += one("ATTRIB ISDIR", "d")
-        os.chmod(tree, 0o755)
-        wanted += one("ATTRIB ISDIR", "")
-        os.truncate(tree + "/c", 0)
-        wanted += one("MODIFY", "c")
-        os.mkdir(out + "/in")
-        write(out + "/in/y")
-        os.rename(out + "/in", tree + "/d/in")
-        wanted += one("MOVED_TO ISDIR", "d/in")
-        write(tree + "/d/in/z" + "n" * 250)
-        wanted += made("d/in/z" + "n" * 250)
-        os.rename(tree + "/d", tree + "/e")
-        wanted += [("RENAME ISDIR", number, "e", number, "d")]
-        os.unlink(tree + "/e/in/y")                 # heard of for the first time
-        wanted += one("DELETE", "e/in/y")
-        os.rename(tree + "/e", out + "/e")
-        wanted += one("MOVED_FROM ISDIR", "e")
-        write(out + "/e/in/later")
-        os.unlink(out + "/e/in/later")
-        os.rename(tree + "/c", tree + "/s")         # over another
-        wanted += moved("s", "c")
-        os.unlink(tree + "/f")
-        wanted += one("DELETE", "f")
-        os.mkdir(tree + "/g")
-        os.rmdir(tree + "/g")
-        wanted += one("CREATE ISDIR", "g") + one("DELETE ISDIR", "g")
-        return wanted
-
-    def check_operations(self, tree, out, caveat=""):
-        tracer = self.tracer(roots=[tree])
-        self.assertIn(caveat, tracer.caveat)
-        self.assertEqual(bool(tracer.caveat), bool(caveat))
-        wanted = self.operations(tree, out, 0)
-        self.assertEqual(self.read(tracer), wanted)
-        self.assertEqual(tracer.lost(), 0)
-
-    def test_operations(self):
-        self.check_operations(self.tree, self.out)
-
-    def place(self, kind, megabytes):
-        """A file system of its own: (tree, out) on it."""
-        if not shutil.which("mkfs." + kind):
-            self.skipTest("no mkfs." + kind)
-        image, place = self.top + "/image", self.top + "/place"
-        with open(image, "wb") as file:
-            file.truncate(megabytes << 20)
-        run("mkfs." + kind, image, stderr=subprocess.DEVNULL)
-        os.mkdir(place)
-        self.mount("-o", "loop", image, place)
-        for name in ("/tree", "/out"):
-            os.mkdir(place + name)
-        return place + "/tree", place + "/out"
-
-    def test_operations_on_ext4(self):
-        self.check_operations(*self.place("ext4", 32))
-
-    def test_operations_on_xfs(self):
-        self.check_operations(*self.place("xfs", 320))
-
-    def test_operations_on_btrfs_with_a_subvolume_as_root(self):
-        tree, out = self.place("btrfs", 128)
-        if not shutil.which("btrfs"):
-            self.skipTest("no btrfs")
-        # A file can't be moved or linked from one subvolume to another: so all is in one.
-        run("btrfs", "subvolume", "create", tree + "/sub")
-        for name in ("/tree", "/out"):
-            os.mkdir(tree + "/sub" + name)
-        self.check_operations(tree + "/sub/tree", tree + "/sub/out")
-        tracer = self.tracer(self.ENTRIES, roots=[tree])
-        write(tree + "/sub/x")
-        run("btrfs", "subvolume", "snapshot", tree + "/sub", tree + "/snap")
-        write(tree + "/snap/y")
-        write(out + "/z")
-        self.assertEqual(self.read(tracer), [
-            ("CREATE", 0, "sub/x"), ("CREATE ISDIR", 0, "snap"), ("CREATE", 0, "snap/y")])
-
-    def overlay(self, lower, upper, work, merged):
-        for path in (lower, upper, work, merged):
-            os.makedirs(path, exist_ok=True)
-        return self.mount("-t", "overlay", "-o", "lowerdir=%s,upperdir=%s,workdir=%s"
-                          % (lower, upper, work), "overlay", merged)
-
-    def test_operations_on_overlay(self):
-        # Not on what may be an overlay itself.
-        top = self.mount("-t", "tmpfs", "tmpfs", self.top + "/tree")
-        merged = self.overlay(top + "/l", top + "/u", top + "/w", top + "/m")
-        for name in ("/tree", "/out"):
-            os.mkdir(merged + name)
-        try:
-            self.check_operations(merged + "/tree", merged + "/out")
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-
-    def test_copy_up(self):
-        top = self.mount("-t", "tmpfs", "tmpfs", self.top + "/tree")
-        os.makedirs(top + "/l/d")
-        write(top + "/l/d/file")
-        merged = self.overlay(top + "/l", top + "/u", top + "/w", top + "/m")
-        tracer = self.tracer(roots=[merged])
-        write(merged + "/d/file", "more")
-        os.unlink(merged + "/d/file")
-        self.assertEqual(self.read(tracer), [
-            ("MODIFY", 0, "d/file"), ("CLOSE_WRITE", 0, "d/file"), ("DELETE", 0, "d/file")])
-
-    def test_a_file_without_a_name_gets_one(self):
-        try:
-            fd = os.open(self.tree, os.O_TMPFILE | os.O_RDWR)
-        except OSError as error:
-            self.skipTest("O_TMPFILE: %s" % error)
-        tracer = self.tracer()
-        os.write(fd, b"x")
-        descriptors = os.open("/proc/self/fd", os.O_PATH)
-        os.link(str(fd), self.tree + "/named", src_dir_fd=descriptors)      # linkat(2)
-        os.close(descriptors)
-        os.write(fd, b"x")
-        number = os.fstat(fd).st_ino
-        os.close(fd)
-        found = self.read(tracer)
-        self.assertEqual(found[:2], [("MODIFY", 0, "#%d" % number), ("CREATE", 0, "named")])
-
-    def test_a_tree_removed_that_was_never_heard_of(self):
-        for number in range(20):
-            os.makedirs("%s/%d/%d" % (self.tree, number % 4, number))
-            write("%s/%d/%d/x" % (self.tree, number % 4, number))
-        there = {os.path.relpath(os.path.join(top, name), self.tree)
-                 for top, directories, files in os.walk(self.tree) for name in directories + files}
-        tracer = self.tracer(self.ENTRIES)
-        for name in os.listdir(self.tree):
-            shutil.rmtree(self.tree + "/" + name)
-        self.assertEqual({path for _, _, path in self.read(tracer)}, there)
-
-    def test_accesses(self):
-        write(self.tree + "/a")
-        tracer = self.tracer(self.ALL)
-        with open(self.tree + "/a", "rb") as file:
-            file.read()
-        os.listdir(self.tree)
-        self.assertEqual(self.read(tracer), [
-            ("OPEN", 0, "a"), ("ACCESS", 0, "a"), ("CLOSE_NOWRITE", 0, "a"),
-            ("OPEN ISDIR", 0, ""), ("ACCESS ISDIR", 0, ""), ("CLOSE_NOWRITE ISDIR", 0, "")])
-
-    def test_only_what_was_asked_for(self):
-        tracer = fanfp.Tracer(fanfp.MODIFY | fanfp.MOVED_TO, fanfp.CREATE, True)
-        self.addCleanup(tracer.close)
-        self.pin(tracer, self.tree, 7)
-        write(self.tree + "/a")
-        os.rename(self.tree + "/a", self.tree + "/b")
-        os.rename(self.tree + "/b", self.out + "/b")
-        os.rename(self.out + "/b", self.tree + "/c")
-        os.mkdir(self.tree + "/d")
+                found = fanfp.read_options(words, fanfp.OPTIONS)
+            except ValueError:
+                found = None
+            self.assertEqual(found, expected, words)
+        self.assertGreater(wrong, 1000)
+
+    def test_empty_name(self):
+        for words in (["", "--wait"], [""]):
+            with self.subTest(words):
+                self.assert_fails('watching "": No such file or directory; name a', *words)
+
+    def test_default_line(self):
+        line = self.lines(self.tree, do=lambda: write(self.tree + "/a\x1b[1m\nb"),
+                          command=[sys.executable, PROGRAM]).decode()
+        self.assertRegex(line, r"^\d\d:\d\d:\d\d\.\d{3} \S+\(\S+\): [A-Z_,]*CREATE\S* ")
+        self.assertTrue(line.endswith("/a\\x1b[1m\\nb\n"), line)
+        self.assertEqual(line.count("\n"), 1)
+
+    def test_format(self):
+        def do():
+            os.mkdir(self.tree + "/d")
+        out = self.lines("--format", "%w|%f|%e|%;e|%P|%%|%T", "--timefmt", "%Y", self.tree, do=do)
+        self.assertEqual(out.decode(), "%s/|d|CREATE,ISDIR|CREATE;ISDIR|%s/d|%%|%s\n"
+                         % (self.tree, self.tree, time.strftime("%Y")))
         os.rmdir(self.tree + "/d")
-        self.assertEqual(self.read(tracer), [
-            ("MODIFY", 7, "a"), ("MOVED_TO", 7, "c"), ("CREATE ISDIR", 7, "d")])
 
-    # --- how deep, how long ---
+    def test_format_raw(self):
+        """With %0 the bytes as they are; without, no name ends a line."""
+        name = os.fsdecode(b"x\n\xff\x1b")
+        out = self.lines("--format", "%P%0", self.tree, do=lambda: os.mkdir(self.tree + "/" + name))
+        self.assertEqual(out, os.fsencode(self.tree + "/" + name) + b"\0")
+        out = self.lines("--format", "%f", self.tree, do=lambda: os.rmdir(self.tree + "/" + name))
+        self.assertEqual(out, b"x\\n\\xff\\x1b\n")
 
-    def descend(self, levels, name):
-        self.addCleanup(subprocess.call, ["rm", "-rf", self.tree])
-        self.addCleanup(os.chdir, "/")
-        os.chdir(self.tree)
-        for _ in range(levels):
-            os.mkdir(name)
-            os.chdir(name)
-
-    def test_a_deep_tree(self):
-        self.descend(2000, "dir")
-        tracer = self.tracer()
-        write("file")
-        path = 2000 * "dir/" + "file"
-        self.assertEqual(self.read(tracer), [
-            ("CREATE", 0, path), ("MODIFY", 0, path), ("CLOSE_WRITE", 0, path)])
-        fd = os.open("file", os.O_PATH)
-        self.assertEqual(tracer.locate(fd), (0, os.fsencode(path)))
-        os.close(fd)
-
-    def test_a_path_too_long_to_be_told(self):
-        self.descend(300, "n" * 255)
-        tracer = self.tracer(self.ENTRIES)
-        write("file")
-        self.assertEqual(self.read(tracer), [("CREATE", 0, None)])
-        self.assertEqual(tracer.counters()["kernel too long"], 1)
-        os.chdir(self.tree)
-        write("file")
-        self.assertEqual(self.read(tracer), [("CREATE", 0, "file")])
-
-    # --- roots ---
-
-    def test_locate(self):
-        tracer = self.tracer()
-        write(self.tree + "/file")
-        for path, wanted in ((self.tree, (0, b"")), (self.tree + "/file", (0, b"file")),
-                             (self.out, None), ("/", None)):
-            fd = os.open(path, os.O_PATH)
-            self.assertEqual(tracer.locate(fd), wanted)
-            os.close(fd)
-
-    def test_unpinned(self):
-        tracer = self.tracer(self.ENTRIES)
+    def test_format_rename(self):
         write(self.tree + "/a")
-        tracer.unpin(0)
-        write(self.tree + "/b")
-        self.assertEqual(self.pin(tracer, self.tree, 9), 9)
-        self.assertEqual(self.pin(tracer, self.tree, 10), 9)
-        write(self.tree + "/c")
-        self.assertEqual(self.read(tracer), [("CREATE", 0, "a"), ("CREATE", 9, "c")])
+        if BEST == "inotify":
+            self.skipTest("inotify does not say which process")
+        out = self.lines("--format", "%o>%P by %p %C", "--no-newline", "-e", "rename", self.tree,
+                         do=lambda: os.rename(self.tree + "/a", self.tree + "/b"))
+        with open("/proc/self/comm") as file:
+            comm = file.read().strip()
+        self.assertEqual(out.decode(), "%s/a>%s/b by %d %s"
+                         % (self.tree, self.tree, os.getpid(), comm))
 
-    def test_nothing_is_a_root_that_is_not_watched(self):
-        tracer = self.tracer()
-        fd = os.open(self.out, os.O_PATH)
-        self.addCleanup(os.close, fd)
-        with self.assertRaises(fanfp.Error) as caught:
-            tracer.pin(fd, 1)
-        self.assertIn("no inotify watch", str(caught.exception))
+    def test_csv(self):
+        out = self.lines("--csv", self.tree, do=lambda: os.mkdir(self.tree + '/a,"b\n'))
+        fields = out.decode().split(",")
+        self.assertEqual(out.count(b"\n"), 1)
+        self.assertEqual(fields[0], self.tree + "/")
+        self.assertIn('"CREATE,ISDIR","a,""b\\n",,', out.decode())
 
-    def test_many_roots_one_in_another(self):
-        roots = [self.tree]
-        for number in range(1, 100):
-            roots.append("%s/%d" % (self.tree if number % 2 else roots[-1], number))
-            os.mkdir(roots[-1])
-        tracer = self.tracer(self.ENTRIES, roots=roots)
-        for root in roots:
-            write(root + "/file")
-        os.rename(roots[1], self.tree + "/moved")
-        self.assertEqual(self.read(tracer), [
-            ("CREATE", slot, "file") for slot in range(100)] + [
-            ("RENAME ISDIR", 0, "moved", 0, "1"), ("MOVE_SELF ISDIR", 1, "")])
+    def test_json(self):
+        name = os.fsdecode(b"\xff\"\\\n")
+        line = self.lines("--json", self.tree, do=lambda: os.mkdir(self.tree + "/" + name))
+        event = json.loads(line.decode("ascii"))
+        self.assertEqual(os.fsencode(event["path"]), os.fsencode(self.tree + "/" + name))
+        self.assertEqual(event["events"], ["CREATE"])
+        self.assertIs(event["is_dir"], True)
+        self.assertNotIn("old_path", event)
+        self.assertLess(abs(event["time"] - time.time()), PATIENCE)
+        if BEST != "inotify":
+            self.assertEqual(event["pid"], os.getpid())
 
-    def test_a_root_is_renamed_and_removed(self):
-        tracer = self.tracer(self.ENTRIES)
-        os.rename(self.tree, self.out + "/tree")
-        write(self.out + "/tree/a")
-        shutil.rmtree(self.out + "/tree")
-        os.mkdir(self.tree)
-        write(self.tree + "/b")
-        self.assertEqual(self.read(tracer), [
-            ("MOVE_SELF ISDIR", 0, ""), ("CREATE", 0, "a"), ("DELETE", 0, "a"),
-            ("DELETE_SELF ISDIR", 0, "")])
+    def test_include_exclude(self):
+        def do():
+            for name in ("a.c", "b.C", "c.h", "d.c~"):
+                os.mkdir(self.tree + "/" + name)
+        self.assertEqual(self.lines("--include", r"\.c$", "--format", "%f", self.tree, do=do),
+                         b"a.c\n")
+        run("sh", "-c", "rmdir *", cwd=self.tree)
+        self.assertEqual(self.lines("--includei", r"\.c$", "--format", "%f", self.tree, do=do,
+                                    count=2), b"a.c\nb.C\n")
+        run("sh", "-c", "rmdir *", cwd=self.tree)
+        self.assertEqual(self.lines("--excludei", r"\.C", "--format", "%f", self.tree, do=do),
+                         b"c.h\n")
 
-    def test_a_file_as_root(self):
-        file, other = self.out + "/file", self.tree + "/other"
-        write(file)
-        os.link(file, other)
-        tracer = self.tracer(roots=[file])
-        write(other)
-        os.chmod(file, 0o600)
-        write(self.out + "/another")
-        os.rename(file, self.out + "/moved")
-        os.unlink(other)
-        os.unlink(self.out + "/moved")
-        found = self.read(tracer)
-        self.assertEqual({path for _, _, path in found}, {""})
-        self.assertEqual([names for names, _, _ in found], [
-            "MODIFY", "CLOSE_WRITE", "ATTRIB", "MOVE_SELF", "ATTRIB", "ATTRIB", "DELETE_SELF"])
+    def test_outfile(self):
+        path = self.out + "/log"
+        write(path, "before\n")
+        program = self.program("-o", path, "--format", "%f", "--count", "1", self.tree,
+                               json_lines=False)
+        os.mkdir(self.tree + "/x")
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        with open(path) as file:
+            self.assertEqual(file.read(), "before\nx\n")
 
-    def test_bind_mount(self):
-        os.mkdir(self.tree + "/dir")
-        place = self.mount("--bind", self.tree + "/dir", self.out)
-        tracer = self.tracer(self.ENTRIES)
-        write(place + "/file")
-        self.assertEqual(self.read(tracer), [("CREATE", 0, "dir/file")])
+    def test_quiet(self):
+        program = self.program("-qq", "--count", "1", *SILENT + [self.tree], ready=False,
+                               json_lines=False)
+        while program.process.poll() is None:
+            run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
+        self.assertEqual(program.stop(), (0, ""))
+        self.assertEqual(program.buffer, b"")
 
-    def test_unmount(self):
-        place = self.mount("-t", "tmpfs", "tmpfs", self.tree)
-        os.mkdir(place + "/dir")
-        tracer = self.tracer(self.ENTRIES, own=False, roots=[place + "/dir", self.out])
-        unmount(place)
-        self.assertEqual(self.read(tracer), [("UNMOUNT ISDIR", 0, "")])
-        self.mount("-t", "tmpfs", "tmpfs", self.tree)
-        os.mkdir(place + "/dir")
-        run("touch", place + "/dir/file", self.out + "/file")
-        self.assertEqual(self.read(tracer), [("CREATE", 1, "file")])
+    def test_timeout(self):
+        status, out, errors = self.finish("-t", "0.1", self.tree)
+        self.assertEqual((status, out), (2, b""), errors)
 
-    # --- who ---
+    def test_full_disk(self):
+        with open("/dev/full", "wb") as full:
+            process = subprocess.Popen([sys.executable, PROGRAM, "-q"] + SILENT + [self.tree],
+                                       stdout=full, stderr=subprocess.PIPE)
+            while process.poll() is None:
+                run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
+            errors = process.communicate()[1].decode()
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("writing events to standard output: No space left on device", errors)
+        self.assertEqual(errors.count("\n"), 1, errors)
 
-    def test_who(self):
-        tracer = self.tracer(fanfp.CREATE, own=False)
-        write(self.tree + "/own")
-        child = subprocess.Popen(["touch", self.tree + "/file"], preexec_fn=lambda: os.setgid(12))
-        child.wait()
-        record, = tracer.read(1 << 20)
-        self.assertEqual((record.pid, record.uid, record.gid, record.comm, record.path),
-                         (child.pid, os.getuid(), 12, b"touch", b"file"))
-        self.assertLess(abs(record.time / 1e9 - time.clock_gettime(7)), PATIENCE)   # BOOTTIME
-        self.assertEqual(tracer.counters()["kernel own"], 1)
+    def test_exec(self):
+        """One command for each event, in order, none lost while one runs."""
+        log = self.out + "/log"
+        script = self.out + "/run"
+        with open(script, "w") as file:
+            file.write('#!/bin/sh\nprintf "%%s|%%s|%%s\\n" "$1" "$FANFP_PATH" "$FANFP_EVENTS" '
+                       '>> %s\n' % log)
+        os.chmod(script, 0o755)
+        names = ["plain", "sp ace", "$(touch pwned)", ";reboot", "-rf"] + list("abcdefghij")
+        program = self.program("-qq", "--count", str(len(names)), "--exec", script + " {}",
+                               self.tree, ready=False, json_lines=False)
+        while not os.path.exists(log):
+            os.mkdir(self.tree + "/probe")
+            os.rmdir(self.tree + "/probe")
+        program.stop()
+        os.remove(log)
+        program = self.program("--count", str(len(names)), "--exec", script + " {}", self.tree,
+                               json_lines=False)
+        for name in names:
+            os.mkdir(self.tree + "/" + name)
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        with open(log) as file:
+            self.assertEqual(file.read().splitlines(), [
+                "%s/%s|%s/%s|CREATE,ISDIR" % (self.tree, name, self.tree, name)
+                for name in names])
 
-    def test_in_a_pid_namespace(self):
-        if not shutil.which("unshare"):
-            self.skipTest("no unshare")
-        script = (
-            "import sys, os, subprocess\n"
-            "sys.path.insert(0, %r)\n"
-            "import fanfp\n"
-            "top = %r\n"
-            "inotify = fanfp.new_inotify()\n"
-            "fanfp.inotify_watch(inotify, os.fsencode(top), fanfp.DELETE_SELF, top, 0)\n"
-            "tracer = fanfp.Tracer(fanfp.CREATE, 0, False)\n"
-            "tracer.pin(os.open(top, os.O_PATH), 0)\n"
-            "open(top + '/own', 'w').close()\n"
-            "child = subprocess.Popen(['touch', top + '/inside'])\n"
-            "child.wait()\n"
-            "print('ready', flush=True)\n"
-            "sys.stdin.readline()\n"
-            "print([(each.path, each.pid and each.pid - child.pid) for each in\n"
-            "       tracer.read(1 << 20)])\n" % (HERE, self.tree))
-        child = subprocess.Popen(["unshare", "-pf", sys.executable, "-c", script],
-                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.addCleanup(child.wait)
-        self.addCleanup(child.stdout.close)
-        self.addCleanup(child.stdin.close)
-        self.assertEqual(child.stdout.readline(), b"ready\n")
-        run("touch", self.tree + "/outside")
-        child.stdin.write(b"\n")
-        child.stdin.flush()
-        self.assertEqual(child.stdout.read().decode().strip(),
-                         "[(b'inside', 0), (b'outside', None)]")
+    def test_probe(self):
+        status, out, errors = self.finish("--probe", self.tree)
+        self.assertEqual((status, errors), (0, ""))
+        text = out.decode()
+        for row in ("kernel ", "CAP_SYS_ADMIN ", "BTF ", "file system ", "filter marks ",
+                    "auto takes "):
+            self.assertIn(row, text)
+        self.assertRegex(text, r"auto takes +%s\n" % BEST)
 
-    # --- merging ---
+    def test_version_and_help(self):
+        self.assertEqual(self.finish("--version")[:2],
+                         (0, ("fanfp %s\n" % fanfp.__version__).encode()))
+        status, out, _ = self.finish("--help")
+        self.assertEqual(status, 0)
+        for option in ("--filter", "--format", "--json", "--exec", "--probe"):
+            self.assertIn(option, out.decode())
 
-    def test_the_same_again_is_not_recorded_while_unread(self):
-        tracer = self.tracer(fanfp.MODIFY | fanfp.CREATE | fanfp.DELETE | fanfp.RENAME)
-        file = open(self.tree + "/a", "wb", buffering=0)
-        self.addCleanup(file.close)
-        self.read(tracer)
-        for _ in range(256):
-            file.write(b"x")
-        self.assertEqual(self.read(tracer), [("MODIFY", 0, "a")])
-        self.assertEqual(tracer.counters()["kernel merged"], 255)
-        file.write(b"x")                            # what was told of is read
-        os.rename(self.tree + "/a", self.tree + "/b")
-        file.write(b"x")
-        os.link(self.tree + "/b", self.tree + "/c")
-        with open(self.tree + "/c", "r+b", buffering=0) as other:
-            file.write(b"x")
-            other.write(b"x")
-            file.write(b"x")
-        self.assertEqual(self.read(tracer), [
-            ("MODIFY", 0, "a"), ("RENAME", 0, "b", 0, "a"), ("MODIFY", 0, "b"),
-            ("CREATE", 0, "c"), ("MODIFY", 0, "b"), ("MODIFY", 0, "c"), ("MODIFY", 0, "b")])
+    # --- errors: one line, status 1 ---
 
-    def test_another_process_is_not_merged(self):
-        tracer = self.tracer(fanfp.MODIFY)
-        write(self.tree + "/a")
-        for _ in range(2):
-            run("sh", "-c", "echo >> " + self.tree + "/a")
-        records = tracer.read(1 << 20)
-        self.assertEqual(len({record.pid for record in records}), 3)
-        self.assertEqual(len(records), 3)
+    def test_errors(self):
+        self.assert_fails("no root given")
+        self.assert_fails("there is no filter none; there are auto ", "--filter", "none", self.tree)
+        self.assert_fails("watching %s/none: No such file or directory; name a directory or a file"
+                          % self.tree, self.tree + "/none")
+        self.assert_fails("there is no event none", "-e", "none", self.tree)
+        self.assert_fails("regular expression", "--include", "(", self.tree)
+        self.assert_fails("--format", "--format", "%Q", self.tree)
+        self.assert_fails("only one of", "--json", "--csv", self.tree)
+        self.assert_fails("opening %s/no/file" % self.tree, "-o", self.tree + "/no/file", self.tree)
+        self.assert_fails("\\x1b", self.tree + "/\x1b")
 
-    def test_made_anew_is_not_merged(self):
-        tracer = self.tracer(fanfp.CREATE | fanfp.MODIFY | fanfp.DELETE)
-        wanted = []
-        for _ in range(50):                         # the inode's memory is used again
-            write(self.tree + "/a")
-            os.unlink(self.tree + "/a")
-            wanted += [("CREATE", 0, "a"), ("MODIFY", 0, "a"), ("DELETE", 0, "a")]
-        self.assertEqual(self.read(tracer), wanted)
+    @unittest.skipUnless(ROOT, "needs root, to give it up")
+    def test_unprivileged(self):
+        """Without capabilities: fanotify says which, auto takes inotify."""
+        os.chmod(self.top, 0o755)
+        for name in ("marks", "user"):
+            self.assert_fails("CAP_SYS_ADMIN", "--filter", name, self.tree, preexec_fn=drop_root)
+        os.chmod(self.tree, 0o777)
+        program = self.program(self.tree, preexec_fn=drop_root)
+        self.assertIn(b"(filter: inotify)", program.errors)
+        write(self.tree + "/f")
+        write(self.tree + "/end")
+        self.assertIn(self.tree + "/f", gather(program.until(self.tree + "/end")))
 
-    def test_of_one_name(self):
-        """What is read at once is merged, but not what would lose its sense or its order."""
-        tracer = self.tracer(self.ALL)
-
-        def told():
-            return [self.told(record) for record in tracer.read(1 << 20)]
-        for name in "ab":
-            write(self.tree + "/" + name)
-        with open(self.tree + "/a", "ab"), open(self.tree + "/b", "ab"):
-            pass
-        os.unlink(self.tree + "/b")
-        write(self.tree + "/b")
-        self.assertEqual(told(), [
-            ("CREATE OPEN MODIFY CLOSE_WRITE", 0, "a"),
-            ("CREATE OPEN MODIFY CLOSE_WRITE DELETE", 0, "b"),
-            ("CREATE OPEN MODIFY CLOSE_WRITE", 0, "b")])
-        with open(self.tree + "/a", "ab", buffering=0) as file:
-            os.rename(self.tree + "/a", self.tree + "/c")
-            file.write(b"x")
-        with open(self.tree + "/b", "ab", buffering=0) as file:
-            os.unlink(self.tree + "/b")
-            os.mkdir(self.tree + "/b")
-            file.write(b"x")                        # it is still called so
-        os.listdir(self.tree + "/b")
-        os.rmdir(self.tree + "/b")
-        self.assertEqual(told(), [
-            ("OPEN", 0, "a"), ("RENAME", 0, "c", 0, "a"), ("MODIFY CLOSE_WRITE", 0, "c"),
-            ("OPEN DELETE", 0, "b"), ("CREATE ISDIR", 0, "b"), ("MODIFY CLOSE_WRITE", 0, "b"),
-            ("OPEN ACCESS CLOSE_NOWRITE ISDIR", 0, "b"), ("DELETE ISDIR", 0, "b")])
-        with open(self.tree + "/c", "ab"):
-            run("sh", "-c", "echo >> " + self.tree + "/c")
-        self.assertEqual(told(), [("OPEN", 0, "c"), ("OPEN MODIFY CLOSE_WRITE", 0, "c"),
-                                  ("CLOSE_WRITE", 0, "c")])
-
-    # --- the ring ---
-
-    def test_a_full_ring_is_counted(self):
-        tracer = self.tracer(fanfp.CREATE, ring=4096)
-        for number in range(500):
-            write("%s/%d" % (self.tree, number))
-        found = self.read(tracer)
-        self.assertLess(len(found), 500)
-        self.assertEqual(found, [("CREATE", 0, str(number)) for number in range(len(found))])
-        time.sleep(1)                               # what the kernel skipped is asked for as often
-        self.assertEqual(tracer.lost(), 500 - len(found))
-        for number in range(1000):                  # round and round
-            write("%s/new-%d" % (self.tree, number))
-            self.assertEqual(self.read(tracer), [("CREATE", 0, "new-%d" % number)])
-
-    def test_reading_in_pieces(self):
-        tracer = self.tracer(fanfp.CREATE)
-        start = tracer.position()
-        self.assertEqual((start[0], tracer.waiting()), (start[1], 0))
-        for number in range(100):
-            write("%s/%d" % (self.tree, number))
-        ready = select.select([tracer.fd], [], [], PATIENCE)[0]
-        self.assertEqual(ready, [tracer.fd])
-        found, end = [], tracer.position()[1]
-        while tracer.position()[0] < end:
-            records = tracer.read(300)
-            self.assertTrue(0 < len(records) < 10)
-            found += records
-        self.assertEqual([record.path for record in found],
-                         [str(number).encode() for number in range(100)])
-        self.assertEqual(select.select([tracer.fd], [], [], 0)[0], [])
-
-    def test_what_a_ring_can_be(self):
-        for size in (1, 4095, 5000, -4096):
-            with self.assertRaises(fanfp.Error) as caught:
-                self.tracer(ring=size)
-            self.assertIn("power of two", str(caught.exception))
-
-    # --- more than one, and what is left ---
-
-    def test_two_at_once(self):
-        one, two = self.tracer(self.ENTRIES), self.tracer(self.ENTRIES, roots=[self.out])
-        write(self.tree + "/a")
-        os.rename(self.tree + "/a", self.out + "/b")
-        one.close()
-        os.rename(self.out + "/b", self.tree + "/c")
-        self.assertEqual(self.read(two), [("MOVED_TO", 0, "b"), ("MOVED_FROM", 0, "b")])
-
-    def test_nothing_is_left_after_a_kill(self):
-        before = loaded_programs()
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                tracer = fanfp.Tracer(self.ALL, self.ALL, True)
-                self.pin(tracer, self.tree, 0)
-                os.write(writing, b"x")
-                time.sleep(PATIENCE)
-            finally:
-                os._exit(1)
-        os.close(writing)
-        self.assertEqual(os.read(reading, 1), b"x")
-        os.close(reading)
-        self.assertGreaterEqual(len(loaded_programs() - before), 3)
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        deadline = time.monotonic() + PATIENCE      # the kernel frees programs later
-        while loaded_programs() - before and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self.assertEqual(loaded_programs() - before, set())
-
-    # --- under load ---
-
-    def test_paths_while_directories_above_are_renamed(self):
-        """Each is what it was at some moment, and none is missing."""
-        for path in ("/p/m", "/q"):
-            os.makedirs(self.tree + path)
-        tracer = self.tracer(fanfp.CREATE)
-        mover = os.fork()
-        if not mover:
-            try:
-                os.chdir(self.tree)
-                while True:
-                    os.rename("p/m", "q/n")
-                    os.rename("q", "r")
-                    os.rename("r/n", "p/m")
-                    os.rename("r", "q")
-            finally:
-                os._exit(1)
+    @unittest.skipUnless(ROOT, "needs root, to set the limit of a user namespace")
+    def test_watch_limit(self):
+        """Reaching max_user_watches names the sysctl and its value."""
+        for number in range(20):
+            os.mkdir(self.tree + "/d%d" % number)
+        script = ("echo 5 > /proc/sys/user/max_inotify_watches && exec %s %s --filter inotify %s"
+                  % (sys.executable, PROGRAM, self.tree))
         try:
-            fd = os.open(self.tree + "/p", os.O_PATH)
-            inner = None
-            while inner is None:
-                for name in ("p/m", "q/n", "r/n"):
-                    try:
-                        inner = os.open(self.tree + "/" + name, os.O_PATH)
-                        break
-                    except OSError:
-                        pass
-            os.close(fd)
-            found = []
-            for number in range(3000):
-                os.close(os.open(str(number), os.O_CREAT | os.O_WRONLY, dir_fd=inner))
-                found += tracer.read(1 << 16)
-            os.close(inner)
-        finally:
-            os.kill(mover, 9)
-            os.waitpid(mover, 0)
-        found += tracer.read(1 << 20)
-        self.assertEqual([os.path.basename(record.path) for record in found if record.path],
-                         [str(number).encode() for number in range(3000)])
-        places = {os.path.dirname(record.path) for record in found}
-        self.assertLessEqual(places, {b"p/m", b"q/n", b"r/n"})
-        self.assertGreater(len(places), 1)
-        # A host that takes a processor away in the middle of a rename leaves others uncertain.
-        self.assertLess(sum(not record.is_whole for record in found), len(found) // 20)
+            run("unshare", "-Ur", "true", stderr=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("unshare -Ur does not work here")
+        process = subprocess.Popen(["unshare", "-Ur", "sh", "-c", script], stderr=subprocess.PIPE)
+        errors = process.communicate(timeout=PATIENCE)[1].decode()
+        self.assertEqual(process.returncode, 1, errors)
+        self.assertIn("/proc/sys/user/max_inotify_watches (5) is reached", errors)
+        self.assertEqual(errors.count("\n"), 1, errors)
 
-    def set_kernel(self, control, value):
-        """Set what a file of the kernel's says, until the test ends."""
-        with open(control) as file:
-            had = file.read().strip()
-        if "(" in had:                              # of these, the one that is in force
-            had = had.split("(")[1].split(")")[0]
-        with open(control, "w") as file:
-            file.write(value)
-
-        def restore():
-            with open(control, "w") as file:
-                file.write(had)
-        self.addCleanup(restore)
-
-    def test_where_the_kernel_hides_its_addresses(self):
-        self.set_kernel("/proc/sys/kernel/kptr_restrict", "2")
-        self.check_operations(self.tree, self.out, "kptr_restrict")
-
-    def test_many_writers(self):
-        """Every event of each is recorded, preempted as they are."""
+    @unittest.skipUnless(ROOT, "needs root, to hide /proc")
+    def test_no_proc(self):
+        script = "umount -l /proc; exec %s %s %s" % (sys.executable, PROGRAM, self.tree)
         try:
-            self.set_kernel("/sys/kernel/debug/sched/preempt", "full")
-        except OSError:
-            pass                                    # it preempts as it does
-        asked = fanfp.CREATE | fanfp.OPEN | fanfp.CLOSE_WRITE | fanfp.DELETE
-        tracer = self.tracer(asked, own=False)
-        files = max(100, FILES // 40)
-        script = ("import os, sys\n"
-                  "os.mkdir(sys.argv[1])\n"
-                  "os.chdir(sys.argv[1])\n"
-                  "for number in range(%d):\n"
-                  "    os.close(os.open(str(number), os.O_CREAT | os.O_WRONLY))\n"
-                  "    os.unlink(str(number))\n" % files)
-        writers = [subprocess.Popen([sys.executable, "-c", script, self.tree + "/" + name])
-                   for name in "abcdefgh"]
-        found = []
-        while any(writer.poll() is None for writer in writers):
-            select.select([tracer.fd], [], [], 0.05)
-            found += tracer.read(1 << 20)
-        while tracer.waiting():
-            found += tracer.read(1 << 20)
-        self.assertEqual([writer.wait() for writer in writers], [0] * 8)
-        self.assertEqual(tracer.lost(), 0)
-        by_pid = {}
-        for record in found:
-            events = by_pid.setdefault(record.pid, [])
-            names = [self.told(record)[0]] if record.mask & fanfp.ISDIR \
-                else fanfp.event_names(record.mask)
-            events += [(name, os.fsdecode(record.path)) for name in names]
-        for writer, name in zip(writers, "abcdefgh"):
-            wanted = [("CREATE ISDIR", name)]
-            for number in range(files):
-                wanted += [(event, "%s/%d" % (name, number))
-                           for event in ("CREATE", "OPEN", "CLOSE_WRITE", "DELETE")]
-            self.assertEqual(by_pid[writer.pid], wanted)
+            run("unshare", "-m", "sh", "-c", "umount -l /proc", stderr=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError):
+            self.skipTest("unshare -m does not work here")
+        process = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stderr=subprocess.PIPE)
+        errors = process.communicate(timeout=PATIENCE)[1].decode()
+        self.assertEqual(process.returncode, 1, errors)
+        self.assertIn("/proc is not mounted", errors)
+        self.assertEqual(errors.count("\n"), 1, errors)
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_file_system_without_handles(self):
+        """proc can't be marked: named with a filter asked for, another with auto."""
+        self.assert_fails("the file handle of /proc/sys: ", "--filter", "user", "/proc/sys")
+        program = self.program("/proc/sys/fs/inotify")
+        self.assertRegex(program.errors, rb"\(filter: (trace|inotify)\)")
 
 
-# =============================================================================================
-# Random programs of file operations, against a model: lab/differential.py
-# =============================================================================================
-
-class Differential(unittest.TestCase):
-    """A short run with each filter.  A long one: make soak."""
-
-    def run_filter(self, name):
-        if name not in FILTERS:
-            self.skipTest("not in FANFP_TEST_FILTERS")
-        reason = available(name, DIRECTORIES[0])
-        if reason is not None:
-            self.skipTest(reason)
-        program = os.path.join(HERE, "lab", "differential.py")
-        result = subprocess.run(
-            [sys.executable, program, "--filter", name, "--dir", DIRECTORIES[0], "--operations",
-             os.environ.get("FANFP_TEST_OPERATIONS", "2000"), "--seed", "1"],
-            stdout=subprocess.PIPE, timeout=600)
-        self.assertEqual(result.returncode, 0, result.stdout.decode("utf-8", "replace"))
-
-    def test_fastpath(self):
-        self.run_filter("fastpath")
-
-    def test_marks(self):
-        self.run_filter("marks")
-
-    def test_trace(self):
-        self.run_filter("trace")
-
-    def test_user(self):
-        self.run_filter("user")
-
-    def test_inotify(self):
-        self.run_filter("inotify")
+def drop_root():
+    """In a child: go on as root without any capability (the files stay readable)."""
+    import ctypes
+    prctl = ctypes.CDLL(None).prctl
+    for number in range(64):
+        prctl(24, number, 0, 0, 0)              # PR_CAPBSET_DROP: exec gives none of these back
 
 
-BUSY = """
-import os, sys
-while True:
-    os.close(os.open(sys.argv[1] + "/busy", os.O_CREAT | os.O_WRONLY))
-    os.remove(sys.argv[1] + "/busy")
+class Words(Command):
+    """What is said, of mistakes and of what can't be had: what was done, and what to do."""
+
+    def test_help_fits(self):
+        """A terminal of 80 columns, whatever COLUMNS says."""
+        out = self.finish("--help")[1].decode()
+        self.assertEqual([line for line in out.splitlines() if len(line) > 80], [])
+        self.assertGreater(len(out.splitlines()), 20)
+
+    def test_answers_to_a_full_disk(self):
+        for words in (["--help"], ["--version"], ["--probe", self.tree]):
+            with self.subTest(words), open("/dev/full", "wb") as full:
+                result = subprocess.run([sys.executable, PROGRAM] + words, stdout=full,
+                                        stderr=subprocess.PIPE)
+                self.assertEqual((result.returncode, result.stderr.decode()), (
+                    1, "fanfp: writing to standard output: No space left on device; it is not "
+                    "whole; free some space, or write elsewhere\n"))
+
+    def test_nobody_to_tell(self):
+        """Where standard error can't be written, watching goes on."""
+        with open("/dev/full", "wb") as full:
+            status = subprocess.call(MODULE + ["-t", "0.1", self.tree], stderr=full,
+                                     env=cached_environment())
+        self.assertEqual(status, 2)
+
+    def test_run_as_it_is(self):
+        """The file has its run bit, and README's first command works as it is typed."""
+        self.assertTrue(os.stat(PROGRAM).st_mode & 0o100)
+        if not os.path.exists(HERE + "/README.md"):
+            self.skipTest("no README here")
+        with open(HERE + "/README.md") as file:
+            command = next(line for line in file if "fanfp.py" in line).strip()
+        directory = self.tree + "/new"
+        command = command.replace("sudo ", "").replace("/tmp/dir", directory)
+        program = self.program("-c", "exec 2>&1; " + command + " -t 0.1", command=["sh"], cwd=HERE,
+                               ready=False, json_lines=False)
+        self.assertIn(b"fanfp: watching %s (filter: " % os.fsencode(directory), program.line())
+        self.assertEqual(program.process.wait(PATIENCE), 2)
+
+    def test_outfile_of_standard_output(self):
+        self.assertEqual(self.lines("-o", "-", "--format", "%f", self.tree,
+                                    do=lambda: os.mkdir(self.tree + "/x")), b"x\n")
+
+    def test_options_without_effect(self):
+        for words, text in (
+                (["--timefmt", "%Y"], "--timefmt does nothing without a %T in --format"),
+                (["--timefmt", "%Y", "--format", "%f"], "--timefmt does nothing without a %T"),
+                (["--no-newline"], "--no-newline does nothing without --format"),
+                (["--object", "x.o", "--filter", "marks"],
+                 "--object does nothing but with --filter fastpath"),
+                (["--devices", "-e", "create"], "--devices does nothing with these events"),
+                (["-qq", "--json"], "--json does nothing with -qq"),
+                (["-qq", "-o", self.out + "/log"], "--outfile does nothing with -qq"),
+                (["--probe", "--json"], "--probe takes roots and no other options"),
+                (["--who", "--filter", "inotify"], "--who does nothing with --filter inotify"),
+                (["--count", "0"], "--count: it takes a whole number above 0, not 0; see"),
+                (["-t", ""], "--timeout: it takes a number of seconds, 0 or more, not \"\"; see"),
+                (["--ring", "0"], "--ring: it takes a number of bytes up to 1G, as 64M, not 0"),
+                (["--ring", "1e9"], "--ring: it takes a number of bytes up to 1G, as 64M, not 1e9"),
+                (["--latency", "nan"], "--latency: it takes a number of seconds, 0 or more"),
+                (["-e", ","], "choosing events: none is named")):
+            with self.subTest(words):
+                self.assert_fails(text, self.tree, *words)
+        self.assertEqual(os.listdir(self.out), [])
+
+    def test_missing_files(self):
+        self.assert_fails("reading BPF object %s/no.o: No such file or directory; name "
+                          "another, or leave --object out" % self.out,
+                          "--object", self.out + "/no.o", self.tree) if ROOT else None
+        write(self.out + "/no.o")
+        self.assert_fails("reading BPF object %s/no.o: not an ELF file; name another, or leave "
+                          "--object out" % self.out, "--filter", "fastpath",
+                          "--object", self.out + "/no.o", self.tree) if ROOT else None
+        os.mkfifo(self.out + "/pipe")
+        for path in (self.out + "/pipe", "/dev/zero") if ROOT else ():
+            self.assert_fails("reading BPF object %s: Invalid argument; it is no file; name "
+                              "another, or leave --object out" % path,
+                              "--object", path, self.tree)
+        status, out, errors = self.finish("--probe", self.out + "/none", self.tree)
+        self.assertEqual((status, errors), (
+            1, "fanfp: watching %s/none: No such file or directory; name a directory or a file\n"
+            % self.out))
+        self.assertIn("auto takes ", out.decode())
+
+    @unittest.skipUnless(ROOT, "needs root, to give it up")
+    def test_permission(self):
+        os.mkdir(self.tree + "/closed")
+        os.mkdir(self.tree + "/unread")
+        for name in ("/closed/f", "/unread/f"):
+            write(self.tree + name)
+        os.chmod(self.tree + "/closed", 0)
+        os.chmod(self.tree + "/unread", 0o300)
+        for name, text in (
+                ("/closed", "run as root, or have its owner let you (chmod)"),
+                ("/closed/f", "run as root, or have its owner let you (chmod)"),
+                ("/unread", "run as root, or have its owner let you (chmod)"),
+                ("/unread/f", "the directory it is in can't be read; run as root, or watch where "
+                              "you may read")):
+            with self.subTest(name):
+                self.assert_fails("watching %s%s: Permission denied; %s"
+                                  % (self.tree, name, text), self.tree + name, preexec_fn=drop_root)
+
+    def test_few_descriptors(self):
+        for limit in range(7, 20):
+            result = subprocess.run(
+                ["sh", "-c", "ulimit -n %d && exec \"$@\"" % limit, "sh", sys.executable, PROGRAM,
+                 "-t", "0.01", self.tree], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            errors = result.stderr.decode()
+            self.assertIn(result.returncode, (1, 2), errors)
+            if result.returncode == 1:
+                self.assertRegex(errors, "^fanfp: [^\n]*; see ulimit -n\n$")
+
+    def test_errors_of_the_system(self):
+        """An OSError that Python made is told in words."""
+        for doing, text in (
+                (lambda: os.open(self.out + "/a\n", os.O_RDONLY),
+                 "opening %s/a\\n: No such file or directory" % self.out),
+                (lambda: os.listdir(os.fsencode(self.out) + b"/b"),
+                 "opening %s/b: No such file or directory" % self.out),
+                (lambda: os.fstat(12345), "asking the kernel: Bad file descriptor")):
+            with self.assertRaises(OSError) as caught:
+                doing()
+            self.assertEqual(fanfp.worded(caught.exception), text)
+
+    @unittest.skipUnless(ROOT and shutil.which("unshare"), "needs root and unshare")
+    def test_process_of_another_namespace(self):
+        """Its number is not known: null, "" or a question mark, and not 0."""
+        if BEST == "inotify":
+            self.skipTest("inotify does not say which process")
+        command = ["unshare", "-p", "-f", "--mount-proc"]
+        try:
+            run(*(command + ["true"]), stderr=subprocess.DEVNULL)
+        except subprocess.CalledProcessError:
+            self.skipTest("unshare -p does not work here")
+        for words, text in ((["--json"], '"pid": null, "comm": null'), ([], " ?(?): CREATE"),
+                            (["--format", "%p,%C;"], ",;"), (["--csv"], ',"CREATE,ISDIR",x,,,')):
+            with self.subTest(words):
+                line = self.lines(self.tree, *words, do=lambda: os.mkdir(self.tree + "/x"),
+                                  command=command + MODULE).decode()
+                self.assertIn(text, line)
+                os.rmdir(self.tree + "/x")
+
+
+# What is mounted on a host: its own file systems, containers, files and namespaces put in place.
+HOST = """
+mount -t tmpfs host "$1" && cd "$1" || exit 9
+mkdir -p proc sys dev run/netns run/credentials etc docker/netns lower snap
+mount -t proc proc proc; mount -t sysfs sysfs sys; mount -t devtmpfs dev dev
+mount -t tmpfs shm dev/shm; mount -t devpts devpts dev/pts
+mkdir -p dev/mqueue dev/hugepages
+mount -t mqueue mqueue dev/mqueue; mount -t hugetlbfs huge dev/hugepages
+mount -t ramfs ramfs run/credentials
+: > run/netns/x; mount --bind /proc/self/ns/net run/netns/x
+for i in hosts hostname; do : > lower/$i; : > etc/$i; mount --bind lower/$i etc/$i; done
+for i in 1 2 3 4 5 6 7 8; do
+    mkdir -p docker/$i/diff docker/$i/work docker/$i/merged
+    mount -t overlay -o "lowerdir=lower,upperdir=docker/$i/diff,workdir=docker/$i/work" o \\
+        docker/$i/merged
+    mkdir -p docker/$i/merged/proc docker/$i/merged/dev
+    mount -t proc proc docker/$i/merged/proc; mount -t tmpfs dev docker/$i/merged/dev
+    mknod docker/$i/merged/dev/null c 1 3
+done
+shift; exec "$@"
 """
 
 
-# Numbers of system calls that a container's seccomp filter may forbid, by machine and bits.
-SYSTEM_CALLS = {
-    ("x86_64", 64): {"fanotify_init": 300, "fanotify_mark": 301, "name_to_handle_at": 303,
-                     "open_by_handle_at": 304, "capset": 126, "inotify_init1": 294, "statx": 332},
-    ("x86_64", 32): {"fanotify_init": 338, "fanotify_mark": 339, "name_to_handle_at": 341,
-                     "open_by_handle_at": 342, "capset": 185, "inotify_init1": 332, "statx": 383},
-    ("aarch64", 64): {"fanotify_init": 262, "fanotify_mark": 263, "name_to_handle_at": 264,
-                      "open_by_handle_at": 265, "capset": 91, "inotify_init1": 26, "statx": 291},
-}
-MACHINE = os.uname().machine, 8 * struct.calcsize("P")
+@unittest.skipUnless(ROOT and shutil.which("unshare"), "needs root and unshare")
+class WholeSystem(Command):
+    """A root with all that is mounted on a host, in a namespace of its own."""
 
-
-def forbid(number, calls):
-    """A preexec_fn: system calls, by name, fail with an errno from here on.  seccomp(2)."""
-    numbers = [SYSTEM_CALLS[MACHINE][name] for name in calls]
-    code = [(0x20, 0, 0, 0)]                        # load the number of the system call
-    for index, each in enumerate(numbers):          # equal: to the last instruction
-        code.append((0x15, len(numbers) - index, 0, each))
-    code += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | number)]
-    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in code))
-    header = struct.pack("@HP", len(code), ctypes.addressof(program))
-
-    def install():
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-        if prctl(38, 1, 0, 0, 0) or prctl(22, 2, ctypes.c_char_p(header), 0, 0):
-            raise OSError(ctypes.get_errno(), "seccomp")
-        return program                              # alive until here
-    return install
-
-
-def marked_inodes(pid):
-    """The numbers of the inodes that a process has fanotify marks on.  proc(5), fdinfo."""
-    found = set()
-    for fd in os.listdir("/proc/%d/fd" % pid):
-        if "fanotify" in os.readlink("/proc/%d/fd/%s" % (pid, fd)):
-            with open("/proc/%d/fdinfo/%s" % (pid, fd)) as file:
-                found.update(int(line.split()[1][4:], 16) for line in file
-                             if line.startswith("fanotify ino:"))
-    return found
-
-
-@unittest.skipIf("inotify" not in FILTERS, "about inotify")
-class Nature(Base):
-    """inotify: what happens before a watch is set, and how much is done at a time."""
-
-    where = DIRECTORIES[0]
-    pass_a_tick = Scenarios.pass_a_tick
-
-    def watch(self, *options, **others):
-        return self.program("--filter", "inotify", *options + (self.tree,), **others)
-
-    def assert_found(self, found, expected):
-        """`expected`: {path in the tree, or two: names}"""
-        wanted = {}
-        for path, names in expected.items():
-            paths = path if isinstance(path, tuple) else (path,)
-            paths = tuple(os.path.join(self.tree, each) for each in paths)
-            wanted[paths if isinstance(path, tuple) else paths[0]] = set(names.split())
-        self.assertEqual(found, wanted)
-
-    def test_made_renamed_and_filled(self):
-        """What is in a directory that is renamed, and filled, before its making is read."""
-        os.mkdir(self.tree + "/there")
-        program = self.watch()
-        program.process.send_signal(signal.SIGSTOP)
-        os.mkdir(self.tree + "/a")
-        os.mkdir(self.tree + "/a/before")
-        os.rename(self.tree + "/a", self.tree + "/b")
-        os.rename(self.tree + "/b", self.tree + "/there/c")
-        os.mkdir(self.tree + "/there/c/d")
-        write(self.tree + "/there/c/f")
-        write(self.tree + "/there/c/d/g")
-        program.process.send_signal(signal.SIGCONT)
-        self.assert_found(self.reported(program), {
-            "a": "CREATE", ("a", "b"): "RENAME", ("b", "there/c"): "RENAME",
-            "there/c/before": "CREATE", "there/c/d": "CREATE", "there/c/f": "CREATE",
-            "there/c/d/g": "CREATE"})
-        write(self.tree + "/there/c/d/h")
-        self.assert_found(self.reported(program), {"there/c/d/h": CREATED})
-
-    def test_moved_in_and_filled(self):
-        """What is made in a directory that has been moved in, not what was there before."""
-        if not fanfp.status_of(fanfp.AT_FDCWD, os.fsencode(self.tree)).birth:
-            self.skipTest("this file system does not keep when a directory was made")
-        for wait in (lambda: None, self.pass_a_tick):
-            os.makedirs(self.out + "/d/e/old")
-            write(self.out + "/d/e/f")
-            program = self.watch()
-            self.pass_a_tick()
-            program.process.send_signal(signal.SIGSTOP)
-            os.rename(self.out + "/d", self.tree + "/d")
-            for path in ("/d/e/g", "/d/e/old/h", "/d/i"):
-                wait()
-                write(self.tree + path)
-            os.makedirs(self.tree + "/d/e/made/below")
-            self.pass_a_tick()      # in one, the change of "d" and the sentinel might be the move
-            program.process.send_signal(signal.SIGCONT)
-            self.assert_found(self.reported(program), {
-                "d": "MOVED_TO", "d/e/g": "CREATE", "d/e/old/h": "CREATE", "d/i": "CREATE",
-                "d/e/made": "CREATE", "d/e/made/below": "CREATE"})
-            program.stop()
-            shutil.rmtree(self.tree + "/d")
-
-    def test_exchanged_in_and_moved_on(self):
-        """What comes in by an exchange is told of before what goes: the one that is still to be
-        looked at, where it is by then, is the one that came."""
-        os.makedirs(self.tree + "/a/b/old")
-        os.makedirs(self.out + "/d/new")
-        program = self.watch()
-        stopped = Stopped(program)
-        exchange(self.out + "/d", self.tree + "/a/b")
-        os.rename(self.tree + "/a", self.tree + "/c")
-        stopped.go_on()
-        self.assert_found(self.reported(program), {
-            "a/b": "MOVED_TO MOVED_FROM", ("a", "c"): "RENAME"})
-        write(self.tree + "/c/b/new/f")
-        write(self.out + "/d/old/f")
-        self.assert_found(self.reported(program), {"c/b/new/f": CREATED})
-
-    def test_looked_at_before_what_left_is_let_go_of(self):
-        """However much has left, what came is watched by the time that it has been told."""
-        for number in range(20):
-            os.mkdir(self.tree + "/d%d" % number)
-        with fanfp.Watch(self.tree, filter="inotify", notice=lambda text: None) as watch:
-            for number in range(20):
-                os.rename(self.tree + "/d%d" % number, self.out + "/d%d" % number)
-                os.mkdir(self.tree + "/made%d" % number)
-            paths = set()
-            while self.tree + "/made19" not in paths:
-                paths.update(event.path for event in watch.read(PATIENCE))
-            write(self.tree + "/made19/f")
-            write(self.tree + "/end")
-            names, at_end = set(), False
-            while not at_end:
-                events = watch.read(PATIENCE)
-                self.assertTrue(events, names)
-                names.update(name for event in events for name in event.events
-                             if event.path == self.tree + "/made19/f")
-                at_end = any(event.path == self.tree + "/end" for event in events)
-            self.assertEqual(names, set(CREATED.split()))
-
-    @unittest.skipUnless(ROOT, "needs root, to mount")
-    def test_mounted_on_is_not_made(self):
-        """A directory on which something was just mounted is not just made."""
-        os.makedirs(self.out + "/d/place")
-        program = self.watch("--one-file-system")
-        self.pass_a_tick()
-        stopped = Stopped(program)
-        os.rename(self.out + "/d", self.tree + "/d")
-        self.pass_a_tick()
-        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/d/place")
-        os.mkdir(self.tree + "/d/made")
-        stopped.go_on()
-        self.assert_found(self.reported(program), {"d": "MOVED_TO", "d/made": "CREATE"})
-
-    def test_moved_in_as_it_was(self):
-        """Nothing is invented of what was made outside."""
-        program = self.watch()
-        for number in range(3):
-            path = self.out + "/d%d" % number
-            os.makedirs(path + "/e")
-            write(path + "/e/f")
-            self.pass_a_tick()
-            os.rename(path, self.tree + "/d%d" % number)
-        self.assert_found(self.reported(program), {"d%d" % number: "MOVED_TO"
-                                                   for number in range(3)})
-
-    def test_watched_when_it_can_be_read(self):
-        """A directory that may be read later, there before and made later."""
-        for path in ("/early", "/early/in", "/shut", "/shut/below"):
-            os.mkdir(self.tree + path)
-        os.chmod(self.tree + "/early", 0)
-        os.chmod(self.tree + "/shut", 0o444)        # its names can be read, and no more
-        program = self.watch(preexec_fn=drop_root)
-        os.mkdir(self.tree + "/late", 0)
-        self.assert_found(self.reported(program), {"late": "CREATE"})
-        for path in ("early", "late", "shut"):
-            os.chmod(self.tree + "/" + path, 0o755)
-        self.assert_found(self.reported(program), {})
-        for path in ("early/in/f", "late/f", "shut/below/f"):
-            write(self.tree + "/" + path)
-        self.assert_found(self.reported(program), {
-            path: CREATED for path in ("early/in/f", "late/f", "shut/below/f")})
-
-    def test_own_listing(self):
-        """That it lists directories is not reported, at the start nor later; that others do, is."""
-        os.makedirs(self.tree + "/a/b/c")
-        os.makedirs(self.out + "/d/e")
-        program = self.watch("-e", "all")
-        write(self.tree + "/a/b/f")
-        os.rename(self.out + "/d", self.tree + "/d")
-        os.makedirs(self.tree + "/made/below")
-        found = self.reported(program)
-        for path in ("made/below", "d/e"):
-            found.pop(self.tree + "/" + path, None)
-        self.assert_found(found, {"a/b/f": CREATED + " OPEN", "d": "MOVED_TO", "made": "CREATE"})
-        for path in ("a", "a/b", "a/b/c", "made", "made/below", "d", "d/e"):
-            os.listdir(self.tree + "/" + path)
-        found = self.reported(program)
-        for path in ("a", "a/b", "a/b/c", "made", "made/below", "d", "d/e"):
-            self.assertLessEqual({"OPEN", "CLOSE_NOWRITE"},
-                                 found.get(self.tree + "/" + path, set()), path)
-
-    def test_root_that_moves_is_a_directory(self):
-        program = self.watch()
-        os.rename(self.tree, self.top + "/elsewhere")
-        event = json.loads(program.line().decode())
-        self.assertEqual((event["path"], event["events"], event["is_dir"]),
-                         (self.tree, ["MOVE_SELF"], True))
-
-    def test_large_directory_swapped_in_and_out(self):
-        """Up to 20,000 entries, moved in and out for five seconds: others are heard, and it can be
-        ended."""
-        for kind in ("files", "directories"):
-            with self.subTest(kind):
-                os.mkdir(self.out + "/large")
-                for number in range(min(20000, FILES)):
-                    path = self.out + "/large/%d" % number
-                    os.mkdir(path) if kind == "directories" else write(path)
-                program = self.watch("-e", "create")
-                swap = "import os, sys, time; end = time.monotonic() + 5\n" \
-                    "while time.monotonic() < end:\n os.rename(sys.argv[1], sys.argv[2])\n" \
-                    " os.rename(sys.argv[2], sys.argv[1])"
-                swapper = subprocess.Popen([sys.executable, "-c", swap, self.out + "/large",
-                                            self.tree + "/large"])
-                waited, tries, found, heard = 0, 0, set(), time.monotonic()
-                while swapper.poll() is None or self.tree + "/%s%d" % (kind, tries) not in found:
-                    # Several: the queue may have had no room for one.
-                    tries += 1
-                    write(self.tree + "/%s%d" % (kind, tries))
-                    while select.select([program.process.stdout], [], [], 0.1)[0]:
-                        found.add(json.loads(program.line().decode())["path"])
-                        if self.tree + "/%s%d" % (kind, tries) in found:
-                            break
-                    if found:
-                        heard = time.monotonic()
-                        found &= {self.tree + "/%s%d" % (kind, tries)}
-                    waited = max(waited, time.monotonic() - heard)
-                    self.assertLess(waited, PATIENCE / 4)
-                begun = time.monotonic()
-                program.stop()
-                self.assertLess(time.monotonic() - begun, PATIENCE / 6)
-                shutil.rmtree(self.out + "/large")
-
-    def mount_by_call(self, kind, place, options):
-        """mount(2), of what mount(8) does not mount; undone with the test."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.mount(b"none", os.fsencode(place), kind, 0, options):
-            self.skipTest("mounting %s: %s" % (kind.decode(), os.strerror(ctypes.get_errno())))
-        self.addCleanup(Mounts.unmount_all, self)       # it may have been renamed by then
-        self.addCleanup(libc.umount2, os.fsencode(place), 2)        # MNT_DETACH
-
-    @unittest.skipUnless(ROOT, "needs root, to mount")
-    def test_automount_is_not_triggered(self):
-        """The kernel asks nobody to mount something because a tree is scanned."""
-        os.makedirs(self.tree + "/a/auto")
-        asked, tells = os.pipe()
-        self.addCleanup(os.close, asked)
-        self.mount_by_call(b"autofs", self.tree + "/a/auto",
-                           b"fd=%d,pgrp=%d,minproto=5,maxproto=5,direct" % (tells, os.getpgrp()))
-        os.close(tells)
-        program = self.watch(start_new_session=True)    # those of the daemon's group trigger none
-        write(self.tree + "/a/f")
-        self.assert_found(self.reported(program), {"a/f": CREATED})
-        os.rename(self.tree + "/a", self.tree + "/b")
-        self.addCleanup(os.rename, self.tree + "/b", self.tree + "/a")  # where it is unmounted
-        write(self.tree + "/b/g")
-        self.assert_found(self.reported(program), {("a", "b"): "RENAME", "b/g": CREATED})
-        self.assertEqual(select.select([asked], [], [], 0)[0], [])
-
-    @unittest.skipUnless(ROOT, "needs root, to mount")
-    def test_mount_that_never_answers_is_not_entered(self):
-        """A FUSE server that reads nothing: the scan goes round it."""
-        os.makedirs(self.tree + "/a/fuse")
-        os.makedirs(self.tree + "/a/other/fuse")
+    def host(self, *arguments):
         try:
-            server = os.open("/dev/fuse", os.O_RDWR)
-        except OSError:
-            self.skipTest("needs /dev/fuse")
-        self.mount_by_call(b"fuse", self.tree + "/a/fuse",
-                           b"fd=%d,rootmode=40000,user_id=0,group_id=0" % server)
-        self.addCleanup(os.close, server)               # which ends it
-        program = self.watch("--one-file-system")
-        write(self.tree + "/a/other/fuse/f")
-        os.mkdir(self.tree + "/a/made")
-        self.assert_found(self.reported(program), {"a/other/fuse/f": CREATED, "a/made": "CREATE"})
+            run("unshare", "-m", "true", stderr=subprocess.DEVNULL)
+        except subprocess.CalledProcessError:
+            self.skipTest("unshare -m does not work here")
+        return self.program(*arguments, command=[
+            "unshare", "-m", "--propagation", "private", "sh", "-c", HOST, "sh", self.tree]
+            + MODULE)
 
-
-class NineP(Base):
-    """9p, as a virtual machine's shared directory is mounted by default: without a cache, so that
-    a directory is another inode once nobody has it open."""
-
-    def setUp(self):
-        found = [os.fsdecode(mount.path) for mount in fanfp.read_mounts()
-                 if fanfp.forgets_inodes(mount) and os.access(mount.path, os.W_OK)]
-        if not found:
-            self.skipTest("needs a 9p file system without a cache that can be written to")
-        self.where = found[-1]
-        super().setUp()
-
-    @staticmethod
-    def descriptors(program):
-        return len(os.listdir("/proc/%d/fd" % program.process.pid))
-
-    def test_directories(self):
-        """Those there before and those made later are heard, and renamed; none is kept open once
-        it is gone or moved out."""
-        os.makedirs(self.tree + "/before/b/c")
-        program = self.program(self.tree)
-        for place in ("/before", "/made"):
-            os.makedirs(self.tree + place + "/b/c", exist_ok=True)
-            self.reported(program)
-            write(self.tree + place + "/b/c/f")
-            os.rename(self.tree + place, self.tree + place + "2")
-            self.reported(program)
-            write(self.tree + place + "2/b/g")
-            found = self.reported(program)
-            self.assertLessEqual({"CREATE", "MODIFY", "CLOSE_WRITE"},
-                                 found[self.tree + place + "2/b/g"])
-        before = self.descriptors(program)
-        shutil.rmtree(self.tree + "/made2")
-        os.rename(self.tree + "/before2", self.out + "/x")
-        self.reported(program)
-        self.assertEqual(self.descriptors(program), before - 6)
-        write(self.out + "/x/b/f")
-        self.assertEqual(self.reported(program), {})
-
-    def test_too_few_descriptors(self):
-        """It is said, once, and the rest goes on."""
-        for number in range(100):
-            os.mkdir(self.tree + "/%d" % number)
-        program = self.program(self.tree, preexec_fn=lambda: resource.setrlimit(
-            resource.RLIMIT_NOFILE, (256, 256)))
-        self.assertEqual(program.errors.count(b"; raise the limit (ulimit -n), "), 1)
-        write(self.tree + "/f")
-        self.assertIn(self.tree + "/f", self.reported(program))
-
-
-class NinePOptions(unittest.TestCase):
-    def test_cache(self):
-        """As kernels before and after 6.4 write it."""
-        for options, forgets in (
-                (b"rw,access=client,msize=262144,trans=virtio", True),
-                (b"rw,cache=none", True), (b"rw,cache=mmap,trans=fd", True),
-                (b"rw,cache=0x5", True),
-                (b"rw,cache=0xf,access=client", False), (b"rw,cache=loose", False),
-                (b"rw,cache=fscache", False), (b"rw,cache=0x8f", False)):
-            mount = fanfp.Mount(1, 0, "0:1", b"/", b"/m", "9p", options)
-            self.assertEqual(fanfp.forgets_inodes(mount), forgets, options)
-            self.assertFalse(fanfp.forgets_inodes(mount._replace(kind="ext4")))
-
-
-class Unreadable(Base):
-    """An ordinary user and directories that only others may read."""
-
-    def test_said_in_one_line(self):
-        if ROOT and not shutil.which("setpriv"):
-            self.skipTest("needs setpriv")
-        command = MODULE
-        if ROOT:
-            os.chmod(self.top, 0o755)
-            command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-                       sys.executable, PROGRAM]
-            if subprocess.call(command + ["--version"], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL):
-                command[5:] = ["/usr/bin/python3", shutil.copy(PROGRAM, self.out)]
-                os.chmod(self.out, 0o755)
-        for count, said in ((1, "is"), (3, "are"), (30, "are")):
-            with self.subTest(count):
-                for number in range(count):
-                    os.makedirs(self.tree + "/%d" % number, exist_ok=True)
-                    os.chmod(self.tree + "/%d" % number, 0)
-                program = self.program(self.tree, "--filter", "inotify", command=command)
-                lines = program.errors.decode().splitlines()[:-1]
-                self.assertEqual(len(lines), 1, lines)
-                self.assertTrue(lines[0].endswith(" can't be read and %s not watched" % said))
-                self.assertEqual(lines[0].count(self.tree), min(count, 4))
-                self.assertEqual(" and 26 more " in lines[0], count == 30)
-
-
-class Btrfs(Base):
-    """A file system of subvolumes, each with a device number and an identifier of its own."""
-
-    where = DIRECTORIES[0]
-
-    def setUp(self):
-        super().setUp()
-        self.disk = self.top + "/disk"
-        with open(self.disk, "wb") as file:
-            file.truncate(256 << 20)
-        for command in (["mkfs.btrfs", "-q", self.disk], ["btrfs", "--version"]):
-            try:
-                run(*command, stderr=subprocess.DEVNULL)
-            except (OSError, subprocess.CalledProcessError):
-                self.skipTest("needs " + command[0])
-        self.whole = self.top + "/whole"
-        os.mkdir(self.whole)
-        self.mount("-o", "loop", self.disk, self.whole)
-        for name in ("/@", "/@home", "/@/nested"):
-            self.subvolume("create", self.whole + name)
-        os.makedirs(self.whole + "/@/d")
-        os.makedirs(self.whole + "/@/nested/n")
-
-    @staticmethod
-    def subvolume(*arguments):
-        run("btrfs", "subvolume", *arguments)
-
-    def mount_subvolume(self, name, place):
-        """Mount a subvolume of the disk."""
-        for path in glob.glob("/sys/block/loop*/loop/backing_file"):
-            try:
-                with open(path) as file:
-                    mine = file.read() == self.disk + "\n"
-            except OSError:
-                continue                # another's, just let go of
-            if mine:
-                device = "/dev/" + path.split("/")[3]
-        return self.mount("-o", "subvol=" + name, device, place)
-
-    def each_filter(self):
+    def test_comes_up(self):
+        """It is said that it watches, in one line what is watched with less, and in one what is
+        a file; no more."""
         for name in FILTERS:
-            if available(name, self.whole + "/@") is None:
-                with self.subTest(name):
-                    yield name
-
-    def until_seen(self, program, place):
-        """Make files in a directory of the tree until one is reported."""
-        for probe in range(1000):
-            path = "%s/seen%d" % (place, probe)
-            write(path)
-            found = self.reported(program)
-            if path in found:
-                return
-        self.fail("%s is not watched" % place)
-
-    def assert_found(self, found, expected):
-        self.assertEqual(found, {path if isinstance(path, tuple) else self.tree + path:
-                                 set(names.split()) for path, names in expected.items()})
-
-    def test_auto_takes_fanotify(self):
-        """Where a subvolume is what is mounted, which is how several distributions lay it out."""
-        if not ROOT or available("user", self.where):
-            self.skipTest("needs fanotify")
-        self.mount_subvolume("@", self.tree)
-        with fanfp.Watch(self.tree, self.tree + "/d", self.whole) as watch:
-            self.assertNotIn("inotify", watch.filter)
-        said = subprocess.check_output(MODULE + ["--probe", self.tree + "/d"],
-                                       env=cached_environment()).decode()
-        self.assertRegex(said, "file system +btrfs\n")
-        self.assertRegex(said, "auto takes +(fastpath|marks|user)\n")
-
-    def test_mounted_subvolume(self):
-        """Events of a mounted subvolume and of those in it, by whichever mount, and no others."""
-        self.mount_subvolume("@", self.tree)
-        for name in self.each_filter():
-            program = self.program("--filter", name, self.tree)
-            for path in ("/f", "/d/f", "/nested/f", "/nested/n/f"):
-                write(self.tree + path)
-                write(self.whole + "/@home/outside")
-                write(self.whole + "/outside")
-            write(self.whole + "/@/d/g")
-            self.assert_found(self.reported(program), {
-                "/f": CREATED, "/d/f": CREATED, "/nested/f": CREATED, "/nested/n/f": CREATED,
-                "/d/g": CREATED})
-            program.stop()
-            for path in ("/f", "/d/f", "/nested/f", "/nested/n/f", "/d/g"):
-                os.remove(self.tree + path)
-
-    def test_mounted_top(self):
-        """A root below the top, with subvolumes in it, and one of their directories."""
-        for name in self.each_filter():
-            program = self.program("--filter", name, self.whole + "/@", self.whole + "/@home")
-            for path in ("/@/f", "/@/nested/n/f", "/@home/f", "/outside"):
-                write(self.whole + path)
-            found = self.reported(program, real=self.whole + "/@")
-            self.assertEqual(found, {self.whole + path: set(CREATED.split())
-                                     for path in ("/@/f", "/@/nested/n/f", "/@home/f")})
-            program.stop()
-            program = self.program("--filter", name, self.whole + "/@/nested/n")
-            for path in ("/@/g", "/@/nested/g", "/@/nested/n/g", "/@home/g"):
-                write(self.whole + path)
-            self.assertEqual(self.reported(program, real=self.whole + "/@/nested/n"),
-                             {self.whole + "/@/nested/n/g": set(CREATED.split())})
-            program.stop()
-            for path in glob.glob(self.whole + "/**/[fg]", recursive=True):
-                os.remove(path)
-
-    def test_made_later(self):
-        """Subvolumes and snapshots made, renamed and deleted while the tree is watched."""
-        self.mount_subvolume("@", self.tree)
-        for name in self.each_filter():
-            program = self.program("--filter", name, self.tree)
-            self.subvolume("create", self.tree + "/made")
-            self.until_seen(program, self.tree + "/made")
-            self.subvolume("snapshot", self.tree + "/nested", self.tree + "/made/snap")
-            self.until_seen(program, self.tree + "/made/snap/n")
-            os.rename(self.tree + "/made", self.tree + "/moved")
-            write(self.tree + "/moved/snap/n/f")
-            self.subvolume("snapshot", self.whole + "/@home", self.whole + "/outside")
-            write(self.whole + "/outside/f")
-            found = self.reported(program)
-            self.assert_found(found, {
-                (self.tree + "/made", self.tree + "/moved"): "RENAME",
-                "/moved/snap/n/f": CREATED})
-            self.subvolume("delete", self.tree + "/moved/snap", self.tree + "/moved",
-                           self.whole + "/outside")
-            self.assert_found(self.reported(program), {
-                "/moved/snap": "DELETE", "/moved": "DELETE"})
-            program.stop()
-
-    def test_mounted_inside(self):
-        """Subvolumes of the tree's own file system, mounted in the tree before and later."""
-        self.mount_subvolume("@", self.tree)
-        for place in ("early", "late"):
-            os.makedirs(self.tree + "/" + place)
-        self.mount_subvolume("@home", self.tree + "/early")
-        for number, name in enumerate(self.each_filter()):
-            program = self.program("--filter", name, self.tree)
-            path = "/f%d" % number
-            write(self.whole + "/@home" + path)
-            write(self.whole + path)
-            self.assert_found(self.reported(program), {"/early" + path: CREATED})
-            self.subvolume("create", self.whole + "/other")
-            self.mount_subvolume("other", self.tree + "/late")
-            self.until_seen(program, self.tree + "/late")
-            unmount(self.tree + "/late")
-            self.subvolume("delete", self.whole + "/other")
-            program.stop()
-
-    def test_deleted_with_what_is_in_it(self):
-        """A subvolume is deleted before what happened in it is read, and nothing names it."""
-        self.mount_subvolume("@", self.tree)
-        for name in self.each_filter():
-            self.subvolume("create", self.tree + "/made")
-            os.makedirs(self.tree + "/made/a/b")
-            program = self.program("--filter", name, self.tree)
-            program.process.send_signal(signal.SIGSTOP)
-            write(self.tree + "/made/a/b/f")
-            self.subvolume("delete", self.tree + "/made")
-            program.process.send_signal(signal.SIGCONT)
-            found = self.reported(program)
-            path = self.tree + "/made/a/b/f" if name in ("trace", "inotify") else None
-            self.assertEqual(found, {path: set(CREATED.split()), self.tree + "/made": {"DELETE"}})
-            program.stop()
-
-    def test_inotify_leaves_nothing_of_what_is_deleted(self):
-        """A subvolume goes with all that is in it at once: no watch there remains, which would
-        keep it on the disk."""
-        self.mount_subvolume("@", self.tree)
-        program = self.program("--filter", "inotify", self.tree)
-
-        def watches():
-            count = 0
-            for number in os.listdir("/proc/%d/fdinfo" % program.process.pid):
-                with open("/proc/%d/fdinfo/%s" % (program.process.pid, number)) as file:
-                    count += sum(line.startswith("inotify ") for line in file)
-            return count
-
-        before = watches()
-        self.subvolume("create", self.tree + "/made")
-        os.makedirs(self.tree + "/made/a/b/c")
-        self.until_seen(program, self.tree + "/made/a/b/c")
-        self.assertEqual(watches(), before + 4)
-        self.subvolume("delete", self.tree + "/made")
-        deadline = time.monotonic() + PATIENCE
-        while watches() != before:
-            self.reported(program)
-            self.assertLess(time.monotonic(), deadline, "watches are left")
-
-
-def make(path):
-    """Make an empty file: more than some file systems take is nothing to them."""
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-
-
-LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-class Mounts(Base):
-    """What mounts there are on the way."""
-
-    where = DIRECTORIES[0]
-
-    def setUp(self):
-        super().setUp()
-        if not ROOT:
-            self.skipTest("needs root, for mounts")
-        self.addCleanup(self.unmount_all)
-
-    def unmount_all(self):
-        """What was renamed with a directory has another path by now."""
-        for mount in reversed(fanfp.read_mounts()):
-            if fanfp.below(mount.path, os.fsencode(self.top)) is not None:
-                subprocess.call([b"umount", b"-l", mount.path], stderr=subprocess.DEVNULL)
-
-    def mount_kind(self, kind, target):
-        """Mount something of a kind; undone with the test."""
-        if kind == "fuse":
-            self.serve(target)
-        elif kind == "overlay":
-            parts = self.top + "/parts"         # of a kind of its own: not every one can be below
-            if not os.path.isdir(parts):
-                os.mkdir(parts)
-                self.mount("-t", "tmpfs", "parts", parts)
-            options = "lowerdir=%s,upperdir=%s,workdir=%s" % tuple(
-                tempfile.mkdtemp(dir=parts) for _ in range(3))
-            self.mount("-t", "overlay", "overlay", "-o", options, target)
-        else:
-            self.mount("-t", kind, kind, target)
-
-    def serve(self, target):
-        """Mount a directory of self.out with FUSE: the process of the server."""
-        if not shutil.which("bindfs"):
-            self.skipTest("needs bindfs")
-        server = subprocess.Popen(["bindfs", "-f", tempfile.mkdtemp(dir=self.out), target],
-                                  stderr=subprocess.DEVNULL)
-        self.addCleanup(server.wait)
-        self.addCleanup(self.unmount_all)
-        self.addCleanup(lambda: server.poll() is None and server.send_signal(signal.SIGCONT))
-        end = time.monotonic() + PATIENCE
-        while not self.is_mounted(target):
-            if server.poll() is not None or time.monotonic() > end:
-                self.skipTest("FUSE does not work here")
-            time.sleep(0.01)
-        return server
-
-    @staticmethod
-    def is_mounted(path):
-        return any(os.fsdecode(mount.path) == path for mount in fanfp.read_mounts())
-
-    def reported_in(self, program, *directories):
-        """As reported(), with a sentinel in each of some directories: there is no order between
-        what is told of different file systems."""
-        self.sentinels += 1
-        left, events = set(), []
-        for directory in directories:
-            make("%s/sentinel-%d" % (directory, self.sentinels))
-            left.add("%s/sentinel-%d" % (directory, self.sentinels))
-        while left:
-            line = program.line()
-            if not line:
-                raise AssertionError("it ended: %r" % program.stop()[1])
-            event = json.loads(line.decode("ascii"))
-            events.append(event)
-            left.discard(event["path"])
-        return gather(events)
-
-
-class FsErrors(Mounts):
-    """What a file system says of its own damage."""
-
-    def setUp(self):
-        super().setUp()
-        if not shutil.which("mkfs.ext4") or not shutil.which("debugfs"):
-            self.skipTest("needs mkfs.ext4 and debugfs")
-        if available("user", self.tree):
-            self.skipTest("needs fanotify")
-        os.close(self.group_with_targets())
-        self.disk = self.out + "/disk"
-        make(self.disk)
-        os.truncate(self.disk, 16 << 20)
-        run("mkfs.ext4", "-q", self.disk, stderr=subprocess.DEVNULL)
-        for request in ("mkdir damaged", "mkdir sub", "set_inode_field damaged block[0] 0"):
-            run("debugfs", "-w", "-R", request, self.disk, stderr=subprocess.DEVNULL)
-        self.mount("-o", "loop", self.disk, self.tree)
-        device = os.stat(self.tree).st_dev
-        link = "/sys/dev/block/%d:%d" % (os.major(device), os.minor(device))
-        self.trigger = "/sys/fs/ext4/%s/trigger_fs_error" % os.path.basename(os.path.realpath(link))
-        if not os.path.exists(self.trigger):
-            self.skipTest("needs ext4 with trigger_fs_error")
-
-    def group_with_targets(self):
-        fd, targets = fanfp.new_group()
-        if not targets:
-            os.close(fd)
-            self.skipTest("needs Linux 5.17")
-        return fd
-
-    def break_down(self, number=1):
-        """Have ext4 meet errors of no inode."""
-        for _ in range(number):
-            with open(self.trigger, "w") as file:
-                file.write("by a test of fanfp")
-
-    def meet_damage(self):
-        """Have ext4 meet a damaged directory; the number of its inode."""
-        with self.assertRaises(OSError) as raised:
-            os.listdir(self.tree + "/damaged")
-        self.assertEqual(raised.exception.errno, errno.EUCLEAN)
-        return next(entry.inode() for entry in os.scandir(self.tree) if entry.name == "damaged")
-
-    def each_filter(self):
-        for name in FILTERS:
-            if name not in ("trace", "inotify") and not available(name, self.tree):
-                with self.subTest(name):
-                    yield name
-
-    def test_told(self):
-        """By default: number, how often since the last, inode; of the whole file system, whatever
-        paths and processes are asked for."""
-        for name in self.each_filter():
-            program = self.program("--filter", name, "--exclude", ".", "--comm", "nobody",
-                                   self.tree + "/sub", json_lines=True)
-            inode = self.meet_damage()
-            event = json.loads(program.line().decode())
-            self.assertGreaterEqual(event.pop("error_count"), 1)
-            self.assertEqual((event["events"], event["path"], event["error"], event["inode"]),
-                             (["FS_ERROR"], self.tree + "/sub", errno.EUCLEAN, inode))
-            stopped = Stopped(program)
-            self.break_down(3)
-            stopped.go_on()
-            counted = 0
-            while counted < 3:
-                event = json.loads(program.line().decode())
-                self.assertEqual((event["error"], event["inode"]), (errno.EUCLEAN, None))
-                if tuple(map(int, re.findall(r"\d+", os.uname().release)[:1])) < (7,):
-                    self.assertEqual(event["pid"], os.getpid())     # then it is a kernel thread
-                counted += event["error_count"]
-            self.assertEqual(counted, 3)
-            self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def test_line(self):
-        for name in self.each_filter():
-            program = self.program("--filter", name, "-e", "fs_error", self.tree,
-                                   json_lines=False)
-            write(self.tree + "/not-told-" + name)
-            inode = self.meet_damage()
-            self.assertRegex(program.line().decode(), r": FS_ERROR,ISDIR %s \(Structure needs "
-                             r"cleaning, errno 117, \d+ times?, inode %d\)\n$" % (self.tree, inode))
-
-    def test_own(self):
-        """fanfp's own look-ups meet damage as others do."""
-        with fanfp.Watch(self.tree + "/sub", own=False) as watch:
-            self.break_down()
-            event, = watch.read(PATIENCE)
-            self.assertEqual(event.fs_error[:2], (errno.EUCLEAN, 1))
-            write(self.tree + "/sub/own")
-            self.break_down()
-            event, = watch.read(PATIENCE)
-            self.assertEqual(event.events, ("FS_ERROR",))
-
-    def test_mounted_inside(self):
-        """It is called as the mount that it is of."""
-        with fanfp.Watch(self.top, exclude="/out(/|$)") as watch:
-            self.break_down()
-            event, = watch.read(PATIENCE)
-            self.assertEqual((event.path, event.fs_error.inode), (self.tree, None))
-
-    def test_not_had(self):
-        """Where nothing would ever come, it is an error; by default it is not asked for."""
-        with self.assertRaisesRegex(fanfp.Error, "inotify does not tell of FS_ERROR"):
-            fanfp.Watch(self.tree, filter="inotify", events="FS_ERROR")
-        with fanfp.Watch(self.tree, filter="inotify") as watch:
-            self.break_down()
-            write(self.tree + "/f")
-            self.assertEqual(watch.read(PATIENCE)[0].path, self.tree + "/f")
-
-
-class MountPairs(Mounts):
-    """Mounts of one kind in a tree of another: each source of events with each other."""
-
-    def check(self, tree_kind, kind):
-        tree = self.tree + "/" + tree_kind + "-" + kind
-        os.mkdir(tree)
-        if tree_kind != "plain":
-            self.mount_kind(tree_kind, tree)
-        for name in ("/d/before", "/d/after"):
-            os.makedirs(tree + name)
-        self.mount_kind(kind, tree + "/d/before")
-        program = self.program(tree)
-        before, after, nested = tree + "/d/before", tree + "/d/after", tree + "/d/after/n"
-        make(before + "/x")
-        self.assertEqual(set(self.reported_in(program, tree, before)), {before + "/x"})
-        self.mount_kind(kind, after)
-        program.wait_for("%s, " % after)
-        make(after + "/y")
-        os.mkdir(nested)
-        self.assertEqual(set(self.reported_in(program, tree, after)), {after + "/y", nested})
-        self.mount("-t", "tmpfs", "nested", nested)
-        program.wait_for("%s, " % nested)
-        # The directory that has them all is renamed, moved out, and moved in again.
-        os.rename(tree + "/d", tree + "/e")
-        before, after, nested = tree + "/e/before", tree + "/e/after", tree + "/e/after/n"
-        if tree_kind == "fuse":             # of which nobody knows when it was
-            for place in (before, after, nested):
-                self.until_heard(program, tree, place)
-        for place in (before, after, nested):
-            make(place + "/renamed")
-        found = self.reported_in(program, tree, before, after, nested)
-        found.pop((tree + "/d", tree + "/e"), None)
-        self.assertEqual({path for path in found if "/again-" not in path},
-                         {before + "/renamed", after + "/renamed", nested + "/renamed"})
-        if tree_kind == "plain":
-            away = self.out + "/" + os.path.basename(tree)
-            os.rename(tree + "/e", away)
-            found = self.reported_in(program, tree)
-            self.assertEqual(found, {tree + "/e": {"MOVED_FROM"}})
-            for place in ("/before", "/after", "/after/n"):
-                make(away + place + "/outside")
-            os.rename(away, tree + "/e")
-            for place in (before, after, nested):
-                self.until_heard(program, tree, place)
-        for place in (nested, after, before):
-            unmount(place)
-            self.assertIn("UNMOUNT", self.until_path(program, place)["events"])
-        make(after + "/bare")
-        self.assertIn(after + "/bare", self.reported_in(program, tree, tree + "/e/after"))
-        self.assertNotIn(b"Traceback", program.errors)
-
-    def until_heard(self, program, tree, place):
-        """Make files in a directory until one of them is told of."""
-        end = time.monotonic() + PATIENCE
-        for number in itertools.count():
-            make("%s/again-%d" % (place, number))
-            found = self.reported_in(program, tree)
-            if any(path.startswith(place + "/again-") for path in found if isinstance(path, str)):
-                break
-            self.assertLess(time.monotonic(), end, place)
-
-    @staticmethod
-    def until_path(program, path):
-        """The next event of a path."""
-        while True:
-            event = json.loads(program.line().decode("ascii"))
-            if event["path"] == path:
-                return event
-
-    def check_all(self, tree_kind):
-        for kind in ("tmpfs", "ramfs", "overlay", "hugetlbfs", "fuse"):
-            with self.subTest(tree=tree_kind, mount=kind):
-                self.check(tree_kind, kind)
-
-    def test_in_a_plain_tree(self):
-        self.check_all("plain")
-
-    def test_in_ramfs(self):
-        self.check_all("ramfs")
-
-    def test_in_overlay(self):
-        self.check_all("overlay")
-
-    def test_in_fuse(self):
-        self.check_all("fuse")
-
-    def test_beside_another_root(self):
-        """A tmpfs in a ramfs that is a root, and another root that fanotify watches."""
-        one, other = self.tree + "/one", self.tree + "/other"
-        os.mkdir(one)
-        os.mkdir(other)
-        self.mount("-t", "ramfs", "ramfs", one)
-        os.mkdir(one + "/m")
-        self.mount("-t", "tmpfs", "tmpfs", one + "/m")
-        program = self.program(one, other)
-        for place in (one, one + "/m", other):
-            make(place + "/x")
-        self.assertEqual(set(self.reported_in(program, one, one + "/m", other)),
-                         {one + "/x", one + "/m/x", other + "/x"})
-
-
-class MountsSaid(Mounts):
-    """What is said of mounts in a tree at the start."""
-
-    def said(self, *arguments):
-        """The lines before the ready line, and the filter in that."""
-        lines = self.program(*arguments + (self.tree,)).errors.decode().splitlines()
-        return lines[:-1], re.search(r"\(filter: (.*)\)$", lines[-1]).group(1)
-
-    def test_lesser(self):
-        """Overlay and FUSE: one line names them both, where there is no trace, which is no less."""
-        if BEST == "inotify":
-            self.skipTest("nothing is watched with more than inotify")
-        for kind in ("overlay", "fuse"):
-            os.mkdir(self.tree + "/" + kind)
-            self.mount_kind(kind, self.tree + "/" + kind)
-        if available("trace", None) is None:
-            lines, used = self.said()
-            # On a slow machine that may take longer than a start waits for an answer.
-            self.assertEqual([line for line in lines if "fuse does not answer" not in line], [])
-            self.assertEqual(used, BEST if BEST == "trace" else BEST + "+trace")
-            return
-        self.assertEqual(self.said(), (
-            ["fanfp: watched with inotify, which does not tell who: %s/overlay (overlay), "
-             "%s/fuse (fuse)" % (self.tree, self.tree)], BEST + "+inotify"))
+            if available(name, DIRECTORIES[0]):
+                continue
+            with self.subTest(name):
+                program = self.host("--filter", "auto" if name == "marks" else name, self.tree)
+                errors = program.stop()[1]
+                lines = [line for line in errors.splitlines() if "fanfp: " in line]
+                self.assertIn("fanfp: watching " + self.tree, lines[-1])
+                self.assertLessEqual(len(lines), 3, errors)
+                self.assertEqual(len(re.findall(" what is mounted there is a file; ", errors)), 1)
+                self.assertLessEqual(max(map(len, lines)), 250 + 3 * len(self.tree), errors)
 
     def test_device_nodes(self):
-        """Nodes mounted in place, as containers have in /dev and over files in /proc."""
-        os.mkdir(self.tree + "/proc")
-        self.mount("-t", "proc", "proc", self.tree + "/proc")
-        for target in ("null", "plain", "proc/version"):
-            if target != "proc/version":
-                make(self.tree + "/" + target)
-            self.mount("--bind", "/etc/passwd" if target == "plain" else "/dev/null",
-                       self.tree + "/" + target)
-        lines, _ = self.said(*SILENT)
-        self.assertEqual(len(lines), 1, lines)
-        self.assertRegex(lines[0], r"not watched: %s/plain \(\w+\): what is mounted there is a "
-                                   "file; " % self.tree)
-
-
-class MountedAgain(Mounts):
-    """The kernel gives the number of a mount again, and a file system has its own for ever."""
-
-    def test_at_once(self):
-        if fanfp.mount_id_by_statx(fanfp.AT_FDCWD, b"/", 0, fanfp.STATX_MNT_ID_UNIQUE) is None:
-            self.skipTest("needs Linux 6.8")
-        if not shutil.which("mkfs.ext4"):
-            self.skipTest("needs mkfs.ext4")
-        image, place = self.out + "/image", self.tree + "/m"
-        with open(image, "wb") as file:
-            file.truncate(16 << 20)
-        run("mkfs.ext4", "-q", image, stderr=subprocess.DEVNULL)
-        os.mkdir(place)
-        self.mount("-o", "loop", image, place)
-        os.mkdir(place + "/d")
-        device = next(mount.device for mount in fanfp.read_mounts()
-                      if os.fsdecode(mount.path) == place)
-        device = "/dev/loop" + device.partition(":")[2]
-        held = os.open(device, os.O_RDONLY)     # the loop device goes with its last user
-        self.addCleanup(os.close, held)
-        for name in FILTERS:
-            if available(name, self.tree) is not None:
-                continue
-            with self.subTest(filter=name):
-                program = self.program("--filter", name, self.tree)
-                for number in range(5):
-                    unmount(place)
-                    if LIBC.mount(os.fsencode(device), os.fsencode(place), b"ext4", 0, None):
-                        self.skipTest("mount(2): " + os.strerror(ctypes.get_errno()))
-                    program.wait_for("%s, ext4 mounted inside, is watched from now on" % place)
-                    path = "%s/d/%s-%d" % (place, name, number)
-                    found = {}
-                    while path not in found:    # until it has been looked through
-                        write(path)
-                        found.update(self.reported_in(program, place))
-                    self.assertEqual(found.get(place), {"UNMOUNT"})
-                program.stop()
-
-
-class ListedByInotify(Mounts):
-    """What inotify lists is noted for the other filters, so that they do not tell of it."""
-
-    def test_where_there_are_no_handles(self):
-        """A file system without file handles in a tree, with all events asked for."""
-        place, notices, found = self.tree + "/m", [], []
-        os.mkdir(place)
-        self.mount_kind("overlay", place)
-        os.mkdir(place + "/d")
-        with fanfp.Watch(self.tree, events="ALL", notice=notices.append) as watch:
-            write(place + "/d/f")
-            until = time.monotonic() + PATIENCE
-            while place + "/d/f" not in found:
-                self.assertLess(time.monotonic(), until, notices)
-                found += [event.path for event in watch.read(0.1)]
-        self.assertFalse([notice for notice in notices if "is not watched" in notice])
-
-
-class Unlisted(Mounts):
-    """Trees on mounts that the list of this process's mounts does not have."""
-
-    def check(self, program, shown, real):
-        """All is told below a root, and it does not end."""
-        make(real + "/x")
-        os.mkdir(real + "/d")
-        found = self.reported_in_shown(program, real + "/d", shown + "/d")
-        found.update(self.reported_in_shown(program, real, shown))
-        self.assertEqual({path: names & {"CREATE"} for path, names in found.items()},
-                         {shown + "/x": {"CREATE"}, shown + "/d": {"CREATE"}})
-        os.remove(real + "/x")
-        shutil.rmtree(real + "/d")
-
-    def reported_in_shown(self, program, real, shown):
-        return self.reported(program, shown, real)
-
-    def filters(self, where):
-        return [name for name in FILTERS if available(name, where) is None]
-
-    def make_chroot(self):
-        """Make the tree, a plain directory, what a process may have for its root: the command that
-        runs fanfp there.  In it is a directory w."""
-        python = "/usr/bin/python3"
-        if not os.path.exists(python):
-            self.skipTest("needs " + python)
-        for name in ("usr", "lib", "lib64", "bin", "proc", "sys", "w", "fanfp"):
-            os.mkdir(self.tree + "/" + name)
-        for name in ("usr", "lib", "lib64", "bin"):
-            if os.path.isdir("/" + name):
-                self.mount("--bind", "/" + name, self.tree + "/" + name)
-        self.mount("--bind", HERE, self.tree + "/fanfp")
-        self.mount("-t", "proc", "proc", self.tree + "/proc")
-        self.mount("-t", "sysfs", "sysfs", self.tree + "/sys")      # the fastpath's types are there
-        return ["chroot", self.tree, python, "/fanfp/fanfp.py"]
-
-    def test_chroot(self):
-        """A plain directory is the root of the process, and a directory in it the root given."""
-        command = self.make_chroot()
-        for name in self.filters(self.tree):
-            for root in ("/w", "/"):
-                with self.subTest(filter=name, root=root):
-                    if root == "/" and name == "inotify":
-                        continue            # it would look through the whole of /usr
-                    program = self.program("--filter", name, "--one-file-system", root,
-                                           command=command)
-                    self.check(program, "/w", self.tree + "/w")
-                    self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def test_mount_in_a_chroot(self):
-        """What is mounted inside is found, though the root is on no mount that is known."""
-        command = self.make_chroot()
-        os.mkdir(self.tree + "/w/m")
-        program = self.program("/w", command=command)
-        self.mount("-t", "ramfs", "ramfs", self.tree + "/w/m")
-        program.wait_for("/w/m, ramfs")
-        make(self.tree + "/w/m/x")
-        self.assertIn("/w/m/x", self.reported(program, "/w/m", self.tree + "/w/m"))
-
-    def test_namespace(self):
-        """A container's tree, seen through /proc: the root of a mount there, and below it."""
-        holder = subprocess.Popen(
-            ["unshare", "-m", "sh", "-c", "mount -t tmpfs x %s && mkdir %s/sub && echo && exec "
-             "sleep 1000" % (self.tree, self.tree)], stdout=subprocess.PIPE)
-        self.addCleanup(holder.stdout.close)
-        self.addCleanup(holder.wait)
-        self.addCleanup(holder.kill)
-        if holder.stdout.readline() != b"\n":
-            self.skipTest("unshare -m does not work here")
-        inner = "/proc/%d/root%s" % (holder.pid, self.tree)
-        for root in (inner, inner + "/sub"):
-            for name in self.filters(inner):
-                with self.subTest(filter=name, root=root[len(inner):]):
-                    program = self.program("--filter", name, root)
-                    self.check(program, root, root)
-                    self.assertEqual(program.stop()[0], -signal.SIGTERM)
-            text = subprocess.check_output(MODULE + ["--probe", root],
-                                           env=cached_environment()).decode()
-            self.assertRegex(text, r"auto takes +%s\n" % best(root))
-
-    def test_unmounted_before(self):
-        """A directory of a file system that is unmounted already, lazily, is a root like others."""
-        self.mount("-t", "tmpfs", "tmpfs", self.tree)
-        held = os.open(self.tree, os.O_RDONLY | os.O_DIRECTORY)
-        self.addCleanup(os.close, held)
-        os.set_inheritable(held, True)
-        subprocess.check_call(["umount", "-l", self.tree])
-        root = "/proc/%d/fd/%d" % (os.getpid(), held)
-        for name in self.filters(root):
-            with self.subTest(filter=name):
-                program = self.program("--filter", name, root)
-                self.check(program, root, root)
-                self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-
-class Unanswered(Mounts):
-    """File systems that somebody else answers for, who does not."""
-
-    def mount_raw(self, kind, target, options):
-        """mount(2), since mount(8) asks what it mounts; undone with the test."""
-        if LIBC.mount(b"fanfp-test", os.fsencode(target), kind.encode(), 0, options.encode()):
-            self.skipTest("mounting %s: %s" % (kind, os.strerror(ctypes.get_errno())))
-        self.addCleanup(LIBC.umount2, os.fsencode(target), 2)           # MNT_DETACH
-
-    def hang(self, target, user=0, mode=0o40000):
-        """Mount a FUSE file system of which nobody reads what is asked: the file through which
-        one would.  When that is closed, who waits there is let go, with ENOTCONN."""
-        try:
-            device = open("/dev/fuse", "rb+", buffering=0)
-        except OSError as error:
-            self.skipTest("/dev/fuse: %s" % error)
-        self.mount_raw("fuse.hung", target, "fd=%d,rootmode=%o,user_id=%d,group_id=%d"
-                       % (device.fileno(), mode, user, user))
-        self.addCleanup(device.close)
-        return device
-
-    def watch(self, *arguments, **options):
-        return self.program(*arguments, start_new_session=True, **options)
-
-    def check_alive(self, program):
-        """The rest of the tree is heard, and one signal ends it."""
-        write(self.tree + "/alive")
-        self.assertIn("CREATE", self.reported(program)[self.tree + "/alive"])
-        begun = time.monotonic()
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
-        self.assertLess(time.monotonic() - begun, PATIENCE / 2)
-
-    def check_threads(self, program, needed=True):
-        """Those beside the reading keep no capability that the one which reads has dropped."""
-        pid = program.process.pid
-        kept = privileges(pid)
-        others = [task for task in os.listdir("/proc/%d/task" % pid) if task != str(pid)]
-        if needed:
-            self.assertNotEqual(others, [])
-        for task in others:
-            found = privileges("%d/task/%s" % (pid, task))
-            for name in found:
-                self.assertEqual(found[name] & ~kept[name], 0, name)
-
-    def each_filter(self):
-        return ["auto"] + [name for name in FILTERS if available(name, self.tree) is None]
-
-    def test_before_the_start(self):
-        os.mkdir(self.tree + "/m")
-        self.hang(self.tree + "/m")
-        for name in self.each_filter():
-            with self.subTest(filter=name):
-                program = self.watch("--filter", name, self.tree)
-                self.assertIn(b"not watched: %s/m, fuse.hung " % os.fsencode(self.tree),
-                              program.errors)
-                self.assertIn("(filter: %s)" % (BEST if name == "auto" else name),
-                              program.errors.decode())
-                self.check_alive(program)
-                os.remove(self.tree + "/alive")
-
-    def test_after_the_start(self):
-        for name in self.each_filter():
-            with self.subTest(filter=name):
-                os.mkdir(self.tree + "/" + name)
-                program = self.watch("--filter", name, self.tree)
-                self.hang(self.tree + "/" + name)
-                write(self.tree + "/meanwhile")
-                self.assertEqual(set(self.reported(program)), {self.tree + "/meanwhile"})
-                program.wait_for("not watched: %s/%s, fuse.hung " % (self.tree, name))
-                if name in ("auto", "inotify"):
-                    self.check_threads(program)
-                self.check_alive(program)
-                os.remove(self.tree + "/alive")
-                os.remove(self.tree + "/meanwhile")
-
-    def test_of_an_ordinary_user(self):
-        os.mkdir(self.tree + "/m")
-        program = self.watch(self.tree)
-        self.hang(self.tree + "/m", user=65534)
-        program.wait_for("not watched: %s/m, fuse.hung" % self.tree)
-        self.check_alive(program)
-
-    def test_over_what_is_watched(self):
-        """Over a mount in the tree, over a directory that has one, over the root's parent."""
-        for name in ("/m", "/d/e", "/f"):
-            os.makedirs(self.tree + name)
-        for name in ("/m", "/d/e"):
-            self.mount("-t", "tmpfs", "tmpfs", self.tree + name)
-        covered = os.open(self.tree + "/d/e", os.O_RDONLY)
-        self.addCleanup(os.close, covered)
-        program = self.watch(self.tree)
-        for name in ("/m", "/d"):
-            self.hang(self.tree + name)
-            program.wait_for("not watched: %s%s, fuse.hung" % (self.tree, name))
-        make("/proc/self/fd/%d/x" % covered)        # in a directory that can't be looked at
-        write(self.tree + "/f/x")
-        self.assertIn(self.tree + "/f/x", self.reported(program))
-        self.assertEqual(program.stop()[0], -signal.SIGTERM)
-
-    def test_moved_in_with_a_directory(self):
-        """What is in a directory that is moved in is looked at, but for what is mounted there."""
-        os.makedirs(self.out + "/d/m")
-        self.hang(self.out + "/d/m")
-        for name in self.each_filter():
-            with self.subTest(filter=name):
-                program = self.watch("--filter", name, self.tree)
-                write(self.out + "/d/f")            # an ignore mark, with `marks`
-                os.mkdir(self.out + "/d/" + name)
-                os.rename(self.out + "/d", self.tree + "/d")
-                write(self.tree + "/d/x")
-                self.assertIn("MOVED_TO", self.reported(program)[self.tree + "/d"])
-                program.wait_for("not watched: %s/d/m, fuse.hung " % self.tree)
-                self.check_alive(program)
-                os.rename(self.tree + "/d", self.out + "/d")
-                os.remove(self.tree + "/alive")
-
-    def test_mounted_again_and_again(self):
-        """Mounts that never answer come and go: nothing is missed, and nothing is left of them."""
-        os.mkdir(self.tree + "/m")
-        for name in self.each_filter():
-            with self.subTest(filter=name):
-                program = self.watch("--filter", name, self.tree)
-                directories = ["/proc/%d/%s" % (program.process.pid, each)
-                               for each in ("fd", "task")]
-                # The first of its kind may have a filter made, which stays.
-                device = self.hang(self.tree + "/m")
-                program.wait_for("not watched: %s/m, fuse.hung" % self.tree)
-                LIBC.umount2(os.fsencode(self.tree + "/m"), 2)
-                device.close()
-                end = time.monotonic() + PATIENCE
-                while len(os.listdir(directories[1])) > 1:
-                    self.assertLess(time.monotonic(), end)
-                    time.sleep(0.05)
-                for _ in range(2):                  # in which it lets go of what the thread had
-                    self.reported(program)
-                before = len(os.listdir(directories[0])), 1
-                paths = {"%s/%s-%d" % (self.tree, name, number) for number in range(100)}
-                for path in sorted(paths):
-                    device = self.hang(self.tree + "/m")
-                    make(path)
-                    LIBC.umount2(os.fsencode(self.tree + "/m"), 2)
-                    device.close()
-                self.assertEqual(paths - set(self.reported(program)), set())
-                end = time.monotonic() + PATIENCE
-                while any(len(os.listdir(each)) > count
-                          for each, count in zip(directories, before)):
-                    self.assertLess(time.monotonic(), end, before)
-                    time.sleep(0.05)
-                self.check_alive(program)
-                os.remove(self.tree + "/alive")
-                self.assertNotIn(b"No such file", program.errors)
-
-    def test_unmounted_and_mounted_again(self):
-        """What a server serves is no obstacle to an umount, which is told once; and then anew."""
-        place = self.tree + "/m"
-        os.mkdir(place)
-        program = self.watch(self.tree)
-        for _ in range(2):
-            self.serve(place)
-            program.wait_for("%s, fuse mounted inside, is watched from now on" % place)
-            make(place + "/x")
-            self.reported_in(program, self.tree, place)
-            unmount(place)
-            events = program.until_told("UNMOUNT", place)
-            write(self.tree + "/told")
-            events += program.until(self.tree + "/told")
-            os.remove(self.tree + "/told")
-            self.assertEqual([event for event in events if "UNMOUNT" in event["events"]], [])
-
-    def test_unmounted_before_much_is_read(self):
-        """The thread that watched it has ended before all else that had happened is read: that it
-        is unmounted is told all the same, once."""
-        place = self.tree + "/m"
-        os.mkdir(place)
-        notices, events, before = [], [], threading.active_count()
-        with fanfp.Watch(self.tree, filter="inotify", events="CREATE",
-                         notice=notices.append) as watch:
-            self.serve(place)
-            until = time.monotonic() + PATIENCE
-            while not any("is watched from now on" in notice for notice in notices):
-                self.assertLess(time.monotonic(), until, "it is not watched")
-                watch.read(0.1)
-            for number in range(3 * fanfp.EVENTS_AT_ONCE):
-                make("%s/%d" % (self.tree, number))
-            unmount(place)
-            while threading.active_count() > before:
-                self.assertLess(time.monotonic(), until, "the thread goes on")
-                time.sleep(0.01)
-            make(self.tree + "/end")
-            while self.tree + "/end" not in [event.path for event in events] \
-                    or place not in [event.path for event in events]:
-                self.assertLess(time.monotonic(), until, "it does not come to that")
-                events += watch.read(0.1)
-            make(self.tree + "/end2")
-            while events[-1].path != self.tree + "/end2":
-                self.assertLess(time.monotonic(), until, "it does not come to that")
-                events += watch.read(0.1)
-        self.assertEqual([event.path for event in events if event.mask & fanfp.UNMOUNT], [place])
-
-    def test_it_answers_later(self):
-        """It is taken in when it does, and heard from then on; below it, too."""
-        os.mkdir(self.tree + "/m")
-        server = self.serve(self.tree + "/m")
-        server.send_signal(signal.SIGSTOP)
-        program = self.watch(self.tree)
-        self.assertIn(b"not watched: %s/m, fuse does not answer" % os.fsencode(self.tree),
-                      program.errors)
-        server.send_signal(signal.SIGCONT)
-        program.wait_for("%s/m, fuse mounted inside, is watched from now on" % self.tree)
-        self.check_threads(program, available("trace", None) is not None)
-        os.mkdir(self.tree + "/m/d")
-        found = self.reported_in(program, self.tree, self.tree + "/m", self.tree + "/m/d")
-        self.assertEqual(found, {self.tree + "/m/d": {"CREATE"}})
-        # It stops while it is watched; what it is asked for then is nobody's loss but its own.
-        server.send_signal(signal.SIGSTOP)
-        self.check_alive(program)
-
-    def test_what_lies_on_it(self):
-        """A tmpfs in what does not answer, and an overlay made of it."""
-        os.mkdir(self.tree + "/m")
-        os.mkdir(self.tree + "/o")
-        server = self.serve(self.tree + "/m")
-        for name in ("/m/t", "/m/lower"):
-            os.mkdir(self.tree + name)
-        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m/t")
-        self.mount("-t", "overlay", "o", "-o", "lowerdir=%s/m/lower:%s/m/t"
-                   % (self.tree, self.tree), self.tree + "/o")
-        self.addCleanup(server.send_signal, signal.SIGCONT)     # before they are unmounted
-        server.send_signal(signal.SIGSTOP)
-        program = self.watch(self.tree)
-        for name in (b"m, fuse", b"o, overlay"):
-            self.assertIn(b"not watched: %s/%s does not answer"
-                          % (os.fsencode(self.tree), name), program.errors)
-        self.check_alive(program)
-
-    def test_root(self):
-        """A root there is waited for, it is said for what, and a signal ends it."""
-        self.hang(self.tree)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            program = self.watch(self.tree, ready=False)
-            program.wait_for("waiting for %s" % self.tree)
-            self.assertEqual(program.stop(number)[0], -number)
-
-    def test_where_names_lead(self):
-        """Files and links as roots, whose way leads there: they stay what they were."""
-        for name in ("link", "way", "over"):
-            os.makedirs("%s/%s/m" % (self.out, name))
-            write("%s/%s/f" % (self.out, name))
-        self.hang(self.out + "/link/m")
-        os.symlink("link/f", self.out + "/l")
-        os.symlink("way", self.out + "/w")
-        roots = [self.out + name for name in ("/l", "/w/f", "/over/f")]
-        for name in self.each_filter():
-            with self.subTest(filter=name):
-                program = self.watch("--filter", name, self.tree, *roots)
-                held = [open(root, "ab", buffering=0) for root in roots]
-                os.symlink("link/m/f", self.out + "/new")
-                os.rename(self.out + "/new", self.out + "/l")
-                self.hang(self.out + "/way")
-                self.hang(self.out + "/over/f", mode=0o100000)
-                for root, file in zip(roots, held):
-                    program.wait_for("%s can't be followed to what it leads to now" % root)
+        """What all programs do with /dev/null and with terminals is not told; what they do with
+        /dev/shm is."""
+        program = self.host("-e", "all", self.tree)
+        inside = "/proc/%d/root%s" % (program.process.pid, self.tree)
+        for name in ("dev/null", "dev/zero", "dev/tty", "docker/1/merged/dev/null", "dev/ptmx"):
+            try:
+                with open(os.path.join(inside, name), "r+b", 0) as file:
                     file.write(b"x")
-                    while json.loads(program.line().decode())["path"] != root:
-                        pass
-                    file.close()
-                self.check_alive(program)
-                os.remove(self.tree + "/alive")
-                for target in ("/way", "/over/f"):
-                    LIBC.umount2(os.fsencode(self.out + target), 2)
-                os.remove(self.out + "/l")
-                os.symlink("link/f", self.out + "/l")
+            except OSError:
+                pass
+        write(inside + "/dev/shm/file")
+        run("sh", "-c", ": > %s/end" % inside)
+        found = {os.path.relpath(path, self.tree) for path in gather(
+            event for event in program.until(self.tree + "/end") if not event["is_dir"])}
+        self.assertEqual(found, {"dev/shm/file"})
 
-    def test_link_that_leads_there(self):
-        """A root that is one is waited for like the mount itself, and what it leads across."""
-        self.serve(self.tree)
-        os.symlink(self.out, self.tree + "/back")
-        os.symlink(self.tree, self.out + "/l")
-        program = self.watch(self.out + "/l", self.tree + "/back", self.out + "/l/back")
-        make(self.tree + "/x")
-        while json.loads(program.line().decode())["path"] != self.out + "/l/x":
+
+class Patterns(Command):
+    """--include and --exclude, and the library's include and exclude."""
+
+    def found(self, names, *options):
+        """Which of some names fanfp reports when directories of these names are made."""
+        top = tempfile.mkdtemp(dir=self.tree)
+        if "--exclude" not in options:
+            options += ("--include", "/sentinel$")
+        program = self.program(top, *options)
+        for name in list(names) + ["sentinel"]:
+            os.mkdir(os.path.join(top, name))
+        found = {os.path.basename(event["path"]) for event in program.until(top + "/sentinel")}
+        program.stop()
+        return found
+
+    def test_apart(self):
+        """Flags at the start, names of groups and their numbers are each pattern's own."""
+        found = self.found(["a.C", "b.c", "xx", "xy", "yy-", "c.d", "D.D"],
+                           "--include", r"(?i)\.c$", "--include", r"/(?P<n>x)(?P=n)$",
+                           "--include", r"/(?P<n>y)\1", "--includei", r"\.D")
+        self.assertEqual(found, {"a.C", "b.c", "xx", "yy-", "c.d", "D.D"})
+        found = self.found(["Xx", "aa", "ab"], "--exclude", r"(?i)/(x)\1", "--exclude", r"/(a)\1")
+        self.assertEqual(found, {"ab"})
+
+    def test_posix(self):
+        """What people bring from inotifywait's patterns, or grep's."""
+        names = ["a1", "ab", "-_", "foo.c", "afoo.c", "\u00e9", "n\nl"]
+        for pattern, expected in ((r"/[[:alpha:]][[:digit:]]$", {"a1"}),
+                                  (r"/[^[:alnum:]_]", {"-_", "\u00e9"}),
+                                  (r"\<foo\>", {"foo.c"}), (r"/n.l", {"n\nl"}),
+                                  (r"/[]_[:punct:]]+$", {"-_"})):
+            with self.subTest(pattern):
+                self.assertEqual(self.found(names, "--include", pattern), expected)
+
+    def test_refused(self):
+        for pattern, words in (("*.o", r"is that a glob? as a regular expression: \.o$"),
+                               ("*.{c,h}", r": \.(c|h)$"), ("[:digit:]", "[[:digit:]]"),
+                               ("[[:digits:]]", "there is no [:digits:]; there are [:alnum:]"),
+                               ("[[.a.]]", "there is no [.a.]"), ("[", "unterminated")):
+            for option in ("--include", "--excludei"):
+                with self.subTest(pattern):
+                    self.assert_fails("reading %s %s: not a regular expression: "
+                                      % (option, pattern), option, pattern, self.tree)
+                    self.assert_fails(words, option, pattern, self.tree)
+
+    def test_library(self):
+        """A str, bytes, a compiled one of either, or several of them."""
+        names = ["a.c", "b.h", "\udcff", "d"]
+        for include, expected in ((r"\.c$", {"a.c"}), (b"\xff", {"\udcff"}),
+                                  (re.compile(r"\.H", re.I), {"b.h"}),
+                                  (re.compile(b"/d$"), {"d"}), ([], set(names)),
+                                  ([r"\.c$", b"\xff", re.compile(b"d$")], {"a.c", "\udcff", "d"})):
+            with self.subTest(include):
+                with fanfp.Watch(self.tree, include=include, events="CREATE") as watch:
+                    run("mkdir", *(os.path.join(self.tree, name) for name in names))
+                    found = {os.path.basename(event.path) for event in watch.read(PATIENCE)}
+                    while not found >= expected:
+                        found |= {os.path.basename(event.path) for event in watch.read(PATIENCE)}
+                self.assertEqual(found, expected)
+                run("rmdir", *(os.path.join(self.tree, name) for name in names))
+        for wrong in (3, [3], [None]):
+            with self.assertRaisesRegex(TypeError, "exclude: not a regular expression"):
+                fanfp.Watch(self.tree, exclude=wrong)
+
+
+class Ignoring(Command):
+    """--ignore and --ignore-file, and the library's ignore."""
+
+    NAMES, PIECES = "aab.-x1]", (
+        "a", "b", "x", ".", "-", "*", "*", "?", "[ab]", "[!a]", "[^x]", "[a-x]", "[[:alpha:]]",
+        "[]-]", "[![:digit:]]", "\\a", "\\*", "[x", "1", "]", "[b-]", "[\\]a]", "[[:foo:]]",
+        "[x-a]", "[--0]", "[+--]", "[!-]")
+
+    def glob(self, chosen):
+        """A random line of a .gitignore."""
+        names = [chosen.choice(["**", "".join(chosen.choice(self.PIECES)
+                                              for _ in range(chosen.randint(1, 4)))])
+                 for _ in range(chosen.randint(1, 4))]
+        return chosen.choice(["", "", "!"]) + chosen.choice(["", "/"]) + "/".join(names) \
+            + chosen.choice(["", "", "/", " ", "\\ ", "\r", "\\"])
+
+    def fill(self, directory, chosen, depth=4):
+        """Make random files and directories; yield (path, whether it is a directory)."""
+        for name in {"".join(chosen.choice(self.NAMES) for _ in range(chosen.randint(1, 4)))
+                     for _ in range(6)} - {".", ".."}:
+            path, is_dir = directory + "/" + name, depth > 0 and chosen.random() < 0.5
+            yield path, is_dir
+            if is_dir:
+                os.mkdir(path)
+                yield from self.fill(path, chosen, depth - 1)
+            else:
+                write(path)
+
+    @unittest.skipUnless(shutil.which("git"), "needs git")
+    def test_as_git(self):
+        """Random globs and paths, compared with what git check-ignore says of them."""
+        environment = dict(os.environ, GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_NOSYSTEM="1",
+                           HOME=self.out)
+        seed = random.randrange(1 << 32)
+        chosen = random.Random(seed)
+        paths = list(self.fill(self.tree, chosen))
+        run("git", "init", "-q", self.tree, env=environment)
+        names = "\0".join(path[len(self.tree) + 1:] for path, _ in paths)
+        for _ in range(200):
+            globs = [self.glob(chosen) for _ in range(chosen.randint(1, 6))]
+            with open(self.tree + "/.git/info/exclude", "w", newline="") as file:
+                file.write("# told\n\n" + "\n".join(globs) + "\n")
+            out = subprocess.run(["git", "check-ignore", "--no-index", "-z", "--stdin"],
+                                 cwd=self.tree, env=environment, input=names.encode(),
+                                 stdout=subprocess.PIPE).stdout.decode()
+            ignore = fanfp.Ignore(fanfp.ignored_in(file.name))
+            ignore.watch([self.tree])
+            self.assertEqual(
+                sorted(path[len(self.tree) + 1:] for path, is_dir in paths
+                       if ignore.hides(path, is_dir)),
+                sorted(filter(None, out.split("\0"))), (seed, globs))
+
+    def test_of_a_file_and_of_the_innermost_root(self):
+        """Globs in the order in which they are given, each from its root on."""
+        with open(self.out + "/globs", "wb") as file:
+            file.write(b"\xef\xbb\xbf/x\r\n# y\n\xff\n!z\n")
+        os.makedirs(self.tree + "/x/inner")
+        program = self.program("--ignore", "z", "--ignore-file", self.out + "/globs",
+                               "--ignore", "kept?", "--ignore", "!kept1",
+                               self.tree, self.tree + "/x/inner")
+        for name in (b"x/f", b"x/inner/x", b"x/inner/f", b"\xff", b"y", b"z", b"kept1", b"kept2"):
+            os.mkdir(os.fsencode(self.tree) + b"/" + name)
+        self.assertEqual(set(self.reported(program)), {
+            self.tree + name for name in ("/x/inner/f", "/y", "/z", "/kept1")})
+
+    def test_names_that_nearly_match(self):
+        """They take no time, however many ways there are to try."""
+        for text, path in (("*a*a*a*a*a*a*b", 250 * "a"), ("*[ab]*[ab]*?*[ab]*c", 250 * "a"),
+                           ("**/a/**/a/**/a/**/a/**/b", 1000 * "a/" + "a")):
+            ignore = fanfp.Ignore(["x", text])
+            ignore.watch(("/t",))
+            begun = time.monotonic()
+            self.assertFalse(ignore.hides("/t/" + path, False))
+            self.assertTrue(ignore.hides("/t/" + path[:-1] + text[-1], False))
+            self.assertLess(time.monotonic() - begun, PATIENCE)
+
+    def test_refused(self):
+        for glob_ in ("", "!", "/", "[", "a\\", "[[:none:]]"):
+            with self.subTest(glob_):
+                self.assert_fails("it takes a glob as in .gitignore, which can match something, "
+                                  "not ", "--ignore", glob_, self.tree)
+        self.assert_fails("reading %s/none: No such file or directory; name a file" % self.out,
+                          "--ignore-file", self.out + "/none", self.tree)
+        with open(self.out + "/globs", "wb") as file:
+            file.write("build/\n".encode("utf-16"))
+        self.assert_fails("reading %s/globs: there is a NUL in it" % self.out,
+                          "--ignore-file", self.out + "/globs", self.tree)
+
+    def test_library(self):
+        with fanfp.Watch(self.tree, ignore=("*.o", b"\xff"), events="CREATE") as watch:
+            run("mkdir", *(os.path.join(self.tree, name) for name in ("a.o", "\udcff", "b")))
+            self.assertEqual([event.path for event in watch.read(PATIENCE)], [self.tree + "/b"])
+        for wrong in (3, [3], [None]):
+            with self.assertRaises(TypeError):
+                fanfp.Watch(self.tree, ignore=wrong)
+
+
+class Commands(Base):
+    """Commands that write to fanfp's standard output, so that no file system tells of that."""
+
+    where = DIRECTORIES[0]
+
+    def script(self, text, name="script"):
+        """A shell script: its path."""
+        path = self.out + "/" + name
+        with open(path, "w") as file:
+            file.write("#!/bin/sh\n" + text)
+        os.chmod(path, 0o755)
+        return path
+
+    def ran(self, program, count):
+        """The next lines that commands, not fanfp, have written: a list of str."""
+        lines = []
+        while len(lines) < count:
+            line = program.line()
+            self.assertNotEqual(line, b"", lines)
+            if line.startswith(b"ran "):
+                lines.append(line.decode()[4:-1])
+        return lines
+
+    def told(self, program):
+        """The next line on standard error after the ready line."""
+        if not program.errors.endswith(b"\n"):
+            program.errors += program.process.stderr.readline()
+        return program.process.stderr.readline().decode()
+
+
+class Exec(Commands):
+    """--exec."""
+
+    def exec(self, words, *arguments, **options):
+        """A program that runs a command."""
+        return self.program("-e", "create", "--exec", words, *arguments + (self.tree,),
+                            json_lines=False, **options)
+
+    def test_three_at_once(self):
+        """Three commands, and no further event is needed for the second."""
+        script = self.script('sleep 0.1; echo ran "$1"\n')
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            with self.subTest(name):
+                program = self.exec(script + " {}", "--filter", name)
+                paths = ["%s/%s%d" % (self.tree, name, number) for number in range(3)]
+                run("touch", *paths)
+                self.assertEqual(self.ran(program, 3), paths)
+                self.assertEqual(program.stop(), (-signal.SIGTERM, program.errors.decode()))
+
+    def test_signal(self):
+        """The signal is passed on to all that the command has started; no more are started, and
+        what was not run is counted."""
+        inner = self.script('trap "echo ran inner; exit" INT TERM HUP; echo ran start "$1"\n'
+                            'while :; do sleep 0.05; done\n', "inner")
+        script = self.script('trap "echo ran outer; exit" INT TERM HUP\n%s "$1"\n' % inner)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(number):
+                program = self.exec(script + " {}")
+                paths = ["%s/%s%d" % (self.tree, number.name, each) for each in range(4)]
+                run("touch", *paths)
+                self.assertEqual(self.ran(program, 1), ["start " + paths[0]])
+                program.process.send_signal(number)
+                self.assertEqual(self.ran(program, 2), ["inner", "outer"])
+                status, errors = program.stop(number)
+                self.assertEqual(status, -number)
+                self.assertNotIn(b"ran start", program.buffer)
+                self.assertIn("fanfp: ended by %s; commands that were not run: 3\n"
+                              % number.name, errors)
+                self.assertNotIn("it did not end", errors)
+
+    def test_signal_does_not_end_it(self):
+        """A command that goes on is killed, with all that it has started."""
+        for text in ('trap "" TERM; sleep 1000 & echo ran "$1"; wait\n',
+                     'sh -c \'trap "" TERM; echo ran "$1"; sleep 1000\' - "$1"; exit\n'):
+            with self.subTest(text):
+                script = self.script(text)
+                program = self.exec(script + " {}")
+                write(self.tree + "/f")
+                self.ran(program, 1)
+                program.process.send_signal(signal.SIGTERM)
+                self.assertEqual(program.line(), b"")       # nobody has the pipe any more
+                status, errors = program.stop()
+                self.assertEqual(status, -signal.SIGTERM)
+                self.assertIn("fanfp: running %s for %s/f: it did not end within %d s of SIGTERM, "
+                              "and was killed\n" % (script, self.tree, fanfp.KILL_SECONDS), errors)
+                os.remove(self.tree + "/f")
+
+    def test_path_longer_than_execve_takes(self):
+        """It is told of, and the next command runs."""
+        program = self.exec("sh -c '[ ${#1} -gt 1000 ] || echo \"ran $1\"' - {}", "-o", os.devnull)
+        directory = os.open(self.tree, os.O_RDONLY)
+        for _ in range(131072 // 250):
+            os.mkdir(250 * "d", dir_fd=directory)
+            below = os.open(250 * "d", os.O_RDONLY, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        os.close(os.open("deep", os.O_CREAT | os.O_WRONLY, dir_fd=directory))
+        os.close(directory)
+        program.wait_for("ddd/deep: Argument list too long; it is skipped\n")
+        self.assertLess(max(map(len, program.errors.splitlines())), 500)
+        write(self.tree + "/f")
+        while self.ran(program, 1) != [self.tree + "/f"]:
             pass
         self.assertEqual(program.stop()[0], -signal.SIGTERM)
 
-    def test_library_changes_its_user(self):
-        """All threads of somebody's program may, or the C library ends it."""
-        os.mkdir(self.tree + "/m")
-        self.serve(self.tree + "/m")
-        program = "import os, sys, fanfp; w = fanfp.Watch(sys.argv[1]); os.setuid(65534)"
-        run(sys.executable, "-c", program, self.tree, env=cached_environment(),
-            stderr=subprocess.DEVNULL)
+    def test_count_and_timeout(self):
+        """The commands for the events so far are run first."""
+        script = self.script('sleep 0.2; echo ran "$1"\n')
+        for options, status in ((["--count", "3"], 0), (["-t", "0.3"], 2)):
+            with self.subTest(options[0]):
+                program = self.exec(script + " {}", *options)
+                paths = [self.tree + "/" + options[0] + each for each in "abc"]
+                run("touch", "--", *paths)
+                self.assertEqual(self.ran(program, 3), paths)
+                self.assertEqual(program.process.wait(PATIENCE), status)
 
-    def test_root_that_answers(self):
-        self.serve(self.tree)
-        os.mkdir(self.tree + "/d")
-        program = self.watch(self.tree)
-        make(self.tree + "/d/x")
-        self.assertIn(self.tree + "/d/x", self.reported_in(program, self.tree))
-        make(self.tree + "/y")
-        self.assertIn(self.tree + "/y", self.reported_in(program, self.tree + "/d"))
+    def test_signal_while_the_rest_is_run(self):
+        script = self.script('echo ran "$1"; exec sleep 1000\n')
+        program = self.exec(script + " {}", "--count", "3")
+        run("touch", *[self.tree + "/" + each for each in "abc"])
+        self.ran(program, 1)
+        status, errors = program.stop()
+        self.assertEqual(status, -signal.SIGTERM)
+        self.assertIn("fanfp: ended by SIGTERM; commands that were not run: 2\n", errors)
 
-    def test_automount_point(self):
-        """It is not triggered, before or after the start."""
-        self.addCleanup(os.setpgid, 0, os.getpgid(0))
-        pipes = []
+    def test_failing_commands(self):
+        """How a command ended is told if it failed; the next runs."""
+        script = self.script('case "$1" in *a) exit 3;; *b) kill -SEGV $$;; esac; echo ran "$1"\n')
+        program = self.exec(script + " {}")
+        run("touch", *[self.tree + "/" + each for each in "abc"])
+        self.assertEqual(self.ran(program, 1), [self.tree + "/c"])
+        self.assertEqual([self.told(program) for _ in range(2)], [
+            "fanfp: running %s for %s/a: it ended with status 3\n" % (script, self.tree),
+            "fanfp: running %s for %s/b: it was killed by SIGSEGV\n" % (script, self.tree)])
+        os.remove(script)
+        write(self.tree + "/d")
+        self.assertEqual(self.told(program), "fanfp: running %s for %s/d: No such file or "
+                                             "directory; it is skipped\n" % (script, self.tree))
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
 
-        def arrange(path):
+    def test_names_of_any_bytes(self):
+        """As an argument and in the environment, whatever the locale."""
+        name = b"\xff \n\x1b${x}`{}\xc3\xa9"
+        for locale in ("C", "C.UTF-8"):
+            environment = dict(cached_environment(), LC_ALL=locale)
+            command = ["env", "LC_ALL=" + locale] + MODULE
+            program = self.exec("printf '%s\\0' ran {} x{}", "--count", "1", command=command)
+            path = os.fsencode(self.tree) + b"/" + name
             os.mkdir(path)
-            read_fd, write_fd = os.pipe()
-            os.set_blocking(read_fd, False)
-            pipes.append(read_fd)
-            self.addCleanup(os.close, read_fd)
-            # Of the process group named, nobody triggers it: so that is this one.
-            self.mount_raw("autofs", path, "fd=%d,pgrp=%d,minproto=5,maxproto=5,direct"
-                           % (write_fd, os.getpgid(0)))
-            os.close(write_fd)
-        arrange(self.tree + "/before")
-        for name in self.each_filter():
-            with self.subTest(filter=name):
-                program = self.watch("--filter", name, self.tree)
-                arrange(self.tree + "/after-" + name)
-                # The list of mounts is followed in order: by then that one has been looked at.
-                os.mkdir(self.tree + "/m-" + name)
-                self.mount("-t", "tmpfs", "tmpfs", self.tree + "/m-" + name)
-                program.wait_for("%s/m-%s, " % (self.tree, name))
-                self.check_alive(program)
-                os.remove(self.tree + "/alive")
-                for pipe in pipes:
-                    self.assertRaises(BlockingIOError, os.read, pipe, 1)
+            out = b"".join(iter(program.line, b""))
+            self.assertTrue(out.endswith(b"ran\0%s\0x%s\0" % (path, path)), out)
+            self.assertEqual(program.process.wait(PATIENCE), 0, environment)
+            os.rmdir(path)
 
+    def refused(self, command, *texts):
+        """A command that is an error at the start."""
+        result = subprocess.run(MODULE + ["--exec", command, self.tree], env=cached_environment(),
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+        errors = result.stderr.decode()
+        self.assertEqual((result.returncode, result.stdout), (1, b""), errors)
+        self.assertEqual(errors.count("\n"), 1, errors)
+        for text in texts:
+            self.assertIn(text, errors)
+
+    def test_no_command(self):
+        for command in ("", "  "):
+            self.refused(command, "reading --exec: it is empty; name a command")
+        self.refused("echo 'a", "reading --exec echo 'a: No closing quotation; as a shell has it: ")
+        self.refused("no-such-command {}", "running no-such-command: No such file", "sh -c")
+        self.refused(self.out + "/none {}", "running %s/none: No such file" % self.out)
+        self.refused(self.out + " {}", "running %s: Permission denied" % self.out)
+        write(self.out + "/not-executable")
+        self.refused(self.out + "/not-executable", "Permission denied")
+
+    def test_words_of_a_shell(self):
+        for command, word in (
+                ("cd x && make", "&&"), ("true || make", "||"), ("echo {} | wc", "|"),
+                ("echo a ; echo b", ";"), ("echo a; echo b", "a;"), ("echo a &", "&"),
+                ("echo {} > log", ">"), ("echo {} >> log", ">>"), ("echo {} >log", ">log"),
+                ("echo 2>&1", "2>&1"), ("wc < {}", "<"), ("echo $FANFP_PATH", "$FANFP_PATH"),
+                ('echo "$FANFP_PATH"', "$FANFP_PATH"), ("echo ${FANFP_PATH}x", "${FANFP_PATH}x"),
+                ("echo $(date)", "$(date)"), ("echo `date`", "`date`")):
+            with self.subTest(command):
+                self.refused(command, "reading --exec " + command, ": %s is for a shell" % word,
+                             "sh -c 'COMMANDS' - {}")
+
+    def test_quoted_words(self):
+        """What is quoted is meant; so are signs in the middle of a word."""
+        for command in ("echo '&&' '|' \\; \">\" '$HOME' \\$HOME a|b x?a=1&b=2 $ $1 a>b {}",
+                        "sh -c 'echo \"$1\" && true; echo > /dev/null | cat' - {}",
+                        'sh -c "echo $FANFP_PATH"', "'sh' -c 'exit 0'"):
+            with self.subTest(command):
+                result = subprocess.run(
+                    MODULE + SILENT + ["-t", "0.01", "-q", "--exec", command, self.tree],
+                    env=cached_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                self.assertEqual((result.returncode, result.stderr), (2, b""))
+
+    def test_notes(self):
+        """What is likely not meant is said, and done: signs for a shell, {} in a script."""
+        for command, note in (
+                ("echo *.o", "--exec uses no shell: *.o is handed on as it is"),
+                ("echo ~/x", "--exec uses no shell: ~/x is handed on as it is"),
+                ("sh -c 'echo {}'", "lets the name of a file run commands; "
+                                    "say sh -c '... \"$1\"' - {}"),
+                ("env bash -ec 'ls {}; echo'", "say bash -ec '... \"$1\"' - {}")):
+            with self.subTest(command):
+                program = self.exec(command, "-t", "0.01")
+                self.assertIn(note, program.errors.decode())
+                self.assertEqual(program.process.wait(PATIENCE), 2)
+
+    def test_help(self):
+        """It shows the safe way to a shell, and that works as it is shown."""
+        text = subprocess.check_output(MODULE + ["--help"], env=cached_environment()).decode()
+        self.assertIn("--exec \"sh -c 'COMMANDS' - {}\"", text)
+        self.assertIn('"$1"', text)
+        program = self.exec("sh -c 'echo ran \"$1\" \"$FANFP_EVENTS\" | cat' - {}", "--count", "1")
+        path = self.tree + "/$(touch pwned); x"
+        write(path)
+        self.assertEqual(self.ran(program, 1)[0].split(" CREATE")[0], path)
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+
+
+# Tells of its start, and of the numbers that it is given on standard input.
+COUNTER = 'printf "ran %s:" "$FANFP_COUNT"; tr "\\\\0" "|"; echo\n'
+
+
+class Run(Commands):
+    """--run, and --restart."""
+
+    def begin(self, command, *arguments):
+        """A program that runs a command for what changes, and prints no events."""
+        return self.program("--format", "", "--no-newline", "--run", command,
+                            *arguments + (self.tree,), json_lines=False)
+
+    def test_thousand_saves(self):
+        """One run for all that is saved within a second, with each path once."""
+        for name in FILTERS:
+            if available(name, self.where) is not None:
+                continue
+            with self.subTest(name):
+                program = self.begin(self.script(COUNTER), "--filter", name, "--quiet-for", "0.5",
+                                     "-e", "close_write,rename")
+                for number in range(1000):
+                    write(self.tree + "/f%d" % (number % 10))
+                odd = "%s/%s \n%s" % (self.tree, name, "\u00e9")
+                os.rename(self.tree + "/f0", odd)
+                program.wait_for("it ended with status 0\n")
+                status, errors = program.stop()
+                self.assertEqual(status, -signal.SIGTERM)
+                self.assertIn("for 11 paths: it ended with status 0\n", errors)
+                self.assertEqual(errors.count("it ended"), 1)
+                head, paths = program.buffer.decode().split(":", 1)
+                self.assertEqual(head, "ran 11")
+                self.assertEqual(set(paths.rstrip("\n").split("|")), {"", odd} | {
+                    self.tree + "/f%d" % number for number in range(10)})
+                os.remove(odd)
+
+    def test_changes_while_it_runs(self):
+        """They are the next batch, for which no further event is needed."""
+        os.mkfifo(self.out + "/go")
+        script = self.script(COUNTER + "cat %s\n" % (self.out + "/go"))
+        program = self.begin(script, "-e", "create")
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["1:%s/a|" % self.tree])
+        write(self.tree + "/b")
+        with open(self.out + "/go", "w"):
+            pass
+        self.assertEqual(self.ran(program, 1), ["1:%s/b|" % self.tree])
+        with open(self.out + "/go", "w"):
+            pass
+        program.wait_for("ended with status 0\n")
+        program.wait_for("ended with status 0\n")
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_count(self):
+        """What has changed by the end is run for, quiet or not; a failure is told of."""
+        program = self.begin(self.script(COUNTER + "exit 3\n"), "--count", "2",
+                             "--quiet-for", "1000", "-e", "create")
+        run("touch", self.tree + "/a", self.tree + "/b")
+        self.assertEqual(self.ran(program, 1), ["2:%s/a|%s/b|" % (self.tree, self.tree)])
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        self.assertIn("for 2 paths: it ended with status 3\n", program.stop()[1])
+
+    def test_signal(self):
+        """It is passed on to what runs; a batch that waits is not run."""
+        script = self.script('trap "echo ran end; exit 5" INT\necho ran start\n'
+                             'while :; do sleep 0.05; done\n')
+        program = self.begin(script)
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["start"])
+        write(self.tree + "/b")
+        program.process.send_signal(signal.SIGINT)
+        self.assertEqual(self.ran(program, 1), ["end"])
+        status, errors = program.stop(signal.SIGINT)
+        self.assertEqual(status, -signal.SIGINT)
+        self.assertNotIn("ran start", program.buffer.decode())
+
+    def loop_of(self, *arguments, do):
+        """What is said of a command's loop; it is ended by what that says."""
+        for path in ("/out", "/src"):
+            os.makedirs(self.tree + path, exist_ok=True)
+        script = self.script("cat > /dev/null; cd '%s'; %s\n" % (self.tree, do))
+        program = self.begin(script, *arguments)
+        write(self.tree + "/src/a")
+        program.wait_for(" ends the loop\n")
+        errors = program.stop()[1]
+        found = re.search("3 times in a row it was started by what changed while it ran; if it "
+                          "writes that itself, (.*) ends the loop", errors)
+        self.assertIsNotNone(found, errors)
+        program = self.begin(script, *list(arguments) + shlex.split(found.group(1)))
+        if "--restart" in arguments:
+            program.wait_for(": it ended with status 0")
+        for name in "abcde":
+            write(self.tree + "/src/" + name)
+            program.wait_for("for 1 path: it ended with status 0")
+        errors = program.stop()[1]
+        self.assertNotIn("in a row", errors)
+        self.assertEqual(errors.count("it ended"), 6 if "--restart" in arguments else 5, errors)
+        return found.group(1)
+
+    def test_loop(self):
+        """A command that writes into the tree is noticed, and the --ignore that is told ends it."""
+        self.assertEqual(self.loop_of(do="echo > 'out/[x]'"), "--ignore '/out/\\[x]'")
+        self.assertEqual(self.loop_of(do="rm -rf out; mkdir out; echo > out/y"),
+                         "--ignore /out/ --ignore /out/y")
+        self.assertEqual(self.loop_of(do="for i in 1 2 3 4 5; do echo > out/$i; done"),
+                         "--ignore /out/")
+
+    def test_loop_of_restarts(self):
+        self.assertEqual(self.loop_of("--restart", do="echo > out/log"), "--ignore /out/log")
+
+    # --- --restart ---
+
+    def restarted(self, text, *arguments):
+        """A program with a server, a shell script, that has started; stop it with `leave`."""
+        program = self.begin(self.script(text), "--restart", *arguments)
+        self.assertEqual(self.ran(program, 1), ["start 0"])
+        return program
+
+    def leave(self, program):
+        """End it; nothing is left of what it started.  What it said."""
+        program.process.send_signal(signal.SIGTERM)
+        while program.line():
+            pass                        # to the end: nobody has the pipe any more
+        status, errors = program.stop()
+        self.assertEqual(status, -signal.SIGTERM)
+        return errors
+
+    def test_restart(self):
+        """A server is started at once, and again for each batch; the one before has ended."""
+        program = self.restarted('trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
+                                 'while :; do sleep 0.02; done\n')
+        for name in "ab":
+            write(self.tree + "/" + name)
+            self.assertEqual(self.ran(program, 2), ["end", "start 1"])
+        errors = self.leave(program)
+        self.assertNotIn("did not end", errors)
+
+    def test_restart_ignores_the_signal(self):
+        """It is killed, and so is all that it has started."""
+        program = self.restarted('trap "" TERM; echo ran start $FANFP_COUNT\n'
+                                 'sleep 1000 & sleep 1000\n')
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["start 1"])
+        errors = self.leave(program)
+        self.assertEqual(errors.count("it did not end within %d s of SIGTERM, and was killed\n"
+                                      % fanfp.KILL_SECONDS), 2, errors)
+
+    def test_restart_of_one_that_forks(self):
+        """A server that goes on in the background, when what was started has ended."""
+        program = self.restarted('(trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
+                                 'while :; do sleep 0.02; done) &\n')
+        program.wait_for("script: it ended with status 0\n")
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 2), ["end", "start 1"])
+        self.leave(program)
+
+    def test_restart_of_one_that_ends(self):
+        """By itself: it is told how, and started again at the next change alone."""
+        program = self.restarted('echo ran start $FANFP_COUNT; exit 7\n')
+        program.wait_for("script: it ended with status 7\n")
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["start 1"])
+        program.wait_for("script for 1 path: it ended with status 7\n")
+        self.assertNotIn("start", self.leave(program))
+
+    def test_restart_at_the_end(self):
+        """With --count the server is ended as well."""
+        program = self.restarted('trap "echo ran end; exit" TERM; echo ran start $FANFP_COUNT\n'
+                                 'while :; do sleep 0.02; done\n', "--count", "1")
+        write(self.tree + "/a")
+        self.assertEqual(self.ran(program, 1), ["end"])
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+
+    def test_refused(self):
+        for words, text in (
+                (["--restart"], "--restart does nothing without --run"),
+                (["--quiet-for", "1"], "--quiet-for does nothing without --run"),
+                (["--run", "true", "--exec", "true"], "--exec and --run: only one of them"),
+                (["--run", "cat {}"], "reading --run cat {}: {} is a path for --exec; here the "
+                                      "paths are on standard input, as for xargs -0"),
+                (["--run", "a | b"], "reading --run a | b: | is for a shell, and none is used; say "
+                                     "--run \"sh -c 'COMMANDS'\", or put it in quotes"),
+                (["--run", "none-such"], "name a program in --run")):
+            with self.subTest(words):
+                result = subprocess.run(MODULE + words + [self.tree], env=cached_environment(),
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        timeout=PATIENCE)
+                self.assertEqual((result.returncode, result.stdout), (1, b""))
+                self.assertIn(text, result.stderr.decode())
+
+
+class Terminal:
+    """A shell in tmux, with a prompt of "$ " alone."""
+
+    def __init__(self, test, columns, rows, shell=("bash", "--norc", "--noprofile", "-i")):
+        for tool in ("tmux", shell[0]):
+            if not shutil.which(tool):
+                test.skipTest("needs " + tool)
+        self.tmux = ["tmux", "-S", tempfile.mkdtemp(dir=test.out) + "/socket", "-f", "/dev/null"]
+        run(*self.tmux + ["new-session", "-d", "-x", str(columns), "-y", str(rows)]
+            + list(shell),
+            env=dict(cached_environment(), PS1="$ ", LC_ALL="C.UTF-8"))
+        test.addCleanup(subprocess.call, self.tmux + ["kill-server"])
+        self.wait_for(lambda lines: lines[0] == "$")
+
+    def press(self, *keys):
+        run(*self.tmux + ["send-keys"] + list(keys))
+
+    def lines(self):
+        """What is on the screen."""
+        text = subprocess.check_output(self.tmux + ["capture-pane", "-p"]).decode()
+        return text.split("\n")[:-1]
+
+    def wait_for(self, is_so):
+        """The screen as soon as it is as is_so(lines) says."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            lines = self.lines()
+            if is_so(lines):
+                return lines
+            time.sleep(0.05)
+        raise AssertionError("the screen stays: " + "\n".join(lines))
+
+
+def read_tables(lines):
+    """The tables of --top or --summary: {heading: {label: total}}."""
+    tables = {}
+    for line in lines:
+        words = line.split()
+        if words[:3] == ["TOTAL", "A", "SECOND"]:
+            table = tables[words[3]] = {}
+        elif re.match(r" *\d+ +[\d.]+  ", line):
+            table[" ".join(words[2:])] = int(words[0])
+    return tables
+
+
+class People(Command):
+    """What is for people: lines on a terminal, --top, --summary."""
+
+    def at_terminal(self, *arguments, size=(24, 80), **environment):
+        """Start fanfp on a terminal of its own: (process, what to read of it)."""
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        environment = dict(dict(cached_environment(), TERM="vt100"), **environment)
+        process = subprocess.Popen(
+            MODULE + list(arguments), stdin=subprocess.DEVNULL, stdout=slave,
+            stderr=subprocess.PIPE, env=environment)
+        os.close(slave)
+        for each in (process.stderr.close, process.wait, process.kill):
+            self.addCleanup(each)
+        line = b""
+        while b"fanfp: watching" not in line:
+            line = process.stderr.readline()
+            self.assertTrue(line)
+        return process, master
+
+    def until(self, master, text):
+        """What comes on a terminal up to a text."""
+        data = b""
+        while not data.endswith(text.encode()):
+            self.assertTrue(select.select([master], [], [], PATIENCE)[0], data)
+            data += os.read(master, 1)
+        return data.decode()
+
+    def make_all(self, counts, top=None):
+        """Make so many directories in each of some directories of the tree."""
+        for name, count in counts.items():
+            for _ in range(count):
+                tempfile.mkdtemp(dir="%s/%s" % (top or self.tree, name))
+
+    # --- lines ---
+
+    def test_lines(self):
+        """Aligned, from the root on, in colour; a directory by its slash."""
+        os.mkdir(self.tree + "/sub")
+        write(self.tree + "/sub/a\nb")
+        _, master = self.at_terminal(self.tree)
+        os.rename(self.tree + "/sub/a\nb", self.tree + "/c")
+        os.rmdir(self.tree + "/sub")
+        for colour, what, path in (("36", "RENAME", r"sub/a\nb -> c"), ("31", "DELETE", "sub/")):
+            line = self.until(master, "\n")
+            match = re.match(r"\x1b\[2m[\d:]{8}\x1b\[0m (.*) \x1b\[(\d+)m(.*)\x1b\[0m (.*)\r\n$",
+                             line)
+            self.assertTrue(match, line)
+            self.assertEqual((match.group(2), match.group(3), match.group(4)),
+                             (colour, what.ljust(18), path))
+            self.assertEqual(len(match.group(1)), 18)
+
+    def test_no_colour(self):
+        for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+            with self.subTest(environment):
+                _, master = self.at_terminal("-e", "create", self.tree, **environment)
+                os.mkdir(tempfile.mkdtemp(dir=self.tree) + "/d")
+                text = self.until(master, "/d/\r\n")
+                self.assertNotIn("\x1b", text)
+
+    def test_runs(self):
+        """What happens again to a file is one line that counts, unless a notice is below it."""
+        write(self.tree + "/log")
+        mount_point = tempfile.mkdtemp(dir=self.tree)
+        process, master = self.at_terminal("-e", "modify", self.tree, NO_COLOR="1")
+        for number in range(1, 4):
+            with open(self.tree + "/log", "a") as file:
+                file.write("x")
+            text = self.until(master, "log\r\n")
+            self.assertEqual(text.startswith("\x1b[A\r\x1b[K"), number > 1, text)
+            self.assertIn("MODIFY x%d " % number if number > 1 else "MODIFY  ", text)
+        write(self.tree + "/other")
+        self.assertNotIn("\x1b[A", self.until(master, "other\r\n"))
+        write(self.tree + "/log")
+        self.assertNotIn("\x1b[A", self.until(master, "log\r\n"))
+        if not ROOT:
+            return
+        self.mount("-t", "tmpfs", "fanfp", mount_point)
+        self.assertIn(b"is watched from now on", process.stderr.readline())
+        write(self.tree + "/log")
+        self.assertNotIn("\x1b[A", self.until(master, "MODIFY x2          log\r\n"))
+
+    def test_wide_names(self):
+        """A line of wide characters that takes two rows is not written anew in one."""
+        for count, goes_back in ((3, True), (24, False)):
+            with self.subTest(count):
+                name = "\u4f60" * count
+                write("%s/%s" % (self.tree, name))
+                _, master = self.at_terminal("-e", "modify", self.tree, NO_COLOR="1",
+                                             LC_ALL="C.UTF-8")
+                for _ in range(2):
+                    write("%s/%s" % (self.tree, name))
+                    text = self.until(master, "\n")
+                self.assertEqual("\x1b[A" in text, goes_back, text)
+
+    # --- --top ---
+
+    def test_screen(self):
+        """Its totals are what was done; keys go into a directory and out, sort, pause, end it."""
+        counts = {"d%02d" % number: 3 + number for number in range(20)}
+        counts["d19/deep/er"] = 60
+        for columns, rows in ((80, 24), (200, 50)):
+            with self.subTest(columns=columns):
+                self.check_screen(counts, columns, rows)
+
+    def check_screen(self, counts, columns, rows):
+        tree = tempfile.mkdtemp(dir=self.tree)
+        for name in counts:
+            os.makedirs("%s/%s" % (tree, name))
+        terminal = Terminal(self, columns, rows)
+        terminal.press("%s --top -e create %s; echo status $?; stty -a"
+                       % (" ".join(MODULE), tree), "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1])
+        self.make_all(counts, tree)
+        total = sum(counts.values())
+        lines = terminal.wait_for(lambda lines: " %d events, " % total in lines[0]
+                                  and " 0.0 a second" in lines[0])
+        self.assertEqual(len(lines), rows)
+        tables = read_tables(lines)
+        self.assertEqual(sum(tables["DIRECTORY"].values()), total)
+        self.assertEqual(tables["DIRECTORY"]["d19/deep/er/"], 60)
+        if rows == 50:
+            self.assertEqual(tables["DIRECTORY"], {name + "/": count
+                                                   for name, count in counts.items()})
+        else:
+            self.assertLess(len(tables["DIRECTORY"]), len(counts))
+        self.assertEqual(tables["EVENT"], {"CREATE": total})
+        self.assertEqual(sum(tables["PROCESS"].values()), total)
+        if BEST != "inotify":
+            label, = tables["PROCESS"]
+            self.assertRegex(label, r"^python\S* %d \S+$" % os.getpid())
+
+        terminal.press("Enter")             # the busiest comes first
+        lines = terminal.wait_for(lambda lines: lines[0].endswith("/d19/deep/er"))
+        self.assertEqual(read_tables(lines)["DIRECTORY"], {".": 60})
+        terminal.press("Left", "Left")
+        lines = terminal.wait_for(lambda lines: lines[0].endswith("/d19"))
+        self.assertEqual(read_tables(lines)["DIRECTORY"], {"deep/er/": 60, ".": counts["d19"]})
+        terminal.press("Down", "Enter", "h", "h", "h", "s", "s")
+        lines = terminal.wait_for(lambda lines: " by name " in lines[0]
+                                  and lines[0].endswith(tree[-8:]))
+        names = list(read_tables(lines)["DIRECTORY"])
+        self.assertEqual(names, sorted(names))
+
+        terminal.press("p")
+        before = terminal.wait_for(lambda lines: "paused" in lines[0])
+        clock = self.program("--top", tree, json_lines=False)
+        self.make_all({"d00": 7}, tree)
+        while not clock.line().split()[1:2] == [b"7"]:
+            pass
+        clock.line()                        # a second later
+        self.assertEqual(terminal.lines(), before)
+        terminal.press("p")
+        terminal.wait_for(lambda lines: " %d events, " % (total + 7) in lines[0])
+
+        run(*terminal.tmux + ["resize-window", "-x", str(columns), "-y", str(rows - 2)])
+        terminal.wait_for(lambda lines: len(lines) == rows - 2 and "q quit" in lines[-1])
+        terminal.press("C-z")
+        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
+        terminal.press("clear; fg; echo status $?; stty -a", "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1] and " events, " in lines[0])
+        terminal.press("q")
+        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
+        self.assertIn("status 0", lines)
+        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
+
+    def test_screen_and_job_control(self):
+        """A signal that nobody can catch stops it, another goes on; Ctrl-\\ ends it tidily."""
+        terminal = Terminal(self, 50, 12)
+        terminal.press("sh -c 'echo $$ > %s/pid; exec %s --top %s'"
+                       % (self.out, " ".join(MODULE), self.tree), "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1])
+        with open(self.out + "/pid") as file:
+            os.kill(int(file.read()), signal.SIGSTOP)
+        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
+        terminal.press("fg", "Enter")
+        lines = terminal.wait_for(lambda lines: "q quit" in lines[-1]
+                                  and not any("Stopped" in line for line in lines))
+        self.assertTrue(lines[0].endswith(" by total  " + self.tree[:6]), lines)    # cut off
+        terminal.press("s")                 # keys come at once
+        terminal.wait_for(lambda lines: " by rate " in lines[0])
+        terminal.press("C-\\")
+        terminal.wait_for(lambda lines: any("Quit" in line for line in lines))
+        terminal.press("stty -a", "Enter")
+        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
+        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
+
+    def test_screen_in_background(self):
+        """A job in the background is stopped, and goes on with fg; a stopped one can be ended."""
+        terminal = Terminal(self, 80, 24)
+        command = "clear; %s --top %s" % (" ".join(MODULE), self.tree)
+        terminal.press(command + " &", "Enter")
+        terminal.wait_for(lambda lines: any("fanfp: watching" in line for line in lines))
+        terminal.press("set -b", "Enter")       # bash says at once what becomes of a job
+        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
+        terminal.press("fg; stty -a", "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1] and " events, " in lines[0])
+        terminal.press("q")
+        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
+        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
+        terminal.press(command, "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1])
+        terminal.press("C-z")
+        terminal.wait_for(lambda lines: any("Stopped" in line for line in lines))
+        terminal.press("kill %1", "Enter")
+        terminal.wait_for(lambda lines: any("Terminated" in line for line in lines))
+
+    def test_screen_ended_by_signal(self):
+        """The terminal is as it was, and what went wrong meanwhile is told there."""
+        terminal = Terminal(self, 80, 24)
+        terminal.press("echo $$; %s --top %s; echo status $?; stty -a"
+                       % (" ".join(MODULE), self.tree), "Enter")
+        terminal.wait_for(lambda lines: "q quit" in lines[-1])
+        os.rmdir(self.tree)
+        lines = terminal.wait_for(lambda lines: any(" icanon " in line for line in lines))
+        self.assertIn("status 1", lines)
+        self.assertIn("fanfp: no root is left", lines)
+        self.assertTrue(any(re.search(r"(^| )echo ", line) for line in lines), lines)
+
+    def test_screen_and_commands(self):
+        """What a command prints would be written over it: a line says so, before it begins."""
+        terminal = Terminal(self, 80, 24)
+        for option in ("--exec", "--run"):
+            terminal.press("clear; %s --top %s ls %s; echo status $?"
+                           % (" ".join(MODULE), option, self.tree), "Enter")
+            lines = terminal.wait_for(lambda lines: "status 1" in lines)
+            self.assertIn("--top leaves the command of", "".join(lines))
+            self.assertNotIn(fanfp.KEYS_SHOWN, lines)
+        program = self.program("--summary", "--run", "echo ran", self.tree, json_lines=False)
+        write(self.tree + "/a")
+        self.assertEqual(program.line(), b"ran\n")
+
+    def test_serial_line(self):
+        """One of a size not known has 80 by 24; only what changes is written again."""
+        process, master = self.at_terminal("--top", self.tree, size=(0, 0))
+        whole = self.until(master, fanfp.KEYS_SHOWN)
+        self.assertIn("\x1b[24;1H", whole)
+        os.mkdir(self.tree + "/a")
+        text = self.until(master, " 1 events, ") + self.until(master, "\x1b[0m")
+        process.terminate()
+        text += self.until(master, "\x1b[?1049l")
+        self.assertNotIn(fanfp.KEYS_SHOWN, text)
+        self.assertIn("\x1b[?25h", text)
+
+    def test_stopped_terminal(self):
+        """One that takes nothing any more (Ctrl-S) does not keep it from ending."""
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        self.addCleanup(os.close, slave)
+        process = subprocess.Popen(
+            MODULE + ["--top", self.tree], stdin=slave, stdout=slave, stderr=slave,
+            env=dict(cached_environment(), TERM="vt100"), start_new_session=True)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        before = termios.tcgetattr(slave)
+        self.until(master, fanfp.KEYS_SHOWN)
+        self.assertNotEqual(termios.tcgetattr(slave), before)
+        termios.tcflow(slave, termios.TCOOFF)
+        os.mkdir(self.tree + "/a")
+        process.terminate()
+        self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
+        self.assertEqual(termios.tcgetattr(slave), before)
+        termios.tcflow(slave, termios.TCOON)
+
+    def test_line_a_second(self):
+        """Where there is no terminal."""
+        program = self.program("--top", "-e", "create", self.tree, json_lines=False)
+        for name in ("a", "b"):
+            os.mkdir("%s/%s" % (self.tree, name))
+        self.make_all({"a": 20, "b": 5})
+        line = b""
+        while b" 27 events" not in line:
+            line = program.line()
+            self.assertRegex(line, rb"^[\d:]{8} \d+ events, \d+ of them new")
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    # --- --summary ---
+
+    def summary(self, *options):
+        """The output of --summary, what make_all() did meanwhile."""
+        program = self.program("--summary", "-e", "create", *options + (self.tree,),
+                               json_lines=False)
+        for name in ("a", "b"):
+            os.mkdir("%s/%s" % (self.tree, name))
+        self.make_all({"a": 20, "b": 5})
+        status, _ = program.stop(signal.SIGINT)
+        self.assertEqual(status, -signal.SIGINT)
+        shutil.rmtree(self.tree + "/a")
+        shutil.rmtree(self.tree + "/b")
+        return program.buffer.decode()
+
+    def test_summary(self):
+        text = self.summary()
+        self.assertRegex(text, r"^27 events in [\d.]+ s, [\d.]+ a second\n")
+        tables = read_tables(text.split("\n"))
+        self.assertEqual(tables["DIRECTORY"], {self.tree + "/a/": 20, self.tree + "/b/": 5,
+                                               self.tree + "/": 2})
+        self.assertEqual(tables["EVENT"], {"CREATE": 27})
+
+    def test_summary_for_programs(self):
+        """--json and --csv say the same."""
+        rows = [json.loads(line) for line in self.summary("--json").splitlines()]
+        self.assertEqual({row["name"]: row["CREATE"] for row in rows if row["kind"] == "directory"},
+                         {self.tree: 2, self.tree + "/a": 20, self.tree + "/b": 5})
+        process, = (row for row in rows if row["kind"] == "process")
+        self.assertEqual((process["total"], rows[0]["kind"], rows[0]["total"], rows[0]["CREATE"]),
+                         (27, "all", 27, 27))
+        if BEST != "inotify":
+            self.assertEqual((process["pid"], process["uid"]), (os.getpid(), os.getuid()))
+        table = list(csv.DictReader(io.StringIO(self.summary("--csv"))))
+        for one, other in itertools.zip_longest(rows, table):
+            self.assertEqual({name: fanfp.text_of(value) for name, value in one.items()
+                              if name != "seconds"},
+                             {name: value for name, value in other.items()
+                              if name in one and name != "seconds"})
+            self.assertEqual({other[name] for name in other.keys() - one.keys()}, {""})
+
+    def test_summary_at_signal(self):
+        """SIGUSR1 asks for one, as often as it comes; the counting goes on."""
+        program = self.program("--summary", "--json", "-e", "create", self.tree,
+                               json_lines=False)
+        for number in range(3):
+            os.mkdir("%s/%d" % (self.tree, number))
+            while True:                     # it may not have been read yet
+                program.process.send_signal(signal.SIGUSR1)
+                row = json.loads(program.line().decode())
+                while row["kind"] != "all":
+                    row = json.loads(program.line().decode())
+                if row["total"] == number + 1:
+                    break
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_growing_files(self):
+        """Bytes are those written: of a file made, of one that was there, of one renamed."""
+        write(self.tree + "/old", "x" * 1000)
+        program = self.program("--summary", "--json", self.tree, json_lines=False)
+        write(self.tree + "/new", "x" * 5000)
+        write(self.tree + "/old", "x")      # from when on it is known
+        os.mkdir(self.tree + "/both-are-known")
+        row = {}
+        while not (row.get("kind") == "all" and row.get("CREATE") == 2):
+            program.process.send_signal(signal.SIGUSR1)
+            row = json.loads(program.line().decode())
+        write(self.tree + "/old", "x" * 300)
+        os.rename(self.tree + "/new", self.tree + "/renamed")
+        write(self.tree + "/renamed", "x" * 70)
+        program.stop()
+        rows = [json.loads(line) for line in program.buffer.decode().splitlines()]
+        last = max(number for number, row in enumerate(rows) if row["kind"] == "all")
+        self.assertEqual({row["name"]: row["bytes"] for row in rows[last:]
+                          if row["kind"] == "file"},
+                         {self.tree + "/renamed": 5070, self.tree + "/old": 300})
+
+    def test_bounded(self):
+        """However many processes and directories there are, little is kept; totals are right."""
+        with unittest.mock.patch.object(fanfp, "TALLY_ROOM", 40), \
+                fanfp.ProgramWatch(self.tree, events="CREATE") as watch:
+            tally = fanfp.Tally(watch)
+            for number in range(10):
+                for name in range(30):
+                    os.makedirs("%s/%d/%d/sub" % (self.tree, number, name))
+                while watch.pending:
+                    tally.add(watch.read(0.1))
+                tally.tick()
+            os.makedirs(self.tree + "/deep" * 100)
+            while watch.pending:
+                tally.add(watch.read(0.1))
+            tally.tick()
+            # Of the last span as much is kept once more.
+            self.assertLessEqual(len(tally.total), 2 * 40)
+            self.assertEqual(sum(tally.total.values()), 10 + 300 + 300 + 100)
+            for which in (0, 1):
+                self.assertEqual(sum(counts[0] for counts in tally.directories(
+                    self.tree, 10, which).values()), 710)
+
+    def test_refused(self):
+        for options, text in (
+                (("--top", "--json"), "--json does nothing with --top, but for its --summary"),
+                (("--summary", "--who"), "--who does nothing with --summary"),
+                (("--top", "-qq"), "--top does nothing with -qq")):
+            self.assert_fails(text, self.tree, *options)
+
+
+# A process of a name and a user of its own, that makes a directory for each line it is given.  It
+# changes its user as servers do, without execve(2): its /proc/PID belongs to root then.
+DOER = """
+import os, sys
+with open("/proc/self/comm", "wb") as file:
+    file.write(os.fsencode(sys.argv[1]) + bytes(1))
+os.setgroups([])
+os.setgid(int(sys.argv[2]) and int(sys.argv[2]) + 1)
+os.setuid(int(sys.argv[2]))
+for line in sys.stdin:
+    os.mkdir(line[:-1])
+    print(os.getpid(), flush=True)
+"""
+
+
+def with_each_filter(test):
+    """A test that is run for each filter that works here, in a tree of its own."""
+    @functools.wraps(test)
+    def tests(self):
+        for name in self.filters:
+            with self.subTest(filter=name):
+                self.tree = tempfile.mkdtemp(dir=self.top)
+                test(self, name)
+    return tests
+
+
+class ToolBase(Base):
+    """Running fanfp as one of inotify-tools."""
+
+    where = DIRECTORIES[0]
+    READY = {"wait": "Watches established.\n", "atch": "now collecting statistics.\n"}
+
+    def setUp(self):
+        super().setUp()
+        self.filters = [name for name in FILTERS if available(name, self.where) is None]
+
+    def tool(self, *arguments, name="inotifywait", ready=True, **options):
+        """Start a tool, and wait until it is ready."""
+        program = self.program(*arguments, command=MODULE + ["--as", name], ready=False,
+                               json_lines=False, **options)
+        if ready:
+            program.wait_for(self.READY[name[-4:]])
+        return program
+
+    def ended(self, program, status=0):
+        """What a tool printed, in lines, once it has ended by itself."""
+        lines = [os.fsdecode(line) for line in iter(program.line, b"")]
+        program.errors += program.process.stderr.read()
+        self.assertEqual(program.process.wait(PATIENCE), status, program.errors)
+        return lines
+
+    def told(self, *arguments, do, name="inotifywait", **options):
+        """The lines of a tool that goes on, while something is done and a sentinel made, up to
+        the first of that."""
+        program = self.tool("-m", *arguments, name=name, **options)
+        do()
+        return self.before_sentinel(program)
+
+    def before_sentinel(self, *programs, where=None, file=None):
+        """The lines of programs before the first of a sentinel, which is made; and those of a root
+        that is a file, which has a source of its own, up to the end."""
+        path = (where or self.tree) + "/sentinel"
+        write(path)
+        os.chmod(path, 0o600)
+        os.rename(path, path + "-2")
+        os.remove(path + "-2")
+        found = []
+        for program in programs:
+            lines = iter(lambda: os.fsdecode(program.line()), "")
+            found.append(list(itertools.takewhile(lambda line: "sentinel" not in line, lines)))
+            self.assertIsNone(program.process.poll(), program.errors)
+            program.process.terminate()
+            found[-1] += [line for line in lines if file is not None and line.startswith(file)]
+        return found[0] if len(found) == 1 else found
+
+    def until_said(self, program, do):
+        """Do something again and again until a program prints a line: that line."""
+        while not select.select([program.process.stdout], [], [], 0.1)[0]:
+            self.assertIsNone(program.process.poll(), program.errors)
+            do()
+        return program.line().decode()
+
+    def until_end(self, program):
+        """The lines of a program, which may not tell of a sentinel, up to its end by a signal:
+        before that it tells of all that has happened."""
+        program.process.terminate()
+        return list(map(os.fsdecode, iter(program.line, b"")))
+
+    def do_counted(self):
+        for name, times in (("/a", 5), ("/d/b", 3), ("/d/e/c", 1)):
+            for number in range(times):
+                write("%s%s-%d" % (self.tree, name, number))
+        os.rename(self.tree + "/a-0", self.tree + "/d/e/a")
+
+
+class Tools(ToolBase):
+    """fanfp as inotifywait, fsnotifywait, inotifywatch and fsnotifywatch."""
+
+    # --- what is told ---
+
+    @with_each_filter
+    def test_words(self, name):
+        """One thing at a time, in the order in which it must have been, as inotify calls it."""
+        def do():
+            write(self.tree + "/a")
+            with open(self.tree + "/r") as file:
+                file.read()
+            os.rename(self.tree + "/a", self.tree + "/b")
+            os.mkdir(self.tree + "/d")
+            os.rename(self.tree + "/b", self.out + "/b")
+            os.remove(self.tree + "/c")
+        write(self.tree + "/c")
+        write(self.tree + "/r")
+        lines = self.told("--filter", name, self.tree, do=do)
+        self.assertEqual("".join(lines).replace(self.tree, "T"),
+                         "T/ CREATE a\nT/ OPEN a\nT/ MODIFY a\nT/ CLOSE_WRITE,CLOSE a\n"
+                         "T/ OPEN r\nT/ ACCESS r\nT/ CLOSE_NOWRITE,CLOSE r\n"
+                         "T/ MOVED_FROM a\nT/ MOVED_TO b\nT/ CREATE,ISDIR d\n"
+                         "T/ MOVED_FROM b\nT/ DELETE c\n")
+
+    @with_each_filter
+    def test_merged(self, name):
+        """What the kernel has merged comes in lines of its own, in order."""
+        program = self.tool("-m", "--filter", name, self.tree)
+        stopped = Stopped(program)
+        write(self.tree + "/a")
+        os.remove(self.tree + "/a")
+        stopped.go_on()
+        self.assertEqual("".join(self.before_sentinel(program)).replace(self.tree, "T"),
+                         "T/ CREATE a\nT/ OPEN a\nT/ MODIFY a\nT/ CLOSE_WRITE,CLOSE a\n"
+                         "T/ DELETE a\n")
+
+    @with_each_filter
+    def test_one_event(self, name):
+        program = self.tool("--filter", name, self.tree)
+        self.assertEqual(program.errors, b"Setting up watches.\nWatches established.\n")
+        write(self.tree + "/a")
+        self.assertEqual(self.ended(program), [self.tree + "/ CREATE a\n"])
+
+    @with_each_filter
+    def test_recursive(self, name):
+        """Without -r nothing below; with it all of it at once, also what is just made."""
+        os.mkdir(self.tree + "/sub")
+        self.assertEqual(self.told("--filter", name, "-e", "create,move,attrib,delete",
+                                   self.tree, do=lambda: write(self.tree + "/sub/x")), [])
+        lines = self.told("--filter", name, "-r", "-e", "create,attrib", self.tree, do=lambda: (
+            os.makedirs(self.tree + "/d/e"), os.chmod(self.tree + "/sub", 0o700),
+            write(self.tree + "/sub/y")))
+        self.assertEqual("".join(lines).replace(self.tree, "T"),
+                         "T/ CREATE,ISDIR d\nT/d/ CREATE,ISDIR e\nT/ ATTRIB,ISDIR sub\n"
+                         "T/sub/ ATTRIB,ISDIR \nT/sub/ CREATE y\n")
+
+    @with_each_filter
+    def test_misses_nothing(self, name):
+        """Of what is made in directories that are just made, as fast as can be."""
+        program = self.tool("-m", "-r", "-q", "-e", "create", "--format", "%w%f", "--filter", name,
+                            self.tree, ready=False)
+        self.until_said(program, lambda: (os.mkdir(self.tree + "/x"), os.rmdir(self.tree + "/x")))
+        made = []
+        for number in range(200):
+            directory = self.tree + "/d%d" % number
+            os.makedirs(directory + "/e")
+            made += [directory, directory + "/e"]
+            for each in range(5):
+                made.append(directory + "/e/%d" % each)
+                write(made[-1])
+        lines = self.before_sentinel(program) + self.until_end(program)
+        self.assertEqual(sorted(line for line in lines if line != self.tree + "/x\n"),
+                         sorted(path + "\n" for path in made))
+
+    @with_each_filter
+    def test_directories_below(self, name):
+        """A directory in the tree has a watch of its own: that tells of it, too."""
+        def do():
+            os.rename(self.tree + "/d", self.tree + "/e")
+            os.rename(self.tree + "/e", self.out + "/e")
+            os.rmdir(self.out + "/e")
+            os.rmdir(self.tree + "/f")
+        moves = ["-e", "move", "-e", "delete,move_self,delete_self"]
+        for tool, expected in (
+                ("inotifywait", "T/ MOVED_FROM,ISDIR d\nT/ MOVED_TO,ISDIR e\nT/e/ MOVE_SELF \n"
+                 "T/ MOVED_FROM,ISDIR e\nT/e/ MOVE_SELF \nT/f/ DELETE_SELF \n"
+                 "T/ DELETE,ISDIR f\n"),
+                ("fsnotifywait", "T/ MOVED_FROM,ISDIR d\nT/ MOVED_TO,ISDIR e\n"
+                 "T/ MOVED_FROM,ISDIR e\nT/ DELETE,ISDIR f\n")):
+            os.mkdir(self.tree + "/d")
+            os.mkdir(self.tree + "/f")
+            lines = self.told("--filter", name, "-r", *(moves + [self.tree]), do=do, name=tool)
+            self.assertEqual("".join(lines).replace(self.tree, "T"), expected)
+
+    @with_each_filter
+    def test_pairs(self, name):
+        """The halves of a move have one cookie; what has no other half has one of its own."""
+        os.mkdir(self.tree + "/sub")
+        write(self.tree + "/a")
+        write(self.tree + "/b")
+        program = self.tool("-m", "--filter", name, "-r", "--format", "%e %c", "-e", "move,create",
+                            self.tree)
+        os.rename(self.tree + "/a", self.tree + "/sub/a")
+        os.rename(self.tree + "/b", self.out + "/b")
+        os.mkdir(self.tree + "/m")
+        lines = self.until_end(program)
+        (one, first), (two, second), (three, third), last = map(str.split, lines)
+        self.assertEqual([one, two, three], ["MOVED_FROM", "MOVED_TO", "MOVED_FROM"])
+        self.assertEqual(first, second)
+        self.assertEqual(len({first, third, "0"}), 3)
+        self.assertEqual(last, ["CREATE,ISDIR", "0"])
+
+    @with_each_filter
+    def test_roots(self, name):
+        """%w and %f of roots: a directory with a slash, a file without, however they are given."""
+        write(self.tree + "/file")
+        os.mkdir(self.tree + "/sub")
+        for tool, root, expected in (
+                ("inotifywait", ".", "./| ./|file"), ("inotifywait", "file", "file|"),
+                ("inotifywait", "sub//", "sub/|"),
+                ("inotifywait", self.tree + "/file", self.tree + "/file|"),
+                ("fsnotifywait", "file", self.tree + "/|file"),
+                ("fsnotifywait", "sub", self.tree + "/sub/|")):
+            with self.subTest(tool=tool, root=root):
+                program = self.tool("-m", "-e", "attrib", "--filter", name, "--format", "%w|%f",
+                                    root, self.out, name=tool, cwd=self.tree)
+                for path in (".", "file", "sub"):
+                    os.chmod(os.path.join(self.tree, path), 0o700)
+                os.chmod(self.out, 0o700)
+                lines = iter(lambda: os.fsdecode(program.line()).strip(), self.out + "/|")
+                self.assertIn(" ".join(lines), (expected, expected + " ./|sub"))
+
+    @with_each_filter
+    def test_file(self, name):
+        """A file that is replaced: the one that had the name is gone, as inotify has it."""
+        def do():
+            os.chmod(self.tree + "/file", 0o600)
+            write(self.tree + "/new")
+            os.rename(self.tree + "/new", self.tree + "/file")
+            os.chmod(self.out, 0o700)
+        write(self.tree + "/file")
+        arguments = ["-e", "attrib,delete_self,move_self", "--filter", name]
+        program = self.tool("-m", *(arguments + [self.tree + "/file", self.out]))
+        do()
+        lines = iter(lambda: os.fsdecode(program.line()), self.out + "/ ATTRIB,ISDIR \n")
+        file = self.tree + "/file"
+        self.assertEqual([line for line, _ in itertools.groupby(lines)],
+                         [file + " ATTRIB \n", file + " DELETE_SELF \n"])
+        program = self.tool("-e", "modify", "--filter", name, file)
+        do()
+        self.assertEqual(self.ended(program, 1), [])
+
+    @with_each_filter
+    def test_removed(self, name):
+        """A root that is removed: status 1, whether or not it was asked for; of one event 0."""
+        for words, status, count in ((["-e", "create"], 1, 0), (["-e", "delete_self"], 0, 1),
+                                     (["-m", "-e", "delete_self"], 1, 1)):
+            root = tempfile.mkdtemp(dir=self.tree)
+            program = self.tool("--filter", name, root, *words)
+            os.rmdir(root)
+            self.assertEqual(self.ended(program, status),
+                             [root + "/ DELETE_SELF \n"] * count, words)
+
+    # --- options ---
+
+    def test_formats(self):
+        def do():
+            os.mkdir(self.tree + '/a,"b')
+            os.mkdir(self.tree + "/c\n ")
+        first, second = '/,"CREATE,ISDIR","a,""b"\n', '/,"CREATE,ISDIR","c\n "\n'
+        for words, expected in (
+                (["--csv"], self.tree + first + self.tree + second),
+                (["--format", "%w|%f|%e|%;e|%%|%q|%", "--exclude", "/c"],
+                 self.tree + '/|a,"b|CREATE,ISDIR|CREATE;ISDIR|%|%q|%\n'),
+                (["--format", "%f%0", "--no-newline"], 'a,"b\0c\n \0'),
+                (["--format", "%T%n", "--timefmt", "%Y", "--include", "/a"],
+                 time.strftime("%Y\n\n"))):
+            with self.subTest(words):
+                program = self.tool("-m", "-e", "create", self.tree, *words)
+                do()
+                run("sh", "-c", "rmdir *", cwd=self.tree)
+                self.assertEqual("".join(self.until_end(program)), expected)
+
+    def test_raw_names(self):
+        """Bytes as they are."""
+        name = os.fsdecode(b"x\xff\x1b")
+        self.assertEqual(self.told("-e", "create", self.tree,
+                                   do=lambda: os.mkdir(self.tree + "/" + name)),
+                         ["%s/ CREATE,ISDIR %s\n" % (self.tree, name)])
+
+    def test_quiet(self):
+        program = self.tool("-q", "-t", "1", self.tree, ready=False)
+        self.assertEqual((self.ended(program, 2), program.errors), ([], b""))
+        program = self.tool("-qq", self.tree, ready=False)
+        while program.process.poll() is None:
+            run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
+        self.assertEqual((self.ended(program), program.errors), ([], b""))
+
+    def test_timeout(self):
+        for words in (["-t", "1"], ["--timeout=1", "-m"]):
+            self.assertEqual(self.ended(self.tool(self.tree, *words), 2), [])
+        for words in (["-t", "-1"], ["-t", "0"]):
+            program = self.tool(self.tree, *words)
+            write(self.tree + "/a")
+            self.assertEqual(len(self.ended(program)), 1)
+            os.remove(self.tree + "/a")
+
+    def test_exclude(self):
+        """POSIX's expressions, on the whole path; the last of one option alone; @, --fromfile."""
+        def do():
+            for name in ("a.c", "b.C", "d/x", "d.h"):
+                write(self.tree + "/" + name)
+            run("sh", "-c", "rm *.* d/x", cwd=self.tree)
+        os.mkdir(self.tree + "/d")
+        listed = self.out + "/list"
+        write(listed, "%s\n\n@%s/d/\n" % (self.tree, self.tree))
+        for words, expected in (
+                ([], "a.c b.C x d.h"), (["--exclude", "c$", "--exclude", r"\.c$"], "b.C x d.h"),
+                (["--exclude", r"[.][[:alpha:]]$|\.x"], "x"),
+                (["--exclude", r"/d/"], "a.c b.C d.h"),
+                (["--excludei", r"\.(c)$"], "x d.h"), (["--include", r"/[^\n]\.c$"], "a.c"),
+                (["--includei", r"\.c\>"], "a.c b.C"), (["@" + self.tree + "/d"], "a.c b.C d.h"),
+                (["@" + self.tree + "/a.c"], "a.c b.C x d.h"), (None, "a.c b.C d.h")):
+            with self.subTest(words):
+                roots = ["--fromfile", listed] if words is None else [self.tree] + words
+                program = self.tool("-m", "-r", "-e", "create", "--format", "%f", *roots)
+                do()
+                self.assertEqual(" ".join(map(str.strip, self.until_end(program))), expected)
+
+    def test_standard_input(self):
+        program = self.tool("--fromfile", "-", ready=False, preexec_fn=lambda: os.dup2(
+            self.pipe_of(self.tree + "\n"), 0))
+        program.wait_for("Watches established.\n")
+        write(self.tree + "/a")
+        self.assertEqual(self.ended(program), [self.tree + "/ CREATE a\n"])
+
+    def pipe_of(self, text):
+        """A descriptor to read a text from."""
+        read_end, write_end = os.pipe()
+        os.write(write_end, text.encode())
+        os.close(write_end)
+        return read_end
+
+    def test_links(self):
+        """-P: the link itself, which may lead nowhere; else what it leads to."""
+        os.mkdir(self.tree + "/d")
+        os.symlink("d", self.tree + "/link")
+        os.symlink("nowhere", self.tree + "/dead")
+        program = self.tool(self.tree + "/link")
+        write(self.tree + "/d/a")
+        self.assertEqual(self.ended(program), [self.tree + "/link/ CREATE a\n"])
+        for link in ("link", "dead"):
+            program = self.tool("-P", "-e", "move_self", self.tree + "/" + link)
+            write(self.tree + "/d/b")
+            os.rename(self.tree + "/" + link, self.tree + "/moved")
+            self.assertEqual(self.ended(program), ["%s/%s MOVE_SELF \n" % (self.tree, link)])
+
+    def test_outfile(self):
+        log = self.out + "/log"
+        write(log, "before\n")
+        program = self.tool("-o", log, self.tree)
+        os.mkdir(self.tree + "/a")
+        self.assertEqual(self.ended(program), [])
+        with open(log) as file:
+            self.assertEqual(file.read(), "before\n%s/ CREATE,ISDIR a\n" % self.tree)
+
+    def test_daemon(self):
+        """-d: when it is back it is ready; it goes on with no terminal, and says nothing."""
+        program = self.tool("-d", "-o", "log", "-e", "create,delete_self", self.tree, ready=False,
+                            cwd=self.out)
+        self.assertEqual((self.ended(program), program.errors), ([], b""))
+        os.mkdir(self.tree + "/a")
+        os.rmdir(self.tree + "/a")
+        os.rmdir(self.tree)
+        wait_until(self, lambda: b"DELETE_SELF" in read(self.out + "/log"))
+        self.assertEqual(os.fsdecode(read(self.out + "/log")), (
+            "%s/ CREATE,ISDIR a\n%s/ DELETE_SELF \n" % (self.tree, self.tree)))
+        wait_until(self, lambda: not any(
+            os.fsencode(self.tree) in read(path) for path in glob.glob("/proc/[0-9]*/cmdline")))
+        program = self.tool("-d", "-o", "log", self.tree + "/none", ready=False, cwd=self.out)
+        self.assertEqual(self.ended(program, 1), [])
+        self.assertIn(b"Couldn't watch %s/none: No such file" % os.fsencode(self.tree),
+                      program.errors)
+
+    def test_name_of_process(self):
+        """Scripts end it with pkill or killall, which look at the name of the process."""
+        for name in fanfp.TOOL_NAMES:
+            program = self.tool(self.tree, name=name)
+            self.assertEqual(read("/proc/%d/comm" % program.process.pid), name.encode() + b"\n")
+        program = self.program(self.tree)
+        self.assertEqual(read("/proc/%d/comm" % program.process.pid), b"fanfp\n")
+
+    @unittest.skipUnless(ROOT, "needs root, to be the system's logger")
+    def test_syslog(self):
+        """-s: what it says goes there; events do not."""
+        if os.path.lexists("/dev/log"):
+            self.skipTest("this system has a logger")
+        logger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(logger.close)
+        logger.bind("/dev/log")
+        self.addCleanup(os.remove, "/dev/log")
+        logger.settimeout(PATIENCE)
+        program = self.tool("-s", self.tree, ready=False)
+        texts = [logger.recv(4096) for _ in range(2)]
+        self.assertRegex(texts[1], br"inotifywait\[\d+\]: Watches established\.")
+        write(self.tree + "/a")
+        self.assertEqual((self.ended(program), program.errors),
+                         ([self.tree + "/ CREATE a\n"], b""))
+        self.assertEqual(self.ended(self.tool("-s", self.tree + "/none", ready=False), 1), [])
+        texts = [logger.recv(4096) for _ in range(2)]
+        self.assertIn(b"Couldn't watch %s/none: No such file" % os.fsencode(self.tree), texts[1])
+
+    def test_kinds(self):
+        """-I, -F: which of the kernel's ways; with -I fsnotifywait tells what inotifywait does."""
+        for flag in ("-I", "-F"):
+            write(self.tree + "/file")
+            program = self.tool(flag, "-e", "attrib", "file", name="fsnotifywait", cwd=self.tree)
+            os.chmod(self.tree + "/file", 0o600)
+            self.assertEqual(self.ended(program), [
+                "file ATTRIB \n" if flag == "-I" else self.tree + "/ ATTRIB file\n"])
+
+    @unittest.skipUnless(ROOT, "needs root, to mount")
+    def test_filesystem(self):
+        """-S: all of the file system that a directory is on."""
+        self.mount("-t", "tmpfs", "none", self.tree)
+        os.mkdir(self.tree + "/a")
+        program = self.tool("-S", self.tree + "/a", name="fsnotifywait", ready=False)
+        program.wait_for("Setting up filesystem watches.\nWatches established.\n")
+        write(self.out + "/x")
+        write(self.tree + "/b")
+        self.assertEqual(self.ended(program), [self.tree + "/ CREATE b\n"])
+        program = self.tool("-S", self.tree + "/none", name="fsnotifywait", ready=False)
+        self.assertEqual(self.ended(program, 1), [])
+        self.assertIn(b"Couldn't add filesystem watch %s/none: No such file or directory"
+                      % os.fsencode(self.tree), program.errors)
+
+    @unittest.skipUnless(ROOT, "needs root, to give it up")
+    def test_says_no_more(self):
+        """Where only inotify can be had: that is what is expected."""
+        os.chmod(self.top, 0o755)
+        os.chmod(self.tree, 0o755)
+        for path, options in (("/proc/sys/fs/inotify", {}), (self.tree, {"preexec_fn": drop_root})):
+            program = self.tool("-t", "1", path, **options)
+            self.assertEqual((self.ended(program, 2), program.errors),
+                             ([], b"Setting up watches.\nWatches established.\n"))
+
+    def test_called_by_a_link(self):
+        link = self.out + "/inotifywait"
+        os.symlink(PROGRAM, link)
+        program = self.program(self.tree, command=[sys.executable, link], ready=False,
+                               json_lines=False)
+        program.wait_for("Watches established.\n")
+        os.mkdir(self.tree + "/a")
+        self.assertEqual(self.ended(program), [self.tree + "/ CREATE,ISDIR a\n"])
+
+    def test_help(self):
+        for name in fanfp.TOOL_NAMES:
+            program = self.tool("-h", name=name, ready=False)
+            text = "".join(self.ended(program, 1))
+            for row in fanfp.tool_rows(name):
+                self.assertIn("--" + row[1], text)
+
+    def test_mistakes(self):
+        """What scripts may look at: inotify-tools' own words."""
+        for words, text in (
+                ([], "No files specified to watch!\n"),
+                (["@x"], "No files specified to watch!\n"),
+                (["--fromfile", "/none"], "Couldn't open /none: No such file or directory"),
+                (["--fromfile", "/proc/self/environ"], "reading /proc/self/environ: there is a "),
+                (["-e", "all", "/"], "'all' is not a valid event!  Run with the '--help' option"),
+                (["-t", "0.5", "/"], "'0.5' is not a valid timeout value.\nPlease specify a long"),
+                (["--exclude", "(", "/"], "Error in `exclude' regular expression."),
+                (["--exclude", "a", "--excludei", "b", "/"],
+                 "--exclude and --excludei cannot both be specified.\n"),
+                (["--includei", "a", "--exclude", "b", "/"],
+                 "include and exclude regexp cannot both be specified.\n"),
+                (["--timefmt", "a", "/"], "--timefmt cannot be specified without --format.\n"),
+                (["--no-newline", "/"], "--no-newline cannot be specified without --format.\n"),
+                (["--format", "%T", "/"],
+                 "%T is in --format string, but --timefmt was not specified.\n"),
+                (["--format", "%w", "-c", "/"], "-c and --format cannot both be specified.\n"),
+                (["-d", "/"], "-o must be specified with -d.\n"),
+                (["-Z", "/"], "inotifywait: invalid option -- 'Z'\n"),
+                (["--nosuch", "/"], "inotifywait: unrecognized option '--nosuch'\n"),
+                (["--ex", "a", "/"], "inotifywait: option '--ex' is ambiguous; possib"),
+                (["/", "-t"], "inotifywait: option requires an argument -- 't'\n"),
+                (["-q", "-o", "/none/x", self.tree], "Failed to open output file /none/x"),
+                (["-q", "/none"], "Couldn't watch /none: No such file or directory")):
+            with self.subTest(words):
+                program = self.tool(*words, ready=False)
+                self.assertEqual(self.ended(program, 1), [])
+                self.assertTrue(program.errors.decode().startswith(text), program.errors)
+        for words in (["--as"], ["--as=none"], ["--json", "--as", "inotifywait"]):
+            program = self.program(*words, ready=False, json_lines=False)
+            self.assertEqual(self.ended(program, 1), [])
+            self.assertIn(b"--as", program.errors)
+
+    # --- inotifywatch ---
+
+    def table(self, program, end=signal.SIGINT):
+        """What a counting tool prints, in lines of columns, once a signal came."""
+        program.process.send_signal(end)
+        return "".join(self.ended(program)).replace(self.tree, "T")
+
+    @with_each_filter
+    def test_counts(self, name):
+        os.makedirs(self.tree + "/d/e")
+        words = ["-r", "-e", "create,close_write,move", "--filter", name, self.tree]
+        program = self.tool(*words, name="inotifywatch")
+        self.do_counted()
+        self.assertEqual(self.table(program), (
+            "total  close_write  moved_from  moved_to  create  filename\n"
+            "11     5            1           0         5       T/\n"
+            "6      3            0           0         3       T/d/\n"
+            "3      1            0           1         1       T/d/e/\n"))
+
+    def test_order_and_zeros(self):
+        """-a, -d, -z, -v, -t; the signals; by names, as fsnotifywatch does it."""
+        os.makedirs(self.tree + "/d/e")
+        os.mkdir(self.out + "/o")
+        for words, expected in (
+                (["-a", "total"], "T/d/e/ T/d/ T/"), (["-d", "moved_to"], "T/d/e/ T/d/ T/"),
+                (["-a", "MOVED_TO"], "T/ T/d/ T/d/e/"),
+                (["-z", self.out + "/o"], "T/ T/d/ T/d/e/ %s/o/" % self.out)):
+            with self.subTest(words):
+                program = self.tool("-r", "-e", "create,moved_to,unmount", self.tree, *words,
+                                    name="inotifywatch")
+                self.do_counted()
+                table = self.table(program, signal.SIGTERM).splitlines()
+                self.assertEqual(table[0], "total  moved_to  create  filename")
+                if words[0] != "-d":
+                    self.assertEqual(" ".join(line.split()[-1] for line in table[1:]), expected)
+                self.assertEqual(table[1].split()[-1], expected.split()[0])
+                run("sh", "-c", "rm -r a* d; mkdir -p d/e", cwd=self.tree)
+        program = self.tool("-v", "-t", "1", "-e", "create", self.tree, name="fsnotifywatch")
+        program.wait_for("Will listen for events for 1 seconds.\n")
+        write(self.tree + "/a")
+        self.assertEqual("".join(self.ended(program)), "total  create  filename\n"
+                         "1      1       %s/a\n" % self.tree)
+        program = self.tool("-t", "1", self.tree, name="inotifywatch")
+        self.assertEqual(self.ended(program), [])
+        self.assertIn(b"No events occurred.\n", program.errors)
+        for words, text in ((["-a", "none"], "'none' is not a valid key for sorting!"),
+                            (["-e", "create", "-d", "delete"], "Can't sort by an event which"),
+                            (["/none"], "Failed to watch /none: No such file or directory")):
+            program = self.tool(self.tree, *words, name="inotifywatch", ready=False)
+            self.assertEqual(self.ended(program, 1), [])
+            self.assertIn(text, program.errors.decode())
+
+
+@unittest.skipUnless(shutil.which("bash"), "needs bash")
+class Snippets(ToolBase):
+    """What tutorials have, word by word but for the paths, with each filter.
+
+    Of those that go on, what they have seen is awaited; of those that are silent until something
+    comes, something is done until they say so.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.bin = os.path.join(self.top, "bin")
+        os.mkdir(self.bin)
+
+    def command(self, name, text):
+        """Put a script of a name where commands are looked for first, in place of one that may
+        still be running."""
+        path = os.path.join(self.bin, name)
+        with open(path + ".new", "w") as file:
+            file.write("#!/bin/sh\n" + text)
+        os.chmod(path + ".new", 0o755)
+        os.rename(path + ".new", path)
+
+    def script(self, filter, text):
+        """Run a script beside a tree of its own, `dir`, and inotifywait with a filter."""
+        self.command("inotifywait", 'exec %s --as inotifywait --filter %s "$@"\n'
+                     % (" ".join(map(shlex.quote, MODULE)), filter))
+        directory = tempfile.mkdtemp(dir=self.top)
+        self.tree = directory + "/dir"
+        os.mkdir(self.tree)
+        program = self.program("-c", "PATH=%s:$PATH; %s" % (shlex.quote(self.bin), text),
+                               command=["bash"], ready=False, json_lines=False, cwd=directory,
+                               start_new_session=True)
+        self.addCleanup(end_group, program.process.pid)
+        return program
+
+    def save(self):
+        """What an editor does."""
+        write(self.tree + "/4913~")
+        os.rename(self.tree + "/4913~", self.tree + "/main.c")
+
+    @with_each_filter
+    def test_wait_until_established(self, name):
+        program = self.script(name, """
+            inotifywait -m -e create dir >events 2>messages & pid=$!
+            until grep -q 'Watches established.' messages; do sleep 0.1; done
+            touch dir/x
+            until grep -q x events; do sleep 0.1; done
+            kill $pid; cat events""")
+        self.assertEqual(self.ended(program), ["dir/ CREATE x\n"])
+
+    @with_each_filter
+    def test_build_at_each_save(self, name):
+        self.command("make", "echo built\n")
+        program = self.script(name, "while inotifywait -qq -e close_write,moved_to dir; do make;"
+                                    " done")
+        for _ in range(2):
+            self.assertEqual(self.until_said(program, self.save), "built\n")
+
+    @with_each_filter
+    def test_whether_in_time(self, name):
+        text = "if inotifywait -qq -t %d dir; then echo changed; else echo $?; fi"
+        self.assertEqual(self.until_said(self.script(name, text % PATIENCE), self.save),
+                         "changed\n")
+        self.assertEqual(self.ended(self.script(name, text % 1)), ["2\n"])
+
+    @with_each_filter
+    def test_read_path_action_file(self, name):
+        program = self.script(name, """
+            inotifywait -m dir -e create -e moved_to |
+            while read path action file; do
+                echo "The file '$file' appeared in directory '$path' via '$action'"
+            done""")
+        program.wait_for("Watches established.\n")
+        self.save()
+        self.assertEqual([program.line(), program.line()], [
+            b"The file '4913~' appeared in directory 'dir/' via 'CREATE'\n",
+            b"The file 'main.c' appeared in directory 'dir/' via 'MOVED_TO'\n"])
+
+    @with_each_filter
+    def test_csv(self, name):
+        program = self.script(name, "inotifywait -m --csv -e close_write,delete dir | "
+                                    "while IFS=, read -r dir event file; do echo \"$event|$file\";"
+                                    " done")
+        program.wait_for("Watches established.\n")
+        write(self.tree + "/with space")
+        os.remove(self.tree + "/with space")
+        self.assertEqual([program.line(), program.line()], [
+            b'"CLOSE_WRITE|CLOSE",with space\n', b"DELETE|with space\n"])
+
+    @with_each_filter
+    def test_case_of_events(self, name):
+        program = self.script(name, """
+            inotifywait -m dir | while read -r dir ev file; do
+                case $ev in
+                    CREATE) echo new $file;;
+                    CLOSE_WRITE,CLOSE) echo written $file;;
+                    MOVED_TO) echo saved $file;;
+                esac
+            done""")
+        program.wait_for("Watches established.\n")
+        self.save()
+        self.assertEqual([program.line() for _ in range(3)],
+                         [b"new 4913~\n", b"written 4913~\n", b"saved main.c\n"])
+
+    @with_each_filter
+    def test_read_up_to_nul(self, name):
+        program = self.script(name, """
+            inotifywait -qmr -e 'moved_to,create' --format '%w%f%0' --no-newline dir |
+            while IFS= read -r -d '' file; do printf '%q\\n' "$file"; done""")
+        path = self.tree + "/a\nb "
+        first = self.until_said(program, lambda: (write(path), os.remove(path)))
+        self.assertEqual(first, "$'dir/a\\nb '\n")
+
+    @with_each_filter
+    def test_time(self, name):
+        program = self.script(name, "inotifywait -m --timefmt '%d/%m/%y %H:%M' --format "
+                                    "'%T %w %f' -e close_write dir | while read -r date time dir "
+                                    "file; do echo \"$date|$time|$dir$file\"; done")
+        program.wait_for("Watches established.\n")
+        self.save()
+        self.assertRegex(program.line().decode(), r"^\d\d/\d\d/\d\d\|\d\d:\d\d\|dir/4913~\n$")
+
+    @with_each_filter
+    def test_reload(self, name):
+        self.command("nginx", 'echo nginx "$@"\n')
+        program = self.script(name, """
+            while true; do
+                inotifywait --exclude .swp -e create -e modify -e delete -e move -r dir
+                nginx -t && nginx -s reload
+            done""")
+        program.wait_for("Watches established.\n")
+        write(self.tree + "/.main.swp")
+        self.save()
+        lines = [line for line in (program.line() for _ in range(3))]
+        self.assertRegex(lines[0].decode(), r"^dir/ (CREATE|MODIFY|MOVED_\w+) (4913~|main.c)\n$")
+        self.assertEqual(lines[1:], [b"nginx -t\n", b"nginx -s reload\n"])
+
+    @with_each_filter
+    def test_daemon_with_outfile(self, name):
+        program = self.script(name, """
+            inotifywait -d -q -o log -e create,delete_self --format %f dir && touch dir/x
+            until grep -q x log; do sleep 0.1; done
+            rm -r dir; until grep -q '^$' log; do sleep 0.1; done; echo seen""")
+        self.assertEqual(self.ended(program), ["seen\n"])
+
+
+def end_group(number):
+    """End what is left of a process group."""
+    try:
+        os.killpg(number, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+@unittest.skipUnless(all(shutil.which(name) for name in fanfp.TOOL_NAMES), "needs inotify-tools")
+class ToolsCompared(ToolBase):
+    """The real programs beside fanfp in their place: what they print is compared."""
+
+    def real(self, *arguments, name="inotifywait"):
+        """Start a real program, and wait until it is ready."""
+        program = self.program(*arguments, command=[shutil.which(name)], ready=False,
+                               json_lines=False)
+        program.wait_for(self.READY[name[-4:]])
+        return program
+
+    def do(self):
+        """Something of each kind; what is done to one name has no kind of event twice in a row,
+        and no directory is opened."""
+        write(self.tree + "/file", "more")
+        os.chmod(self.tree + "/mode", 0o640)
+        with open(self.tree + "/read") as file:
+            file.read()
+        write(self.tree + "/new")
+        os.rename(self.tree + "/new", self.tree + "/sub/inner")
+        os.rename(self.tree + "/sub/inner", self.out + "/away")
+        os.rename(self.out + "/away", self.tree + '/b "a", c')
+        os.mkdir(self.tree + "/made")
+        os.chmod(self.tree + "/dir", 0o700)
+        os.rename(self.tree + "/dir", self.tree + "/dir2")
+        os.rmdir(self.tree + "/dir2")
+        os.remove(self.tree + "/file")
+        os.chmod(self.tree, 0o700)
+
+    def prepare(self):
+        run("sh", "-c", "rm -rf *; mkdir sub dir; for i in file read mode; do echo x > $i; done",
+            cwd=self.tree)
+
+    def by_name(self, lines):
+        """{the last word: its lines in order, each once in a row}: the order of what is done to
+        different names at about the same time is the kernel's."""
+        found = {}
+        for line in lines:
+            mine = found.setdefault(line.split()[-1], [])
+            if mine[-1:] != [line]:
+                mine.append(line)
+        return found
+
+    @with_each_filter
+    def test_lines(self, name):
+        some = ["-e", "create,delete,move,modify,attrib,close_write,move_self,delete_self"]
+        for words in ([self.tree], [self.tree, "-c"], ["-r", self.tree] + some,
+                      [self.tree + "/file", self.out], [self.tree, self.out, "-e", "move"],
+                      ["--format", "%w|%e|%:e|%%|%q|%f", self.tree],
+                      ["--exclude", "/(file|b)", self.tree], ["--include", "[[:lower:]]+2?$"]
+                      + some + [self.tree], ["@" + self.tree + "/sub", "-r", self.tree] + some,
+                      ["-P", self.tree]):
+            with self.subTest(words):
+                self.prepare()
+                ours = self.tool("-m", "--filter", name, *words)
+                real = self.real("-m", *words)
+                self.assertEqual(ours.errors, real.errors)
+                self.do()
+                found = self.before_sentinel(
+                    ours, real, where=self.out if self.out in words else self.tree,
+                    file=self.tree + "/file" if self.tree not in words else None)
+                self.maxDiff = None
+                self.assertEqual(*map(self.by_name, found))
+
+    @with_each_filter
+    def test_counts(self, name):
+        os.makedirs(self.tree + "/d/e")
+        words = ["-r", "-e", "create,close_write,move", self.tree]
+        for more in (["-a", "create"], ["-z"]):
+            with self.subTest(more):
+                # What it has not read when a signal comes the real one does not count.
+                ours = self.tool("-t", "2", "--filter", name, *(words + more), name="inotifywatch")
+                real = self.real("-t", "2", *(words + more), name="inotifywatch")
+                self.do_counted()
+                found = [self.ended(program) for program in (ours, real)]
+                # Rows of as many are in any order.
+                self.assertEqual(*[[lines[0]] + sorted(lines[1:]) for lines in found])
+                run("sh", "-c", "rm -r a* d; mkdir -p d/e", cwd=self.tree)
+
+    def test_exit_status_and_errors(self):
+        """The same status, and the words of the real program, maybe with more after them."""
+        for name, words in [("inotifywait", words) for words in (
+                [], ["-Z"], ["/none"], ["-e", "no", "/"], ["-t", "x", "/"], ["-t", "1", self.tree],
+                ["-q", "-t", "1", self.tree], ["--exclude", "(", "/"], ["-d", "/"],
+                ["--include", "a**{", "/"], ["--exclude", "a", "--include", "b", "/"],
+                ["--exclude", "a", "--exclude", "b", "-t", "1", self.tree],
+                ["--timefmt", "x", "/"], ["--no-newline", "/"], ["--format", "%T", "/"],
+                ["-c", "--format", "%w", "/"], ["--fromfile", "/none"], ["-o", "/none/x", "/"],
+                ["--nosuch"], ["--ex", "a", "/"], ["/", "-t"], ["/", "--exclude"], ["--csv=1", "/"],
+                ["@/"], ["-P", self.tree + "/none"])] + [("inotifywatch", words) for words in (
+                    [], ["-t", "1", self.tree], ["-a", "no", "/"], ["/none"],
+                    ["-e", "open", "-d", "create", "/"])]:
+            with self.subTest(name=name, words=words):
+                real = subprocess.run([name] + words, stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, timeout=PATIENCE)
+                ours = self.tool(*words, name=name, ready=False)
+                self.assertEqual("".join(self.ended(ours, real.returncode)), real.stdout.decode())
+                self.assertIn(real.stderr.decode().partition("\n")[0], ours.errors.decode())
+                self.assertEqual(bool(ours.errors), bool(real.stderr))
+
+
+class Service(Command):
+    """What a service manager and logrotate do with it."""
+
+    def listener(self, address):
+        """A NOTIFY_SOCKET; an abstract one for an @."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(listener.close)
+        listener.bind(address.replace("@", "\0", 1))
+        listener.settimeout(PATIENCE)
+        return listener
+
+    def notifying(self, address, *arguments):
+        """A program that is to tell when it is ready."""
+        os.environ["NOTIFY_SOCKET"] = address
+        self.addCleanup(os.environ.pop, "NOTIFY_SOCKET", None)
+        program = self.program(*arguments + (self.tree,), json_lines=False)
+        del os.environ["NOTIFY_SOCKET"]
+        return program
+
+    def test_ready(self):
+        """Once, when all is watched; a command is not given the socket."""
+        for address in (self.out + "/socket", "@fanfp-%d" % os.getpid()):
+            with self.subTest(address):
+                listener = self.listener(address)
+                program = self.notifying(address, "--exec",
+                                         "sh -c 'echo \"ran ${NOTIFY_SOCKET-not given}\"'",
+                                         "-e", "create", "--format", "%f")
+                self.assertEqual(listener.recv(100), b"READY=1")
+                name = "f%d" % len(address)
+                write(self.tree + "/" + name)
+                self.assertEqual(sorted(program.line() for _ in range(2)),
+                                 [name.encode() + b"\n", b"ran not given\n"])
+
+    def test_nobody_to_tell_that(self):
+        """It is said, and watching goes on; so it is where the queue of the socket is full."""
+        for address, reason in ((self.out + "/none", "No such file or directory"),
+                                ("@fanfp-none-%d" % os.getpid(), "Connection refused"),
+                                ("x" * 200, "too long"), (self.out + "/full", "timed out")):
+            if reason == "timed out":
+                self.listener(address)
+                sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+                self.addCleanup(sender.close)
+                with self.assertRaises(BlockingIOError):
+                    while sender.sendto(b"x", address):
+                        pass
+            with self.subTest(address):
+                program = self.notifying(address, "--format", "%f")
+                program.wait_for("saying READY=1 to NOTIFY_SOCKET, %s: " % address)
+                program.wait_for("who has started fanfp may wait for it")
+                self.assertIn(reason, program.errors.decode())
+                self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def rotate(self, *arguments):
+        """Write to a file, which is renamed many times: what all of them have in the end."""
+        log = self.out + "/log"
+        program = self.program("-o", log, "--format", "%f", "-e", "create", *arguments
+                               + (self.tree,), json_lines=False)
+        names = []
+        for number in range(10):
+            names.append("f%d" % number)
+            write(self.tree + "/f%d" % number)
+            os.rename(log, "%s.%d" % (log, number))
+            program.process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + PATIENCE
+            while not os.path.exists(log):
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.01)
+        status, errors = program.stop()
+        self.assertEqual((status, errors.count("\n")), (-signal.SIGTERM, 1), errors)
+        lines = []
+        for path in sorted(glob.glob(log + ".*")) + [log]:
+            with open(path) as file:
+                lines += file.read().split("\n")[:-1]
+        self.assertEqual(lines, names)
+
+    def test_rotation(self):
+        """SIGHUP opens the file again: each event is in one of them, and whole."""
+        self.rotate()
+
+    def test_rotation_inside(self):
+        """inotify does not tell who writes: the file is not reported, whatever its name is now."""
+        self.out = self.tree + "/logs"
+        os.mkdir(self.out)
+        program = self.program("-o", self.out + "/log", "--format", "%f", "--filter", "inotify",
+                               "-e", "modify", self.tree, json_lines=False)
+        write(self.tree + "/a")
+        os.rename(self.out + "/log", self.out + "/old")
+        write(self.tree + "/b")
+        program.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.exists(self.out + "/log"):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        write(self.tree + "/c")
+        program.stop()
+        with open(self.out + "/old") as old, open(self.out + "/log") as new:
+            lines = (old.read() + new.read()).split("\n")
+        self.assertEqual([line for line in lines if line in "abc"], list("abc") + [""])
+        self.assertLess(len(lines), 8, lines)
+
+    def test_rotation_fails(self):
+        """It is said, and the old file is written on."""
+        log = self.out + "/dir/log"
+        os.mkdir(self.out + "/dir")
+        program = self.program("-o", log, "--format", "%f", "-e", "create", self.tree,
+                               json_lines=False)
+        os.rename(self.out + "/dir", self.out + "/other")
+        program.process.send_signal(signal.SIGHUP)
+        program.wait_for("opening %s: No such file or directory; the old file is written on" % log)
+        write(self.tree + "/a")
+        program.stop()
+        with open(self.out + "/other/log") as file:
+            self.assertEqual(file.read(), "a\n")
+
+    def test_hang_up(self):
+        """When its terminal goes it ends, file or not; and without a file SIGHUP ends it."""
+        for arguments in (["-o", self.out + "/log"], []):
+            main, other = os.openpty()
+            process = subprocess.Popen(
+                MODULE + arguments + [self.tree], stdin=other, stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, env=cached_environment(), start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+            os.close(other)
+            with process.stderr:
+                self.assertIn(b"watching", process.stderr.readline())
+                os.close(main)
+                self.assertEqual(process.wait(PATIENCE), -signal.SIGHUP)
+
+
+def fill(pipe):
+    """Write to a pipe until it has no room."""
+    os.set_blocking(pipe, False)
+    try:
+        while True:
+            os.write(pipe, bytes(4096))
+    except BlockingIOError:
+        os.set_blocking(pipe, True)
+
+
+class Ends(Base):
+    """How fanfp ends: of signals, of pipes, of roots."""
+
+    where = DIRECTORIES[0]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def filters(self):
+        """Each filter that works here."""
+        return [name for name in FILTERS if available(name, self.where) is None]
+
+    def test_signals(self):
+        """All that has happened is written, --stats too, then it dies of the signal."""
+        for name in self.filters():
+            for number in self.numbers:
+                with self.subTest(filter=name, number=number):
+                    self.check_signal(name, number)
+
+    def check_signal(self, name, number):
+        program = self.program("--stats", "--filter", name, self.tree)
+        program.process.send_signal(signal.SIGSTOP)
+        paths = {"%s/%s-%d-%d" % (self.tree, name, number, each) for each in range(200)}
+        for path in paths:
+            write(path)
+        program.process.send_signal(number)
+        program.process.send_signal(signal.SIGCONT)
+        self.assertEqual(set(gather(program.rest())), paths)
+        status, errors = program.stop()
+        self.assertEqual(status, -number, errors)
+        self.assertIn("fanfp: stats: events read ", errors)
+        self.assertNotIn("Traceback", errors)
+
+    def test_signal_under_load(self):
+        """What goes on without end does not put the end off; every line is whole."""
+        worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
+        self.addCleanup(worker.wait)
+        self.addCleanup(worker.kill)
+        for name in self.filters():
+            program = self.program("--filter", name, self.tree)
+            self.assertTrue(program.line())
+            program.process.send_signal(signal.SIGTERM)
+            program.rest()
+            self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    def test_signal_at_any_moment(self):
+        """One signal is enough whenever it comes: at the start, just before a wait, in one."""
+        generator = random.Random(1)
+        for _ in range(20):
+            program = self.program("-q", "--latency", "0", self.tree, ready=False)
+            self.addCleanup(program.process.kill)
+            time.sleep(generator.uniform(0, 0.3))
+            write(self.tree + "/f")
+            program.process.send_signal(signal.SIGTERM)
+            self.assertEqual(program.process.wait(PATIENCE), -signal.SIGTERM)
+
+    def test_signal_ignored(self):
+        """nohup has it ignore SIGHUP: so it does.  A shell's & SIGINT: who sends it means it."""
+        def ignore():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        program = self.program(self.tree, preexec_fn=ignore)
+        program.process.send_signal(signal.SIGHUP)
+        self.assertEqual(self.reported(program), {})
+        self.assertEqual(program.stop(signal.SIGINT)[0], -signal.SIGINT)
+
+    def test_signal_at_the_start(self):
+        """A start that waits, for a reader of a fifo say, is ended by a signal too, and also where
+        a shell has put it in the background."""
+        os.mkfifo(self.out + "/fifo")
+        program = self.program("-o", self.out + "/fifo", self.tree, ready=False, preexec_fn=lambda:
+                               signal.signal(signal.SIGINT, signal.SIG_IGN))
+        until = time.monotonic() + PATIENCE
+        while self.ignores(program.process.pid, signal.SIGINT):
+            self.assertLess(time.monotonic(), until)
+        program.process.send_signal(signal.SIGINT)
+        self.assertEqual(program.process.wait(PATIENCE), -signal.SIGINT)
+        self.assertEqual(program.process.stderr.read(), b"")
+
+    @staticmethod
+    def ignores(pid, number):
+        """Whether a process ignores a signal: proc(5), /proc/PID/status."""
+        with open("/proc/%d/status" % pid) as file:
+            mask = [line.split()[1] for line in file if line.startswith("SigIgn:")][0]
+        return int(mask, 16) >> (number - 1) & 1
+
+    @unittest.skipUnless(shutil.which("bash"), "needs bash")
+    def test_loop_of_a_shell(self):
+        """`while fanfp ...; do ...; done` ends when it is interrupted, as at a terminal: the
+        signal comes to both."""
+        script = 'echo loop; while "$@" || true; do echo again; done'
+        shell = subprocess.Popen(
+            ["bash", "-c", script, "-"] + MODULE + SILENT + [self.tree], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=cached_environment(), start_new_session=True)
+        self.assertIn(b"watching", shell.stderr.readline())
+        os.killpg(shell.pid, signal.SIGINT)
+        self.assertEqual(shell.communicate(timeout=PATIENCE), (b"loop\n", b""))
+        self.assertEqual(shell.returncode, -signal.SIGINT)
+
+    @unittest.skipUnless(ROOT and shutil.which("unshare"), "needs root and unshare")
+    def test_first_process_of_a_container(self):
+        """It can't die of a signal, which is not sent to a process 1 that does not catch it."""
+        command = ["unshare", "--fork", "--pid", "--mount-proc"]
+        if subprocess.call(command + ["true"], stderr=subprocess.DEVNULL):
+            self.skipTest("unshare --pid does not work here")
+        program = self.program(self.tree, command=command + MODULE)
+        child, = [number for number in filter(str.isdigit, os.listdir("/proc"))
+                  if self.parent_of(number) == program.process.pid]
+        os.kill(int(child), signal.SIGTERM)
+        self.assertEqual(program.process.wait(PATIENCE), 128 + signal.SIGTERM)
+
+    @staticmethod
+    def parent_of(number):
+        try:
+            with open("/proc/%s/stat" % number) as file:
+                return int(file.read().rpartition(")")[2].split()[1])
+        except OSError:
+            return None                         # it has just ended
+
+    def test_full_pipe(self):
+        """A signal ends it while it waits for a reader that does not read: one is enough, also
+        where its messages go the same way."""
+        for number in self.numbers:
+            for both in (False, True):
+                with self.subTest(number=number, both=both):
+                    reader, writer = os.pipe()
+                    self.addCleanup(os.close, reader)
+                    process = subprocess.Popen(
+                        MODULE + ["--stats", self.tree], stdout=writer, env=cached_environment(),
+                        stderr=writer if both else subprocess.PIPE, stdin=subprocess.DEVNULL)
+                    self.addCleanup(process.kill)
+                    said = b""
+                    while b"(filter: " not in said:
+                        said += os.read(reader if both else process.stderr.fileno(), 1 << 16)
+                    fill(writer)
+                    os.close(writer)
+                    write(self.tree + "/f")
+                    process.send_signal(number)
+                    errors = process.communicate(timeout=PATIENCE)[1]
+                    self.assertEqual(process.returncode, -number, errors)
+                    if not both:
+                        self.assertIn("fanfp: writing events to standard output: nobody reads it, "
+                                      "and %s came; what was left is lost\n" % number.name,
+                                      errors.decode())
+                        self.assertIn(b"fanfp: stats: ", errors)
+
+    def test_reader_that_stops(self):
+        """Where a signal ends it in the middle of writing, what was written are whole lines."""
+        program = self.program(self.tree)
+        stopped = Stopped(program)
+        for number in range(2000):          # more than a pipe has room for
+            make(self.tree + "/%d" % number)
+        stopped.go_on()
+        self.assertTrue(program.line())
+        program.process.send_signal(signal.SIGTERM)
+        errors = program.process.stderr.read()
+        self.assertIn(b"nobody reads it, and SIGTERM came; what was left is lost\n", errors)
+        self.assertLess(len(program.rest()), 2000)
+
+    def test_full_pipe_of_two(self):
+        """Two that write to one pipe: when a reader makes room, one of them finds it taken again,
+        and still ends by one signal."""
+        worker = subprocess.Popen([sys.executable, "-c", BUSY, self.tree])
+        self.addCleanup(worker.wait)
+        self.addCleanup(worker.kill)
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        fcntl.fcntl(writer, 1031, 4096)         # F_SETPIPE_SZ
+        processes = [subprocess.Popen(MODULE + ["-q", self.tree], stdout=writer,
+                                      stderr=subprocess.DEVNULL, env=cached_environment())
+                     for _ in range(4)]
+        os.close(writer)
+        for process in processes:
+            self.addCleanup(process.kill)
+        for _ in range(200):
+            self.assertTrue(os.read(reader, 4096))
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
+
+    def test_reader_gone(self):
+        """It ends at once, though nothing happens, and says nothing."""
+        for name in self.filters():
+            program = self.program("--filter", name, self.tree)
+            program.process.stdout.close()
+            self.assertEqual(program.process.wait(PATIENCE), 0)
+            self.assertEqual(program.process.stderr.read(), b"")
+            program.process.stdout = open(os.devnull, "rb")
+
+    def test_reader_of_a_fifo_or_socket_gone(self):
+        path = self.out + "/fifo"
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        program = self.program("-o", path, *SILENT + [self.tree])
+        os.close(reader)
+        self.assertEqual(program.process.wait(PATIENCE), 0)
+        self.assertEqual(program.process.stderr.read(), b"")
+        here, there = socket.socketpair()
+        with here:
+            with there:
+                process = subprocess.Popen(
+                    MODULE + SILENT + [self.tree], stdout=there.fileno(),
+                    stderr=subprocess.PIPE, env=cached_environment())
+                self.addCleanup(process.kill)
+            self.assertIn(b"watching", process.stderr.readline())
+            write(self.tree + "/f")
+            self.assertIn(b"/f\n", here.recv(1000))
+        self.assertEqual(process.communicate(timeout=PATIENCE), (None, b""))
+        self.assertEqual(process.returncode, 0)
+
+    def test_no_reader_is_needed(self):
+        """With -qq nothing is written, so nobody need be there."""
+        program = self.program("-qq", "--count", "1", *SILENT + [self.tree], ready=False,
+                               json_lines=False)
+        program.process.stdout.close()
+        while program.process.poll() is None:
+            run("sh", "-c", "mkdir x; rmdir x", cwd=self.tree)
+        self.assertEqual((program.process.returncode, program.process.stderr.read()), (0, b""))
+        program.process.stdout = open(os.devnull, "rb")
+
+    def test_no_root_left(self):
+        """Status 1, and why, with -q too."""
+        for name in self.filters():
+            root = self.tree + "/" + name
+            os.mkdir(root)
+            program = self.program("-q", "--filter", name, root, ready=False)
+            while os.path.isdir(root):
+                write(root + "/f")
+                if select.select([program.process.stdout], [], [], 0.05)[0]:
+                    shutil.rmtree(root)
+            self.assertIn("DELETE_SELF", gather(program.rest())[root])
+            self.assertEqual(program.stop(), (1, "fanfp: no root is left\n"))
+
+
+# =============================================================================================
+# All of it: faults, hostile users, what is given up after the start
+# =============================================================================================
 
 class Faults(Base):
     """What happens to a program in its life."""
@@ -11728,10 +11724,6 @@ class Faults(Base):
                                          "CAP_" + lacking.upper())
 
 
-# =============================================================================================
-# Security: what a hostile user of the tree can not do
-# =============================================================================================
-
 DISGUISED = """
 import os, sys
 with open("/proc/self/comm", "wb") as file:
@@ -11954,10 +11946,6 @@ class Security(Base):
                 self.assertEqual([path for path in found if path and path.startswith(self.out)], [])
 
 
-# =============================================================================================
-# Capabilities: what the command line keeps, and that it is enough
-# =============================================================================================
-
 def privileges(pid="self"):
     """The capability sets of a process by name, as bits, and its NoNewPrivs."""
     with open("/proc/%s/status" % pid) as file:
@@ -12082,287 +12070,311 @@ class Capabilities(Base):
 
 
 # =============================================================================================
-
-# Runs a program as if Python lacked some modules of its standard library.
-WITHOUT = """
-import sys
-for name in sys.argv[1].split(","):
-    sys.modules[name] = None
-del sys.argv[:2]
-with open(sys.argv[0]) as file:
-    program = compile(file.read(), sys.argv[0], "exec")
-exec(program, {"__name__": "__main__", "__file__": sys.argv[0]})
-"""
-LACKS = "fcntl,json,mmap,resource,shlex,subprocess,termios"
-
-
-class Pythons(Base):
-    """Pythons with less than all of their library, C libraries with fewer functions, and hosts
-    with less than Python expects."""
-
-    where = DIRECTORIES[0]
-
-    def without(self, names):
-        """The start of a command: fanfp, in a Python without some modules."""
-        return [sys.executable, "-I", "-S", "-c", WITHOUT, names, PROGRAM]
-
-    def run_without(self, names, *arguments):
-        return subprocess.run(self.without(names) + list(arguments), stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
-
-    def assert_lacks(self, result, name, doing):
-        """One line says what a Python lacks for what, and what to do."""
-        errors = result.stderr.decode()
-        self.assertEqual((result.returncode, result.stdout), (1, b""), errors)
-        self.assertEqual(errors.count("\n"), 1, errors)
-        for text in ("fanfp: %s: this Python lacks what it needs: " % doing, name, "; install "):
-            self.assertIn(text, errors)
-
-    def filters(self):
-        return [name for name in FILTERS if available(name, self.where) is None]
-
-    def assert_watches(self, command, name, **options):
-        """What is done in the tree is told, what is done beside it is not."""
-        shutil.rmtree(self.tree)
-        os.mkdir(self.tree)
-        program = self.program("--filter", name, "--format", "%e %w%f", self.tree,
-                               command=command, json_lines=False, **options)
-        os.mkdir(self.tree + "/d")
-        write(self.out + "/x")
-        os.rename(self.tree + "/d", self.tree + "/e")
-        write(self.tree + "/sentinel")
-        lines = []
-        while not lines or not lines[-1].endswith("/sentinel\n"):
-            lines.append(program.line().decode())
-        self.assertEqual(lines[:2], ["CREATE,ISDIR %s/d\n" % self.tree,
-                                     "RENAME,ISDIR %s/e\n" % self.tree])
-        self.assertEqual([each for each in lines[2:] if "sentinel" not in each], [])
-        status, errors = program.stop()
-        self.assertEqual(errors.count("\n"), 1, errors)
-        return program
-
-    def test_without_what_all_of_it_needs(self):
-        for name in ("ctypes", "_ctypes", "select", "array", "struct"):
-            with self.subTest(name):
-                self.assert_lacks(self.run_without(name, self.tree), name, "starting")
-
-    def test_import_without_what_all_of_it_needs(self):
-        """A program that imports it gets an ImportError, and lives on."""
-        code = ("import sys; sys.modules['ctypes'] = None; sys.path.insert(0, %r)\n"
-                "try: import fanfp\n"
-                "except ImportError as why: print(why)" % HERE)
-        out = subprocess.check_output([sys.executable, "-I", "-c", code]).decode()
-        self.assertIn("this Python lacks what it needs: ", out)
-        self.assertEqual(out.count("\n"), 1)
-
-    def test_without_what_some_of_it_needs(self):
-        for name in self.filters():
-            # The kernel's filters are reached through fcntl and mmap.
-            lacks = LACKS if name not in ("fastpath", "trace") \
-                else "json,resource,shlex,subprocess,termios"
-            with self.subTest(name):
-                self.assert_watches(self.without(lacks), name)
-        for name, doing, arguments in (("json", "reading options: --json", ["--json"]),
-                                       ("shlex", "reading --exec", ["--exec", "true"]),
-                                       ("subprocess", "reading --exec", ["--exec", "true"]),
-                                       ("shutil", "reading --exec", ["--exec", "true"]),
-                                       ("re", "reading --include", ["--include", "x"])):
-            with self.subTest(name):
-                self.assert_lacks(self.run_without(name, *arguments + [self.tree]), name, doing)
-
-    def test_auto_without_what_the_best_filter_needs(self):
-        result = self.run_without("fcntl,mmap", "-t", "0.01", self.tree)
-        self.assertEqual(result.returncode, 2, result.stderr)
-        self.assertIn(b"fanfp: watching ", result.stderr)
-
-    def test_python3_minimal(self):
-        """Debian's smallest Python, from the files of its package: it has no ctypes."""
-        python = os.path.realpath("/usr/bin/python3")
-        name = os.path.basename(python)
-        try:
-            files = subprocess.check_output(["dpkg", "-L", "lib%s-minimal" % name],
-                                            stderr=subprocess.DEVNULL).decode().splitlines()
-        except (OSError, subprocess.CalledProcessError):
-            self.skipTest("this is not Debian, or it has no python3-minimal")
-        library = "/usr/lib/%s/" % name
-        for path in files:
-            if path.startswith(library) and os.path.isfile(path):
-                copy = self.out + "/lib/%s/%s" % (name, path[len(library):])
-                os.makedirs(os.path.dirname(copy), exist_ok=True)
-                shutil.copy(path, copy)
-        result = subprocess.run([python, PROGRAM, self.tree], stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
-                                env=dict(os.environ, PYTHONHOME=self.out))
-        self.assert_lacks(result, "ctypes", "starting")
-
-    # --- C libraries ---
-
-    def test_numbers(self):
-        """What the table says of this machine is what the kernel and the C library do."""
-        buffer = ctypes.create_string_buffer(256)
-        directory = os.open(self.tree, os.O_RDONLY)
-        self.addCleanup(os.close, directory)
-        self.assertEqual(fanfp.system_call("statx", directory, b"", fanfp.AT_EMPTY_PATH, 0xFFF,
-                                           buffer), 0)
-        self.assertEqual(struct.unpack_from("=Q", buffer, 32)[0], os.stat(self.tree).st_ino)
-        if ROOT:
-            os.close(fanfp.copy_tree(directory))
-        fd = fanfp.call("inotify_init1", os.O_NONBLOCK)
-        self.addCleanup(os.close, fd)
-        self.assertEqual(fanfp.queued(fd), 0)
-        fanfp.call("inotify_add_watch", fd, os.fsencode(self.tree), fanfp.CREATE)
-        write(self.tree + "/x")
-        self.assertEqual(fanfp.queued(fd), len(os.read(fd, 4096)))
-
-    def test_abi_of_a_program(self):
-        """The table of this process is found by its own file, whatever the kernel is for."""
-        with open(sys.executable, "rb") as file:
-            self.assertEqual(file.read(5)[4], struct.calcsize("P") // 4)
-        bits = 8 * struct.calcsize("P")
-        known = {"x86_64": (3, 62), "i686": (3, 62), "aarch64": (40, 183)}
-        if MACHINE[0] not in known:
-            self.skipTest("the number of this machine is not known here")
-        machine = known[MACHINE[0]][bits == 64]
-        self.assertIs(fanfp.abi(), fanfp.ABIS.get((machine, bits), fanfp.GENERIC_ABIS[bits]))
-
-    def test_c_library_without_statfs64(self):
-        """musl has but one, with numbers of 64 bits on all machines."""
-        if sys.maxsize < 1 << 32 and hasattr(fanfp.libc(), "gnu_get_libc_version"):
-            self.skipTest("statfs() of this C library is another")
-        expected = [fanfp.filesystem_id(os.fsencode(self.tree))]
-
-        class Library:
-            def __getattr__(_, name):
-                if name.endswith("64"):
-                    raise AttributeError(name)
-                return getattr(real, name)
-        real = fanfp.libc()
-        with unittest.mock.patch.dict(fanfp._functions, {"": Library()}, clear=True):
-            directory = os.open(self.tree, os.O_RDONLY)
-            self.addCleanup(os.close, directory)
-            expected.append(fanfp.filesystem_id(directory))
-            expected.append(fanfp.filesystem_id(os.fsencode(self.tree)))
-        self.assertEqual(len(set(expected)), 1)
-
-    def test_alarm(self):
-        """It rings once, after the time that was asked for."""
-        alarm = fanfp.Alarm()
-        self.addCleanup(os.close, alarm.fd)
-        started = time.monotonic()
-        alarm.set(0.3)
-        self.assertTrue(select.select([alarm.fd], [], [], PATIENCE)[0])
-        self.assertGreater(time.monotonic() - started, 0.25)
-        alarm.stop()
-        self.assertEqual(select.select([alarm.fd], [], [], 0)[0], [])
-
-    # --- file systems ---
-
-    def small_inodes(self):
-        """A file system that does not keep when a file was made, and of times only seconds."""
-        disk = self.top + "/disk"
-        with open(disk, "wb") as file:
-            file.truncate(16 << 20)
-        try:
-            run("mkfs.ext4", "-q", "-I", "128", disk, stderr=subprocess.DEVNULL)
-        except (OSError, subprocess.CalledProcessError):
-            self.skipTest("mkfs.ext4 does not work here")
-        place = self.top + "/place"
-        os.mkdir(place)
-        self.mount("-o", "loop", disk, place)
-        self.tree, self.out = place + "/tree", place + "/out"
-        os.mkdir(self.tree)
-        os.mkdir(self.out)
-        if available("marks", self.tree) is not None:
-            self.skipTest("no ignore marks here")
-
-    def moved_in_and_changed(self, wait):
-        """What is reported of a directory that was marked, moved in and changed before fanfp can
-        know of it."""
-        os.makedirs(self.out + "/d/e")
-        for name in ("/d/e/old", "/d/e/written", "/d/e/gone"):
-            write(self.out + name)
-        program = self.program("--filter", "marks", self.tree)
-        write(self.out + "/d/e/old")
-        write(self.out + "/d/x")
-        self.assertEqual(self.reported(program), {})
-        wait()
-        program.process.send_signal(signal.SIGSTOP)
-        os.rename(self.out + "/d", self.tree + "/d")
-        wait()
-        write(self.tree + "/d/e/new")
-        os.mkdir(self.tree + "/d/e/made")
-        write(self.tree + "/d/e/written")
-        program.process.send_signal(signal.SIGCONT)
-        return self.reported(program)
-
-    @unittest.skipUnless(ROOT, "needs root, to mount")
-    def test_no_time_of_birth(self):
-        """Where nobody knows when a file was made, none is said to have been: its directory says
-        that there may be more than what was written."""
-        self.small_inodes()
-        top = self.tree + "/d"
-        self.assertEqual(fanfp.status_of(fanfp.AT_FDCWD, os.fsencode(self.tree)).birth,
-                         0)
-        found = self.moved_in_and_changed(lambda: Scenarios.pass_a_tick(self))
-        self.assertEqual(found, {top: {"MOVED_TO"}, top + "/e": {"MODIFY"},
-                                 top + "/e/new": {"MODIFY", "CLOSE_WRITE"},
-                                 top + "/e/written": {"MODIFY", "CLOSE_WRITE"}})
-
-    @unittest.skipUnless(ROOT, "needs root, to mount")
-    def test_times_of_whole_seconds(self):
-        """What is written in the second of the move may be from before: the directory tells."""
-        self.small_inodes()
-        top = self.tree + "/d"
-        found = self.moved_in_and_changed(lambda: None)
-        self.assertEqual(found[top] | {"MODIFY"}, {"MOVED_TO", "MODIFY"})
-        self.assertEqual(found.get(top + "/e"), {"MODIFY"})
-        self.assertNotIn(top + "/e/old", found)
-
-    # --- hosts ---
-
-    @unittest.skipUnless(ROOT, "needs root, to mount")
-    def test_no_dev_null(self):
-        """Without /dev/null, whatever of 0, 1 and 2 is open."""
-        private = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /dev && exec \"$@\"", "-"]
-        if subprocess.call(private + ["test", "!", "-e", "/dev/null"]) != 0:
-            self.skipTest("unshare -m does not work here")
-        self.assert_watches(private + MODULE, self.filters()[0])
-        for closed in ((0,), (0, 2), (0, 1, 2)):
-            with self.subTest(closed=closed):
-                log = self.out + "/log%d" % len(closed)
-                shell = "exec " + " ".join("%d>&-" % fd for fd in closed) + "; exec \"$@\""
-                program = self.program(
-                    "-o", log, "--format", "%e %w%f", "--count", "1", "--exec",
-                    "touch %s/ran" % self.out, self.tree, ready=2 not in closed, json_lines=False,
-                    command=private + ["sh", "-c", shell, "-"] + MODULE)
-                deadline = time.monotonic() + PATIENCE      # without 2 it does not say it is ready
-                while program.process.poll() is None and time.monotonic() < deadline:
-                    write(self.tree + "/x")
-                    time.sleep(0.01)
-                self.assertEqual(program.process.returncode, 0, program.process.stderr.read())
-                with open(log) as file:
-                    self.assertRegex(file.read(), "^[A-Z_,]+ %s/x\n$" % self.tree)
-                os.remove(self.out + "/ran")
-
-
-# =============================================================================================
-# Documents
+# What comes with it
 # =============================================================================================
 
-class Source(unittest.TestCase):
-    """What can be said of fanfp.py without running it."""
+EXAMPLES = os.path.join(HERE, "doc", "examples")
+HOOKS = "/usr/share/initramfs-tools/hook-functions"
+DRACUT = "/usr/lib/dracut"
 
-    def test_no_name_is_given_twice(self):
-        """Its sections share one scope: a later one's replaces an earlier one's."""
-        with open(fanfp.__file__, encoding="utf-8") as file:
-            top = ast.parse(file.read()).body
-        made = [node.name for node in top if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-        for node in top:
-            for target in node.targets if isinstance(node, ast.Assign) else ():
-                made += [each.id for each in ast.walk(target)
-                         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
-        self.assertEqual([name for name, count in collections.Counter(made).items() if count > 1],
-                         [])
+
+@unittest.skipUnless(os.path.isdir(EXAMPLES), "needs doc/examples")
+class Examples(Base):
+    """doc/examples, each run as far as this host allows."""
+
+    def install(self):
+        """(where `make install` puts it, which Python it is for: Debian's, if there is one)."""
+        if not shutil.which("make"):
+            self.skipTest("needs make")
+        python = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
+        run("make", "-s", "install", "PREFIX=" + self.top + "/usr", "PYTHON=" + python, cwd=HERE)
+        return self.top + "/usr/lib/fanfp", python
+
+    @unittest.skipUnless(shutil.which("shellcheck"), "needs shellcheck")
+    def test_shellcheck(self):
+        paths = [os.path.join(where, name) for where, _, names in os.walk(EXAMPLES)
+                 for name in names if not name.endswith((".service", ".logrotate"))]
+        self.assertEqual(len(paths), 3)
+        result = subprocess.run(["shellcheck"] + paths, stdout=subprocess.PIPE)
+        self.assertEqual((result.returncode, result.stdout.decode()), (0, ""))
+
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "needs systemd-analyze")
+    def test_unit(self):
+        """systemd has nothing to say about it, and fanfp knows the words of its command."""
+        self.install()
+        with open(EXAMPLES + "/fanfp.service") as file:
+            text = file.read().replace("/usr/local/", self.top + "/usr/")
+        with open(self.out + "/fanfp.service", "w") as file:
+            file.write(text)
+        result = subprocess.run(["systemd-analyze", "verify", "--man=no", file.name],
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if b"Failed to" in result.stdout and b"fanfp.service" not in result.stdout:
+            self.skipTest(result.stdout.decode())
+        self.assertEqual((result.returncode, result.stdout.decode()), (0, ""))
+        words = re.search("^ExecStart=(.*)$", text, re.M).group(1).split()
+        log = self.out + "/log"
+        words[words.index("--outfile") + 1], words[-1] = log, self.tree + "/data"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(listener.close)
+        listener.bind(self.out + "/socket")
+        listener.settimeout(PATIENCE)
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL,
+                                   env=dict(os.environ, NOTIFY_SOCKET=self.out + "/socket"))
+        self.assertEqual(listener.recv(100), b"READY=1")
+        os.mkdir(self.tree + "/data")
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.getsize(log):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        process.terminate()
+        self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
+        with open(log) as file:
+            self.assertEqual(json.loads(file.readline())["path"], self.tree + "/data")
+
+    @unittest.skipUnless(shutil.which("busybox"), "needs busybox")
+    def test_busybox(self):
+        """The init script, by busybox's shell with nothing else in PATH: all that it can do."""
+        tools = self.out + "/bin"
+        os.mkdir(tools)
+        names = subprocess.check_output(["busybox", "--list"]).decode().split()
+        if "start-stop-daemon" not in names:
+            self.skipTest("needs busybox's start-stop-daemon")
+        for name in names:
+            os.symlink(shutil.which("busybox"), tools + "/" + name)
+        log, root = self.out + "/log", self.tree + "/data"
+        environment = {"PATH": tools, "PYTHON": sys.executable, "FANFP": PROGRAM, "ROOT": root,
+                       "LOG": log, "PIDFILE": self.out + "/pid"}
+
+        def do(what, status=0):
+            result = subprocess.run(["busybox", "sh", EXAMPLES + "/busybox/fanfp", what],
+                                    env=environment, stdout=subprocess.PIPE,
+                                    stderr=subprocess.STDOUT, timeout=PATIENCE)
+            self.assertEqual(result.returncode, status, result.stdout.decode())
+            return result.stdout.decode()
+
+        def logged(path, text):
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                with open(path) as file:
+                    if text in file.read():
+                        return
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.01)
+        self.addCleanup(do, "stop")
+        self.assertIn("it does not run", do("status", 1))
+        os.mkdir(root)
+        do("start")
+        self.assertIn("it runs: ", do("status"))
+        os.mkdir(root + "/a")
+        logged(log, "CREATE,ISDIR %s/a\n" % root)
+        os.rename(log, log + ".1")
+        do("reload")
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.exists(log):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        os.mkdir(root + "/b")
+        logged(log, "CREATE,ISDIR %s/b\n" % root)
+        do("restart")
+        do("stop")
+        self.assertIn("it does not run", do("status", 1))
+        os.mkdir(self.out + "/dir")
+        environment["LOG"] = self.out + "/dir/log"
+        os.mkdir(environment["LOG"])
+        self.assertIn("it has ended: fanfp: opening %s/dir/log: Is a directory" % self.out,
+                      do("start", 1))
+
+    def works_in(self, top):
+        """The fanfp that was put into an initramfs, unpacked at `top`, watches there."""
+        for name in ("proc", "dev", "watched"):
+            os.makedirs(top + "/" + name, exist_ok=True)
+        self.mount("-t", "proc", "proc", top + "/proc")
+        self.mount("-t", "tmpfs", "tmpfs", top + "/watched")
+        program = self.program("/watched", command=[
+            "chroot", top, "/usr/local/sbin/fanfp", "--json"], json_lines=False)
+        run("sh", "-c", "mkdir d; echo > d/f; mv d e", cwd=top + "/watched")
+        found = self.reported(program, "/watched", top + "/watched")
+        self.assertEqual(found, {"/watched/d": {"CREATE"}, "/watched/d/f": set(CREATED.split()),
+                                 ("/watched/d", "/watched/e"): {"RENAME"}})
+        self.assertEqual(program.stop()[0], -signal.SIGTERM)
+
+    @unittest.skipUnless(os.path.exists(HOOKS) and shutil.which("busybox"),
+                         "needs initramfs-tools-core and busybox")
+    @unittest.skipUnless(ROOT, "needs root, for chroot")
+    def test_initramfs_tools(self):
+        directory, python = self.install()
+        top = self.top + "/initramfs"
+        os.mkdir(top)
+        for name in ("bin", "sbin", "lib", "lib64"):        # as mkinitramfs lays it out
+            os.makedirs(top + "/usr/" + name)
+            os.symlink("usr/" + name, top + "/" + name)
+        script = ". %s; copy_exec \"$1\"; ln -s \"$1\" $DESTDIR/bin/sh; %s" % (
+            HOOKS, EXAMPLES + "/initramfs-tools/fanfp")
+        run("sh", "-ec", script, "sh", shutil.which("busybox"), env=dict(
+            os.environ, DESTDIR=top, FANFP=directory, PYTHON=python, verbose="n"))
+        self.works_in(top)
+
+    @unittest.skipUnless(os.path.isdir(DRACUT) and shutil.which("cpio") and shutil.which("busybox"),
+                         "needs dracut-core, cpio and busybox")
+    @unittest.skipUnless(ROOT, "needs root, for chroot")
+    def test_dracut(self):
+        directory, python = self.install()
+        base, top, image = self.top + "/dracut", self.top + "/initramfs", self.out + "/image"
+        os.makedirs(base + "/modules.d")
+        os.mkdir(top)
+        for path in glob.glob(DRACUT + "/*") + glob.glob(DRACUT + "/modules.d/*"):
+            if path != DRACUT + "/modules.d":
+                os.symlink(path, base + path[len(DRACUT):])
+        shutil.copytree(EXAMPLES + "/dracut/95fanfp", base + "/modules.d/95fanfp")
+        run("dracut", "-m", "fanfp", "--no-kernel", "--no-hostonly", "--no-early-microcode",
+            "--no-compress", "--install", "busybox", image, "0", stderr=subprocess.DEVNULL,
+            env=dict(os.environ, dracutbasedir=base, FANFP=directory, PYTHON=python))
+        with open(image, "rb") as file:
+            run("cpio", "-idm", "--quiet", cwd=top, stdin=file)
+        os.makedirs(top + "/bin", exist_ok=True)
+        if not os.path.exists(top + "/bin/sh"):
+            os.symlink(shutil.which("busybox"), top + "/bin/sh")
+        self.works_in(top)
+
+
+@unittest.skipUnless(shutil.which("make") and os.path.exists(HERE + "/Makefile"), "needs make")
+class Installed(Command):
+    """What comes with the program: make install, the manual, completions."""
+
+    def setUp(self):
+        super().setUp()
+        self.make("install")
+
+    def make(self, target):
+        run("make", "-s", target, "PREFIX=" + self.out, "PYTHON=" + sys.executable, cwd=HERE)
+
+    def files(self):
+        return [os.path.relpath(os.path.join(directory, name), self.out)
+                for directory, _, names in os.walk(self.out) for name in names
+                if not name.endswith(".pyc")]
+
+    def test_make(self):
+        """It runs where it is installed, and nothing is left once it is uninstalled."""
+        line = self.lines(self.tree, do=lambda: write(self.tree + "/a"),
+                          command=[sys.executable, self.out + "/sbin/fanfp"]).decode()
+        self.assertTrue(line.endswith("%s/a\n" % self.tree), line)
+        self.assertEqual(sorted(self.files()), [
+            "lib/fanfp/fan_fp.bpf.o", "lib/fanfp/fanfp.py", "sbin/fanfp",
+            "share/bash-completion/completions/fanfp", "share/man/man8/fanfp.8",
+            "share/zsh/site-functions/_fanfp"])
+        self.make("uninstall")
+        self.assertEqual(self.files(), [])
+        self.assertFalse(os.path.exists(self.out + "/lib/fanfp"))
+
+    def test_for_all_users(self):
+        """All can read it, whatever the umask of who has installed it."""
+        shutil.rmtree(self.out + "/lib")
+        self.addCleanup(os.umask, os.umask(0o077))
+        self.make("install")
+        for directory, names, files in os.walk(self.out + "/lib"):
+            for name in names + files:
+                path = os.path.join(directory, name)
+                self.assertEqual(os.stat(path).st_mode & 0o044, 0o044, path)
+
+    def test_help(self):
+        """It begins with three examples, and they are none that would be refused."""
+        status, out, _ = self.finish("--help")
+        examples = out.decode().split("\n\n")[0].splitlines()
+        self.assertEqual((status, len(examples)), (0, 3))
+        for example in examples:
+            command = re.split(r"  +", example)[0]
+            words = shlex.split(command)
+            self.assertEqual(words.pop(0), "fanfp")
+            fanfp.refuse_idle(fanfp.Options(words))
+
+    # --- the manual ---
+
+    def manual(self, section=""):
+        """The source of the manual, or of one section."""
+        with open(self.out + "/share/man/man8/fanfp.8") as file:
+            text = file.read()
+        return text[text.index(".Sh " + section):].split("\n.Sh ")[0] if section else text
+
+    def test_manual_is_clean(self):
+        page = self.out + "/share/man/man8/fanfp.8"
+        for command in (["mandoc", "-T", "lint", page], ["groff", "-ww", "-mdoc", "-z", page],
+                        ["man", "-l", page]):
+            with self.subTest(command[0]):
+                if not shutil.which(command[0]):
+                    self.skipTest("needs " + command[0])
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL, env=dict(os.environ, LC_ALL="C", MANPAGER="cat"))
+                lines = process.communicate()[0].decode().splitlines()
+                if command[0] == "man":
+                    self.assertIn("EXIT STATUS", "\n".join(lines))
+                else:               # which other manuals are here is not the question
+                    self.assertEqual([line for line in lines if "mandoc.db" not in line
+                                      and "referenced manual not found" not in line], [])
+
+    def test_manual_has_what_help_has(self):
+        """The options, events and letters of formats, each way."""
+        items = [line for line in self.manual().splitlines() if line.startswith(".It ")]
+        options = {"-" + option for line in items for option in re.findall(r"\bFl (\S+)", line)}
+        self.assertEqual(options, OPTIONS)
+        events = self.manual("EVENTS")
+        self.assertEqual({name for line in events.splitlines() if line.startswith(".It ")
+                          for name in line[4:].split(" , ")}, set(fanfp.EVENTS))
+        default = re.search(r"By default\n(.*?)\.\n", events, re.DOTALL).group(1)
+        self.assertEqual(default.replace(",", "").split(), list(fanfp.DEFAULT_EVENTS))
+        items = [line for line in self.manual("FORMAT").splitlines() if line.startswith(".It ")]
+        self.assertEqual(set(re.findall(r"&%(.)", " ".join(items))),
+                         set(fanfp.FORMAT_LETTERS))
+        filters = re.search(r"^\.It Fl -filter Cm (.*)", self.manual(), re.MULTILINE).group(1)
+        self.assertEqual(filters.split(" | "), list(fanfp.FILTER_NAMES))
+
+    def test_examples_of_manual(self):
+        """None of them would be refused."""
+        examples = re.findall(r"^\.Dl \"?(fanfp .*|timeout .*)", self.manual("EXAMPLES"),
+                              re.MULTILINE)
+        self.assertGreater(len(examples), 3)
+        for example in examples:
+            words = shlex.split(re.split(r" [|>] ", example)[0])
+            words = words[words.index("fanfp") + 1:]
+            with self.subTest(example):
+                fanfp.refuse_idle(fanfp.Options(words))
+
+    # --- completions ---
+
+    COMPLETIONS = (("--su", "--summary"), ("--filter ma", "marks"),
+                   ("-e CLOSE_N", "CLOSE_NOWRITE"), ("-e create,CLOSE_W", "create,CLOSE_WRITE"),
+                   ("--user roo", "root"), ("--json %s/som", "%s/somewhere"))
+
+    def check_completions(self, terminal):
+        os.mkdir(self.tree + "/somewhere")
+        for typed, wanted in self.COMPLETIONS:
+            with self.subTest(typed):
+                typed, wanted = (each.replace("%s", self.tree) for each in (typed, wanted))
+                terminal.press("C-u", "C-l")
+                terminal.wait_for(lambda lines: lines[0] == "$")
+                terminal.press("-l", "fanfp " + typed)
+                terminal.press("Tab")
+                terminal.wait_for(lambda lines: any(
+                    wanted in re.split(r" +", line) or wanted + "/" in line.split()
+                    for line in lines))
+
+    def test_completion_by_bash(self):
+        """By bash itself; and all options are offered."""
+        terminal = Terminal(self, 200, 24)
+        terminal.press("PATH=%s:$PATH; . %s" % (
+            self.out + "/sbin", self.out + "/share/bash-completion/completions/fanfp"), "Enter")
+        self.check_completions(terminal)
+        out = subprocess.check_output(
+            ["bash", "-c", '. "$1"; _fanfp "$2" - "$2"; echo "${COMPREPLY[@]}"', "-",
+             self.out + "/share/bash-completion/completions/fanfp", self.out + "/sbin/fanfp"])
+        self.assertEqual(set(out.decode().split()), OPTIONS)
+
+    def test_completion_by_zsh(self):
+        terminal = Terminal(self, 200, 24, ("zsh", "-f"))
+        terminal.press("PATH=%s:$PATH; fpath=(%s $fpath); autoload -Uz compinit; "
+                       "compinit -u -D" % (self.out + "/sbin",
+                                           self.out + "/share/zsh/site-functions"), "Enter")
+        self.check_completions(terminal)
 
 
 class Documents(unittest.TestCase):
@@ -12463,6 +12475,10 @@ class Documents(unittest.TestCase):
         self.assertLessEqual(len(lines), 200)
         self.assertEqual([line for line in lines if len(line) > 120], [])
 
+
+# =============================================================================================
+# Running them
+# =============================================================================================
 
 # The same on every kernel: of many, one runs them.
 SAME = (CommandLine, Words, Patterns, Ignoring, Service, Examples, Tools, People, Installed, Ends,
