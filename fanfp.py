@@ -11170,11 +11170,13 @@ class Watch:
             self._release(forked=True)
 
     def __del__(self):
-        if not self._closed and self._process == os.getpid():
-            # Not of the module warnings: when Python ends, nothing can be imported.
-            warn("a Watch of %s was not closed" % " ".join(map(printable, self.roots)),
-                 ResourceWarning, 2, self)
-        self.close()
+        try:
+            if not self._closed and self._process == os.getpid():
+                # Not of the module warnings: when Python ends, nothing can be imported.
+                warn("a Watch of %s was not closed" % " ".join(map(printable, self.roots)),
+                     ResourceWarning, 2, self)
+        finally:
+            self.close()    # also where warnings are errors
 
     def __enter__(self):
         return self

@@ -8213,6 +8213,21 @@ class Threads(Base):
                 self.assertIn(root, str(caught.warning))
                 self.assertEqual(sorted(os.listdir("/proc/self/fd")), before)
 
+    def test_collected_where_warnings_are_errors(self):
+        """Nothing is left open, and the warning is an exception that Python only prints."""
+        for name in self.filters:
+            done = subprocess.run(
+                [sys.executable, "-W", "error::ResourceWarning", "-c",
+                 "import fanfp, os\nfanfp.Watch('.', filter=%r).close()\n"
+                 "before = sorted(os.listdir('/proc/self/fd'))\nfanfp.Watch('.', filter=%r)\n"
+                 "print(sorted(os.listdir('/proc/self/fd')) == before)" % (name, name)],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+                cwd=self.tree, env=cached_environment(), stdin=subprocess.DEVNULL)
+            with self.subTest(name):
+                self.assertEqual((done.returncode, done.stdout), (0, b"True\n"), done.stderr)
+                self.assertIn(b"ResourceWarning: a Watch of . was not closed", done.stderr)
+                self.assertNotIn(b"unclosed", done.stderr)
+
     def test_not_closed_at_the_end(self):
         """Of a program that ends with a Watch open nothing is said, but where warnings are on."""
         for how in ("", "; watch.itself = watch", "; each = iter(watch); os.mkdir('d'); next(each)",
