@@ -7979,10 +7979,12 @@ class Traced:
             self.inotify = new_inotify()
         self.fd = self.tracer.fd
 
-    def pin(self, fd, shown, flat=False):
+    def pin(self, fd, shown, flags=0, flat=False):
         """Have what happens in an open directory recorded, or to an open file; the number that the
-        records have.  `flat`: only of the entries of the directory itself."""
-        watch = inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF, shown, len(self.watches))
+        records have.  `flags`: IN_ONLYDIR, say; `flat`: only of the entries of the directory itself.
+        """
+        watch = inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF | flags, shown,
+                              len(self.watches))
         return self.pin_watched(fd, shown, inode_of(fd), watch, flat)
 
     def pin_watched(self, fd, shown, inode, watch=None, flat=False):
@@ -8076,7 +8078,7 @@ class Trace(Source):
                 root.slot = self.traced.pin_watched(fd, root.display, root.key)
         else:
             with Closing(root.open()) as fd:
-                root.slot = self.traced.pin(fd, root.display)
+                root.slot = self.traced.pin(fd, root.display, IN_ONLYDIR)
         self.slots[root.slot] = root
         self.keep_root(root)
         self.trees_changed = True           # what is mounted below it
