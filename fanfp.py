@@ -7981,8 +7981,7 @@ class Traced:
 
     def pin(self, fd, shown, flags=0, flat=False):
         """Have what happens in an open directory recorded, or to an open file; the number that the
-        records have.  `flags`: IN_ONLYDIR, say; `flat`: only of the entries of the directory itself.
-        """
+        records have.  `flags`: of inotify; `flat`: only of the entries of the directory itself."""
         watch = inotify_watch(self.inotify, path_to_fd(fd), DELETE_SELF | flags, shown,
                               len(self.watches))
         return self.pin_watched(fd, shown, inode_of(fd), watch, flat)
