@@ -264,9 +264,10 @@ class Model:
                                    path, bit, shown, is_dir, pid))
 
     def group(self, pid, directory, name, node):
-        """What must be equal for events to be merged; inotify knows no process and no file."""
-        return (directory.id, name, node.kind == "d") + (
-            () if self.rule == "made" else (pid, node.id))
+        """What must be equal for events to be merged; inotify knows no process and no file, trace
+        no file."""
+        return (directory.id, name, node.kind == "d") + {"made": (), "each": (pid,)}.get(
+            self.rule, (pid, node.id))
 
     def put_move(self, pid, old, old_name, new, new_name, node):
         """The events of a rename: before the model has moved the node."""
