@@ -5134,7 +5134,7 @@ Doer = collections.namedtuple("Doer", "pid uid gid cgroup comm")
 
 
 class Record(collections.namedtuple(
-        "Record", "time mask doer slot path old_slot old_path is_whole end")):
+        "Record", "time mask doer slot path old_slot old_path is_whole end moved")):
     """What happened, see Tracer."""
 
     __slots__ = ()
@@ -5178,6 +5178,7 @@ class Tracer:
       is_whole             False where something is missing, or the path may be of two moments,
                            since directories above were being renamed all the time
       end                  position() of the reader just after it
+      moved                of a move: a number of what was moved, which nothing else there has
     RENAME has both sides inside; with one of them outside it is MOVED_TO or MOVED_FROM, if asked
     for.  A file that is a root has path b"" by whatever name it is used.  Of a file's or
     directory's own events one that is the same as the last of it, by the same process and name,
@@ -5194,7 +5195,7 @@ class Tracer:
     RING_SIZE = 1 << 24
     START, PIN, UNPIN, LOCATE, GO_ON, PIN_FLAT, ABOVE = range(7)    # what trace_place is asked
     DOER = struct.Struct("=IQQ16s")                     # of struct trace_record, who did it
-    RECORD = struct.Struct("=QI%dsiiIII4x" % DOER.size)
+    RECORD = struct.Struct("=QI%dsiiIIII" % DOER.size)
     # After the two words that the ring has before each.
     MASK_AT, DOER_AT = 8 + 8, 8 + 12
     WHERE_AT = DOER_AT + DOER.size
@@ -5434,7 +5435,8 @@ class Tracer:
         make, kind, path_of_names, put = tuple.__new__, Record, self._path, records.append
         unpack, names_at = self.RECORD.unpack_from, self.NAMES_AT
         for at, mask in zip(starts, masks):
-            when, _, who, slot, old_slot, length, old_length, flags = unpack(ring, at + 8)
+            (when, _, who, slot, old_slot, length, old_length, flags,
+             moved) = unpack(ring, at + 8)
             doer = doers.get(who)
             if doer is None:
                 pid, cgroup, uid_gid, comm = self.DOER.unpack(who)
@@ -5449,7 +5451,7 @@ class Tracer:
                     old_path = path_of_names(ring[start:start + old_length])
             put(make(kind, (when, mask, doer, slot if slot >= 0 else None, path,
                             old_slot if old_slot >= 0 else None, old_path, not flags,
-                            offset + at + (names_at + length + old_length + 7 & ~7))))
+                            offset + at + (names_at + length + old_length + 7 & ~7), moved)))
         return records
 
     def position(self):
@@ -8044,6 +8046,7 @@ class Trace(Source):
         self.roots, self.mounted = [], []
         self.slots = {}                     # number -> TraceRoot
         self.spots = weakref.WeakSet()      # of all Places in its trees
+        self.renamed = None, None, 0, 0     # the last move of a directory: to, from, moved, end
         self.own_reads = {}                 # see OwnRead
         if wanted.own and wanted.mask & LISTING:
             OwnRead.groups[id(self)] = self.own_reads
@@ -8147,7 +8150,7 @@ class Trace(Source):
         encoding, errors = _FS_ENCODING, _FS_ERRORS
         for record, when, its_moment in self.traced.read(moment):
             count += 1
-            _, mask, doer, slot, path, old_slot, _, _, _ = record
+            _, mask, doer, slot, path, old_slot, _, _, _, _ = record
             if not mask & intricate and path and old_slot is None:
                 root, bits = root_of(slot), mask & wanted
                 if bits and root:
@@ -8250,10 +8253,13 @@ class Trace(Source):
             before = after = None
         if not record.mask & RENAME or self.has_bind_mounts:
             self.trees_changed = True             # what is mounted in it
+        # Two that are exchanged have a record each, and the second does not undo the first.
+        first, self.renamed = self.renamed, (after, before, record.moved, record.end)
+        is_exchange = first[:2] == (before, after) and first[2] != record.moved
         changed = False
         for spot in list(self.spots) if before else ():
             if spot.root is None or spot.root.slot != before[0] or before[1] is None \
-                    or record.end <= spot.after:
+                    or record.end <= spot.after or is_exchange and spot.after == first[3]:
                 continue
             rest = below(spot.path, before[1])
             if rest is None:

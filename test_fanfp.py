@@ -1527,6 +1527,27 @@ class Scenarios:
         place = self.tree + "/d/mount"
         self.expect(self.until_told(program, place), {"d/mount": "UNMOUNT"})
 
+    def test_mount_in_an_exchanged_directory(self):
+        """Two directories are exchanged, then one is renamed to and fro: what is mounted in them
+        goes along."""
+        places = [self.tree + "/" + name + "/mount" for name in "ab"]
+        for place in places:
+            os.makedirs(place)
+            self.mount("-t", "tmpfs", "tmpfs", place)
+        program = self.watch()
+        exchange(self.tree + "/a", self.tree + "/b")
+        files = [place + "/" + name for place, name in zip(places, "fg")]
+        for path in files:
+            write(path)
+        found = self.until_told(program, *files)
+        self.assertEqual({path for path in found if "mount/" in path}, set(files))
+        os.rename(self.tree + "/a", self.tree + "/c")
+        os.rename(self.tree + "/c", self.tree + "/a")
+        write(places[0] + "/h")
+        self.until_told(program, places[0] + "/h")
+        unmount(places[1])
+        self.until_told(program, places[1])
+
     def test_mount_comes_in_with_its_directory(self):
         """A directory outside, in which something is mounted, is moved into the tree."""
         os.makedirs(self.out + "/a/mount")

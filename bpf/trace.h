@@ -141,7 +141,7 @@ struct trace_record {
 	__u32 length;
 	__u32 old_length;
 	__u32 flags;
-	__u32 unused;
+	__u32 moved;		/* of a move: tells what was moved from what else there is */
 };
 
 enum trace_count {
@@ -468,7 +468,9 @@ static __always_inline void send(struct work *work)
 	record->cgroup = bpf_get_current_cgroup_id();
 	record->uid_gid = bpf_get_current_uid_gid();
 	record->pid = pid_here(bpf_get_current_pid_tgid() >> 32);
-	record->unused = 0;
+	record->moved = 0;
+	if (record->mask & (FS_RENAME | FS_MOVED_FROM | FS_MOVED_TO))
+		record->moved = work->subject >> 3;
 	leader = NULL;
 	bpf_core_read(&leader, sizeof(leader), &task->group_leader);
 	bpf_core_read(record->comm, sizeof(record->comm), &leader->comm);
