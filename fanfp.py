@@ -5395,7 +5395,7 @@ class Tracer:
         As fanotify does while they wait: what happens further to a file or directory is one with
         what did before, if the same process did the last of that name.  But CREATE begins another,
         DELETE ends it, that of a directory is alone, as is what lacks something, and nothing is put
-        before a move: what is told of one name is in order.
+        before a move: what is reported of one name is in order.
         """
         starts, masks, latest = [], [], {}
         mask_at, doer_at, where_at, names_at = cls.MASK_AT, cls.DOER_AT, cls.WHERE_AT, cls.NAMES_AT
@@ -12337,7 +12337,7 @@ class Runner(Part):
     its process group is what it has started.
     """
 
-    restarts = says_all = False         # a command is to go on; it is told of any end
+    restarts = says_all = False         # a command is to go on; any end of it is reported
     quiet_for = 0.0                     # seconds without a change before a command is started
 
     def __init__(self, words, signals, tell):
