@@ -1027,31 +1027,6 @@ class Behind(Hidden):
     """The events that tell of the directory in which a mount is are still to be read."""
 
 
-class OwnRead:
-    """While fanfp itself opens, reads or closes a directory (`with`).
-
-    Where the events of this process are wanted, these are not.  They are the process's, whichever
-    Watch made them: so there is one table, of all groups that are to know.  For fanotify
-    a directory is its key, for trace its path, bytes.
-    """
-
-    groups = {}             # id of a group -> {key or path: until when, seconds since the epoch}
-
-    def __init__(self, *names):
-        self.names = names
-
-    def note(self, until):
-        """Have it be so until then, seconds since the epoch."""
-        for noted in list(self.groups.values()):
-            noted.update(dict.fromkeys(self.names, until))
-
-    def __enter__(self):
-        self.note(float("inf"))
-
-    def __exit__(self, *_):
-        self.note(time.time())
-
-
 class Root:
     """A directory given to watch, or the root of a mount inside one: what all sources have of it.
 
@@ -1124,8 +1099,7 @@ class HandleRoot(Root):
             handle, self.mount_id = name_to_handle(at, shown=display)
             self.key = key_of(at, handle, display)
             if mount is None:
-                with OwnRead(self.key):
-                    self.fd = os.open(b".", O_READ_DIR, dir_fd=at)
+                self.fd = os.open(b".", O_READ_DIR, dir_fd=at)
             self.parent_key = self.name = None
             self.renamed = False
             self.find_parent()
@@ -1150,7 +1124,7 @@ class HandleRoot(Root):
 
     def open_path(self):
         """An ordinary descriptor of what its path leads to, if that is it.  OSError."""
-        with OwnRead(self.key), Closing(path_on(self.path, self.mount_id)) as at:
+        with Closing(path_on(self.path, self.mount_id)) as at:
             fd = os.open(b".", O_READ_DIR, dir_fd=at)
         with OnFailure(self.close_mount, fd):
             if name_to_handle(fd)[0] != self.key[8:]:
@@ -1160,8 +1134,7 @@ class HandleRoot(Root):
     def close_mount(self, fd):
         """Let go of what open_mount() gave."""
         if fd != self.fd:
-            with OwnRead(self.key):
-                os.close(fd)
+            os.close(fd)
 
     def remains(self, path):
         try:                    # nothing is opened, which would be in the way of an umount
@@ -1172,12 +1145,6 @@ class HandleRoot(Root):
             return True
         # Else the path led elsewhere meanwhile: a directory above has just been renamed.
         return key == self.key or not before == after == self.mount_id
-
-    def close(self):
-        if self.fd is not None:
-            with OwnRead(self.key):
-                os.close(self.fd)
-            self.fd = None
 
 
 def another_there():
@@ -1220,47 +1187,40 @@ def hangs_on(node, other):
     return node is other
 
 
-class Devices:
-    """Which entries of directories are device nodes.
+class Devices(dict):
+    """Which entries of directories are device nodes: (directory, name) -> whether it was one when
+    it was asked.  A directory is whatever a source knows it by.
 
     What a process does with a terminal or /dev/null is no change of a tree, and there is much of
     it.  An event does not say what kind of file it is of, and to ask for each would cost more than
-    all else; so it is asked for where device nodes are at home, and elsewhere while little
-    happens.  A directory in which one was found is from then on such a home.
-
-    A directory is whatever a source knows it by.
+    all else; so it is asked for where device nodes are at home.
     """
 
-    def __init__(self):
-        self.homes = set()      # directories of which all events are to pass here
-        self.kinds = {}         # (directory, name) -> whether it is one, when it was asked
-
-    def forget(self):
-        self.homes.clear()
-        self.kinds.clear()
+    @staticmethod
+    def are_in(prefix, kind):
+        """Whether device nodes are at home in a directory, by its path and kind of file system."""
+        return prefix.endswith("/dev/") or kind in DEVICE_KINDS
 
     def renamed(self, *entries):
-        """Entries, (directory, name), are others than before."""
-        for entry in entries if self.kinds else ():
-            self.kinds.pop(entry, None)
+        """Entries are others than before."""
+        for entry in entries if self else ():
+            self.pop(entry, None)
 
     def is_device(self, directory, name, changed, look):
         """Whether an entry is a character or block device.  `changed`: it may be another than when
         it was asked before.  `look`: makes a descriptor of the directory, if it is to be asked."""
         entry = directory, name
-        if not changed and entry in self.kinds:
-            return self.kinds[entry]
+        if not changed and entry in self:
+            return self[entry]
         try:
             with Closing(look()) as fd:
                 mode = status_of(fd, name).mode
         except (Gone, OSError):
-            return self.kinds.get(entry, False)         # as long as it was there
-        if len(self.kinds) > DEVICE_LIMIT:
-            self.forget()
-        found = self.kinds[entry] = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-        if found:
-            self.homes.add(directory)
-        return found
+            return self.get(entry, False)               # as long as it was there
+        if len(self) > DEVICE_LIMIT:
+            self.clear()
+        self[entry] = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+        return self[entry]
 
 
 class Table:
@@ -1317,7 +1277,7 @@ class Table:
         self.nodes.clear()
         self.covered.clear()
         if self.devices is not None:
-            self.devices.forget()
+            self.devices.clear()
         for key, parent, display in self.anchors.values():
             if parent is None:
                 self.nodes[key] = Node(None, display)
@@ -1347,15 +1307,15 @@ class Table:
         if names:
             names.reverse()
             prefix += "/".join(names) + "/"
-        if len(prefix) <= PREFIX_LIMIT and not self.ignore.hides_in(prefix) and (
-                self.devices is None or not self.holds_devices(key, prefix)):
+        if len(prefix) <= PREFIX_LIMIT and not self.ignore.hides_in(prefix) \
+                and not self.holds_devices(key, prefix):
             self.prefixes[key] = prefix
         return prefix
 
     def holds_devices(self, key, prefix):
-        """Whether a directory is one in which device nodes are at home."""
-        return key in self.devices.homes or prefix.endswith("/dev/") \
-            or any(root.kind in DEVICE_KINDS for root in self.mounts.get(key[:8], ()))
+        """Whether what is done to device nodes in a directory is to be told from other events."""
+        return self.devices is not None and any(
+            self.devices.are_in(prefix, root.kind) for root in self.mounts.get(key[:8], ()))
 
     def leaf(self, key):
         """The path of a directory in which there is nothing of a tree, but which is an entry of
@@ -1417,19 +1377,6 @@ class Table:
 class Directories(Table):
     """The table, and what the kernel says of directories: where they are now."""
 
-    def is_device(self, key, name, prefix, changed):
-        """Devices.is_device() of an entry of a directory in a tree."""
-        def look():
-            # To open a mount inside would be in the way of its umount.
-            if not self.holds_devices(key, prefix) and not any(
-                    root.fd is not None for root in self.mounts.get(key[:8], ())):
-                raise Gone
-            return self.open(key, O_PATH_DIR)
-        found = self.devices.is_device(key, name, changed, look)
-        if found:
-            self.prefixes.pop(key, None)
-        return found
-
     def mounts_of(self, key):
         """A root on each mount on which a directory may be; none once it is unmounted.
 
@@ -1449,18 +1396,18 @@ class Directories(Table):
                 return root.key[:8] + handle
         return None
 
-    def open(self, key, flags):
-        """A descriptor of a directory.  Raises Gone, or OSError."""
+    def open(self, key):
+        """An O_PATH descriptor of a directory.  Raises Gone, or OSError."""
         for root in self.mounts_of(key):
             try:
-                return open_in(root, key[8:], flags)
+                return open_in(root, key[8:])
             except Gone:
                 pass
         raise Gone
 
     def status(self, key):
         """The os.stat_result of a directory.  Raises Gone, or OSError."""
-        with Closing(self.open(key, O_PATH_DIR)) as fd:
+        with Closing(self.open(key)) as fd:
             return os.fstat(fd)
 
     def walk(self, key):
@@ -1515,12 +1462,8 @@ class Directories(Table):
             copy = copy_mount(mount_fd)
         finally:
             root.close_mount(mount_fd)
-        try:
-            with Closing(open_by_handle(copy, key[8:])) as fd:
-                return self.climb(fd, key, name_to_handle(copy)[1])
-        finally:
-            with OwnRead(open_key(copy)):
-                os.close(copy)
+        with Closing(copy), Closing(open_by_handle(copy, key[8:])) as fd:
+            return self.climb(fd, key, name_to_handle(copy)[1])
 
     def link_by_path(self, fd, key):
         """A link from a directory to the root above it, by its path, where no mount may be copied:
@@ -1618,14 +1561,14 @@ def no_way(key):
     return [(key, None, b"")]
 
 
-def open_in(root, handle, flags=O_PATH_DIR):
+def open_in(root, handle):
     """A descriptor of a directory on the mount of a root.  Raises Gone."""
     try:
         mount_fd = root.open_mount()
     except OSError:
         raise Gone
     try:
-        return open_by_handle(mount_fd, handle, flags)
+        return open_by_handle(mount_fd, handle)
     except OSError as error:
         if error.errno in (errno.ESTALE, errno.ENOENT, errno.ENOTDIR):
             raise Gone
@@ -1675,9 +1618,8 @@ def names_by_search(fd, count):
 
 def names_in(directory):
     """The names, as bytes, in an open directory."""
-    with OwnRead(open_key(directory)):
-        with Closing(os.open(b".", O_READ_DIR, dir_fd=directory)) as fd:
-            return list(map(os.fsencode, os.listdir(fd)))
+    with Closing(os.open(b".", O_READ_DIR, dir_fd=directory)) as fd:
+        return list(map(os.fsencode, os.listdir(fd)))
 
 
 def name_of(number, directory):
@@ -1916,7 +1858,7 @@ def copy_tree(fd):
     copy = system_call("open_tree", fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
     if copy < 0:
         raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
-    with Closing(copy), OwnRead(open_key(fd)):
+    with Closing(copy):
         return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH: opens no handle
 
 
@@ -4910,7 +4852,7 @@ class MarksFilter(UserFilter):
                 and self.group.directories.leaf(key) is None:
             mask |= ISDIR
         try:
-            fd = self.group.directories.open(key, O_PATH_DIR)
+            fd = self.group.directories.open(key)
         except (Gone, OSError):
             return number
         try:
@@ -5059,9 +5001,7 @@ class FastpathFilter(UserFilter):
     def _hold(self, root, fd):
         """A new ordinary descriptor of a root, open as `fd`, numbered above the group's."""
         import fcntl
-        with OwnRead(root.key):
-            low = os.open(b".", O_READ_DIR, dir_fd=fd)
-        with Closing(low):
+        with Closing(os.open(b".", O_READ_DIR, dir_fd=fd)) as low:
             return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.group.fd + 1)
 
     def _add_first_kind(self, root):
@@ -5084,8 +5024,7 @@ class FastpathFilter(UserFilter):
             self.globals["slot_state"][slot] = self.RELEASED
             self.globals["roots"] -= 1
         if hold is not None:
-            with OwnRead(root.key):
-                os.close(hold)                  # here the program unpins
+            os.close(hold)                      # here the program unpins
 
     def caught_up(self):
         """Tell the program that the moves of directories that it has sent are read.
@@ -5117,7 +5056,6 @@ FILTERS = {"fastpath": FastpathFilter, "marks": MarksFilter, "user": UserFilter}
 
 READ_SIZE = 1 << 16                 # below malloc's mmap threshold: a fresh mapping costs more
 EVENT_ROOM = 1 << 12                # more than any event takes: two names, three handles
-CALM = 1 << 10                          # bytes of events in one buffer, below which little happens
 READ_ROOM = 1 << 22                 # characters of long paths in one read(): they have no limit
 AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is judged
 WAIT_SECONDS = 2.0                  # how long the removal that names a directory may take
@@ -6086,6 +6024,7 @@ class Judge:
     def __init__(self, source, past):
         self.source, self.group, self.past = source, source.group, past
         self.queue, self.halves, self.directories = past.queue, past.halves, past.directories
+        self.pid = os.getpid()
         self.now, self.moment = time.time(), None   # of the read() that goes on
         self.out = []                   # its Events
         self.room = READ_ROOM           # characters of long paths for which it has room
@@ -6103,8 +6042,8 @@ class Judge:
         if raw[4] in self.past.waiting:
             for waited in self.past.name(Raw(*raw)):
                 self.judge(waited)
-        if raw[2] in self.source.own_reads and raw[3] == b"." and raw[1] == os.getpid():
-            raw = (raw[0] & ~LISTING,) + raw[1:]
+        if raw[0] & ISDIR and raw[1] == self.pid:
+            raw = (raw[0] & ~LISTING,) + raw[1:]    # fanfp itself reads directories
         try:
             self.judge_now(Raw(*raw))
         except MustWait as wait:
@@ -6175,10 +6114,11 @@ class Judge:
 
     def is_of_device(self, raw, path):
         """Whether an event in a tree is of a device node, which is to make a difference."""
-        if self.directories.devices is None or not raw.mask & (THROUGH | CREATE | MOVED_TO):
-            return False
-        return self.directories.is_device(raw.key, raw.name, path[:path.rfind("/") + 1],
-                                          raw.mask & DIRENT)
+        directories = self.directories
+        return raw.mask & (THROUGH | CREATE | MOVED_TO) \
+            and directories.holds_devices(raw.key, path[:path.rfind("/") + 1]) \
+            and directories.devices.is_device(raw.key, raw.name, raw.mask & DIRENT,
+                                              lambda: directories.open(raw.key))
 
     def report(self, path, mask, pid, old_path=None):
         """Put out an event, if it is one that was asked for."""
@@ -6388,7 +6328,6 @@ class Fanotify(Source):
 
     def __init__(self, wanted, filter_name, notice, _):
         self.roots, self.mounted = [], []
-        self.own_reads = {}         # see OwnRead
         self.me = None if wanted.own else os.getpid()   # whose events are dropped
         self.directories = Directories(wanted.devices, wanted.recursive, wanted.ignore)
         self.group = Group(wanted, filter_name, notice, self.directories)
@@ -6396,8 +6335,6 @@ class Fanotify(Source):
         self.queue = Queue(self.fd, self.stats)
         self.past = Past(self.directories, self.queue, self.group.targets)
         self.judge = Judge(self, self.past)
-        if wanted.own and wanted.mask & LISTING:
-            OwnRead.groups[id(self)] = self.own_reads
 
     @property
     def filter_name(self):
@@ -6552,8 +6489,6 @@ class Fanotify(Source):
         me, mask_wanted, judge_one = self.me, self.group.mask, judge.judge
         make, kind, put = tuple.__new__, Event, out.append
         prefix_of, ignored_until = self.directories.prefixes.get, self.group.ignored.get
-        if self.directories.devices is not None and len(batch.buffer) - batch.at < CALM:
-            prefix_of = {}.get          # each is looked at: see is_device()
         intricate, encoding, errors = INTRICATE, _FS_ENCODING, _FS_ERRORS
         count = dropped = 0
         # One pass, plain and long, since all events go through it.  A call for each event would
@@ -6591,8 +6526,8 @@ class Fanotify(Source):
         self.stats["dropped in user space"] += dropped
         judge.trim()
         self.directories.trim(self.backlog)
-        if not queue.batches and (judge.is_open() or self.own_reads or self.due()
-                                  or self.group.filter.lags) and not queue.fill():
+        if not queue.batches and (judge.is_open() or self.due() or self.group.filter.lags) \
+                and not queue.fill():
             self.settle()
         judge.out = []
         return out
@@ -6606,9 +6541,6 @@ class Fanotify(Source):
     def settle(self):
         """The queue is empty: what was waiting for the rest of it will wait no longer."""
         self.group.filter.caught_up()
-        for key, until in list(self.own_reads.items()):
-            if until < self.queue.empty_at:
-                del self.own_reads[key]
         self.judge.settle()
         # The removal of a root that was renamed at the same moment may have been hidden.
         for root in list(self.roots):
@@ -6625,7 +6557,6 @@ class Fanotify(Source):
                 self.group.filter.removed(root)
             root.close()
         self.roots, self.mounted = [], []
-        OwnRead.groups.pop(id(self), None)
         if self.fd is not None:
             self.group.close()
             self.fd = None
@@ -6651,7 +6582,7 @@ def changes_since(directories, key, since, limit):
     Returns (its own bits, [(name, bits)], entries looked at, more than `limit` if there are).
     """
     found, count = [], 0
-    with Closing(directories.open(key, O_PATH_DIR)) as fd:
+    with Closing(directories.open(key)) as fd:
         changed = unsure = os.fstat(fd).st_mtime >= since
         for name in names_in(fd):
             count += 1
@@ -7124,8 +7055,6 @@ class Listing:
         self.mount_id = mount_id
         # If nothing has come into it since then, no entry needs a look.
         self.has_news = since is not None and os.fstat(fd).st_mtime >= since
-        self.read = OwnRead(*names_of(fd) if OwnRead.groups else ())
-        self.read.note(float("inf"))
         self.entries = os.scandir(path_to_fd(fd))      # Python 3.6 takes no descriptor
 
     def is_new(self, name, is_mount):
@@ -7144,19 +7073,10 @@ class Listing:
     def end(self):
         """It is read to its end; `fd` is left open."""
         self.entries.close()
-        self.read.note(time.time())
 
     def close(self):
         self.end()
         os.close(self.fd)
-
-
-def names_of(fd):
-    """What an open directory is for OwnRead: its path, and its key if it has a file handle."""
-    try:
-        return fd_path(fd), open_key(fd)
-    except Error:
-        return fd_path(fd),
 
 
 class Unreadable:
@@ -7743,7 +7663,9 @@ class Inotify(Source):
             if child is not None and child.root is None:
                 self.forget(child)
         if self.devices is not None and not mask & ISDIR and mask & (THROUGH | CREATE | MOVED_TO) \
-                and self.is_device(watched, name, mask & DIRENT):
+                and self.devices.are_in(self.watches.prefix(watched), way_up(watched)[0].kind) \
+                and self.devices.is_device(watched.wd, name, mask & DIRENT,
+                                           lambda: os.dup(self.scan.open.get(watched)[0])):
             mask &= ~THROUGH
         self.reported.add(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
@@ -7756,17 +7678,6 @@ class Inotify(Source):
             look_up_nothing(self.scan.open.get(watched)[0])
         except OSError:
             time.sleep(PAIR_SECONDS)        # moved or removed itself
-
-    def is_device(self, watched, name, changed):
-        """Devices.is_device() of an entry of a watched directory."""
-        def look():
-            root = way_up(watched)[0]
-            if watched.wd in self.devices.homes or root.kind in DEVICE_KINDS \
-                    or self.watches.prefix(watched).endswith("/dev/") \
-                    or root.fd is not None and len(self.queue.coming) < CALM // INOTIFY_EVENT.size:
-                return os.dup(self.scan.open.get(watched)[0])
-            raise Gone
-        return self.devices.is_device(watched.wd, name, changed, look)
 
     def renamed(self, old_parent, old_name, old_path, parent, name, mask, since):
         """A rename within the trees; `since`: of a directory that is still to be looked at."""
@@ -8047,9 +7958,7 @@ class Trace(Source):
         self.slots = {}                     # number -> TraceRoot
         self.spots = weakref.WeakSet()      # of all Places in its trees
         self.renamed = None, None, 0, 0     # the last move of a directory: to, from, moved, end
-        self.own_reads = {}                 # see OwnRead
-        if wanted.own and wanted.mask & LISTING:
-            OwnRead.groups[id(self)] = self.own_reads
+        self.pid = os.getpid()
         self.out = []
         asked = wanted.mask & ASKABLE & ~FS_ERROR
         if asked & MOVES:
@@ -8142,8 +8051,8 @@ class Trace(Source):
 
     def read(self, moment):
         """The events that the ring buffer has, as far as one read goes.  Never waits."""
-        out, began = [], time.time()
-        self.out, count, dropped = out, 0, 0
+        out, count, dropped = [], 0, 0
+        self.out = out
         make, kind, put, root_of = tuple.__new__, Event, out.append, self.slots.get
         # What is not plain is judged: the plain case, nine in ten, takes no call.
         intricate, wanted = INTRICATE if self.recursive else -1, self.mask
@@ -8170,9 +8079,6 @@ class Trace(Source):
             self.notice(lost)
             out.append(Event(None, Q_OVERFLOW, None, time.time(), None, moment))
             self.trees_changed = True
-        if self.own_reads and not self.backlog:
-            for path in [path for path, until in self.own_reads.items() if until < began]:
-                del self.own_reads[path]
         self.out = []
         return out
 
@@ -8192,8 +8098,8 @@ class Trace(Source):
         root = record and self.slots.get(record.slot)
         if not root:
             return                          # it is a root no more
-        if self.own_reads and record.mask & LISTING and self.is_own_read(root, record):
-            record = record._replace(mask=record.mask & ~LISTING)
+        if record.mask & ISDIR and record.mask & LISTING and record.pid == self.pid:
+            record = record._replace(mask=record.mask & ~LISTING)   # fanfp itself reads directories
         mask, old_root = record.mask, self.slots.get(record.old_slot)
         if mask & RENAME and old_root is None:
             record = record._replace(mask=mask & ~RENAME | MOVED_TO)
@@ -8203,12 +8109,6 @@ class Trace(Source):
                     old_root and self.path(old_root, record.old_path))
         if mask & DELETE_SELF:
             self.remove(root)
-
-    def is_own_read(self, root, record):
-        """Whether fanfp itself has read the directory of a record."""
-        top = root.path if root.fd is None else fd_path(root.fd)
-        return record.pid == os.getpid() and (
-            os.path.join(top, record.path) if record.path else top) in self.own_reads
 
     @staticmethod
     def path(root, path):
@@ -8278,7 +8178,6 @@ class Trace(Source):
         for root in self.roots + self.mounted:
             root.close()
         self.roots, self.mounted, self.slots = [], [], {}
-        OwnRead.groups.pop(id(self), None)
         if self.fd is not None:
             self.traced.close()
             self.fd = None
@@ -8929,19 +8828,13 @@ class FanotifyNames(Names):
                      None)
         if place is None or not self.asked:
             return
-        with OwnRead(open_key(place)):
-            mount_fd = os.open(b".", O_READ_DIR, dir_fd=place)
+        with Closing(os.open(b".", O_READ_DIR, dir_fd=place)) as mount_fd:
             try:
-                fd = open_by_handle(mount_fd, key[8:], O_PATH | os.O_CLOEXEC)
-                try:
+                with Closing(open_by_handle(mount_fd, key[8:], O_PATH | os.O_CLOEXEC)) as fd:
                     fanotify_mark(self.fd, FAN_MARK_REMOVE, self.asked, AT_FDCWD,
                                   path_to_fd(fd))
-                finally:
-                    os.close(fd)
             except OSError:
                 pass
-            finally:
-                os.close(mount_fd)
 
     def ahead(self):
         # Of each event that waits the kernel counts the first part alone.
@@ -10761,8 +10654,8 @@ class Watch:
     mounts   bool, whether file systems mounted inside the trees are watched too
     devices  bool, whether the opening, reading and writing of character and block devices is
              reported.  Without it only their making, renaming and removal is, and ATTRIB
-    own      bool, whether events of this very process are reported: all but those of what fanfp
-             itself opens and reads.  inotify does not say who did it, and reports them always
+    own      bool, whether events of this very process are reported: all but that it opens and
+             reads directories, as fanfp does too.  inotify does not say who did it, and reports all
     dereference  bool, whether a root that is a symbolic link is what the link leads to, also
              when it leads elsewhere later; else it is the link itself
     wait     bool, whether a root that is not there is waited for, and one that goes for its coming

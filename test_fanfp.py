@@ -1765,20 +1765,20 @@ class Scenarios:
         """Of a device node no opening, reading, writing is told; of what has its name later it is.
         Each step waits for what is told of it."""
         self.mount("-t", "tmpfs", "tmpfs", self.tree)       # where little happens
+        os.makedirs(self.tree + "/other/dev")
         os.mkdir(self.tree + "/dev")
-        os.mkdir(self.tree + "/other")
-        self.make_nodes("dev/null", "other/node")
+        self.make_nodes("dev/null", "other/dev/node")
         program = self.watch("-e", "create,delete,rename,modify,close_write,attrib", self.tree)
         opened = "MODIFY CLOSE_WRITE"
-        for name in ("dev/null", "other/node"):
+        for name in ("dev/null", "other/dev/node"):
             write(os.path.join(self.tree, name))
         self.expect(self.reported(program), {})
-        self.make_nodes("dev/zero", "made")
-        self.expect(self.reported(program), {"dev/zero": "CREATE", "made": "CREATE"})
+        self.make_nodes("dev/zero", "dev/made")
+        self.expect(self.reported(program), {"dev/zero": "CREATE", "dev/made": "CREATE"})
         os.chmod(self.tree + "/dev/zero", 0o644)
         write(self.tree + "/dev/file")
         self.expect(self.reported(program), {"dev/zero": "ATTRIB", "dev/file": "CREATE " + opened})
-        for name in ("dev/null", "other/node", "made"):
+        for name in ("dev/null", "other/dev/node", "dev/made"):
             os.rename(os.path.join(self.tree, name), os.path.join(self.tree, name + "-old"))
             write(os.path.join(self.tree, name))
             write(os.path.join(self.tree, name + "-old"))
@@ -8737,7 +8737,7 @@ class Own(Base):
             with fanfp.Watch(self.tree, filter=name, events="ALL") as watch:
                 write(top + "/d/f")
                 os.rename(top + "/d/f", top + "/g")
-                os.listdir(top + "/d")
+                os.listdir(top + "/d")          # as fanfp itself does: that is not reported
                 events = self.told(watch)
             found = {}
             for event in events:
@@ -8746,7 +8746,7 @@ class Own(Base):
             self.assertLessEqual({"CREATE", "OPEN", "MODIFY", "CLOSE_WRITE"},
                                  found[top + "/d/f"])
             self.assertIn("RENAME", found[top + "/g"])
-            self.assertLessEqual({"OPEN", "ACCESS", "CLOSE_NOWRITE"}, found[top + "/d"])
+            self.assertEqual("OPEN" in found.get(top + "/d", ()), name == "inotify")
 
     def test_none_of_its_own(self):
         for name in self.filters:
