@@ -37,15 +37,16 @@ try:
     import collections
     import ctypes
     import errno
+    import gc
     import os
     import select
     import stat
     import struct
     import time
-    import weakref
     import _signal as signal            # signal makes enums of its numbers: a tenth of the start
     from _thread import RLock
     from _warnings import warn
+    from _weakrefset import WeakSet     # weakref has more, and takes longer
     from array import array
     from bisect import bisect_right
 except ImportError as why:
@@ -7956,7 +7957,7 @@ class Trace(Source):
         self.stats = collections.Counter()
         self.roots, self.mounted = [], []
         self.slots = {}                     # number -> TraceRoot
-        self.spots = weakref.WeakSet()      # of all Places in its trees
+        self.spots = WeakSet()      # of all Places in its trees
         self.renamed = None, None, 0, 0     # the last move of a directory: to, from, moved, end
         self.pid = os.getpid()
         self.out = []
@@ -8919,6 +8920,7 @@ class InotifyNames(Names):
     """By inotify.  Keys are watch descriptors."""
 
     def make(self):
+        import weakref
         self.asked = self.reported.mask & INOTIFY_ASKABLE \
             & ~(NAME_EVENTS | DELETE_SELF | MOVE_SELF)
         self.start = 0                      # where the buffer begins that is judged; `done`: ends
@@ -11108,7 +11110,7 @@ class ThreadWatch(Watch):
 
 # --- forks ---
 
-open_watches = weakref.WeakSet()
+open_watches = WeakSet()
 
 
 def close_in_child():
@@ -13044,6 +13046,7 @@ def run(options, manner):
             except PermissionError:     # a file: nobody reads it as it is written
                 if output.fd != 1:
                     parts.append(Rotation(output, manner, signals))
+        gc.enable()
         manner.ready(watch)
         say_ready(manner.tell)
         try:
@@ -13769,4 +13772,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    gc.disable()                        # until all is ready nothing is garbage: see run()
     sys.exit(main())
