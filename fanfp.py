@@ -3257,7 +3257,7 @@ class _Linker:
 
     def attachment(self, function):
         """(type, attach type, flags, BTF id), or None for a struct_ops program nobody refers to."""
-        said = section_kind(function.section_name)
+        said = section_kind(function.section_name.lstrip("?"))
         if said is None:
             raise self.refusal(function, "section %s is of no known kind" % function.section_name)
         kind, attach_type, flags, rest = said
@@ -3445,8 +3445,9 @@ def relocate(obj, kernel, ops_names=None, target=None):
                   for ops in obj.struct_ops.values()]
     programs, total = [], 0
     for function in obj.functions.values():
-        # A section ? is for what is loaded only on demand: see part_of().
-        if function.is_program and not function.section_name.startswith("?"):
+        # A section ? is for what is loaded only on demand: by a struct_ops, or see part_of().
+        if function.is_program and (function.name in linker.members
+                                    or not function.section_name.startswith("?")):
             attachment = linker.attachment(function)
             if attachment is not None:
                 programs.append(linker.link(function, attachment))
@@ -3602,7 +3603,7 @@ def _possible_cpus():
 
 
 def _fitted(spec):
-    """A MapSpec with as many entries as the kernel takes."""
+    """A MapSpec with as many entries as the kernel takes, and so of the maps in it."""
     entries, size = spec.max_entries, os.sysconf("SC_PAGE_SIZE")
     if spec.type == MAP_PERF_EVENT_ARRAY and not entries:
         entries = _possible_cpus()
@@ -3610,7 +3611,7 @@ def _fitted(spec):
         while size < entries and size < 1 << 31:
             size *= 2                   # a power of two, whole pages
         entries = size
-    return spec._replace(max_entries=entries)
+    return spec._replace(max_entries=entries, inner=spec.inner and _fitted(spec.inner))
 
 
 def _create_map(spec, btf_fd, of, prefix="", inner_fd=0, ops_type=0):

@@ -18,6 +18,7 @@ import ast
 import asyncio
 import collections
 import csv
+import contextlib
 import ctypes
 import errno
 import faulthandler
@@ -2672,8 +2673,10 @@ class Libbpf:
                                        use_errno=True)
         except OSError:
             raise unittest.SkipTest("libbpf.so.1 is not here")
-        for name in ("bpf_object__open_file", "bpf_object__next_program", "bpf_object__next_map"):
+        for name in ("bpf_object__open_file", "bpf_object__next_program", "bpf_object__next_map",
+                     "bpf_program__insns"):
             getattr(self.library, name).restype = ctypes.c_void_p
+        self.library.bpf_program__insn_cnt.restype = ctypes.c_size_t
         for name in ("bpf_program__name", "bpf_map__name"):
             getattr(self.library, name).restype = ctypes.c_char_p
         self.library.libbpf_set_print(None)
@@ -2685,20 +2688,25 @@ class Libbpf:
             raise unittest.SkipTest("libbpf can't read " + path)
         handle = ctypes.c_void_p(handle)
         for name, program in self.programs(handle):
-            if name not in names:
-                self.library.bpf_program__set_autoload(program, ctypes.c_bool(False))
+            self.library.bpf_program__set_autoload(program, ctypes.c_bool(name in names))
         if self.library.bpf_object__load(handle):
             self.library.bpf_object__close(handle)
             raise unittest.SkipTest("libbpf can't load " + path)
         return handle, {name: self.library.bpf_program__fd(program)
                         for name, program in self.programs(handle) if name in names}
 
+    def handles(self, handle, what):
+        """(name, handle) of each "program" or "map" of an object."""
+        found = None
+        while True:
+            found = getattr(self.library, "bpf_object__next_" + what)(handle, found)
+            if not found:
+                return
+            found = ctypes.c_void_p(found)
+            yield getattr(self.library, "bpf_%s__name" % what)(found).decode(), found
+
     def programs(self, handle):
-        program = self.library.bpf_object__next_program(handle, None)
-        while program:
-            program = ctypes.c_void_p(program)
-            yield self.library.bpf_program__name(program).decode(), program
-            program = self.library.bpf_object__next_program(handle, program)
+        return self.handles(handle, "program")
 
     def attach_types(self, handle):
         """{program: (type, attach type)}."""
@@ -2708,31 +2716,38 @@ class Libbpf:
 
     def maps(self, handle):
         """{map: descriptor}."""
-        found, at = {}, self.library.bpf_object__next_map(handle, None)
-        while at:
-            at = ctypes.c_void_p(at)
-            found[self.library.bpf_map__name(at).decode()] = self.library.bpf_map__fd(at)
-            at = self.library.bpf_object__next_map(handle, at)
-        return found
+        return {name: self.library.bpf_map__fd(found)
+                for name, found in self.handles(handle, "map")}
 
     def sections(self):
         """{section that libbpf knows: (type, attach type, takes a name after a slash)}.
 
         It tells them when it is asked for one that it doesn't know.
         """
+        with self.telling() as told:
+            self.kind(b"no such section")
+        names, = [line.split(" are: ")[1].split() for line in told if " names are: " in line]
+        return {name.rstrip("+"): self.kind(name.rstrip("+").encode()) + (name.endswith("+"),)
+                for name in names}
+
+    @contextlib.contextmanager
+    def telling(self):
+        """The list of what libbpf says of it."""
         told, text, libc = [], ctypes.create_string_buffer(1 << 14), ctypes.CDLL(None)
 
         @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
         def tell(_, form, arguments):
             libc.vsnprintf(text, ctypes.c_size_t(len(text)), form, ctypes.c_void_p(arguments))
-            told.append(text.value.decode())
+            told.append(text.value.decode("utf-8", "replace"))
             return 0
         self.library.libbpf_set_print(tell)
-        self.kind(b"no such section")
+        yield told
         self.library.libbpf_set_print(None)
-        names, = [line.split(" are: ")[1].split() for line in told if " names are: " in line]
-        return {name.rstrip("+"): self.kind(name.rstrip("+").encode()) + (name.endswith("+"),)
-                for name in names}
+
+    def instructions(self, program):
+        """Those of a program, as libbpf gives them to the kernel."""
+        return ctypes.string_at(self.library.bpf_program__insns(program),
+                                8 * self.library.bpf_program__insn_cnt(program))
 
     def kind(self, name):
         kind, attach_type = ctypes.c_int(-1), ctypes.c_int(-1)
@@ -3375,6 +3390,7 @@ class CasesTest(BpfTest):
             self.assertEqual(maps["two"].lookup(0), struct.pack("=Q", 5))
             self.assertEqual(maps["one"].lookup(0), bytes(8))
             self.assertIsNone(maps["outer"].lookup(1))
+            self.assertIsNotNone(maps["rings"].lookup(1))
             self.assertEqual(maps["queue"].lookup(None), struct.pack("=I", 7))
             maps["stack"].update(None, 8)
             self.assertEqual(maps["stack"].lookup(None), struct.pack("=I", 8))

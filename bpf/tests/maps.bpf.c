@@ -51,6 +51,20 @@ struct {
 	__array(values, struct inner);
 } unfilled SEC(".maps");
 
+struct ring {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 5000);
+} ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__array(values, struct ring);
+} rings SEC(".maps") = {
+	.values = { [1] = &ring },
+};
+
 int third(struct __sk_buff *skb);
 
 struct {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-/* A struct_ops that the kernel does not register: it lacks what must be there. */
+/* A struct_ops that the kernel does not register: it lacks what must be there.  It demands its
+ * program. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
@@ -12,7 +13,7 @@ struct tcp_congestion_ops {
 	__u32 (*undo_cwnd)(struct sock *sk);
 };
 
-SEC("struct_ops/undo_cwnd")
+SEC("?struct_ops/undo_cwnd")
 int undo_cwnd(__u64 *ctx)
 {
 	return 2;
