@@ -6698,14 +6698,11 @@ class InotifyRoot(PlainRoot):
 
     watched    its Watched, None while there is none
     parent_wd  the watch of its parent, in which it is `name`; None: that has none
-    renamed    whether it was renamed, and its new parent has been watched since then
     forgets_inodes  whether its file system does: see Watches.hold()
     """
 
-    def __init__(self, display, path, mount=None):
-        super().__init__(display, path, mount)
-        self.renamed = self.forgets_inodes = False
-        self.watched = self.parent_wd = self.name = None
+    forgets_inodes = False
+    watched = parent_wd = name = None
 
 
 class Reported:
@@ -6825,17 +6822,11 @@ class Watched:
         self.children = {}              # name -> Watched
         self.found = set()              # names reported by a scan, whose CREATE may come yet
 
-    @property
-    def is_top(self):
-        """Whether nothing in the table is above it.  A mount has a parent, as a directory has,
-        unless that is not watched."""
-        return self.root is not None and (self.root.fd is not None or self.parent is None)
-
 
 def way_up(watched):
-    """(the root at the top above a watched directory, the names that lead to the directory)."""
+    """(the innermost root above a watched directory, the names that lead to the directory)."""
     names = []
-    while not watched.is_top:
+    while watched.root is None:
         names.append(watched.name)
         watched = watched.parent
     names.reverse()
@@ -7008,7 +6999,7 @@ class OpenDirectories:
         It stays open until close(), or until many others have been opened after it.
         """
         chain, at = [], watched
-        while at not in self.opened and not at.is_top:
+        while at not in self.opened and at.root is None:
             chain.append(at)
             at = at.parent
         if at in self.opened:
@@ -7018,8 +7009,6 @@ class OpenDirectories:
             self.keep(at, fd, mount_id_of(fd))
         for each in reversed(chain):
             above, mount_id = self.opened[at]
-            if each.root is not None:
-                mount_id = each.root.mount_id       # mounted in the directory above
             self.keep(each, path_on(each.name, mount_id, above), mount_id)
             at = each
         return self.opened[watched]
@@ -7330,13 +7319,14 @@ def moved_at(status, above, after):
 
 class Inotify(Source):
     """An inotify instance that follows trees.  What bind mounts show is followed at once, so that
-    none is_shared(): see drop_mounts(), watch_child().
+    none is_shared(): see forget(), watch_child().
 
     learning  descriptors of watches from before learn_again(), until all is looked at; else None
+    moved_roots  those that may have been removed before their new parents were watched
     devices   the Devices, where what is done to those is not reported; else None
     """
 
-    filter_name = "inotify"
+    filter_name, follows_mounts = "inotify", False
 
     def __init__(self, wanted, _, notice, mount_list):
         self.wanted, self.notice, self.mounts = wanted, notice, mount_list
@@ -7346,20 +7336,16 @@ class Inotify(Source):
         self.queue, self.reported = InotifyQueue(self.fd, self.stats), Reported(wanted)
         self.watches = Watches(self.fd, wanted.mask, notice)
         self.scan = Scan(wanted, self.watches, mount_list, notice, self.reported, self.watch_child)
-        self.learning = None
+        self.learning, self.moved_roots = None, []
         self.devices = None if wanted.devices else Devices()
 
     # --- roots ---
 
     def add(self, root, place=None):
-        """Watch a root and all below it; a mount in a tree, of which `place` is the Place, with
-        the next read()s."""
+        """Watch a root and all below it; a mount in a tree with the next read()s."""
         self.keep_root(root)
         with OnFailure(self.remove, root):
             self.start(root)
-            if place is not None and place.source is self and root.watched.parent is None:
-                root.watched.parent, root.watched.name = place.key, place.name
-                self.watches.prefixes.clear()
             is_running = self.reported.moment is not None
             while self.scan.is_under_way and not (is_running and root.fd is None):
                 self.reported.room = READ_ROOM
@@ -7394,66 +7380,34 @@ class Inotify(Source):
             return
         try:
             root.parent_wd = self.watches.set(os.path.dirname(path),
-                                              DELETE | MOVED_FROM | IN_ONLYDIR, root.display)
+                                              DELETE | IN_ONLYDIR, root.display)
         except Error as error:
             self.notice("%s; the removal of %s won't be seen" % (error, printable(root.display)))
 
     def remove(self, root):
         """Watch a root or mount no longer."""
         self.drop_root(root)
-        watched = root.watched
-        if watched is not None and watched.root is root and not self.give_back(root):
-            self.forget(watched)
-        if root.fd is None and watched is not None:
-            self.uncovered(watched.parent, watched.name)
+        if root.watched is not None and root.watched.root is root:
+            if root.fd is not None and not root.removed() \
+                    and self.top_of(fd_path(root.fd))[0] is not None:
+                self.learn_again(root)      # it is in another's tree
+            else:
+                self.forget(root.watched)
         root.close()
-
-    def give_back(self, root):
-        """Make the directory of a root one of another root's tree, if it is; whether it is."""
-        path = visible_path(root.fd, self.mounts.far()) \
-            if root.fd is not None and self.wanted.recursive else None
-        if path in (None, b"/"):
-            return False
-        above = None
-        try:
-            with Closing(os.open(b"..", O_PATH_DIR, dir_fd=root.fd)) as fd:
-                if mount_id_of(fd) == root.mount_id:
-                    above = self.inside(fd, os.path.dirname(path))
-        except Behind:
-            self.forget(root.watched)
-            self.learn_again()
-            return True
-        if above is None:
-            return False
-        root.watched.root, root.watched.inode = None, root.key
-        self.watches.hang(root.watched, above, os.path.basename(path))
-        return True
 
     def uncovered(self, parent, name):
         """A mount is gone: the directory it covered is watched from now on, and what was made
         there meanwhile and could not be opened."""
-        if parent is None or not self.watches.has(parent):
+        if not self.watches.has(parent):
             return
         if name in parent.children:
             self.scan.look_again(parent.children[name])
         else:
             self.appeared(parent, name, None)
 
-    def drop_mounts(self):
-        """Let go of the mounts in directories that are not in the table any more."""
-        for root in list(self.mounted):
-            watched = root.watched
-            while watched is not None and self.watches.has(watched):
-                watched = watched.parent
-            if watched is not None:
-                self.trees_changed = True     # if it is in a tree all the same it is found again
-                self.remove(root)
-
     def forget(self, top, unwatch=True):
         """Drop a directory and all below it, and have their watches removed if `unwatch`."""
         self.watches.forget(top, unwatch)
-        if self.mounted and top.root is None:
-            self.drop_mounts()
         self.trees_changed = self.trees_changed or self.has_bind_mounts
         if top.root is None:
             self.on_move()
@@ -7487,11 +7441,6 @@ class Inotify(Source):
 
     def entry(self, key, name, _):
         return self.watches.prefix(key) + os.fsdecode(name) if self.watches.has(key) else None
-
-    def shown(self, root):
-        if root.fd is not None or root.watched is None:
-            return root.display
-        return shown_name(self.watches.prefix(root.watched))
 
     def show_as(self, root, display):
         root.show_as(display)
@@ -7551,8 +7500,9 @@ class Inotify(Source):
             self.learning = None
         return credit
 
-    def learn_again(self):
-        """What is known is wrong: forget it, and look where all directories are now.
+    def learn_again(self, *given_up):
+        """What is known is wrong, of roots that are given up as well: forget it, and look where all
+        directories are now.
 
         The watches stay, and no more is judged until that is done, so nothing is lost of what
         waits.  Mounts inside are found again by the list of mounts.
@@ -7561,7 +7511,7 @@ class Inotify(Source):
             self.remove(root)
             self.trees_changed = True
         self.learning = (self.learning or set()).union(self.watches.by_wd)
-        for root in self.roots:
+        for root in self.roots + list(given_up):
             if root.watched is not None:
                 self.forget(root.watched, False)
         self.scan.forget()
@@ -7590,7 +7540,8 @@ class Inotify(Source):
             self.scan.find_lost()
         self.advance(credit)
         if queue.is_empty():
-            self.end_removed_roots()
+            self.end_removed(self.moved_roots)
+            self.moved_roots.clear()
             if not self.scan.is_under_way:
                 self.scan.own.clear()
         self.watches.leave(LEAVE_STEP)
@@ -7619,8 +7570,9 @@ class Inotify(Source):
             return self.overflow()
         if mask & MOVED_TO:
             self.queue.arrivals.discard(cookie)
-        elif mask & (DELETE | MOVED_FROM):
-            self.root_entry(wd, mask, name)
+        elif mask & DELETE:
+            self.end_removed([root for root in self.roots
+                              if root.parent_wd == wd and root.name == name])
         watched = self.watches.by_wd.get(wd)
         if watched is None or self.scan.own and self.scan.is_own(wd, mask, name):
             return None
@@ -7720,34 +7672,20 @@ class Inotify(Source):
         told = mask | ISDIR                 # which the kernel leaves out of MOVE_SELF
         if root.fd is None:                 # what a bind mount shows has moved, not the mount
             told &= ~(MOVE_SELF | DELETE_SELF)
-        self.reported.add(self.shown(root), told)
+        self.reported.add(root.display, told)
+        if mask & MOVE_SELF and root.fd is not None:
+            self.watch_parent(root)
+            self.moved_roots.append(root)
         if mask & (UNMOUNT | DELETE_SELF):
             self.remove(root)
         return None
 
-    def root_entry(self, wd, mask, name):
-        """Something was renamed or removed in the parent of a root: that may be the root.  Of its
-        renaming it has an event itself."""
-        for root in self.roots[:]:
-            if root.parent_wd != wd or root.name != name:
-                continue
-            if mask & DELETE:
-                self.end_if_removed(root)
-            else:
-                self.watch_parent(root)
-                root.renamed = True
-
-    def end_removed_roots(self):
-        """A root that was renamed may have been removed before its new parent was watched."""
-        for root in self.roots[:]:
-            if root.renamed:
-                root.renamed = False
-                self.end_if_removed(root)
-
-    def end_if_removed(self, root):
-        if root.removed():
-            self.reported.add(root.display, DELETE_SELF | ISDIR)
-            self.remove(root)
+    def end_removed(self, roots):
+        """End those of some roots that were removed."""
+        for root in roots:
+            if root.removed():
+                self.reported.add(root.display, DELETE_SELF | ISDIR)
+                self.remove(root)
 
     def overflow(self):
         """Events were lost: look for directories that are not watched yet."""
@@ -10131,23 +10069,22 @@ class Mounts:
                                          if inner is None and identity in current}
         by_id = {mount.id: mount for mount in current.values()}
         far = self.list.far()
-        # What one is called may depend on another, so none goes before all are asked.  (One that is
-        # not in `mounted` has left the tree.)
-        watched = [(identity, inner, inner.shown()) for identity, inner in known.items()
-                   if inner is not None and inner.root in inner.root.source.mounted]
+        # What one is called may depend on another, so none goes before all are asked.
+        inner_mounts = [(identity, inner, inner.shown()) for identity, inner in known.items()
+                        if inner is not None]
         gone = []
-        for identity, inner, shown in watched:
+        for identity, inner, shown in inner_mounts:
             if not inner.is_foreign:        # else see follow_foreign()
                 inner.root.display = shown or inner.root.display
             mount = by_id.get(identity[0])
+            is_watched = inner.root in inner.root.source.mounted    # else it has left the tree
             # Of another device it may be what got the number; or it was found by a list in which
             # the one before it still had that.
-            if mount is not None and inner.is_at(mount, far, hidden=mount.device == identity[1]):
+            if mount is None or not inner.is_at(mount, far, hidden=mount.device == identity[1]):
+                gone += [(inner.root, shown)] * is_watched
+                inner.place.source.uncovered(inner.place.key, inner.place.name)
+            elif is_watched:
                 self.keep(inner, mount, identity[2], current, far)
-            else:
-                gone.append((inner.root, shown))
-                if inner.is_foreign:
-                    inner.place.source.uncovered(inner.place.key, inner.place.name)
         for number, unwatched in list(self.unwatched.items()):
             if not unwatched.is_at(by_id.get(number), far):
                 del self.unwatched[number]
