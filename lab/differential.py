@@ -364,7 +364,11 @@ class Model:
         if node.kind == "d":
             self.may_find(node)
         for each in walk(node) if node.kind == "d" else ():
-            if each.covers is not None and not each.watched and each.inside():
+            if each.covers is None:
+                continue
+            if not each.inside():
+                each.watched = each.watched and self.rule != "each"     # trace lets go of it
+            elif not each.watched:
                 each.fresh = True
                 self.fresh.append(each)
                 self.coming.append(each)
