@@ -265,7 +265,9 @@ class Model:
 
     def group(self, pid, directory, name, node):
         """What must be equal for events to be merged; inotify knows no process and no file, trace
-        no file."""
+        no file, and a directory itself by its name."""
+        if self.rule == "each" and name == ".":
+            directory, name = directory.above()
         return (directory.id, name, node.kind == "d") + {"made": (), "each": (pid,)}.get(
             self.rule, (pid, node.id))
 
@@ -1303,7 +1305,9 @@ def show_failure(options, filter_name, directory, seed, failed):
     print_reason(reason)
     kept = shorten(options, filter_name, directory, events, rounds, options.shorten)
     if kept is None:
-        print("  it did not fail again")
+        print("  it did not fail again; the last round was %s" % rounds[-1][0])
+        for operation in rounds[-1][1]:
+            print("    %s" % " ".join(map(str, operation)))
         return
     print("  the same with %d operations (round, mode, operation, process, ...):" % len(kept))
     for index, operation in kept:
