@@ -11207,8 +11207,8 @@ def compiled(pattern, name, caseless=False):
         return re.compile(text, re.DOTALL | (re.IGNORECASE if caseless else 0))
     except (re.error, ValueError, OverflowError, RecursionError) as reason:
         given, hint = os.fsdecode(pattern), ""
-        if given[:1] in ("*", "?"):
-            hint = "; is that a glob? as a regular expression: " + from_glob(given)
+        if given[:1] in ("*", "?") and "{" not in given and glob_regex(given):
+            hint = "; is that a glob? as a regular expression: (^|/)%s$" % glob_regex(given)
         text = "reading %s %s: not a regular expression: %s%s" % (name, given, reason, hint)
         # A backslash alone is right here, and an escape says the same in a regular expression.
         raise Error(errno.EINVAL, printable(text).replace("\\\\", "\\"))
@@ -11241,18 +11241,6 @@ def from_posix(pattern):
     # What is escaped, or a set.
     return re.sub(r"\\.|(\[\^?\]?)(?:\[([:.=])[^]]*?\2\]|\\.|[^]\\])*\]", piece, pattern,
                   flags=re.DOTALL)
-
-
-def from_glob(glob):
-    """A regular expression for a glob that begins with * or ?, as a hint."""
-    pieces = {"*": "[^/]*", "?": "[^/]"}
-    pieces.update({char: "\\" + char for char in ".^$+()[]{}|\\"})
-    if "{" in glob and "}" in glob:
-        pieces.update({"{": "(", ",": "|", "}": ")"})
-    inner = glob.strip("*")
-    return ("" if glob[0] == "*" else "/") \
-        + "".join(pieces.get(char, char) for char in inner) \
-        + ("" if glob[-1] == "*" else "$")
 
 
 class Ignore:
@@ -11503,13 +11491,6 @@ def read_options(arguments, rows):
     getopt_long(3) reads them.  `rows`: tuples that begin as those of OPTIONS.  Raises ValueError
     in its words."""
     pairs, rest, words = [], [], iter(arguments)
-
-    def add(row, value, wrong):
-        if row[2] and value is None:
-            value = next(words, None)
-            if value is None:
-                raise ValueError(wrong)
-        pairs.append((row[1], value or ""))
     for word in words:
         if word == "--":
             rest.extend(words)
@@ -11521,18 +11502,25 @@ def read_options(arguments, rows):
                 raise ValueError("unrecognized option '--%s'" % name if not found else
                                  "option '--%s' is ambiguous; possibilities:%s" % (
                                      name, "".join(" '--%s'" % row[1] for row in found)))
-            name = found[0][1]
-            if has_value and not found[0][2]:
+            name, argument = found[0][1:3]
+            if has_value and not argument:
                 raise ValueError("option '--%s' doesn't allow an argument" % name)
-            add(found[0], value if has_value else None, "option '--%s' requires an argument" % name)
+            if argument and not has_value:
+                value = next(words, None)
+            if value is None:
+                raise ValueError("option '--%s' requires an argument" % name)
+            pairs.append((name, value))
         elif word.startswith("-") and word != "-":
             while word[1:]:
-                letter, word = word[1], word[1:]
+                letter, value, word = word[1], "", "-" + word[2:]
                 row = next((row for row in rows if row[0] == letter), None)
                 if row is None:
                     raise ValueError("invalid option -- '%s'" % letter)
-                value, word = (word[1:] or None, "") if row[2] else (None, word)
-                add(row, value, "option requires an argument -- '%s'" % letter)
+                if row[2]:
+                    value, word = word[1:] or next(words, None), ""
+                if value is None:
+                    raise ValueError("option requires an argument -- '%s'" % letter)
+                pairs.append((row[1], value))
         else:
             rest.append(word)
     return pairs, rest
@@ -12481,6 +12469,7 @@ class Tally(Part):
         self.begun = self.at = time.monotonic()
         self.total, self.last, self.recent = (collections.Counter() for _ in range(3))
         self.span, self.sizes, self.written = 1.0, {}, set()
+        self.show = None                # what is to be called after each span
 
     def add(self, events):
         doers, self.roots = {}, self.watch.roots or self.roots
@@ -12523,16 +12512,15 @@ class Tally(Part):
         """(the time of day, events in all, events of the last span)."""
         return time.strftime("%H:%M:%S"), sum(self.total.values()), sum(self.last.values())
 
-    def left(self):
-        """Seconds until the span is to end."""
-        return max(0.0, self.at + 1 - time.monotonic())
-
     def due(self):
-        return self.left() if self.recent else None
+        left = max(0.0, self.at + 1 - time.monotonic())
+        return left if self.recent or self.show else None
 
     def advance(self):
-        if not self.left():
+        if self.due() == 0:
             self.tick()
+            if self.show:
+                self.show()
 
     def tick(self):
         """Begin another span."""
@@ -12541,12 +12529,10 @@ class Tally(Part):
         self.last, self.recent = self.less(self.recent), collections.Counter()
         self.total = self.less(self.total + self.last)
         for path, size in self.sizes.items():
-            known = self.size(path) if path in self.written else None
-            if known is not None:
-                size[2] = max(0, known - (known if size[0] is None else size[0]))
-                size[:2] = known, size[1] + size[2]
-            else:
-                size[2] = 0
+            before = size[0]
+            known = self.size(path) if path in self.written else before
+            size[2] = 0 if None in (before, known) else max(0, known - before)
+            size[:2] = before if known is None else known, size[1] + size[2]
         self.written.clear()
         if len(self.sizes) >= TALLY_ROOM:
             most = sorted(self.sizes.items(), key=lambda item: item[1][1])
@@ -12577,30 +12563,21 @@ class Tally(Part):
         return table
 
     def directories(self, focus, most, which):
-        """Of the busiest subtrees, by events or (`which` 1) those of the last span: each without
-        what is shown of another in it."""
-        own, up = self.table(focus, lambda doer, directory, mask: [directory]), {}
-        sums, shown, table, row_of = collections.Counter(), {}, {}, {}
-        for directory, counts in own.items():
-            while True:
+        """{directory: [events, of the last span]} of the busiest subtrees, so many at most: each
+        without what is shown of another in it.  The least busy by all events, or (`which` 1) by
+        those of the last span, are counted where they are in."""
+        table, sums = self.table(focus, lambda doer, directory, mask: [directory]), \
+            collections.Counter()
+        for directory, counts in table.items():
+            sums[directory] += counts[which]
+            while directory not in (focus, ""):
+                directory = self.above(directory)
                 sums[directory] += counts[which]
-                if directory in (focus, ""):
-                    break
-                up.setdefault(directory, self.above(directory))
-                directory = up[directory]
-        # What a directory is in comes before it, and has a row before it.
-        for part in sorted(sums, key=lambda each: (-sums[each], len(each))):
-            row = row_of.get(up.get(part))
-            if row is None or sums[part] and (len(shown) < most or shown[row] == sums[part]):
-                if row is not None:
-                    shown[row] -= sums[part]
-                    if not shown[row]:
-                        del shown[row]
-                row, shown[part] = part, sums[part]
-            row_of[part] = row
-        for directory, counts in own.items():
-            row = table.setdefault(row_of[directory], [0, 0])
-            row[:] = row[0] + counts[0], row[1] + counts[1]
+        # What a directory is in comes after it.
+        for part in sorted(sums, key=lambda each: (sums[each], -len(each))):
+            if len(table) > most and part in table and part not in (focus, ""):
+                counts, row = table.pop(part), table.setdefault(self.above(part), [0, 0])
+                row[:] = row[0] + counts[0], row[1] + counts[1]
         return table
 
 
@@ -12646,15 +12623,8 @@ class Top(Part):
     """--top where there is no terminal: a line a second, of what is new."""
 
     def __init__(self, output, tally):
-        self.output, self.tally, self.at = output, tally, tally.at
-
-    def due(self):
-        return self.tally.left()
-
-    def advance(self):
-        if self.at != self.tally.at:
-            self.at = self.tally.at
-            self.show()
+        self.output, self.tally = output, tally
+        tally.show = self.show
 
     def show(self):
         parts = [", ".join("%s %.0f" % (" ".join(row[0].split()), row[2] * self.tally.span)
@@ -12700,7 +12670,7 @@ class Screen(Top):
             except self.termios.error:      # stopped by it, in the background, and continued;
                 pass                        # or it has gone
         self.output.write("\x1b[?1049h\x1b[?25l\x1b[?7l")
-        self.show()
+        self.renew()
 
     def leave(self):
         self.errors.instead = None
@@ -12742,8 +12712,8 @@ class Screen(Top):
                 return True
             for key in keys:
                 self.press(key)
-            self.show()
-        return None if self.is_paused else super().advance()
+            self.renew()
+        return None
 
     def press(self, key):
         if key == "pause":
@@ -12767,6 +12737,10 @@ class Screen(Top):
         return self.tally.roots[0] if len(self.tally.roots) == 1 else ""
 
     def show(self):
+        if not self.is_paused:
+            self.renew()
+
+    def renew(self):
         """Write what has changed since the last time."""
         text, size, before = "", self.output.size(), self.shown
         if size != self.size:
@@ -13250,6 +13224,7 @@ TOOL_OPTIONS = (
 TOOL_EVENTS = (ACCESS, MODIFY, ATTRIB, CLOSE_WRITE, CLOSE_NOWRITE, OPEN, MOVED_FROM, MOVED_TO,
                MOVE_SELF, CREATE, DELETE, DELETE_SELF, UNMOUNT)
 TOOL_GROUPS = {"close": CLOSE_WRITE | CLOSE_NOWRITE, "move": MOVED_FROM | MOVED_TO}
+TOOL_WORDS = dict(TOOL_GROUPS, **{event_names(bit)[0].lower(): bit for bit in TOOL_EVENTS})
 SELF = MOVE_SELF | DELETE_SELF | UNMOUNT
 REG_EXTENDED, REG_ICASE, REG_NOSUB = 1, 2, 8            # <regex.h>
 
@@ -13272,8 +13247,8 @@ def called_as(program, arguments):
 
 
 def mistake(message):
-    """The Error for a mistake on the command line, in the words of the tool."""
-    return Error(errno.EINVAL, message)
+    """Raise the Error for a mistake on the command line, in the words of the tool."""
+    raise Error(errno.EINVAL, message)
 
 
 def tool_rows(name):
@@ -13281,26 +13256,14 @@ def tool_rows(name):
     return [row[1:] for row in TOOL_OPTIONS if name.partition("notify")[2] in row[0].split()]
 
 
-def tool_options(name, arguments):
-    """The Options of the command line of a tool."""
-    def wrong(why):
-        raise mistake("%s: %s" % (name, printable(str(why))))
-    return Options(arguments, tool_rows(name), wrong)
-
-
-def tool_events():
-    """{name: bits} of all that -e takes."""
-    return dict(TOOL_GROUPS, **{event_names(bit)[0].lower(): bit for bit in TOOL_EVENTS})
-
-
 def tool_mask(names):
     """The bits of events by name, as -e has them: 0 where there are none."""
-    known, mask = tool_events(), 0
+    mask = 0
     for name in filter(None, ",".join(names).split(",")):
-        if name.lower() not in known:
-            raise mistake("'%s' is not a valid event!  Run with the '--help' option to see a list "
-                          "of events." % printable(name))
-        mask |= known[name.lower()]
+        if name.lower() not in TOOL_WORDS:
+            mistake("'%s' is not a valid event!  Run with the '--help' option to see a list "
+                    "of events." % printable(name))
+        mask |= TOOL_WORDS[name.lower()]
     return mask
 
 
@@ -13312,11 +13275,12 @@ def tool_paths(given):
             with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
                 names += lines_of(file.read(), path)
         except OSError as error:
-            raise error if isinstance(error, Error) else mistake(
-                "Couldn't open %s: %s" % (printable(path), os.strerror(error.errno)))
+            if isinstance(error, Error):
+                raise
+            mistake("Couldn't open %s: %s" % (printable(path), os.strerror(error.errno)))
     roots = [name for name in names if name and name[0] != "@"]
     if not roots:
-        raise mistake("No files specified to watch!")
+        mistake("No files specified to watch!")
     return roots, [name[1:].rstrip("/") for name in names if name[:1] == "@" and name[1:]]
 
 
@@ -13329,8 +13293,8 @@ def posix_search(pattern, caseless, option):
     if failed:
         text = ctypes.create_string_buffer(200)
         call("regerror", failed, made, text, len(text))
-        raise mistake("Error in `%s' regular expression.  %s: %s"
-                      % (option, printable(pattern), os.fsdecode(text.value)))
+        mistake("Error in `%s' regular expression.  %s: %s"
+                % (option, printable(pattern), os.fsdecode(text.value)))
     return lambda path: call("regexec", made, os.fsencode(path), 0, None, 0) == 0
 
 
@@ -13342,9 +13306,9 @@ def tool_search(given):
         return lambda _: True
     option = used[0][:7]
     if len(used) > 1:
-        raise mistake("--%s and --%si cannot both be specified." % (option, option)
-                      if used[1][:7] == option else
-                      "include and exclude regexp cannot both be specified.")
+        mistake("--%s and --%si cannot both be specified." % (option, option)
+                if used[1][:7] == option else
+                "include and exclude regexp cannot both be specified.")
     search = posix_search(getattr(given, used[0]), used[0] != option, option)
     return search if option == "include" else lambda path: not search(path)
 
@@ -13368,7 +13332,7 @@ def tool_format(given):
              "%T is in --format string, but --timefmt was not specified."),
             (given.daemon and given.outfile is None, "-o must be specified with -d.")):
         if is_wrong:
-            raise mistake(message)
+            mistake(message)
     if given.csv:
         return lambda lines: csv_text([(line.directory, tool_names(line.mask), line.name)
                                        for line in lines], str)
@@ -13399,8 +13363,8 @@ class Tool(Manner):
         try:
             self.seconds = int(given.timeout or 0)
         except ValueError:
-            raise mistake("'%s' is not a valid timeout value.\nPlease specify a long int value."
-                          % printable(given.timeout))
+            mistake("'%s' is not a valid timeout value.\nPlease specify a long int value."
+                    % printable(given.timeout))
         self.lines = tool_format(given) if self.waits else None
         self.search = tool_search(given)
         self.roots, self.left_out = tool_paths(given)
@@ -13533,16 +13497,13 @@ class CountingTool(Tool):
     def __init__(self, name, given):
         super().__init__(name, given)
         self.counts, self.deadline = {}, None       # {path: Counter of bits}
-        self.sign, self.key = -1, self.asked        # 1 or -1, and the bits to sort by
-        for sign, key in ((-1, given.descending), (1, given.ascending)):
-            if key is not None:
-                self.sign, self.key = sign, self.asked if key.lower() == "total" \
-                    else tool_events().get(key.lower())
+        self.sign = -1 if given.ascending is None else 1
+        key = given.ascending or given.descending or "total"
+        self.key = dict(TOOL_WORDS, total=self.asked).get(key.lower())      # the bits to sort by
         if self.key is None:
-            raise mistake("'%s' is not a valid key for sorting!"
-                          % printable(given.ascending or given.descending))
+            mistake("'%s' is not a valid key for sorting!" % printable(key))
         if not self.key & self.asked:
-            raise mistake("Can't sort by an event which isn't being watched for!")
+            mistake("Can't sort by an event which isn't being watched for!")
 
     def start(self):
         self.say("Establishing watches...")
@@ -13604,8 +13565,8 @@ def top_of_mount(path):
     try:
         number, _ = mount_at(os.fsencode(path))
     except OSError as error:
-        raise mistake("Couldn't add filesystem watch %s: %s"
-                      % (printable(path), os.strerror(error.errno)))
+        mistake("Couldn't add filesystem watch %s: %s"
+                % (printable(path), os.strerror(error.errno)))
     return next((os.fsdecode(mount.path) for mount in read_mounts() if mount.id == number), path)
 
 
@@ -13641,12 +13602,13 @@ def tool_words(name, error):
 
 def run_tool(name, arguments):
     """Be one of inotify-tools; the exit status."""
-    given = tool_options(name, arguments)
+    given = Options(arguments, tool_rows(name),
+                    lambda why: mistake("%s: %s" % (name, printable(str(why)))))
     if given.help:
         say("%s (fanfp %s)\nUsage: %s [ options ] file1 [ file2 ] [ ... ]\n\n%s  %s\n%s\n" % (
             name, __version__, name, help_rows(tool_rows(name)), "@FILE".ljust(HELP_INDENT - 2)
             + "Exclude the specified file from being watched.",
-            folded("Events: " + " ".join(sorted(tool_events())))))
+            folded("Events: " + " ".join(sorted(TOOL_WORDS)))))
         return EXIT_ERROR               # as they have it
     tool = (CountingTool if name.endswith("watch") else Tool)(name, given)
     options = tool.read_options()
