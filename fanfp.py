@@ -1087,9 +1087,13 @@ class Root:
 class HandleRoot(Root):
     """A root that is known by its file handle.  Its `fd` is an ordinary descriptor.
 
-    parent_key, name  the directory in which it is an entry, and its name there; see find_parent()
+    parent_key, name  the directory in which it is an entry, where that is to be known, and its name
+                      there: see Fanotify.find_parent()
     renamed  whether it was since the queue was last empty
     """
+
+    parent_key = name = None
+    renamed = False
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
@@ -1101,23 +1105,6 @@ class HandleRoot(Root):
             self.key = key_of(at, handle, display)
             if mount is None:
                 self.fd = os.open(b".", O_READ_DIR, dir_fd=at)
-            self.parent_key = self.name = None
-            self.renamed = False
-            self.find_parent()
-
-    def find_parent(self):
-        """Learn in which directory the root is an entry, for its own renames and removal.
-
-        On its own mount: that of a bind mount, or of one inside a tree, is not found so.
-        """
-        self.parent_key = None
-        if self.fd is None:
-            return
-        handle, mount_id = handle_above(self.fd)
-        at_top = mount_id != self.mount_id or self.key[8:] == handle
-        self.parent_key = None if at_top else self.key[:8] + handle
-        self.path = fd_path(self.fd)
-        self.name = os.path.basename(self.path)
 
     def open_mount(self):
         """A descriptor for open_by_handle, for close_mount(); OSError when unmounted."""
@@ -1151,13 +1138,6 @@ class HandleRoot(Root):
 def another_there():
     """The OSError where what a path leads to is not what it did."""
     return FileNotFoundError(errno.ENOENT, "another directory has its name by now")
-
-
-def handle_above(fd):
-    """(handle, mount id) of the directory above an open one.  FileNotFoundError: there is none, on
-    a bind mount of what it has been moved out of."""
-    with Closing(os.open(b"..", O_PATH_DIR, dir_fd=fd)) as up:
-        return name_to_handle(up)
 
 
 class Node:
@@ -1254,7 +1234,6 @@ class Table:
         self.anchors[root.key] = (root.key, parent, with_slash(root.display)
                                   if parent is None else name)
         self.mounts.setdefault(root.key[:8], []).append(root)
-        self.root_parents.add(root.parent_key)
         self.forget()
 
     def rename(self, root):
@@ -1353,8 +1332,7 @@ class Table:
         elif node.parent is not above or node.name != name:
             node.parent, node.name = above, name
             self.prefixes.clear()       # all paths below follow; filled again as they are used
-            while self.covered:
-                self.cut(self.covered.pop())    # it may have been moved with that
+            self.cut_covered()
 
     def enter(self, key, parent, name):
         """A directory has been moved into a tree: what was outside may not be any more."""
@@ -1367,6 +1345,12 @@ class Table:
         if node is not None:
             node.parent = node.name = None
             self.prefixes.clear()
+        self.cut_covered()
+
+    def cut_covered(self):
+        """A directory has been moved, and what is known by link_by_path() maybe with it."""
+        while self.covered:
+            self.cut(self.covered.pop())
 
     def delete(self, key):
         """A directory has been deleted."""
@@ -1386,11 +1370,12 @@ class Directories(Table):
         return {root.mount_id: root for root in reversed(self.mounts.get(key[:8], ()))}.values()
 
     def parent_of(self, root):
-        """The key of the directory in which what a bind mount shows is an entry, or None."""
+        """The key of the directory in which a root is an entry, on any mount, or None."""
         for other in self.mounts_of(root.key):
             try:
-                with Closing(open_in(other, root.key[8:])) as fd:
-                    handle, mount_id = handle_above(fd)
+                with Closing(open_in(other, root.key[8:])) as fd, \
+                        Closing(os.open(b"..", O_PATH_DIR, dir_fd=fd)) as up:
+                    handle, mount_id = name_to_handle(up)
             except (Gone, OSError):
                 continue                    # there is none on this mount
             if mount_id == other.mount_id and root.key[8:] != handle:
@@ -1453,7 +1438,8 @@ class Directories(Table):
             try:
                 return self.climb_in_copy(root, key)
             except OSError as error:
-                return [] if error.errno == errno.ESTALE else [self.link_by_path(fd, key)]
+                return [] if error.errno == errno.ESTALE \
+                    else [self.link_by_path(fd, key, root.mount_id)]
 
     def climb_in_copy(self, root, key):
         """walk() from a directory over which something is mounted, or over one above it: in a copy
@@ -1466,15 +1452,16 @@ class Directories(Table):
         with Closing(copy), Closing(open_by_handle(copy, key[8:])) as fd:
             return self.climb(fd, key, name_to_handle(copy)[1])
 
-    def link_by_path(self, fd, key):
+    def link_by_path(self, fd, key, mount_id):
         """A link from a directory to the root above it, by its path, where no mount may be copied:
         without CAP_SYS_ADMIN.  Of the directories between nothing is learned."""
         path = fd_path(fd)
-        for root in self.mounts.get(key[:8], ()):
-            rest = below(path, root.path if root.fd is None else fd_path(root.fd))
+        for root in self.mounts[key[:8]]:
+            rest = root.mount_id == mount_id \
+                and below(path, root.path if root.fd is None else fd_path(root.fd))
             if rest:
                 self.covered.append(key)
-                return key, root.key, rest
+                return key, root.key, without_deleted(fd, rest)
         return key, None, b""
 
     def climb(self, fd, key, mount_id):
@@ -1497,34 +1484,39 @@ class Directories(Table):
     def trail(self, fd, key, mount_id):
         """(keys of a directory and those above it, that of the known one above these or None,
         when one of them last changed)."""
-        trail, above, at, changed = [key], None, fd, os.fstat(fd).st_ctime
+        trail, changed = [key], os.fstat(fd).st_ctime
         try:
-            while True:
-                try:
-                    up = os.open(b"..", O_PATH_DIR, dir_fd=at)
-                except FileNotFoundError:       # not below the root of this (bind) mount
-                    break
-                before, at = at, up
-                try:
-                    handle, mount = name_to_handle(at)
-                    if mount != mount_id and not is_mount_root(before):
-                        raise Covered
-                finally:
-                    if before != fd:
-                        os.close(before)
+            for at, up in way_above(fd):
+                handle, mount = name_to_handle(up)
+                if mount != mount_id and not is_mount_root(at):
+                    raise Covered
                 above = key[:8] + handle
                 if mount != mount_id or above == trail[-1]:
-                    above = None                # the top
-                    break
-                changed = max(changed, os.fstat(at).st_ctime)
+                    break                       # the top
+                changed = max(changed, os.fstat(up).st_ctime)
                 if above in self.anchors or self.known(above):
-                    break
+                    return trail, above, changed
                 trail.append(above)
-                above = None
-        finally:
-            if at != fd:
+        except FileNotFoundError:               # not below the root of this (bind) mount
+            pass
+        return trail, None, changed
+
+
+def way_above(fd):
+    """Yield (a directory, the one above it) from an open one upwards, without end: descriptors that
+    are closed as the next are made.  FileNotFoundError: there is none, on a bind mount of what it
+    has been moved out of, or of what is below it."""
+    at = os.dup(fd)
+    try:
+        while True:
+            up = os.open(b"..", O_PATH_DIR, dir_fd=at)
+            try:
+                yield at, up
+            finally:
                 os.close(at)
-        return trail, above, changed
+                at = up
+    finally:
+        os.close(at)
 
 
 def look_up_nothing(directory):
@@ -1541,19 +1533,11 @@ def settle(fd, levels):
     Looking up a name that is not cached takes the lock of its directory, under which the kernel
     renames, makes and removes what is in it and queues the event; see the top of this section.
     """
-    at = fd
     try:
-        for _ in range(levels):
-            up = os.open(b"..", O_PATH_DIR, dir_fd=at)
-            if at != fd:
-                os.close(at)
-            at = up
-            look_up_nothing(at)
+        for _, (_, up) in zip(range(levels), way_above(fd)):
+            look_up_nothing(up)
     except OSError:
         pass                            # no parent on this mount, or no descriptor left
-    finally:
-        if at != fd:
-            os.close(at)
 
 
 def no_way(key):
@@ -1588,14 +1572,18 @@ def path_of(fd):
         return None
 
 
+def without_deleted(fd, path):
+    """The path of an open directory without what /proc adds to that of a removed one."""
+    deleted = b" (deleted)"
+    return path[:-len(deleted)] if path.endswith(deleted) and os.fstat(fd).st_nlink == 0 else path
+
+
 def names_up(fd, path, count):
     """The names, as bytes, of a directory and those above it, by its path_of(): `count` of them or
     all there are."""
     if path is None:
         return names_by_search(fd, count)
-    if path.endswith(b" (deleted)") and os.fstat(fd).st_nlink == 0:
-        path = path[:-len(b" (deleted)")]
-    names = path.split(b"/")[:0:-1]
+    names = without_deleted(fd, path).split(b"/")[:0:-1]
     return names[:count] + [b""] * (count - len(names))
 
 
@@ -1604,35 +1592,13 @@ def names_by_search(fd, count):
 
     /proc gives no path of more than 4096 bytes, so each is looked for in its parent by number.
     """
-    names, at = [], os.dup(fd)
-    try:
-        for _ in range(count):
-            number = os.fstat(at).st_ino
-            up = os.open(b"..", O_PATH_DIR, dir_fd=at)
-            os.close(at)
-            at = up
-            names.append(name_of(number, at))
-    finally:
-        os.close(at)
+    names = []
+    for _, (at, up) in zip(range(count), way_above(fd)):
+        number = os.fstat(at).st_ino
+        names += [each.name for each in os.scandir(path_to_fd(up)) if each.inode() == number][:1]
+    if len(names) < count:
+        raise Gone                      # moved meanwhile
     return names
-
-
-def names_in(directory):
-    """The names, as bytes, in an open directory."""
-    with Closing(os.open(b".", O_READ_DIR, dir_fd=directory)) as fd:
-        return list(map(os.fsencode, os.listdir(fd)))
-
-
-def name_of(number, directory):
-    """The name, as bytes, of the directory with an inode number in one that is open; or Gone."""
-    for name in names_in(directory):
-        try:
-            if status_of(directory, name).inode == number:
-                return name
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-    raise Gone
 
 
 # --- mounts ---
@@ -1790,12 +1756,18 @@ def whole_device(root):
     return None
 
 
-def mount_id_of(fd):
-    """The id of the mount of an open file, which may have no handle to tell: statx(2), Linux 5.8;
-    proc(5), fdinfo."""
-    number = mount_id_by_statx(fd, b"", AT_EMPTY_PATH)
+def mount_id_of(fd, name=b""):
+    """The id of the mount of an open file, or of that to which a name in it leads.  OSError.
+
+    Without opening it, which would be in the way of an umount: statx(2), Linux 5.8; else proc(5),
+    fdinfo.
+    """
+    number = mount_id_by_statx(fd, name, STATX_MNT_ID)
     if number is not None:
         return number
+    if name:
+        with Closing(os.open(name, O_PATH_ENTRY, dir_fd=fd)) as entry:
+            return mount_id_of(entry)
     with open("/proc/self/fdinfo/%d" % fd) as file:
         return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
@@ -1813,54 +1785,29 @@ def mount_at(path, follow=True):
         return mount_id_of(fd), fd_path(fd)
 
 
-def mount_id_by_statx(directory, name, flags, kind=STATX_MNT_ID):
-    """The id of the mount to which a name in an open directory leads; None: it is not told.
+def mount_id_by_statx(fd, name, kind):
+    """mount_id_of(), or None where it is not told.
 
-    `kind`: or STATX_MNT_ID_UNIQUE, a number that no other mount ever has: Linux 6.8.
+    `kind`: STATX_MNT_ID, or STATX_MNT_ID_UNIQUE, a number that no other mount ever has: Linux 6.8.
     """
-    found = statx(directory, name, flags, kind)
+    found = statx(fd, name, AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH, kind)
     return found.mnt_id if found is not None and found.mask & kind else None
 
 
-def mount_id_at(directory, name):
-    """The id of the mount to which a name in an open directory leads.  OSError.
-
-    Mostly without opening it, which would be in the way of an umount: statx(2), Linux 5.8.
-    """
-    number = mount_id_by_statx(directory, name, AT_SYMLINK_NOFOLLOW)
-    if number is not None:
-        return number
-    with Closing(os.open(name, O_PATH_ENTRY, dir_fd=directory)) as fd:
-        return mount_id_of(fd)
-
-
 def copy_mount(fd):
-    """copy_tree() of the mount that an open directory is in."""
-    top = os.open(b".", O_PATH_DIR, dir_fd=fd)
-    try:
-        mount_id = mount_id_of(top)
-        while True:
-            up = os.open(b"..", O_PATH_DIR, dir_fd=top)
-            # The top has another mount above it, or itself where a namespace or this process's
-            # root ends.  A directory over which something is mounted looks like another, too.
-            if mount_id_of(up) != mount_id or inode_of(up) == inode_of(top):
-                os.close(up)
-                break
-            os.close(top)
-            top = up
-        return copy_tree(top)
-    finally:
-        os.close(top)
-
-
-def copy_tree(fd):
-    """A descriptor of a copy of a mount, with an open directory of it for its root: nobody sees it,
-    and nothing is mounted in it.  open_tree(2), Linux 5.2."""
-    copy = system_call("open_tree", fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
-    if copy < 0:
-        raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
-    with Closing(copy):
-        return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH: opens no handle
+    """A descriptor of a copy of the mount that an open directory is in: nobody sees it, and nothing
+    is mounted in it.  open_tree(2), Linux 5.2."""
+    mount_id = mount_id_of(fd)
+    for at, up in way_above(fd):
+        # The top has another mount above it, or itself where a namespace or this process's root
+        # ends.  A directory over which something is mounted looks like another, too.
+        if mount_id_of(up) == mount_id and inode_of(up) != inode_of(at):
+            continue
+        copy = system_call("open_tree", at, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
+        if copy < 0:
+            raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
+        with Closing(copy):
+            return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH: opens no handle
 
 
 def spot_of(mount, far):
@@ -1875,9 +1822,9 @@ def spot_of(mount, far):
         return None
     try:
         with Closing(os.open(parent, O_PATH_DIR)) as above:
-            same = mount_id_at(above, name or b".") == mount.id
+            same = mount_id_of(above, name or b".") == mount.id
             return inode_of(above) + (name, mount_id_by_statx(
-                above, name or b".", AT_SYMLINK_NOFOLLOW, STATX_MNT_ID_UNIQUE)) if same else None
+                above, name or b".", STATX_MNT_ID_UNIQUE)) if same else None
     except OSError:
         return None
 
@@ -4374,9 +4321,8 @@ class Who:
 
     def means(self):
         """How the names of processes that have ended are known, in words."""
-        if self.ended is None:
-            return "by /proc, of those heard of before they ended: " + self._reason
-        return "by BPF" if self.ended.memory is not None else "by BPF, while bpf(2) is permitted"
+        return "by BPF" if self.ended is not None \
+            else "by /proc, of those heard of before they ended: " + self._reason
 
     def undisturbed(self, pid, since):
         """Whether nobody else can have had, since then, the id of who has it now."""
@@ -4463,41 +4409,28 @@ class Ended:
 
     def __init__(self):
         obj = read_object_file()
-        why = None
-        # In this order: Linux 5.5; 4.18; without control groups; 4.17.
-        for program, shared in (("note_ended", True), ("note_ended", False),
-                                ("note_ended_no_cgroup", True), ("note_ended_no_cgroup", False)):
-            try:
-                self._load(part_of(obj, [program, "take_back"]), shared)
-                return
-            except Error as error:
-                why = why or error
-                if error.errno != errno.EINVAL:
-                    break
-        raise why
+        try:
+            self._load(obj, "note_ended")
+        except Error as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._load(obj, "note_ended_no_cgroup")     # a kernel without control groups
 
-    def _load(self, obj, shared):
-        self.memory = None
-        if not shared:
-            obj = obj._replace(maps={name: spec._replace(flags=spec.flags & ~BPF_F_MMAPABLE)
-                                     for name, spec in obj.maps.items()})
-        self.loaded = load(obj)
+    def _load(self, obj, program):
+        self.loaded = load(part_of(obj, [program, "take_back"]))
         with OnFailure(self.loaded.close):
             self.table = self.loaded.maps["ended"]
-            if shared:
-                self.memory = self.loaded.memory(self.table)
+            self.memory = self.loaded.memory(self.table)
             self.loaded.attach()
 
     def _read(self, pid):
         """What is noted in the place of a pid: Note, None where there is nothing yet.
 
-        Raises Error EIO if it is being written all the time, or what bpf(2) says.
+        Raises Error EIO if it is being written all the time.
         """
-        at = pid % self.table.max_entries
-        size = self.NOTE.size
+        at, size = pid % self.table.max_entries, self.NOTE.size
         for _ in range(3):
-            raw = self.memory[at * size:(at + 1) * size] if self.memory is not None \
-                else self.table.lookup(at)
+            raw = self.memory[at * size:(at + 1) * size]
             words = self.WORDS.unpack(raw)
             if not any(words):
                 return None
@@ -4947,16 +4880,15 @@ class FastpathFilter(UserFilter):
                     raise
         with OnFailure(self.loaded.close):
             self.globals = self.loaded.globals
-            # An object of the first kind has one root and keeps its answers by inode.
-            self.full = "slot_state" in self.globals
-            if "own_too" in self.globals:
-                self.globals["own_too"] = self.group.own
-            if "asked" in self.globals:
-                asked = self.group.mask & ASKABLE
-                if asked & MOVES:
-                    asked |= MOVES
-                self.globals["asked"] = asked or MOVES
-                self.globals["asked_dir"] = asked | MOVES | DELETE
+            if "left_read" not in self.globals:
+                raise Error(errno.ENOEXEC, "reading the BPF object %s: it is of another version"
+                            % printable(obj.name), hint="leave --object out")
+            asked = self.group.mask & ASKABLE
+            if asked & MOVES:
+                asked |= MOVES
+            self.globals["own_too"] = self.group.own
+            self.globals["asked"] = asked or MOVES
+            self.globals["asked_dir"] = asked | MOVES | DELETE
             try:
                 fcntl.ioctl(self.group.fd, FAN_IOC_ADD_FP,
                             FASTPATH_ARGS.pack(name.encode(), 1, 0, 0, 0))
@@ -4964,17 +4896,14 @@ class FastpathFilter(UserFilter):
                 raise failure(error.errno, "attaching the handler %s to the group" % name)
 
     def added(self, root):
-        if not self.full:
-            self._add_first_kind(root)
+        device = whole_device(root)
+        if device is None:
+            self._pin(root)
         else:
-            device = whole_device(root)
-            if device is None:
-                self._pin(root)
-            else:
-                # Nothing to pin, and nothing to keep the file system from being unmounted.
-                self.whole[root] = device
-                self.loaded.maps["whole"].update(device, 1)
-                self.globals["changes"] += 1
+            # Nothing to pin, and nothing to keep the file system from being unmounted.
+            self.whole[root] = device
+            self.loaded.maps["whole"].update(device, 1)
+            self.globals["changes"] += 1
 
     def _pin(self, root):
         """Have the kernel's filter pin a root."""
@@ -4991,7 +4920,7 @@ class FastpathFilter(UserFilter):
             self.globals["roots"] += 1
             states[slot] = self.WANTED          # from here on nothing is judged to be outside
             self.loaded.maps["inode_storage_map"].update(fd, self.KNOWN.pack(slot + 1, 0, 0))
-            hold = self._hold(root, fd)
+            hold = self._hold(fd)
         finally:
             root.close_mount(fd)
         self.slots[root], self.holds[root] = slot, hold
@@ -5000,41 +4929,26 @@ class FastpathFilter(UserFilter):
             raise Error(errno.EIO, "pinning %s: the kernel's filter did not take it; "
                         "use --filter marks" % printable(root.display))
 
-    def _hold(self, root, fd):
+    def _hold(self, fd):
         """A new ordinary descriptor of a root, open as `fd`, numbered above the group's."""
         import fcntl
         with Closing(os.open(b".", O_READ_DIR, dir_fd=fd)) as low:
             return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.group.fd + 1)
 
-    def _add_first_kind(self, root):
-        if self.holds or root.fd is None:
-            raise Error(errno.EINVAL, "watching %s: this BPF object is for one directory"
-                        % printable(root.display))
-        if "root_ino" in self.globals:
-            self.globals["root_ino"] = os.fstat(root.fd).st_ino
-        if "inode_storage_map" in self.loaded.maps:
-            self.loaded.maps["inode_storage_map"].update(root.fd, 0)
-        fanotify_mark(self.group.fd, FAN_MARK_ADD, OPEN | ISDIR, root.fd, b".", root.display)
-        self.holds[root] = self._hold(root, root.fd)
-
     def removed(self, root):
         if root in self.whole:
             self.loaded.maps["whole"].delete(self.whole.pop(root))
             self.globals["changes"] += 1
-        slot, hold = self.slots.pop(root, None), self.holds.pop(root, None)
-        if slot is not None:
-            self.globals["slot_state"][slot] = self.RELEASED
+        if root in self.slots:
+            self.globals["slot_state"][self.slots.pop(root)] = self.RELEASED
             self.globals["roots"] -= 1
-        if hold is not None:
-            os.close(hold)                      # here the program unpins
+            os.close(self.holds.pop(root))      # here the program unpins
 
     def caught_up(self):
         """Tell the program that the moves of directories that it has sent are read.
 
         It counts one a moment before the event is queued; so only those counted a while ago.
         """
-        if not self.full or "left" not in self.globals:
-            return
         left, now = self.globals["left"], time.monotonic()
         if left != self.left:
             self.left, self.left_at = left, now
@@ -5043,8 +4957,7 @@ class FastpathFilter(UserFilter):
         self.lags = self.globals["left_read"] != left
 
     def counters(self):
-        return {"kernel " + name: self.globals[name] for name in KERNEL_COUNTERS
-                if name in self.globals}
+        return {"kernel " + name: self.globals[name] for name in KERNEL_COUNTERS}
 
     def close(self):
         for hold in self.holds.values():
@@ -5725,19 +5638,19 @@ def half_of(side, raw):
 
 
 class Halves:
-    """The halves of renames, and which of them report a move.
+    """The halves of renames, and which of them have no RENAME.
 
     Only with ignore marks, which hold back RENAME where either side has one, are MOVED_FROM and
-    MOVED_TO asked for as well.  Of a rename within the trees RENAME reports, of a move across the
-    border its half there, with RENAME or without.  The kernel queues RENAME first; but it may merge
-    a half into an older event of the same entry, which is then judged before its RENAME.
+    MOVED_TO asked for as well.  Where there is a RENAME it alone reports the move.  The kernel
+    queues it first; but it may merge a half into an older event of the same entry, which is then
+    judged before its RENAME.
     """
 
     def __init__(self, queue):
         self.queue = queue
         self.renames = {}       # half -> offset of the last RENAME read that has it
         self.expected = set()   # halves that are still to be read, of RENAMEs that are
-        self.reporting = {}     # half still to be judged, of a RENAME that is -> whether it reports
+        self.following = set()  # halves that are still to be judged, of RENAMEs that are
         self.judged_at = 0.0    # when the last of these was entered
         self.merged = set()     # halves judged before their RENAME, in an older event
 
@@ -5757,43 +5670,39 @@ class Halves:
         self.expected.discard(half)
         return found
 
-    def of_rename(self, raw, crosses, again, now):
-        """A RENAME is judged, `again` if it has waited.  Returns the sides that are left to its
-        halves to report."""
-        left = 0
+    def judged(self, raw, now):
+        """A RENAME is judged."""
         for side in (MOVED_FROM, MOVED_TO):
             half = half_of(side, raw)
             if half in self.merged:
                 self.merged.discard(half)
                 self.expected.discard(half)
-                continue
-            left |= side if crosses else 0
-            if not again:               # else they were judged long ago
-                self.reporting[half], self.judged_at = crosses, now
-        return left
+            else:
+                self.following.add(half)
+                self.judged_at = now
 
-    def reports(self, side, raw, past):
-        """Whether a half that is judged is what reports its move; None where there was no
-        RENAME."""
+    def is_alone(self, side, raw, past):
+        """Whether a half that is judged has no RENAME."""
         half = half_of(side, raw)
-        if half in self.reporting:
-            return self.reporting.pop(half)
+        if half in self.following:
+            self.following.discard(half)
+            return False
         if raw.mask & ~(side | ISDIR) and raw.target is not None:
             past.look_ahead()
             if self.renames.get(half, 0) > self.queue.position:
                 self.merged.add(half)
                 return False
-        return None
+        return True
 
     def outside(self, raw):
         """What is judged was outside: if it is a half, it is done with."""
-        for side in (MOVED_FROM, MOVED_TO) if self.reporting else ():
-            self.reporting.pop(half_of(side, raw), None)
+        for side in (MOVED_FROM, MOVED_TO) if self.following else ():
+            self.following.discard(half_of(side, raw))
 
     def settle(self, now):
         """The queue has been found empty: what is to come of a RENAME comes soon or never."""
         if now - self.judged_at > HALF_SECONDS:
-            for table in (self.renames, self.expected, self.reporting, self.merged):
+            for table in (self.renames, self.expected, self.following, self.merged):
                 table.clear()
 
 
@@ -6074,15 +5983,14 @@ class Judge:
             if mask & CREATE and mask & ISDIR and raw.target is not None:
                 self.directories.outside.add(raw.target)    # it may be gone when it is asked for
             return None
-        alone = 0                   # the bits of moves across the border that had no RENAME
+        alone = 0                   # the halves that have no RENAME
         for side in (MOVED_FROM, MOVED_TO):
             if mask & side:
                 if self.past.in_order():
                     self.halves.has_rename(half_of(side, raw))
-                reports = self.halves.reports(side, raw, self.past)
-                if reports is None:
+                if self.halves.is_alone(side, raw, self.past):
                     alone |= side
-                elif not reports:
+                else:
                     mask &= ~side
         if mask & ISDIR and mask & DIRENT:
             self.directory_event(raw, alone)
@@ -6165,12 +6073,12 @@ class Judge:
 
     def is_open(self):
         """Whether there is something to settle() as soon as the queue is found empty."""
-        return bool(self.moved or self.past.waiting or self.past.gone or self.halves.reporting)
+        return bool(self.moved or self.past.waiting or self.past.gone or self.halves.following)
 
     def trim(self):
         """Keep the tables within their limits."""
         self.past.trim()
-        for table in (self.moved, self.halves.reporting, self.halves.merged):
+        for table in (self.moved, self.halves.following, self.halves.merged):
             if len(table) > OUTSIDE_LIMIT:
                 table.clear()
 
@@ -6180,20 +6088,20 @@ class Judge:
         """RENAME names both sides."""
         if not self.group.halves and raw.old_key in self.directories.root_parents:
             self.source.root_entry(raw, raw.old_key, raw.old_name)
-        if self.group.halves and self.past.in_order():
-            self.halves.pair(raw, self.queue.position)
+        if self.group.halves and not self.past.named:       # else it has waited
+            if self.past.in_order():
+                self.halves.pair(raw, self.queue.position)
+            self.halves.judged(raw, self.now)
         was, now = self.both_sides(raw)
         if self.directories.devices is not None:
             self.directories.devices.renamed((raw.old_key, raw.old_name), (raw.key, raw.name))
-        left = self.halves.of_rename(raw, (was is None) != (now is None), self.past.named,
-                                     self.now) if self.group.halves else 0
         if was is None and now is None:
             return
         if was is not None and now is not None and self.group.mask & RENAME:
             self.report(now, RENAME | raw.mask & ISDIR, raw.pid, was)
         else:
             for path, side in ((was, MOVED_FROM), (now, MOVED_TO)):
-                if path is not None and not left & side:
+                if path is not None:
                     self.report(path, side | raw.mask & ISDIR, raw.pid)
         if raw.mask & ISDIR and raw.target is not None:
             self.move(raw, was, now)
@@ -6358,9 +6266,8 @@ class Fanotify(Source):
             self.directories.add(root, place.key, place.name)
         else:
             self.directories.add(root)
-        if root.parent_key is None and (root.is_part or root.fd is not None
-                                        and whole_device(root) is None):
-            self.find_parent(root)          # a bind mount
+        if root.is_part or root.fd is not None:
+            self.find_parent(root)
         self.keep_root(root)
         with OnFailure(self.remove, root):
             self.group.filter.added(root)
@@ -6434,6 +6341,7 @@ class Fanotify(Source):
                 self.root_removed(root, raw.pid)
             elif raw.mask & (MOVED_FROM | RENAME):
                 self.judge.report(root.display, MOVE_SELF | ISDIR, raw.pid)
+                root.renamed = True
                 # The new parent may carry a mark that hides the next such event.
                 while self.find_parent(root):
                     self.came_in()
@@ -6448,13 +6356,15 @@ class Fanotify(Source):
 
     def find_parent(self, root):
         """Find the parent of a root anew; returns whether it is another than before."""
-        before = root.parent_key
-        root.find_parent()
-        root.renamed = root.fd is not None
-        if root.parent_key is None:
-            root.parent_key = self.directories.parent_of(root)
-        # Where the parent can't be known, no directory of the file system is marked but for files.
-        self.directories.root_parents.add(root.parent_key or root.key[:8])
+        before, root.parent_key = root.parent_key, self.directories.parent_of(root)
+        if root.fd is not None:
+            root.path = fd_path(root.fd)
+            root.name = os.path.basename(root.path)
+        if root.parent_key is not None:
+            self.directories.root_parents.add(root.parent_key)
+        elif root.is_part or whole_device(root) is None:
+            # It can't be known: no directory of the file system is marked but for files.
+            self.directories.root_parents.add(root.key[:8])
         return root.parent_key != before
 
     # --- reading ---
@@ -6586,7 +6496,7 @@ def changes_since(directories, key, since, limit):
     found, count = [], 0
     with Closing(directories.open(key)) as fd:
         changed = unsure = os.fstat(fd).st_mtime >= since
-        for name in names_in(fd):
+        for name in os.listdir(path_to_fd(fd)):
             count += 1
             if count > limit:
                 break
@@ -7231,7 +7141,7 @@ class Scan:
         may never answer for it is not asked."""
         return name in self.mounts.names() and (
             self.mounts.has_far(os.path.join(fd_path(fd), name))
-            or mount_id_at(fd, name) != mount_id_of(fd))
+            or mount_id_of(fd, name) != mount_id_of(fd))
 
     def not_opened(self, error, watched, name, since, tries):
         """Something of `work` could not be done."""
@@ -8344,7 +8254,7 @@ class Given:
         if self.now.covered or self.now.entries != [self.now.own]:
             return True
         try:
-            return mount_id_at(self.fd, self.now.own[1]) != self.mount_id
+            return mount_id_of(self.fd, self.now.own[1]) != self.mount_id
         except OSError:
             return False
 

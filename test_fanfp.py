@@ -2276,7 +2276,7 @@ class Pythons(Base):
                                            buffer), 0)
         self.assertEqual(struct.unpack_from("=Q", buffer, 32)[0], os.stat(self.tree).st_ino)
         if ROOT:
-            os.close(fanfp.copy_tree(directory))
+            os.close(fanfp.copy_mount(directory))
         fd = fanfp.call("inotify_init1", os.O_NONBLOCK)
         self.addCleanup(os.close, fd)
         self.assertEqual(fanfp.queued(fd), 0)
@@ -4481,25 +4481,23 @@ class EndedProcesses(Base):
             self.assertEqual(event.process.cmdline[0], sys.executable)
 
     def test_as_on_older_kernels(self):
-        """Without a table that can be mapped (before 5.5), without the helper for control groups
-        (4.17), and without the types, of which such kernels do not know all."""
+        """Without the helper for control groups, and without the types, of which older kernels do
+        not know all."""
         needs_notes()
         obj = fanfp.read_object_file()
         untyped = obj._replace(btf_load=obj.btf_load[:8] + b"\xff" + obj.btf_load[9:])
         for each in (obj, untyped):
             for name in ("note_ended", "note_ended_no_cgroup"):
-                for shared in (True, False):
-                    with self.subTest(name, shared=shared, typed=each is obj):
-                        ended = fanfp.Ended.__new__(fanfp.Ended)
-                        ended._load(fanfp.part_of(each, [name]), shared)
-                        self.addCleanup(ended.close)
-                        self.assertEqual(ended.memory is not None, shared)
-                        since = fanfp.boot_time()
-                        pid = self.run_as("worker", ":", user=self.USER)
-                        note, alone = ended.last(pid, since)
-                        self.assertEqual((note.comm, note.uid_gid & 0xffffffff, alone),
-                                         ("worker", self.USER, True))
-                        self.assertEqual(note.cgroup == 0, name != "note_ended")
+                with self.subTest(name, typed=each is obj):
+                    ended = fanfp.Ended.__new__(fanfp.Ended)
+                    ended._load(each, name)
+                    self.addCleanup(ended.close)
+                    since = fanfp.boot_time()
+                    pid = self.run_as("worker", ":", user=self.USER)
+                    note, alone = ended.last(pid, since)
+                    self.assertEqual((note.comm, note.uid_gid & 0xffffffff, alone),
+                                     ("worker", self.USER, True))
+                    self.assertEqual(note.cgroup == 0, name != "note_ended")
 
     def test_probe(self):
         """It says what tells the names, and why it is not BPF."""
@@ -6707,7 +6705,7 @@ class MountedAgain(Mounts):
     """The kernel gives the number of a mount again, and a file system has its own for ever."""
 
     def test_at_once(self):
-        if fanfp.mount_id_by_statx(fanfp.AT_FDCWD, b"/", 0, fanfp.STATX_MNT_ID_UNIQUE) is None:
+        if fanfp.mount_id_by_statx(fanfp.AT_FDCWD, b"/", fanfp.STATX_MNT_ID_UNIQUE) is None:
             self.skipTest("needs Linux 6.8")
         if not shutil.which("mkfs.ext4"):
             self.skipTest("needs mkfs.ext4")
