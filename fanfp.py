@@ -1914,7 +1914,7 @@ class Btf:
     """
 
     __slots__ = ("name", "data", "header", "_words", "_starts", "_strings", "_texts", "_names",
-                 "_types", "_found", "_is_whole", "_flavors")
+                 "_types", "_found", "_is_whole")
 
     def __init__(self, data, name):
         self.name = name
@@ -1928,7 +1928,7 @@ class Btf:
         self._starts = self._walk()
         self._names = b""
         self._texts, self._types, self._found = {0: ""}, {}, {}
-        self._is_whole, self._flavors = False, None
+        self._is_whole = False
 
     def damaged(self, what, *args):
         return object_damaged(self.name, what, *args)
@@ -2026,7 +2026,7 @@ class Btf:
         return self.header[0][0] + 4 * self._starts[number]
 
     def find(self, name, kinds):
-        """The ids of the types of one of these kinds whose essential name is this one."""
+        """The ids of the types of this name and of one of these kinds."""
         if name not in self._found and not self._is_whole:
             if len(self._found) < MANY_NAMES:
                 self._found[name] = self._search(name)
@@ -2037,48 +2037,23 @@ class Btf:
     def _all_names(self):
         found = {}
         for number in range(1, len(self)):
-            text = self.string(self._words[self._starts[number]])
-            found.setdefault(essential(text), []).append(number)
+            found.setdefault(self.string(self._words[self._starts[number]]), []).append(number)
         return found
 
     def _search(self, name):
-        """Every type whose essential name is this: name offsets first, then the types with them."""
+        """Every type of this name: where the name is, which no producer has twice, and then the
+        types with that."""
         if not self._names:
             names = map(self._words.__getitem__, self._starts[1:-1])
             self._names = bytes(4) + array("I", names).tobytes()
-        ids = []
-        for offset in self._string_offsets(name.encode("utf-8", "replace")):
-            wanted = struct.pack("=I", offset)
-            at = self._names.find(wanted)
-            while at >= 0:
-                if at % 4 == 0:
-                    ids.append(at // 4)
-                    at += 3
-                at = self._names.find(wanted, at + 1)
-        return sorted(ids)
-
-    def _string_offsets(self, name):
-        """Where the strings NAME and NAME___FLAVOR start.  No producer has a string twice, or lets
-        strings share tails."""
-        at = self._strings.find(b"\0" + name + b"\0")
-        if at >= 0:
-            yield at + 1
-        if self._flavors is None:
-            self._flavors = self._find_flavors()
-        for offset in self._flavors.get(name, ()):
-            yield offset
-
-    def _find_flavors(self):
-        """{essential name: where the strings with flavors of it start}: few have one."""
-        found = {}
-        at = self._strings.find(b"___")
+        ids, offset = [], self._strings.find(b"\0" + name.encode("utf-8", "replace") + b"\0") + 1
+        wanted = struct.pack("=I", offset)
+        at = self._names.find(wanted) if offset else -1
         while at >= 0:
-            start = self._strings.rfind(b"\0", 0, at) + 1
-            text = self.string(start)
-            if essential(text) != text:
-                found.setdefault(essential(text).encode("utf-8", "replace"), []).append(start)
-            at = self._strings.find(b"___", self._strings.find(b"\0", at))
-        return found
+            if at % 4 == 0:
+                ids.append(at // 4)
+            at = self._names.find(wanted, at + 1)
+        return ids
 
     def skip(self, number):
         """The type behind typedefs and modifiers."""
@@ -2264,15 +2239,17 @@ class Elf:
 #   "extern"    name of a kernel function or variable
 Relocation = collections.namedtuple("Relocation", "index kind target addend")
 CoreRelocation = collections.namedtuple("CoreRelocation", "index type access kind")
-# insns: the instructions as bytes; lines: (byte in the section, file, line, column), with string
-# offsets; callback: the key of the function that exceptions call, or None.
+# insns: the instructions, as size bytes; lines: (byte in the section, file, line, column), with
+# string offsets; callback: the key of the function that exceptions call, or None.
 Function = collections.namedtuple(
-    "Function", "name section section_name offset insns is_program relocations core type lines "
+    "Function", "name section section_name offset size insns is_program relocations core type lines "
     "callback")
 # inner: the MapSpec of the maps in a map, or None; values: {index: name of a map or program}.
 MapSpec = collections.namedtuple(
-    "MapSpec", "name offset type key_size value_size max_entries flags key_type value_type numa "
-    "extra pinning inner values")
+    "MapSpec", "name type key_size value_size max_entries map_flags numa_node map_extra pinning "
+    "key_type value_type offset inner values")
+MapSpec.__new__.__defaults__ = (0,) * 11 + (None, {})
+MAP_NUMBERS = MapSpec._fields[1:9]      # what a map's struct may say as a number
 # linkage: as BTF has it, or WEAK.
 Variable = collections.namedtuple("Variable", "name type offset size linkage id")
 # data is empty for .bss; size counts.  flags: those of its map.  type: of its DATASEC, or 0.
@@ -2392,7 +2369,7 @@ class _Reader:
                 for variable, inside in self.inside(self.sections[section.index], rows)}
 
     def inside(self, variables, rows):
-        """Each variable with those of the rows, (offset, ...), that are in it."""
+        """Each variable, or function, with those of the rows, (offset, ...), that are in it."""
         rows = sorted(rows)
         for variable in variables:
             yield variable, rows[bisect_right(rows, (variable.offset,)):
@@ -2404,8 +2381,7 @@ class _Reader:
         description = btf.skip(type_id)
         if description.kind != BTF_STRUCT or description.vlen > len(MapSpec._fields):
             raise self.damaged("map %s is not described by a struct of a few members", name)
-        said = dict.fromkeys(MapSpec._fields, 0)
-        said.update(name=name, offset=offset, inner=None, values={})
+        said = {"name": name, "offset": offset}
         for member in description.items:
             kind = btf.skip(member.type)
             behind = btf.skip(kind.size) if kind.kind == BTF_PTR else None
@@ -2421,11 +2397,11 @@ class _Reader:
                     number = behind.items[2]
                 else:
                     raise self.damaged("map %s: %s is no number", name, member.name)
-                said[MAP_NUMBERS[member.name]] = number
+                said[member.name] = number
             elif member.name == "values" and kind.kind == BTF_ARRAY and rows is not None:
                 said["value_size"] = 4
                 element = btf.skip(kind.items[0])
-                if said["type"] in MAPS_IN_MAPS and element.kind == BTF_PTR:
+                if said.get("type") in MAPS_IN_MAPS and element.kind == BTF_PTR:
                     said["inner"] = self.read_map(name + ".inner", element.size)
                 start = offset + member.bit_offset // 8
                 said["values"] = {(at - start) // 8: value for at, value in rows}
@@ -2513,8 +2489,8 @@ class _Reader:
             if (symbol.section, symbol.value) in found:
                 raise self.damaged("function %s overlaps another", symbol.name)
             found[symbol.section, symbol.value] = Function(
-                symbol.name, symbol.section, section.name, symbol.value, insns, is_program, [], [],
-                0, [], None)
+                symbol.name, symbol.section, section.name, symbol.value, symbol.size, insns,
+                is_program, [], [], 0, [], None)
         if len(found) > MAX_FUNCTIONS:
             raise self.damaged("it has %d functions, more than %d", len(found), MAX_FUNCTIONS)
         places = {function.name: key for key, function in found.items()}
@@ -2522,29 +2498,29 @@ class _Reader:
             if name not in places or callback not in places:
                 raise self.damaged("program %s has no exception callback %s", name, callback)
             found[places[name]] = found[places[name]]._replace(callback=places[callback])
-        self.functions, self.keys, end = found, sorted(found), (0, 0)
-        for key in self.keys:           # so all of them are no more than the file has
+        self.functions, self.in_section, end = found, {}, (0, 0)
+        for key, function in sorted(found.items()):     # so all are no more than the file has
             if key < end:
-                raise self.damaged("function %s overlaps another", found[key].name)
-            end = key[0], key[1] + len(found[key].insns)
+                raise self.damaged("function %s overlaps another", function.name)
+            end = key[0], key[1] + function.size
+            self.in_section.setdefault(key[0], []).append(function)
         self.map_at = {spec.offset: spec.name for spec in self.maps.values()}
         self.arenas = [spec.name for spec in self.maps.values() if spec.type == MAP_ARENA]
-        for index in {key[0] for key in found}:
-            for offset, kind, symbol in elf.relocations.get(index, ()):
-                function = self.function_at(index, offset)
-                if function is None or offset % 8:
-                    raise self.damaged("section %s has a relocation outside of its functions",
-                                       elf.sections[index].name)
-                function.relocations.append(
-                    self.relocation(function, offset - function.offset, kind, symbol))
+        for index in self.in_section:
+            rows = elf.relocations.get(index, ())
+            for function, inside in self.in_functions(index, rows, "a relocation"):
+                function.relocations.extend(
+                    self.relocation(function, offset - function.offset, kind, symbol)
+                    for offset, kind, symbol in inside)
         return found
 
-    def function_at(self, section, offset):
-        """The function that has this instruction, or None."""
-        key = self.keys[bisect_right(self.keys, (section, offset)) - 1] if self.keys else (0, 0)
-        function = self.functions.get(key)
-        return function if key[0] == section and key[1] <= offset < key[1] + len(
-            function.insns) else None
+    def in_functions(self, section, rows, what):
+        """Each function of a section with those of the rows, (offset, ...), that are in it."""
+        found = list(self.inside(self.in_section.get(section, ()), rows))
+        if sum(len(inside) for _, inside in found) < len(rows) or any(row[0] % 8 for row in rows):
+            raise self.damaged("section %s has %s outside of its functions",
+                               self.elf.sections[section].name, what)
+        return found
 
     def relocation(self, function, offset, kind, symbol):
         """What an ELF relocation of an instruction means."""
@@ -2597,26 +2573,15 @@ class _Reader:
         magic, version, _, length = struct.unpack_from("=HBBI", cut(data, 0, 24, ".BTF.ext"))
         if magic != 0xeb9f or version != 1 or length < 24 or length > len(data):
             raise self.damaged(".BTF.ext is damaged")
-        indexes = {section.name: section.index for section in self.elf.sections
-                   if section.flags & SHF_EXECINSTR}
         for at, what, shape in ((8, "func_info", "=II"), (16, "line_info", "=IIII"),
                                 (24, "core_relo", "=IIII")):
             if at + 8 > length:
                 break
             offset, size = struct.unpack_from("=II", data, at)
-            for where, rows in self.records(cut(data, length + offset, size, ".BTF.ext"), what,
-                                            shape):
-                rows.sort()
-                is_aligned, at = not any(row[0] % 8 for row in rows), 0
-                while at < len(rows):   # all of a function at once: lines are many
-                    function = self.function_at(indexes.get(where, 0), rows[at][0])
-                    if function is None or not is_aligned:
-                        raise self.damaged(".BTF.ext: %s of %s is outside of its functions", what,
-                                           where)
-                    end = bisect_right(rows, (function.offset + len(function.insns) - 1, 1 << 32),
-                                       at)
-                    self.add_info(function, what, rows[at:end])
-                    at = end
+            rows = self.records(cut(data, length + offset, size, ".BTF.ext"), what, shape)
+            for section in rows:        # all of a function at once: lines are many
+                for function, inside in self.in_functions(section, rows[section], what):
+                    self.add_info(function, what, inside)
 
     def add_info(self, function, what, rows):
         """Keep what the rows of one part of .BTF.ext say of a function."""
@@ -2626,24 +2591,24 @@ class _Reader:
             function.core.extend(
                 CoreRelocation((at - function.offset) // 8, kind, self.btf.string(access), what)
                 for at, kind, access, what in rows)
-        elif rows[0][0] == function.offset:
+        elif rows and rows[0][0] == function.offset:
             self.functions[function.section, function.offset] = function._replace(type=rows[0][1])
 
     def records(self, data, what, shape):
-        """The records of one part of .BTF.ext: (name of the section, [record...])..."""
-        if not data:
-            return
-        cut, known = self.elf.cut, struct.calcsize(shape)
-        size, = struct.unpack_from("=I", cut(data, 0, 4, ".BTF.ext"))
+        """The records of one part of .BTF.ext: {section index: [record...]}."""
+        cut, known, found, at = self.elf.cut, struct.calcsize(shape), {}, 4
+        size, = struct.unpack_from("=I", cut(data, 0, 4, ".BTF.ext")) if data else (known,)
         if size < known or size % 4:
             raise self.damaged(".BTF.ext: a record of %s has %d bytes", what, size)
-        at = 4
+        indexes = {section.name: section.index for section in self.elf.sections
+                   if section.flags & SHF_EXECINSTR}
         while at < len(data):
             name, count = struct.unpack_from("=II", cut(data, at, 8, ".BTF.ext"))
             records = cut(data, at + 8, size * count, ".BTF.ext")
-            yield self.btf.string(name), list(struct.iter_unpack(shape + "%dx" % (size - known),
-                                                                 records))
+            found.setdefault(indexes.get(self.btf.string(name), 0), []).extend(
+                struct.iter_unpack(shape + "%dx" % (size - known), records))
             at += 8 + size * count
+        return found
 
     def read_struct_ops(self):
         """{name: StructOps}.  One in a section whose name starts with ? is left out."""
@@ -2712,9 +2677,6 @@ class _Reader:
         return bytes(data)
 
 
-MAP_NUMBERS = {"type": "type", "max_entries": "max_entries", "key_size": "key_size",
-               "value_size": "value_size", "map_flags": "flags", "numa_node": "numa",
-               "map_extra": "extra", "pinning": "pinning"}
 # --- reading an object: some of its programs ---
 
 def part_of(obj, programs):
@@ -3551,20 +3513,18 @@ def _possible_cpus():
 
 def _fitted(spec):
     """A MapSpec with as many entries as the kernel takes, and so of the maps in it."""
-    entries, size = spec.max_entries, os.sysconf("SC_PAGE_SIZE")
+    entries = spec.max_entries
     if spec.type == MAP_PERF_EVENT_ARRAY and not entries:
         entries = _possible_cpus()
-    if spec.type in (MAP_RINGBUF, MAP_USER_RINGBUF) and entries:
-        while size < entries and size < 1 << 31:
-            size *= 2                   # a power of two, whole pages
-        entries = size
+    if spec.type in (MAP_RINGBUF, MAP_USER_RINGBUF) and entries:    # a power of two, whole pages
+        entries = 1 << (max(entries, os.sysconf("SC_PAGE_SIZE")) - 1).bit_length()
     return spec._replace(max_entries=entries, inner=spec.inner and _fitted(spec.inner))
 
 
 def _create_map(spec, btf_fd, of, prefix="", inner_fd=0, ops_type=0):
     """Create the map that a MapSpec of the object `of` describes."""
     doing, what = "creating BPF map", "%s of %s" % (spec.name, of)
-    if max(spec[2:10]) >= 1 << 32:
+    if max(spec[1:9]) >= 1 << 32:
         raise failure(errno.EINVAL, doing, what, "a number in its description is too large")
     if spec.inner:
         inner = _create_map(spec.inner, btf_fd, of)
@@ -3576,8 +3536,9 @@ def _create_map(spec, btf_fd, of, prefix="", inner_fd=0, ops_type=0):
     def create(*types):
         return _with_memory(lambda: bpf(BPF_MAP_CREATE, struct.pack(
             "=IIIIIII16sIIIIIQ", spec.type, spec.key_size, spec.value_size,
-            spec.max_entries, spec.flags | (1 << 2 if spec.numa else 0), inner_fd, spec.numa,
-            _short_name(prefix + spec.name), 0, *types, ops_type, spec.extra), doing, what))
+            spec.max_entries, spec.map_flags | (1 << 2 if spec.numa_node else 0), inner_fd,
+            spec.numa_node, _short_name(prefix + spec.name), 0, *types, ops_type, spec.map_extra),
+            doing, what))
     first, tries = None, [(0, 0, 0)]
     if btf_fd >= 0 and (spec.key_type or spec.value_type or ops_type):
         # Maps of some types take none, or not that of their keys.
@@ -3606,7 +3567,7 @@ def _open_pinned(spec, btf_fd, of, folder):
                 % made.what, path, "the folder must be in a BPF file system")
         return made
     has = struct.unpack_from("=I4xIIII", object_info(fd, bytes(80)))
-    if has != (spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags):
+    if has != spec[1:6]:
         os.close(fd)
         raise failure(errno.EEXIST, "opening pinned BPF map", path,
                       "it is not as %s describes it" % printable(of))
@@ -3786,7 +3747,7 @@ class Loaded:
                 _open_pinned(spec, self._btf_fd, self.name, pins) if spec.pinning
                 else _create_map(spec, self._btf_fd, self.name))
             if spec.type == MAP_ARENA:
-                section, memory = self._obj.data.get(ARENA_DATA), self.map_arena(made, spec.extra)
+                section, memory = self._obj.data.get(ARENA_DATA), self.map_arena(made, spec.map_extra)
                 if section:
                     memory[:len(section.data)] = section.data
                     self.globals.add(memory, section.variables)
@@ -3809,8 +3770,8 @@ class Loaded:
     def load_data(self, section, constants):
         """A data section is an array with one element, mapped here if it can change."""
         prefix = os.path.basename(self.name).split(".")[0][:7]
-        spec = MapSpec(section.name, 0, MAP_ARRAY, 4, section.size, 1, section.flags, 0,
-                       section.type, 0, 0, 0, None, {})
+        spec = MapSpec(section.name, MAP_ARRAY, 4, section.size, 1, section.flags,
+                       value_type=section.type)
         made = self.add_map(_create_map(spec, self._btf_fd, self.name, prefix))
         memory, is_constant = None, section.flags & BPF_F_RDONLY_PROG
         if section.flags & BPF_F_MMAPABLE and not is_constant:
@@ -3872,8 +3833,7 @@ class Loaded:
         value = bytearray(ops.value)
         for offset, name in ops.functions.items():
             struct.pack_into("=Q", value, offset, self.programs[name])
-        spec = MapSpec(ops.name, 0, MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK, 0, 0, 0, 0, 0,
-                       None, {})
+        spec = MapSpec(ops.name, MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK)
         self.add_map(_create_map(spec, self._btf_fd, self.name, ops_type=ops.value_type))
         self.points[ops.name] = bytes(value)
 

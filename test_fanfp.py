@@ -2831,7 +2831,7 @@ class ReadTest(unittest.TestCase):
                                  ["array", "hash", "jumps", "of_task", "percpu", "ring"])
                 self.assertEqual(obj.maps["array"].value_size, 16)
                 self.assertEqual(obj.maps["percpu"].max_entries, 2)
-                self.assertEqual(obj.maps["of_task"].flags, 1)
+                self.assertEqual(obj.maps["of_task"].map_flags, 1)
                 self.assertEqual(sorted(obj.data), [".bss", ".data", ".data.own", ".rodata"])
                 programs = [function.name for function in obj.functions.values()
                             if function.is_program]
@@ -3430,7 +3430,7 @@ class CasesTest(BpfTest):
     def test_arena(self):
         self.needs(6, 9)
         obj = OBJECTS.read("arena")
-        there = {"arena": obj.maps["arena"]._replace(extra=1 << 44)}
+        there = {"arena": obj.maps["arena"]._replace(map_extra=1 << 44)}
         for one in (obj, obj._replace(maps=there)):
             with fanfp.load(one, kernel()) as loaded:
                 self.assertEqual(run_syscall_program(loaded.programs["counts"]), 7)
@@ -3440,7 +3440,7 @@ class CasesTest(BpfTest):
                 self.assertEqual(loaded.globals["counter"], 17)
         with fanfp.load(obj, kernel()) as loaded:       # never over what is there
             there = loaded._arenas[0][0]
-            over = {"arena": obj.maps["arena"]._replace(extra=there)}
+            over = {"arena": obj.maps["arena"]._replace(map_extra=there)}
             with self.assertRaises(fanfp.Error) as caught:
                 fanfp.load(obj._replace(maps=over), kernel())
             self.assertIn("mapping arena arena of arena", str(caught.exception))
