@@ -2242,8 +2242,8 @@ CoreRelocation = collections.namedtuple("CoreRelocation", "index type access kin
 # insns: the instructions, as size bytes; lines: (byte in the section, file, line, column), with
 # string offsets; callback: the key of the function that exceptions call, or None.
 Function = collections.namedtuple(
-    "Function", "name section section_name offset size insns is_program relocations core type lines "
-    "callback")
+    "Function", "name section section_name offset size insns is_program relocations core type "
+    "lines callback")
 # inner: the MapSpec of the maps in a map, or None; values: {index: name of a map or program}.
 MapSpec = collections.namedtuple(
     "MapSpec", "name type key_size value_size max_entries map_flags numa_node map_extra pinning "
@@ -2397,7 +2397,7 @@ class _Reader:
                     number = behind.items[2]
                 else:
                     raise self.damaged("map %s: %s is no number", name, member.name)
-                said[member.name] = number
+                said[member.name] = number & (1 << 64) - 1
             elif member.name == "values" and kind.kind == BTF_ARRAY and rows is not None:
                 said["value_size"] = 4
                 element = btf.skip(kind.items[0])
@@ -3524,7 +3524,7 @@ def _fitted(spec):
 def _create_map(spec, btf_fd, of, prefix="", inner_fd=0, ops_type=0):
     """Create the map that a MapSpec of the object `of` describes."""
     doing, what = "creating BPF map", "%s of %s" % (spec.name, of)
-    if max(spec[1:9]) >= 1 << 32:
+    if max(spec[1:7]) >= 1 << 32:
         raise failure(errno.EINVAL, doing, what, "a number in its description is too large")
     if spec.inner:
         inner = _create_map(spec.inner, btf_fd, of)
@@ -3747,7 +3747,8 @@ class Loaded:
                 _open_pinned(spec, self._btf_fd, self.name, pins) if spec.pinning
                 else _create_map(spec, self._btf_fd, self.name))
             if spec.type == MAP_ARENA:
-                section, memory = self._obj.data.get(ARENA_DATA), self.map_arena(made, spec.map_extra)
+                memory = self.map_arena(made, spec.map_extra)
+                section = self._obj.data.get(ARENA_DATA)
                 if section:
                     memory[:len(section.data)] = section.data
                     self.globals.add(memory, section.variables)
