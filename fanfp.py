@@ -3390,37 +3390,39 @@ PER_CPU_MAPS = (5, 6, 10, 21)           # hash, array, LRU hash, cgroup storage
 LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
 
 
-def bpf(command, attributes, doing, on="", hint=None):
-    """One bpf(2) call with the bytes of a union bpf_attr.  Returns its result, or raises Error."""
-    attributes = ctypes.create_string_buffer(attributes, len(attributes))
+def bpf(command, form, *values, doing, on="", hint=None):
+    """One bpf(2) call.  form and values: those of its union bpf_attr, as struct.pack() has them,
+    where a buffer stands for its address.  Returns its result, or raises Error."""
+    attributes = ctypes.create_string_buffer(struct.pack("=" + form, *[
+        ctypes.addressof(value) if isinstance(value, ctypes.Array) else value for value in values]))
     for _ in range(5):                  # the verifier gives up when a signal comes: EAGAIN
-        result = system_call("bpf", command, attributes, len(attributes))
+        result = system_call("bpf", command, attributes, len(attributes) - 1)
         if result >= 0:
             return result
-        if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
+        number = ctypes.get_errno()
+        if number not in (errno.EAGAIN, errno.EINTR) and not (
+                number == errno.EPERM and _raise_memory_limit()):
             break
-    raise failure(ctypes.get_errno(), doing, on, hint or {
+    raise failure(number, doing, on, hint or {
         errno.EPERM: "needs root, or CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8), and "
                      "no lockdown", errno.ENOSYS: "this kernel has no bpf(2)"})
 
 
-def _with_memory(call):
+def _raise_memory_limit():
     """Before Linux 5.11 maps and programs count as locked memory, and too low a limit is EPERM.
-
-    The limit is raised only when it stood in the way, and only on such a kernel.
-    """
-    try:
-        return call()
-    except Error as why:
-        if why.errno != errno.EPERM or _kernel_release() >= (5, 11):
-            raise
+    Raise it, if it can have stood in the way."""
+    if _kernel_release() >= (5, 11):
+        return False
     resource = module("resource", "loading BPF: raising the limit of locked memory")
+    endless = (resource.RLIM_INFINITY,) * 2
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK) == endless:
+        return False
     try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, endless)
     except (ValueError, OSError):
         raise failure(errno.EPERM, "loading BPF", "", "needs root, or a higher limit of locked "
                       "memory (ulimit -l)")
-    return call()
+    return True
 
 
 def _numbers(release, count=2):
@@ -3433,10 +3435,9 @@ def _kernel_release():
     return _numbers(os.uname().release)
 
 
-def _address(data):
-    """(address, the buffer there): the buffer lives as long as the caller holds it."""
-    buffer = ctypes.create_string_buffer(bytes(data), max(len(data), 1))
-    return ctypes.addressof(buffer), buffer
+def _buffer(data):
+    """Bytes for a call to read or write."""
+    return ctypes.create_string_buffer(bytes(data), max(len(data), 1))
 
 
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
@@ -3491,19 +3492,15 @@ class Map:
 
     def _element(self, command, doing, key, value, flags=0):
         """One call on an element; the value looked up, or None if there is no such element."""
-        key_at, key_buffer = (0, None) if key is None else _address(
-            self._bytes(key, self.key_size))
-        value_at, value_buffer = _address(value) if value else (0, None)
+        key = 0 if key is None else _buffer(self._bytes(key, self.key_size))
+        value = _buffer(value) if value else 0
         try:
-            bpf(command, struct.pack("=IIQQQ", self.fd, 0, key_at, value_at, flags), doing,
-                self.what)
+            bpf(command, "IIQQQ", self.fd, 0, key, value, flags, doing=doing, on=self.what)
         except Error as why:
             if why.errno == errno.ENOENT and command != BPF_MAP_UPDATE_ELEM:
                 return None
             raise
-        finally:
-            del key_buffer
-        return value_buffer.raw if value and command == BPF_MAP_LOOKUP_ELEM else b""
+        return value.raw if value and command == BPF_MAP_LOOKUP_ELEM else b""
 
 
 def _possible_cpus():
@@ -3533,38 +3530,34 @@ def _create_map(spec, btf_fd, of, prefix="", inner_fd=0, ops_type=0):
         finally:
             os.close(inner.fd)
 
-    def create(*types):
-        return _with_memory(lambda: bpf(BPF_MAP_CREATE, struct.pack(
-            "=IIIIIII16sIIIIIQ", spec.type, spec.key_size, spec.value_size,
-            spec.max_entries, spec.map_flags | (1 << 2 if spec.numa_node else 0), inner_fd,
-            spec.numa_node, _short_name(prefix + spec.name), 0, *types, ops_type, spec.map_extra),
-            doing, what))
-    first, tries = None, [(0, 0, 0)]
-    if btf_fd >= 0 and (spec.key_type or spec.value_type or ops_type):
-        # Maps of some types take none, or not that of their keys.
-        tries = [(btf_fd, spec.key_type, spec.value_type)] + (tries if not ops_type else [])
-    for types in tries:
-        try:
-            return Map(spec.name, spec.type, create(*types),
-                       (spec.key_size, spec.value_size, spec.max_entries), of)
-        except Error as why:
-            first = first or why
-    raise first
+    # Maps of some types take none, or not that of their keys: then again without.
+    is_typed = btf_fd >= 0 and bool(spec.key_type or spec.value_type or ops_type)
+    types = (btf_fd, spec.key_type, spec.value_type) if is_typed else (0, 0, 0)
+    try:
+        fd = bpf(BPF_MAP_CREATE, "IIIIIII16sIIIIIQ", spec.type, spec.key_size, spec.value_size,
+                 spec.max_entries, spec.map_flags | (1 << 2 if spec.numa_node else 0), inner_fd,
+                 spec.numa_node, _short_name(prefix + spec.name), 0, *types, ops_type,
+                 spec.map_extra, doing=doing, on=what)
+    except Error:
+        if ops_type or not is_typed:
+            raise
+        return _create_map(spec, -1, of, prefix, inner_fd)
+    return Map(spec.name, spec.type, fd, (spec.key_size, spec.value_size, spec.max_entries), of)
 
 
 def _open_pinned(spec, btf_fd, of, folder):
     """The map that is pinned by this name, or a new one that is pinned from now on."""
     path = os.path.join(folder, spec.name.replace(".", "_"))
-    at, buffer = _address(os.fsencode(path) + b"\0")
+    name = _buffer(os.fsencode(path) + b"\0")
     try:
-        fd = bpf(BPF_OBJ_GET, struct.pack("=QII", at, 0, 0), "opening pinned BPF map", path)
+        fd = bpf(BPF_OBJ_GET, "QII", name, 0, 0, doing="opening pinned BPF map", on=path)
     except Error as why:
         if why.errno != errno.ENOENT:
             raise
         made = _create_map(spec, btf_fd, of)
         with OnFailure(os.close, made.fd):
-            bpf(BPF_OBJ_PIN, struct.pack("=QII", at, made.fd, 0), "pinning BPF map %s at"
-                % made.what, path, "the folder must be in a BPF file system")
+            bpf(BPF_OBJ_PIN, "QII", name, made.fd, 0, doing="pinning BPF map %s at" % made.what,
+                on=path, hint="the folder must be in a BPF file system")
         return made
     has = struct.unpack_from("=I4xIIII", object_info(fd, bytes(80)))
     if has != spec[1:6]:
@@ -3724,19 +3717,14 @@ class Loaded:
         """Tell the kernel the types.  If it refuses them the rest is tried without, for few objects
         need them: returns what to say if that fails too."""
         data = self._obj.btf_load
-        at, buffer = _address(data)
-
-        def attempt(log_at=0, size=0):
-            return bpf(BPF_BTF_LOAD, struct.pack("=QQIIII", at, log_at, len(data), size, size > 0,
-                                                 0), "loading the types of BPF object", self.name)
         try:
-            self._btf_fd = _with_memory(attempt)
+            self._btf_fd = _with_log((), lambda log, size: bpf(
+                BPF_BTF_LOAD, "QQIIII", _buffer(data), log, len(data), size, size > 0, 0,
+                doing="loading the types of BPF object", on=self.name))
         except Error as why:
             if why.errno == errno.EPERM:
                 raise
-            return _with_log(why, _log_of(attempt), None)
-        finally:
-            del buffer
+            return why
 
     def load_maps(self, constants, pins):
         for spec in map(_fitted, self._obj.maps.values()):
@@ -3793,7 +3781,7 @@ class Loaded:
             made.update(0, whole)
             self.globals.add(bytes(whole) if is_constant else made, section.variables)
         if is_constant:
-            bpf(BPF_MAP_FREEZE, struct.pack("=I", made.fd), "freezing BPF map", made.what)
+            bpf(BPF_MAP_FREEZE, "I", made.fd, doing="freezing BPF map", on=made.what)
 
     def configuration(self, section):
         """{name: value} of the variables of .kconfig."""
@@ -3850,30 +3838,20 @@ class Loaded:
             INSN.pack_into(insns, 8 * index + 8, 0, 0, 0, _signed(offset or 0, 32))
         is_typed = self._btf_fd >= 0 and program.func_info
         funcs, lines = (program.func_info, program.line_info) if is_typed else (b"", b"")
-        places, buffers = zip(*map(_address, (insns, self._obj.license + b"\0", funcs, lines)))
-
-        def attempt(log_at=0, size=0):
-            return bpf(BPF_PROG_LOAD, struct.pack(
-                "=IIQQIIQII16sIIIIQIIQIII", program.kind, len(insns) // 8, places[0], places[1],
-                size > 0, size, log_at, 0, program.flags, _short_name(program.name), 0,
-                program.attach_type, self._btf_fd if funcs else 0, 8 if funcs else 0,
-                places[2] if funcs else 0, len(funcs) // 8, 16 if lines else 0,
-                places[3] if lines else 0, len(lines) // 16, program.attach_btf_id,
-                target if program.kind == PROG_EXT else 0),
-                "loading BPF program", "%s of %s" % (program.name, self.name))
-        try:
-            self.programs[program.name] = _with_memory(attempt)
-        except Error as why:
-            raise _with_log(why, _log_of(attempt), program) from None
-        finally:
-            del buffers
-        kind, _, point = program.section.partition("/")
-        if point and (kind in KPROBES or program.kind in ATTACHED_BY_SECTION):
+        self.programs[program.name] = _with_log(program.poison, lambda log, size: bpf(
+            BPF_PROG_LOAD, "IIQQIIQII16sIIIIQIIQIII", program.kind, len(insns) // 8,
+            _buffer(insns), _buffer(self._obj.license + b"\0"), size > 0, size, log, 0,
+            program.flags, _short_name(program.name), 0, program.attach_type,
+            self._btf_fd if funcs else 0, 8 if funcs else 0, _buffer(funcs), len(funcs) // 8,
+            16 if lines else 0, _buffer(lines), len(lines) // 16, program.attach_btf_id,
+            target if program.kind == PROG_EXT else 0,
+            doing="loading BPF program", on="%s of %s" % (program.name, self.name)))
+        if "/" in program.section and program.kind in ATTACHED_BY_SECTION:
             self.points[program.name] = program.section
 
     def attach(self, *names):
-        """Register struct_ops and run programs at their raw tracepoints, kprobes, functions and
-        hooks (fentry, lsm, freplace...), all of them or those named, until close().
+        """Register struct_ops and run programs at their raw tracepoints, functions and hooks
+        (fentry, lsm, freplace...), all of them or those named, until close().
 
         EEXIST: the kernel has a struct_ops of the same name.
         """
@@ -3890,8 +3868,8 @@ class Loaded:
             if self.points[name]:
                 ops.update(0, self.points[name])
                 self.points[name] = b""             # it holds it from now on
-            return bpf(BPF_LINK_CREATE, struct.pack("=IIIIQQQ", ops.fd, 0, BPF_STRUCT_OPS_ATTACH, 0,
-                                                    0, 0, 0), "registering struct_ops", ops.what)
+            return bpf(BPF_LINK_CREATE, "IIIIQQQ", ops.fd, 0, BPF_STRUCT_OPS_ATTACH, 0, 0, 0, 0,
+                       doing="registering struct_ops", on=ops.what)
         except Error as why:
             raise failure(why.errno, "registering struct_ops", ops.what, {
                 errno.EEXIST: "another with its name is registered",
@@ -3900,15 +3878,10 @@ class Loaded:
 
     def _run_at_point(self, program):
         kind, _, point = self.points[program].partition("/")
-        fd = self.programs[program]
-        if kind in KPROBES:
-            return open_kprobe(point, fd)
-        at, buffer = _address(point.encode() + b"\0")
         named = SECTIONS[kind][0] in (PROG_RAW_TP, PROG_RAW_TP_WRITABLE)
-        link = bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", at if named else 0, fd),
-                   "running BPF program %s of %s at" % (program, self.name), self.points[program])
-        del buffer
-        return link
+        return bpf(BPF_RAW_TRACEPOINT_OPEN, "QI4x", _buffer(point.encode() + b"\0") if named else 0,
+                   self.programs[program], on=self.points[program],
+                   doing="running BPF program %s of %s at" % (program, self.name))
 
     def detach(self, *names):
         """Take out again what was attached, all of it or that named."""
@@ -3931,7 +3904,6 @@ class Loaded:
 
 
 # Which programs are attached by their sections: see Loaded.attach().
-KPROBES = ("kprobe",)
 ATTACHED_BY_SECTION = PROG_RAW_TP, PROG_RAW_TP_WRITABLE, PROG_TRACING, PROG_EXT, PROG_LSM
 MAX_ADDRESSES = 64      # typeless symbols: each is looked for in the whole of /proc/kallsyms
 
@@ -3984,126 +3956,60 @@ def with_addresses(obj):
         name: extern._replace(address=found.get(name)) for name, extern in obj.externs.items()})
 
 
-def _log_of(attempt):
-    """What the kernel says when it is asked again with a log."""
+def _with_log(poison, attempt):
+    """What attempt(0, 0) returns.  If the kernel refuses it is asked again, attempt(buffer, size),
+    for its log: the Error has the last line that says why and the source line it is about, in one
+    line; the end of the log in detail.  poison: see Program."""
+    try:
+        return attempt(0, 0)
+    except Error as error:
+        why = error
     for size in LOG_SIZES:
-        buffer = ctypes.create_string_buffer(size)
+        log = ctypes.create_string_buffer(size)
         try:
-            os.close(attempt(ctypes.addressof(buffer), size))
-        except Error as why:
-            if why.errno == errno.ENOSPC:
+            os.close(attempt(log, size))
+        except Error as error:
+            if error.errno == errno.ENOSPC:
                 continue
         break
-    return buffer.value.decode("utf-8", "replace")
-
-
-def _with_log(why, log, program):
-    """The Error of a refusal: the last line that says why and the source line it is about, in one
-    line; the end of the log in detail."""
-    told, _, _ = log.partition("\nVerification failed: ")   # Linux 7.3 says it again, at length
+    # Linux 7.3 says it again, at length.
+    told = log.value.decode("utf-8", "replace").partition("\nVerification failed: ")[0]
     lines = [line for line in told.splitlines()
              if line.strip() and not line.startswith(("processed ", "verification time",
                                                       "stack depth", "Func#", "max_states"))]
     if not lines:
-        return why
+        raise why
     source = next((line.lstrip("; ") for line in reversed(lines) if line.startswith(";")), "")
     reason = lines[-1].strip()
-    for index, missing in program.poison.items() if program else ():
+    for index in poison:
         if "%d: " % index in reason or str(POISON_CORE) in reason or str(POISON_KFUNC) in reason:
-            reason += " (this kernel has no %s)" % missing
+            reason += " (this kernel has no %s)" % poison[index]
             break
-    return Error(why.errno, "%s: %s%s" % (why.reason, reason, ", at: " + source if source else ""),
-                 "\n".join(lines[-20:]))
+    raise Error(why.errno, "%s: %s%s" % (why.reason, reason, ", at: " + source if source else ""),
+                "\n".join(lines[-20:]))
 
 
-# --- running programs ---
-
-KPROBE_TYPE = "/sys/bus/event_source/devices/kprobe/type"
-# The number of perf_event_open(2), <asm/unistd.h>, on the machines whose registers bpf/trace.h has.
-PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "s390x": 331, "ppc64": 319,
-                   "ppc64le": 319}
-PERF_FLAG_FD_CLOEXEC = 8
-# PERF_EVENT_IOC_ENABLE and PERF_EVENT_IOC_SET_BPF, <linux/perf_event.h>; PowerPC encodes otherwise.
-PERF_IOCTLS, PERF_IOCTLS_POWERPC = (0x2400, 0x40042408), (0x20002400, 0x80042408)
-
-
-def perf_event_number():
-    """The number of perf_event_open(2), or Error where probes of functions are not known."""
-    machine = os.uname().machine
-    if machine not in PERF_EVENT_OPEN or struct.calcsize("P") != 8:
-        raise Error(errno.ENOSYS, "tracing: not known on this machine (%s, %d bits); there are %s"
-                    % (machine, 8 * struct.calcsize("P"), ", ".join(sorted(PERF_EVENT_OPEN))))
-    return PERF_EVENT_OPEN[machine]
-
-
-def open_kprobe(function, program):
-    """Run a program at the entry of a kernel function until the descriptor is closed.
-    perf_event_open(2)."""
-    number, doing = perf_event_number(), "running a program at kernel function"
-    try:
-        with open(KPROBE_TYPE) as file:
-            kind = int(file.read())
-    except OSError as why:
-        raise failure(why.errno, doing, function, "this kernel has no kprobes, or no /sys is here")
-    at, buffer = _address(function.encode() + b"\0")
-    attributes = struct.pack("=IIQQQQQIIQQ", kind, 72, 0, 0, 0, 0, 0, 0, 0, at, 0)
-    fd = libc().syscall(ctypes.c_long(number), attributes, ctypes.c_long(-1), ctypes.c_long(0),
-                        ctypes.c_long(-1), ctypes.c_long(PERF_FLAG_FD_CLOEXEC))
-    del buffer
-    if fd < 0:
-        number = ctypes.get_errno()
-        raise failure(number, doing, function, {
-            errno.EPERM: "needs root, or CAP_PERFMON",
-            errno.EACCES: "needs root, or CAP_PERFMON, or while kernel.perf_event_paranoid is "
-                          "above 2 (Debian's default) CAP_SYS_ADMIN",
-            errno.ENOENT: "this kernel lets nothing run there",
-            errno.EINVAL: "this kernel lets nothing run there"})
-    enable, set_program = \
-        PERF_IOCTLS_POWERPC if os.uname().machine.startswith("ppc") else PERF_IOCTLS
-    with OnFailure(os.close, fd):
-        for command, argument in ((set_program, program), (enable, 0)):
-            if call("ioctl", fd, command, argument) < 0:
-                raise failure(ctypes.get_errno(), doing, function)
-    return fd
-
-
-def run_program(program, context, doing):
-    """Run a program in this process, now, with these bytes as its context.  BPF_PROG_RUN."""
-    at, buffer = _address(context)
-    bpf(BPF_PROG_RUN, struct.pack("=IIIIQQIIIIQQIII4x", program, 0, 0, 0, 0, 0, 0, 0, len(context),
-                                  0, at if context else 0, 0, 0, 0, 0), doing)
-    del buffer
-
+# --- asking the kernel ---
 
 def object_info(fd, info):
     """What the kernel tells of a map, program or BTF, in as many bytes as info has, which says
     where it is to put more.  BPF_OBJ_GET_INFO_BY_FD."""
-    at, buffer = _address(info)
-    bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), at), "asking about a descriptor")
+    buffer = _buffer(info)
+    bpf(BPF_OBJ_GET_INFO_BY_FD, "IIQ", fd, len(info), buffer, doing="asking about a descriptor")
     return buffer.raw
-
-
-def missed_runs(program):
-    """How many times the kernel could not run a program; 0 where it doesn't tell (Linux 5.12)."""
-    return struct.unpack_from("=Q", object_info(program, bytes(216)), 208)[0]
 
 
 def program_btf(program):
     """The Btf of a loaded program."""
     number, = struct.unpack_from("=I", object_info(program, bytes(216)), 128)
-    fd = bpf(BPF_BTF_GET_FD_BY_ID, struct.pack("=I", number), "asking for the types of a program")
+    fd = bpf(BPF_BTF_GET_FD_BY_ID, "I", number, doing="asking for the types of a program")
     try:
         size, = struct.unpack_from("=8xI", object_info(fd, bytes(16)))
-        at, data = _address(bytes(size))
-        object_info(fd, struct.pack("=QII", at, size, 0))
+        data = _buffer(bytes(size))
+        object_info(fd, struct.pack("=QII", ctypes.addressof(data), size, 0))
     finally:
         os.close(fd)
     return Btf(data.raw, "of program %d" % program)
-
-
-def enumerators(btf, name):
-    """The names that an enum of the kernel has."""
-    return {item for number in btf.find(name, BTF_ENUMS) for item, _ in btf.type(number).items}
 
 
 def kernel_symbols(names):
@@ -4959,6 +4865,71 @@ class Record(collections.namedtuple(
     comm = property(lambda self: self.doer.comm)
 
 
+KPROBE_TYPE = "/sys/bus/event_source/devices/kprobe/type"
+# The number of perf_event_open(2), <asm/unistd.h>, on the machines whose registers bpf/trace.h has.
+PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "s390x": 331, "ppc64": 319,
+                   "ppc64le": 319}
+PERF_FLAG_FD_CLOEXEC = 8
+# PERF_EVENT_IOC_ENABLE and PERF_EVENT_IOC_SET_BPF, <linux/perf_event.h>; PowerPC encodes otherwise.
+PERF_IOCTLS, PERF_IOCTLS_POWERPC = (0x2400, 0x40042408), (0x20002400, 0x80042408)
+
+
+def perf_event_number():
+    """The number of perf_event_open(2), or Error where probes of functions are not known."""
+    machine = os.uname().machine
+    if machine not in PERF_EVENT_OPEN or struct.calcsize("P") != 8:
+        raise Error(errno.ENOSYS, "tracing: not known on this machine (%s, %d bits); there are %s"
+                    % (machine, 8 * struct.calcsize("P"), ", ".join(sorted(PERF_EVENT_OPEN))))
+    return PERF_EVENT_OPEN[machine]
+
+
+def open_kprobe(function, program):
+    """Run a program at the entry of a kernel function until the descriptor is closed.
+    perf_event_open(2)."""
+    number, doing = perf_event_number(), "running a program at kernel function"
+    try:
+        with open(KPROBE_TYPE) as file:
+            kind = int(file.read())
+    except OSError as why:
+        raise failure(why.errno, doing, function, "this kernel has no kprobes, or no /sys is here")
+    name = ctypes.create_string_buffer(function.encode())
+    attributes = struct.pack("=IIQQQQQIIQQ", kind, 72, 0, 0, 0, 0, 0, 0, 0,
+                             ctypes.addressof(name), 0)
+    fd = libc().syscall(ctypes.c_long(number), attributes, ctypes.c_long(-1), ctypes.c_long(0),
+                        ctypes.c_long(-1), ctypes.c_long(PERF_FLAG_FD_CLOEXEC))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise failure(number, doing, function, {
+            errno.EPERM: "needs root, or CAP_PERFMON",
+            errno.EACCES: "needs root, or CAP_PERFMON, or while kernel.perf_event_paranoid is "
+                          "above 2 (Debian's default) CAP_SYS_ADMIN",
+            errno.ENOENT: "this kernel lets nothing run there",
+            errno.EINVAL: "this kernel lets nothing run there"})
+    enable, set_program = \
+        PERF_IOCTLS_POWERPC if os.uname().machine.startswith("ppc") else PERF_IOCTLS
+    with OnFailure(os.close, fd):
+        for command, argument in ((set_program, program), (enable, 0)):
+            if call("ioctl", fd, command, argument) < 0:
+                raise failure(ctypes.get_errno(), doing, function)
+    return fd
+
+
+def run_program(program, context, doing):
+    """Run a program in this process, now, with these bytes as its context.  BPF_PROG_RUN."""
+    bpf(BPF_PROG_RUN, "IIIIQQIIIIQQIII4x", program, 0, 0, 0, 0, 0, 0, 0, len(context), 0,
+        ctypes.create_string_buffer(context) if context else 0, 0, 0, 0, 0, doing=doing)
+
+
+def missed_runs(program):
+    """How many times the kernel could not run a program; 0 where it doesn't tell (Linux 5.12)."""
+    return struct.unpack_from("=Q", object_info(program, bytes(216)), 208)[0]
+
+
+def enumerators(btf, name):
+    """The names that an enum of the kernel has."""
+    return {item for number in btf.find(name, BTF_ENUMS) for item, _ in btf.type(number).items}
+
+
 class Tracer:
     """The events of trees as they happen, from BPF programs (bpf/trace.h) on the two kernel
     functions that all events pass; for Linux 5.10 and later, by kprobes.
@@ -5126,7 +5097,8 @@ class Tracer:
         if not loaded.globals["trace_rename_lock"]:
             self.caveat = ("paths are not certain while directories above are being renamed: the "
                            "kernel hides its addresses (kernel.kptr_restrict, CAP_SYSLOG)")
-        loaded.attach(*self._entries)
+        for name, function in zip(self._entries, self.SIGNATURES):
+            loaded.links[name] = open_kprobe(function, loaded.programs[name])
 
     def _map_ring(self, ring, size):
         """The ring as bpf(2) lays it out: what is consumed, what is produced, the data twice."""

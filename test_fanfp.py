@@ -2631,11 +2631,9 @@ def bpf_descriptors():
 def program_info(fd):
     """(tag, instructions as the kernel has them) of a loaded program."""
     def ask(size, address):
-        info = ctypes.create_string_buffer(
-            struct.pack("=II8sIIQQ", 0, 0, b"", 0, size, 0, address), 232)
-        fanfp.bpf(fanfp.BPF_OBJ_GET_INFO_BY_FD,
-                  struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)), "ask of a program")
-        return struct.unpack_from("=II8sIIQQ", info.raw)
+        form = struct.Struct("=II8sIIQQ")
+        return form.unpack_from(fanfp.object_info(
+            fd, form.pack(0, 0, b"", 0, size, 0, address).ljust(232, b"\0")))
     tag, size = ask(0, 0)[2], ask(0, 0)[4]
     insns = ctypes.create_string_buffer(size)
     ask(size, ctypes.addressof(insns))
@@ -2646,8 +2644,8 @@ def first_key(found):
     """The first key of a map, or None."""
     key = ctypes.create_string_buffer(found.key_size)
     try:
-        fanfp.bpf(fanfp.BPF_MAP_GET_NEXT_KEY, struct.pack(
-            "=IIQQQ", found.fd, 0, 0, ctypes.addressof(key), 0), "ask for a key")
+        fanfp.bpf(fanfp.BPF_MAP_GET_NEXT_KEY, "IIQQQ", found.fd, 0, 0, key, 0,
+                  doing="ask for a key")
     except fanfp.Error as why:
         if why.errno != errno.ENOENT:
             raise
@@ -2765,7 +2763,7 @@ def needs_bpf():
     if not os.path.exists("/sys/kernel/btf/vmlinux"):
         raise unittest.SkipTest("this kernel has no BTF")
     try:
-        os.close(fanfp.bpf(fanfp.BPF_MAP_CREATE, struct.pack("=IIII", 2, 4, 4, 1), "try"))
+        os.close(fanfp.bpf(fanfp.BPF_MAP_CREATE, "IIII", 2, 4, 4, 1, doing="try"))
     except fanfp.Error as why:
         raise unittest.SkipTest("BPF can't be used here: %s" % why)
 
@@ -3023,10 +3021,7 @@ def btf_has_enumerator(btf, name, enumerator):
 
 def run_raw_tracepoint(fd):
     """Run a program of type raw_tp once, by BPF_PROG_RUN."""
-    arguments = ctypes.create_string_buffer(64)
-    fanfp.bpf(fanfp.BPF_PROG_RUN, struct.pack(
-        "=IIIIQQIIIIQQII", fd, 0, 0, 0, 0, 0, 0, 0, 64, 0, ctypes.addressof(arguments), 0, 0, 0),
-        "run a program")
+    fanfp.run_program(fd, bytes(64), "run a program")
 
 
 def made_object(types, strings, relocations=(), symbols=(), zeros=()):
@@ -3483,9 +3478,8 @@ class CasesTest(BpfTest):
 
     def test_a_kernel_function_that_nothing_runs_at(self):
         with fanfp.load(fanfp.part_of(OBJECTS.read("attach"), ["at_probe"]), kernel()) as loaded:
-            loaded.points["at_probe"] = "kprobe/no_such_function"
             with self.assertRaises(fanfp.Error) as caught:
-                loaded.attach()
+                fanfp.open_kprobe("no_such_function", loaded.programs["at_probe"])
             self.assertIn("no_such_function", str(caught.exception))
 
 

@@ -465,11 +465,10 @@ class Kfuncs(Fastpath):
             + fanfp.INSN.pack(0xB7, 0, 0, 0) + fanfp.INSN.pack(0x95, 0, 0, 0))      # r0 = 0; exit
         license, log = ctypes.create_string_buffer(b"GPL"), ctypes.create_string_buffer(1 << 16)
         with self.assertRaises(fanfp.Error):
-            os.close(fanfp.bpf(fanfp.BPF_PROG_LOAD, struct.pack(
-                "=IIQQIIQII16sIIIIQIIQIII", fanfp.PROG_STRUCT_OPS, 3,
-                ctypes.addressof(insns), ctypes.addressof(license), 1, len(log),
-                ctypes.addressof(log), 0, 0, b"kfunc", 0, members.index(member), 0, 0, 0, 0, 0, 0,
-                0, ops, 0), "loading BPF program"))
+            os.close(fanfp.bpf(
+                fanfp.BPF_PROG_LOAD, "IIQQIIQII16sIIIIQIIQIII", fanfp.PROG_STRUCT_OPS, 3, insns,
+                license, 1, len(log), log, 0, 0, b"kfunc", 0, members.index(member), 0, 0, 0, 0, 0,
+                0, 0, ops, 0, doing="loading BPF program"))
         return log.value.decode()
 
     def test_programs_of_another_type_may_not_call_them(self):
