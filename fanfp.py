@@ -1391,11 +1391,6 @@ class Directories(Table):
                 pass
         raise Gone
 
-    def status(self, key):
-        """The os.stat_result of a directory.  Raises Gone, or OSError."""
-        with Closing(self.open(key)) as fd:
-            return os.fstat(fd)
-
     def walk(self, key):
         """Links from a directory up to what is known or to no tree, as it is now; never empty.
 
@@ -1405,17 +1400,16 @@ class Directories(Table):
             return [self.anchors[key]]
         if not self.mounts.get(key[:8]):
             return no_way(key)          # unmounted, though it may be mounted elsewhere
-        outside = []
+        found = []
         for root in self.mounts_of(key):
             links = self.walk_on(root, key)
             if links and links[-1][1] is not None and links[-1][1] not in self.outside:
                 return links
-            # On a bind mount of another part of the file system there is no way up at all.
-            if links and (len(links) > len(outside) or outside == no_way(key)):
-                outside = links
-        if not outside:
+            found += [links] if links else []
+        if not found:
             raise Gone
-        return outside
+        # On a bind mount of another part of the file system there is no way up at all.
+        return max(found, key=lambda links: (links != no_way(key), len(links)))
 
     def is_hidden(self, key):
         """Whether no mount of a root shows where a directory is."""
@@ -4099,14 +4093,14 @@ class Processes:
     since  boot_time() before the events whose processes are asked for
     """
 
-    __slots__ = ("since", "who", "_names", "_uids", "_all")
+    __slots__ = ("since", "who", "_names", "_all")
 
     def __init__(self, who, since):
         self.who, self.since = who, max(since, who.begun)
-        self._names, self._uids, self._all = {}, {}, {}
+        self._names, self._all = {}, {}
 
     def name(self, pid):
-        """The name of a process, str; "" where it is not known."""
+        """The name of a process, str; "" where it is not known: one read, where all takes five."""
         name = self._names.get(pid)
         if name is None:
             name = ""
@@ -4118,15 +4112,8 @@ class Processes:
         return name
 
     def uid(self, pid):
-        """The real user id of a process, int, or None: one read, where all takes five."""
-        uid = self._uids.get(pid)
-        if uid is None:
-            if self.who.ended is not None:
-                uid = real_id(read_status(read_file("/proc/%d/status" % pid)), b"Uid")
-            if uid is None or not self.who.undisturbed(pid, self.since):
-                uid = self[pid].uid
-            self._uids[pid] = uid
-        return uid
+        """The real user id of a process, int, or None."""
+        return self[pid].uid
 
     def __getitem__(self, pid):
         """The Process of a pid."""
@@ -4560,9 +4547,6 @@ def user_name(uid):
 # =============================================================================================
 # What comes in are roots, and the events of whole file systems; what goes out are the Events of the
 # trees.  It uses sections 1 to 5.
-#
-# A filter keeps events from outside the tree from reaching user space.  It may let too much
-# through, since each event is judged here all the same; it may never hold back one of the tree.
 
 # The bits fanotify can be asked for on a file system.  The rest is made here: DELETE_SELF and
 # MOVE_SELF of a root from what happens to it as an entry of its parent (a *_SELF of any file on
@@ -4575,19 +4559,54 @@ ASKABLE = (ACCESS | MODIFY | ATTRIB | CLOSE_WRITE | CLOSE_NOWRITE | OPEN | OPEN_
 ALL = 1 << 62                       # more buffers than are ever read
 
 
-class UserFilter:
-    """No filter: every event of the file system comes, and user space drops what is outside."""
+class Group:
+    """A fanotify group and its marks: every event of the file systems that have a root comes.
+
+    Those below hold back what is outside.  They may let too much through, since each event is
+    judged all the same; they may never hold back one of a tree.
+    """
 
     name = "user"
-    halves = False      # whether MOVED_FROM and MOVED_TO are needed beside RENAME
+    halves = False      # whether MOVED_FROM and MOVED_TO are asked for beside RENAME
     lags = False        # whether caught_up() is to be called as soon as can be
 
-    def __init__(self, group, path=None):
-        self.group = group
+    def __init__(self, wanted, notice, directories):
+        self.notice, self.own, self.directories = notice, wanted.own, directories
+        self.stats = collections.Counter()
+        self.mask = wanted.mask | ALWAYS | ISDIR    # the bits that are reported
+        self.fd, self.targets = new_group()     # `targets`: whether events say of which file
+        self.halves = self.halves or not self.targets
+        # The bits that each marked file system is asked for.
+        self.asked = (self.mask & ASKABLE & ~MOVES) | DELETE
+        if self.targets:
+            self.asked |= RENAME
+        else:
+            # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
+            if _kernel_release() < (5, 16):
+                self.asked &= ~FS_ERROR
+            if self.mask & RENAME:
+                self.mask |= MOVED_FROM | MOVED_TO
+        if self.halves:
+            self.asked |= MOVED_FROM | MOVED_TO
+        self.marked = set()         # ids of the file systems that are marked: those with a root
+        self.ignored = {}           # key of a directory, outside or ignored -> number of the last
+        #                             buffer in which its events are nothing new
+        self.ignores_inside = False     # whether some of these are in a tree
 
-    def prepare(self, root, fd):
-        """Called before the file system of a root, open as `fd`, is marked; raises Error where it
-        can't work."""
+    def mark(self, root, fd):
+        """Mark the file system of a root, open as `fd`, if it is not."""
+        if root.key[:8] not in self.marked:
+            mark_filesystem(self.fd, self.asked | ISDIR, root, fd)
+            self.marked.add(root.key[:8])
+
+    def unmark(self, root):
+        """No root is left on the file system of this one."""
+        if root.key[:8] in self.marked and root.fd is not None:
+            try:
+                mark_filesystem(self.fd, self.asked | ISDIR, root, root.fd, FAN_MARK_REMOVE)
+            except OSError:
+                pass                    # an unmounted one has taken its mark along
+        self.marked.discard(root.key[:8])
 
     def added(self, root):
         """The file system of a root or mount is marked."""
@@ -4595,18 +4614,25 @@ class UserFilter:
     def removed(self, root):
         """A root or mount is about to be let go of."""
 
-    def outside(self, key, number, is_ignored=False):
-        """An event of a directory outside the trees has come, and `number` buffers are read.
-        `is_ignored`: it is in a tree, and what happens to directories in it is to come all the
-        same.
+    def ignore(self, key, number, is_inside):
+        """Hold back what comes next of a directory outside, or of an ignored one inside: but what
+        happens to directories in the latter.  `number` buffers are read."""
+        self.ignored[key] = self.hold_back(key, number, is_inside)
+        self.ignores_inside = self.ignores_inside or is_inside
+        if len(self.ignored) > OUTSIDE_LIMIT:
+            self.ignored.clear()        # they come once more
 
-        Returns the number of the last buffer in which its events are nothing new; ALL, if none of
-        them is held back.
-        """
+    def hold_back(self, key, number, is_inside):
+        """ignore().  Returns the number of the last buffer in which the events of the directory are
+        nothing new; ALL, if none of them is held back."""
         return ALL
 
-    def moved_in(self):
-        """What was outside is in the tree now.  Hold back nothing of it any more."""
+    def ignore_none(self):
+        """Hold back nothing any more.  Returns the directories of which something may have been."""
+        marked = [key for key, number in self.ignored.items() if number != ALL]
+        self.ignored.clear()
+        self.ignores_inside = False
+        return marked
 
     def caught_up(self):
         """The kernel's queue has been found empty."""
@@ -4616,10 +4642,10 @@ class UserFilter:
         return {}
 
     def close(self):
-        """Called once the group is closed."""
+        os.close(self.fd)
 
 
-class MarksFilter(UserFilter):
+class MarksGroup(Group):
     """An ignore mark on each outside directory of which an event comes, so that no other does.
 
     Evictable marks pin no inode: memory pressure may drop one, and one more event sets it again.
@@ -4629,37 +4655,35 @@ class MarksFilter(UserFilter):
     halves = True
     IGNORE = FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY | FAN_MARK_EVICTABLE
 
-    def prepare(self, root, fd):
-        # Tried on the root itself, and taken away, before the first event can be missed.
-        for flags in (FAN_MARK_ADD, FAN_MARK_REMOVE):
-            try:
-                fanotify_mark(self.group.fd, flags | (self.IGNORE if flags == FAN_MARK_ADD
-                                                      else FAN_MARK_IGNORE),
-                              OPEN_EXEC | EVENT_ON_CHILD, fd, b".", root.display)
-            except Error as error:
-                if error.errno == errno.EINVAL:
-                    raise Error(errno.EINVAL, "setting an ignore mark on %s: this kernel has none "
-                                "that ignores by directory (Linux 6.0 has)"
-                                % printable(root.display), hint="use --filter user")
-                if error.errno == errno.EXDEV:
-                    return                      # see outside()
+    def mark(self, root, fd):
+        try:
+            # An ignore mark is tried, and taken away, before the first event can be missed.
+            for flags in (FAN_MARK_ADD | self.IGNORE, FAN_MARK_REMOVE | FAN_MARK_IGNORE):
+                fanotify_mark(self.fd, flags, OPEN_EXEC | EVENT_ON_CHILD, fd, b".", root.display)
+        except Error as error:
+            if error.errno == errno.EINVAL:
+                raise Error(errno.EINVAL, "setting an ignore mark on %s: this kernel has none "
+                            "that ignores by directory (Linux 6.0 has)"
+                            % printable(root.display), hint="use --filter user")
+            if error.errno != errno.EXDEV:      # see hold_back()
                 raise
+        super().mark(root, fd)
 
-    def outside(self, key, number, is_ignored=False):
+    def hold_back(self, key, number, is_inside):
         # The mark of a directory also hides the events of its children, and a root may be one.
         # Those that tell of a root (its rename, its removal) are of a directory: without ONDIR
         # they come.  So do those of a directory that is itself an entry, which are reported.
-        mask = self.group.asked & ~FS_ERROR | EVENT_ON_CHILD
-        if not is_ignored and self.group.directories.root_parents.isdisjoint((key, key[:8])) \
-                and self.group.directories.leaf(key) is None:
+        mask = self.asked & ~FS_ERROR | EVENT_ON_CHILD
+        if not is_inside and self.directories.root_parents.isdisjoint((key, key[:8])) \
+                and self.directories.leaf(key) is None:
             mask |= ISDIR
         try:
-            fd = self.group.directories.open(key)
+            fd = self.directories.open(key)
         except (Gone, OSError):
             return number
         try:
-            fanotify_mark(self.group.fd, FAN_MARK_ADD | self.IGNORE, mask, fd, b".")
-            self.group.stats["ignore marks set"] += 1
+            fanotify_mark(self.fd, FAN_MARK_ADD | self.IGNORE, mask, fd, b".")
+            self.stats["ignore marks set"] += 1
         except OSError as error:
             # A subvolume of btrfs has an id of its own, which no mark may have beside that of the
             # file system.  ENOENT: removed meanwhile.  Anything else costs events that are dropped
@@ -4667,17 +4691,18 @@ class MarksFilter(UserFilter):
             if error.errno == errno.EXDEV:
                 return ALL
             if error.errno != errno.ENOENT:
-                self.group.notice("%s; events outside the tree will cost more" % worded(error))
+                self.notice("%s; events outside the tree will cost more" % worded(error))
         finally:
             os.close(fd)
         # Events from before the mark may be in the next buffer, later ones only come if memory
         # pressure took the mark.
         return number + 1
 
-    def moved_in(self):
+    def ignore_none(self):
         # What came in may carry ignore marks anywhere.  The file-system marks stay.
-        fanotify_mark(self.group.fd, FAN_MARK_FLUSH, 0, AT_FDCWD, None)
-        self.group.stats["flushes"] += 1
+        fanotify_mark(self.fd, FAN_MARK_FLUSH, 0, AT_FDCWD, None)
+        self.stats["flushes"] += 1
+        return super().ignore_none()
 
 
 # The kernel interface of the fanotify fastpath.
@@ -4689,7 +4714,7 @@ QUEUED_SECONDS = 0.02                           # from the program's word to the
 KERNEL_COUNTERS = ("cache_hit", "cache_miss", "sent", "undecided", "skipped", "unasked", "own")
 
 
-class FastpathFilter(UserFilter):
+class FastpathGroup(Group):
     """A BPF program on the group (bpf/fan_fp.bpf.c): outside events are never queued.
 
     Invariant: while the kernel's filter has a root pinned, an ordinary descriptor of it, the
@@ -4705,20 +4730,20 @@ class FastpathFilter(UserFilter):
 
     _instances = 0
 
-    def __init__(self, group, path=None):
-        super().__init__(group)
-        self.loaded = None
+    def __init__(self, wanted, notice, directories):
+        super().__init__(wanted, notice, directories)
         self.slots, self.holds, self.whole = {}, {}, {}     # by Root
         self.left, self.left_at = 0, 0.0        # as counted by the program, and when first seen
-        obj = read_object_file(path)
-        self._require_kernel()
-        self._load(obj)
+        with OnFailure(os.close, self.fd):
+            obj = read_object_file(wanted.object)
+            self._require_kernel()
+            self._load(obj)
 
     def _require_kernel(self):
         """FAN_IOC_DEL_FP does nothing where no program is attached; it fails where none can be."""
         fcntl = module("fcntl", "asking the kernel for the fanotify fastpath")
         try:
-            fcntl.ioctl(self.group.fd, FAN_IOC_DEL_FP, bytes(64))
+            fcntl.ioctl(self.fd, FAN_IOC_DEL_FP, bytes(64))
         except OSError as error:
             raise failure(error.errno, "asking the kernel for the fanotify fastpath", "",
                           "it has none (no released kernel has); use --filter marks")
@@ -4735,8 +4760,8 @@ class FastpathFilter(UserFilter):
         part = part_of(obj, ops[0].functions.values())
         for attempt in range(20):
             # Another pid namespace may have the same pid, and the name belongs to the system.
-            FastpathFilter._instances += 1
-            name = "fanfp_%d_%d" % (os.getpid(), FastpathFilter._instances)
+            FastpathGroup._instances += 1
+            name = "fanfp_%d_%d" % (os.getpid(), FastpathGroup._instances)
             self.loaded = load(part, kernel, {ops[0].name: name})
             try:
                 self.loaded.attach(ops[0].name)
@@ -4750,14 +4775,14 @@ class FastpathFilter(UserFilter):
             if "left_read" not in self.globals:
                 raise Error(errno.ENOEXEC, "reading the BPF object %s: it is of another version"
                             % printable(obj.name), hint="leave --object out")
-            asked = self.group.mask & ASKABLE
+            asked = self.mask & ASKABLE
             if asked & MOVES:
                 asked |= MOVES
-            self.globals["own_too"] = self.group.own
+            self.globals["own_too"] = self.own
             self.globals["asked"] = asked or MOVES
             self.globals["asked_dir"] = asked | MOVES | DELETE
             try:
-                fcntl.ioctl(self.group.fd, FAN_IOC_ADD_FP,
+                fcntl.ioctl(self.fd, FAN_IOC_ADD_FP,
                             FASTPATH_ARGS.pack(name.encode(), 1, 0, 0, 0))
             except OSError as error:
                 raise failure(error.errno, "attaching the handler %s to the group" % name)
@@ -4781,7 +4806,7 @@ class FastpathFilter(UserFilter):
                         "use --filter marks" % (printable(root.display), len(states)))
         fd = root.open_mount()
         try:
-            fanotify_mark(self.group.fd, FAN_MARK_ADD, OPEN | CLOSE_NOWRITE | ISDIR, fd, b".",
+            fanotify_mark(self.fd, FAN_MARK_ADD, OPEN | CLOSE_NOWRITE | ISDIR, fd, b".",
                           root.display)         # which a subvolume does not have
             self.globals["slots"] = max(self.globals["slots"], slot + 1)
             self.globals["roots"] += 1
@@ -4800,7 +4825,7 @@ class FastpathFilter(UserFilter):
         """A new ordinary descriptor of a root, open as `fd`, numbered above the group's."""
         import fcntl
         with Closing(os.open(b".", O_READ_DIR, dir_fd=fd)) as low:
-            return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.group.fd + 1)
+            return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, self.fd + 1)
 
     def removed(self, root):
         if root in self.whole:
@@ -4827,14 +4852,13 @@ class FastpathFilter(UserFilter):
         return {"kernel " + name: self.globals[name] for name in KERNEL_COUNTERS}
 
     def close(self):
+        super().close()
         for hold in self.holds.values():
             os.close(hold)
-        if self.loaded is not None:
-            self.loaded.close()
+        self.loaded.close()
 
 
-FILTERS = {"fastpath": FastpathFilter, "marks": MarksFilter, "user": UserFilter}
-"""The filters that need fanotify, by name, the better first."""
+GROUPS_BY_FILTER = {each.name: each for each in (FastpathGroup, MarksGroup, Group)}
 
 READ_SIZE = 1 << 16                 # below malloc's mmap threshold: a fresh mapping costs more
 EVENT_ROOM = 1 << 12                # more than any event takes: two names, three handles
@@ -5422,84 +5446,21 @@ class Source:
 
 
 # --- fanotify ---
-# It has three rooms.  Group and Queue are the kernel's: what it is asked for, marks, what it gives.
-# Past says where a directory was when the event being judged happened.  Judge says what an event
-# means: what is reported of it, and what it changes.  Fanotify puts them together.
-
-
-class Group:
-    """A fanotify group: its marks, and the filter that sets ignore marks or the like."""
-
-    def __init__(self, wanted, filter_name, notice, directories):
-        self.notice, self.own, self.directories = notice, wanted.own, directories
-        self.stats = collections.Counter()
-        self.mask = wanted.mask | ALWAYS | ISDIR    # the bits that are reported
-        self.fd, self.targets = new_group()     # `targets`: whether events say of which file
-        self.halves = FILTERS[filter_name].halves or not self.targets   # whether they are asked for
-        # The bits that each marked file system is asked for.
-        self.asked = (self.mask & ASKABLE & ~MOVES) | DELETE
-        if self.targets:
-            self.asked |= RENAME
-        else:
-            # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
-            if _kernel_release() < (5, 16):
-                self.asked &= ~FS_ERROR
-            if self.mask & RENAME:
-                self.mask |= MOVED_FROM | MOVED_TO
-        if self.halves:
-            self.asked |= MOVED_FROM | MOVED_TO
-        self.marked = set()         # ids of the file systems that are marked: those with a root
-        self.ignored = {}           # key of a directory, outside or ignored -> number of the last
-        #                             buffer in which its events are nothing new
-        self.ignores_inside = False     # whether some of these are in a tree
-        with OnFailure(os.close, self.fd):
-            self.filter = FILTERS[filter_name](self, wanted.object)
-
-    def mark(self, root, fd):
-        """Mark the file system of a root, open as `fd`, if it is not."""
-        if root.key[:8] not in self.marked:
-            mark_filesystem(self.fd, self.asked | ISDIR, root, fd)
-            self.marked.add(root.key[:8])
-
-    def unmark(self, root):
-        """No root is left on the file system of this one."""
-        if root.key[:8] in self.marked and root.fd is not None:
-            try:
-                mark_filesystem(self.fd, self.asked | ISDIR, root, root.fd, FAN_MARK_REMOVE)
-            except OSError:
-                pass                    # an unmounted one has taken its mark along
-        self.marked.discard(root.key[:8])
-
-    def ignore(self, key, number, is_inside):
-        """Have the filter hold back what comes next of a directory; `number` buffers are read."""
-        self.ignored[key] = self.filter.outside(key, number, is_inside)
-        self.ignores_inside = self.ignores_inside or is_inside
-        if len(self.ignored) > OUTSIDE_LIMIT:
-            self.ignored.clear()        # they come once more
-
-    def ignore_none(self):
-        """Hold back nothing any more.  Returns the directories of which something may have been."""
-        self.filter.moved_in()
-        marked = [key for key, number in self.ignored.items() if number != ALL]
-        self.ignored.clear()
-        self.ignores_inside = False
-        return marked
-
-    def close(self):
-        os.close(self.fd)
-        self.filter.close()
+# It has three rooms.  Group and Queue are the kernel's: what it is asked for and held back (that is
+# above), what it gives.  Past says where a directory was when the event being judged happened.
+# Judge says what an event means: what is reported of it, and what it changes.  Fanotify puts them
+# together.
 
 
 class Batch:
     """A buffer read from the group and not judged to its end."""
 
-    __slots__ = ("buffer", "start", "number", "since", "boot_since", "scanned", "at")
+    __slots__ = ("buffer", "start", "number", "since", "scanned", "at")
 
-    def __init__(self, buffer, start, number, since, boot_since):
+    def __init__(self, buffer, start, number, since):
         self.buffer, self.start, self.number = buffer, start, number
         self.at = 0                     # where to go on judging
-        self.since = since              # when the kernel's queue was last seen empty before it
-        self.boot_since = boot_since    # the same, boot_time()
+        self.since = since      # boot_time() when the kernel's queue was last seen empty before it
         self.scanned = False            # whether Past.look_ahead() has been through it
 
 
@@ -5515,16 +5476,16 @@ class Queue:
         self.position = 0           # offset of the end of the event being judged
         self.end = 0                # offset of the end of what is read
         self.number = 0             # buffers read
-        self.empty_at, self.boot_empty_at = time.time(), boot_time()    # when it was last empty
+        self.empty_at = boot_time()     # when it was last empty
         self.drained = False        # whether the last read left nothing behind
 
     def fill(self):
         """Read one buffer from the kernel; whether there was anything."""
-        now = time.time(), boot_time()
+        now = boot_time()
         try:
             buffer = os.read(self.fd, READ_SIZE)
         except BlockingIOError:
-            (self.empty_at, self.boot_empty_at), self.drained = now, True
+            self.empty_at, self.drained = now, True
             return False
         except OSError as error:
             raise failure(error.errno, "reading events from the fanotify group")
@@ -5533,14 +5494,13 @@ class Queue:
         # The kernel stops short of a full buffer only where the queue has come to its end.
         self.drained = len(buffer) <= READ_SIZE - EVENT_ROOM
         if self.drained:
-            self.empty_at, self.boot_empty_at = now
+            self.empty_at = now
         return True
 
     def add(self, buffer):
         """Put a buffer of events behind those that are to be judged."""
         self.number += 1
-        self.batches.append(Batch(buffer, self.end, self.number, self.empty_at,
-                                  self.boot_empty_at))
+        self.batches.append(Batch(buffer, self.end, self.number, self.empty_at))
         self.end += len(buffer)
 
     def read_on(self):
@@ -5581,8 +5541,7 @@ class Halves:
 
     def __init__(self, queue):
         self.queue = queue
-        self.renames = {}       # half -> offset of the last RENAME read that has it
-        self.expected = set()   # halves that are still to be read, of RENAMEs that are
+        self.expected = {}      # half still to be read, of a RENAME that is -> the offset of that
         self.following = set()  # halves that are still to be judged, of RENAMEs that are
         self.judged_at = 0.0    # when the last of these was entered
         self.merged = set()     # halves judged before their RENAME, in an older event
@@ -5590,18 +5549,14 @@ class Halves:
     def pair(self, raw, offset):
         """A RENAME has been read."""
         for side in (MOVED_FROM, MOVED_TO):
-            half = half_of(side, raw)
-            self.renames[half] = offset
-            self.expected.add(half)
+            self.expected[half_of(side, raw)] = offset
 
     def has_rename(self, half):
         """Whether a half that is read has a RENAME, which came before it.
 
         Each RENAME has one of each side: the next is that of a RENAME that a mark has hidden.
         """
-        found = half in self.expected
-        self.expected.discard(half)
-        return found
+        return self.expected.pop(half, None) is not None
 
     def judged(self, raw, now):
         """A RENAME is judged."""
@@ -5609,7 +5564,7 @@ class Halves:
             half = half_of(side, raw)
             if half in self.merged:
                 self.merged.discard(half)
-                self.expected.discard(half)
+                self.expected.pop(half, None)
             else:
                 self.following.add(half)
                 self.judged_at = now
@@ -5622,7 +5577,7 @@ class Halves:
             return False
         if raw.mask & ~(side | ISDIR) and raw.target is not None:
             past.look_ahead()
-            if self.renames.get(half, 0) > self.queue.position:
+            if self.expected.get(half, 0) > self.queue.position:
                 self.merged.add(half)
                 return False
         return True
@@ -5635,7 +5590,7 @@ class Halves:
     def settle(self, now):
         """The queue has been found empty: what is to come of a RENAME comes soon or never."""
         if now - self.judged_at > HALF_SECONDS:
-            for table in (self.renames, self.expected, self.following, self.merged):
+            for table in (self.expected, self.following, self.merged):
                 table.clear()
 
 
@@ -5846,17 +5801,16 @@ class Past:
 
     def trim(self):
         """Let go of what is over, where that is much, or all is."""
-        position, renames = self.queue.position, self.halves.renames
+        position, expected = self.queue.position, self.halves.expected
         if not self.queue.batches:
             self.before.clear()
         # Behind a slow reader little is over: all is looked through again when twice as long.
-        if len(self.before) + len(renames) > self.room:
+        if len(self.before) + len(expected) > self.room:
             self.before = {key: entries for key, entries in self.before.items()
                            if entries and entries[-1][0] > position}
-            for half in [half for half, offset in renames.items() if offset <= position]:
-                del renames[half]
-                self.halves.expected.discard(half)
-            self.room = max(OUTSIDE_LIMIT, 2 * (len(self.before) + len(renames)))
+            for half in [half for half, offset in expected.items() if offset <= position]:
+                del expected[half]
+            self.room = max(OUTSIDE_LIMIT, 2 * (len(self.before) + len(expected)))
 
 
 class Judge:
@@ -6132,7 +6086,8 @@ class Judge:
         hold back nothing, and report what may have been missed since then."""
         marked = self.source.came_in()
         if marked:
-            since = came_at(self.directories, target, key, self.queue.batches[0].since)
+            since = came_at(self.directories, target, key,
+                            self.queue.batches[0].since + time.time() - boot_time())
             left = CATCH_UP_LIMIT
             for each in marked:
                 left -= self.catch_up(each, since, left)
@@ -6173,7 +6128,7 @@ class Fanotify(Source):
         self.roots, self.mounted = [], []
         self.me = None if wanted.own else os.getpid()   # whose events are dropped
         self.directories = Directories(wanted.devices, wanted.recursive, wanted.ignore)
-        self.group = Group(wanted, filter_name, notice, self.directories)
+        self.group = GROUPS_BY_FILTER[filter_name](wanted, notice, self.directories)
         self.fd, self.stats = self.group.fd, self.group.stats
         self.queue = Queue(self.fd, self.stats)
         self.past = Past(self.directories, self.queue, self.group.targets)
@@ -6181,14 +6136,13 @@ class Fanotify(Source):
 
     @property
     def filter_name(self):
-        return self.group.filter.name
+        return self.group.name
 
     # --- roots and mounts ---
 
     def add(self, root, place=None):
         fd = root.open_mount()
         try:
-            self.group.filter.prepare(root, fd)
             check_handles(root, fd)
             self.group.mark(root, fd)
         finally:
@@ -6203,10 +6157,10 @@ class Fanotify(Source):
             self.find_parent(root)
         self.keep_root(root)
         with OnFailure(self.remove, root):
-            self.group.filter.added(root)
+            self.group.added(root)
 
     def remove(self, root):
-        self.group.filter.removed(root)
+        self.group.removed(root)
         self.drop_root(root)
         self.directories.remove(root)
         if root.fd is None and root.is_part:
@@ -6319,7 +6273,7 @@ class Fanotify(Source):
 
     def since(self):
         queue = self.queue
-        since = queue.batches[0].boot_since if queue.batches else queue.boot_empty_at
+        since = queue.batches[0].since if queue.batches else queue.empty_at
         return min(since, next(iter(self.past.waiting.values()), (0, since))[1])
 
     def read(self, moment):
@@ -6371,7 +6325,7 @@ class Fanotify(Source):
         self.stats["dropped in user space"] += dropped
         judge.trim()
         self.directories.trim(self.backlog)
-        if not queue.batches and (judge.is_open() or self.due() or self.group.filter.lags) \
+        if not queue.batches and (judge.is_open() or self.due() or self.group.lags) \
                 and not queue.fill():
             self.settle()
         judge.out = []
@@ -6385,7 +6339,7 @@ class Fanotify(Source):
 
     def settle(self):
         """The queue is empty: what was waiting for the rest of it will wait no longer."""
-        self.group.filter.caught_up()
+        self.group.caught_up()
         self.judge.settle()
         # The removal of a root that was renamed at the same moment may have been hidden.
         for root in list(self.roots):
@@ -6394,12 +6348,12 @@ class Fanotify(Source):
             root.renamed = False
 
     def counters(self):
-        return dict(self.stats, **self.group.filter.counters())
+        return dict(self.stats, **self.group.counters())
 
     def close(self, forked=False):
         for root in self.roots + self.mounted:
             if not forked:
-                self.group.filter.removed(root)
+                self.group.removed(root)
             root.close()
         self.roots, self.mounted = [], []
         if self.fd is not None:
@@ -6413,7 +6367,8 @@ def came_at(directories, target, parent, earliest):
     times = []
     for key, which in ((target, "st_ctime"), (parent, "st_mtime")):
         try:
-            times.append(getattr(directories.status(key), which))
+            with Closing(directories.open(key)) as fd:
+                times.append(getattr(os.fstat(fd), which))
         except (Gone, OSError):
             pass
     # A file system that keeps no parts of a second is behind by up to one; vfat, two.
