@@ -23,7 +23,8 @@ What the model allows, and nothing else:
     one event; so are those of a directory that leaves and comes back to the same name, and nothing
     tells what was done in it meanwhile;
   - marks: what a move across the border is to the tree is told of by its RENAME, a line of its own,
-    though the kernel has merged the half of it into an older event of the entry;
+    though the kernel has merged the half of it into an older event of the entry, or later events
+    into that half: they are the next line;
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
   - inotify: a directory just made or moved in is not touched before the next sentinel; and no
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
@@ -990,6 +991,8 @@ def explained(atoms, lines):
         if atom.shown == "half" and begun < len(lines) and matches(lines[begun], atom) \
                 and lines[begun].bits == bits:
             options.append((begun + 1, run))
+            if begun + 1 < len(lines) and matches(lines[begun + 1], atom):
+                options.append((begun + 2, (begun + 1, frozenset())))
         if run is not None and run[0] == OUTSIDE:
             pass
         elif run is not None and (not bits if run[0] is None else bits <= lines[run[0]].bits):
