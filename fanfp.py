@@ -1840,7 +1840,7 @@ def unescape_octal(path):
 #   part_of(object, programs)    some of its programs and what they refer to, an Object too: one
 #                                file holds what different kernels can take
 #   relocate(object, kernel)     instructions that fit the kernel described by its BTF (Image);
-#                                a pure function, no system call
+#                                no system call, but to read what is needed and was not given
 #   load(object, kernel)         system calls: maps, programs, struct_ops (Loaded)
 #
 # An Object or an Image never changes after it was made.  Whatever is wrong with an object is an
@@ -1859,9 +1859,8 @@ BTF_MODIFIERS = frozenset((BTF_TYPEDEF, BTF_VOLATILE, BTF_CONST, BTF_RESTRICT, B
 BTF_COMPOSITES = frozenset((BTF_STRUCT, BTF_UNION))
 BTF_ENUMS = frozenset((BTF_ENUM, BTF_ENUM64))
 BTF_SIZED = BTF_COMPOSITES | BTF_ENUMS | {BTF_INT, BTF_FLOAT, BTF_DATASEC}
-BTF_KIND_NAMES = ("void", "int", "ptr", "array", "struct", "union", "enum", "fwd", "typedef",
-                  "volatile", "const", "restrict", "func", "func_proto", "var", "datasec", "float",
-                  "decl_tag", "type_tag", "enum64")
+BTF_KIND_NAMES = ("void int ptr array struct union enum fwd typedef volatile const restrict func "
+                  "func_proto var datasec float decl_tag type_tag enum64").split()
 
 # Length of a type in 32-bit words: what every one of the kind has, and what each item adds.  A kind
 # that is not known gets a length that no section has, which ends the walk there.
@@ -1906,9 +1905,6 @@ class Btf:
     where each type starts, names are looked for in the string section, and only a type that is
     asked for is made into an object.  Each string is made once: many may have the same.
     """
-
-    __slots__ = ("name", "data", "header", "_words", "_starts", "_strings", "_texts", "_names",
-                 "_types", "_found", "_is_whole")
 
     def __init__(self, data, name):
         self.name = name
@@ -2114,7 +2110,7 @@ BPF_LD_IMM64 = 0x18
 BPF_PSEUDO_CALL, BPF_PSEUDO_KFUNC_CALL = 1, 2
 BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE, BPF_PSEUDO_BTF_ID, BPF_PSEUDO_FUNC = 1, 2, 3, 4
 
-Section = collections.namedtuple("Section", "index name type flags size data info")
+Section = collections.namedtuple("Section", "index name type flags size data link info")
 Symbol = collections.namedtuple("Symbol", "name value size type bind section is_hidden")
 
 # Bytes that an object may ask for without having them, as .bss: the kernel gives up to 2 GB.
@@ -2124,22 +2120,19 @@ MAX_ZEROS = 1 << 26
 class Elf:
     """An ELF file of the BPF kind: sections, symbols, relocations; every bound checked."""
 
-    __slots__ = ("name", "data", "sections", "symbols", "relocations")
-
     def __init__(self, data, name):
-        self.name = name
-        self.data = memoryview(data)
+        self.name, self.data = name, memoryview(data)
         headers, names = self._read_header()
         table = self._contents(headers[names])
         self.sections = [Section(index, self._string(table, header[0]), header[1], header[2],
-                                 header[5], self._contents(header), header[7])
+                                 header[5], self._contents(header), header[6], header[7])
                          for index, header in enumerate(headers)]
         has = sum(len(section.data) for section in self.sections)
         if has > len(self.data):
             raise self.damaged("its sections overlap")      # so all work is bounded by the file
         if sum(section.size for section in self.sections if section.type) - has > MAX_ZEROS:
             raise self.damaged("its .bss and the like are larger than %d MB", MAX_ZEROS >> 20)
-        self.symbols = self._read_symbols(headers)
+        self.symbols = self._read_symbols()
         self.relocations = self._read_relocations()
 
     def damaged(self, what, *args):
@@ -2155,18 +2148,14 @@ class Elf:
         """The section headers, and which of them has the names."""
         if bytes(self.data[:4]) != b"\x7fELF":
             raise self.damaged("not an ELF file")
-        ident = bytes(self.cut(self.data, 0, 64, "the ELF header"))
-        if ident[4] != 2:
+        ident, kind, machine, offset, size, count, names = struct.unpack(
+            "=4x12sHH20xQ10xHHH", self.cut(self.data, 0, 64, "the ELF header"))
+        if ident[0] != 2:
             raise self.damaged("a 32-bit ELF file; BPF objects are 64-bit")
-        order = {1: "little", 2: "big"}.get(ident[5], "unknown")
-        if order != sys.byteorder:
-            raise self.damaged("it is for %s-endian machines, this one is %s-endian", order,
-                               sys.byteorder)
-        kind, machine = struct.unpack_from("=HH", ident, 16)
+        if ident[1] != {"little": 1, "big": 2}[sys.byteorder]:
+            raise self.damaged("not for %s-endian machines, as this one is", sys.byteorder)
         if machine != EM_BPF or kind != ET_REL:
             raise self.damaged("an ELF file, but not a BPF object")
-        offset, = struct.unpack_from("=Q", ident, 40)
-        size, count, names = struct.unpack_from("=HHH", ident, 58)
         if size != 64 or not names < count:
             raise self.damaged("its section headers are damaged")
         table = self.cut(self.data, offset, size * count, "the table of sections")
@@ -2185,18 +2174,16 @@ class Elf:
             raise self.damaged("a name is cut off")
         return text[:end].decode("utf-8", "replace")
 
-    def _read_symbols(self, headers):
+    def _read_symbols(self):
         tables = [section for section in self.sections if section.type == SHT_SYMTAB]
         if len(tables) != 1:
             raise self.damaged("it has %s symbol table", "no" if not tables else "more than one")
-        link = headers[tables[0].index][6]
-        if not link < len(headers) or tables[0].size % 24:
+        table, names, symbols = tables[0], {0: ""}, []  # each name once: many may have the same
+        if not table.link < len(self.sections) or table.size % 24:
             raise self.damaged("its symbol table is damaged")
-        names, symbols = {0: ""}, []    # each name once: many may have the same
-        for name, info, other, section, value, size in struct.iter_unpack("=IBBHQQ",
-                                                                          tables[0].data):
+        for name, info, other, section, value, size in struct.iter_unpack("=IBBHQQ", table.data):
             if name not in names:
-                names[name] = self._string(self.sections[link].data, name)
+                names[name] = self._string(self.sections[table.link].data, name)
             symbols.append(Symbol(names[name], value, size, info & 15, info >> 4, section,
                                   other & 3 in STV_HIDDEN))
         return symbols
@@ -2250,8 +2237,8 @@ Variable = collections.namedtuple("Variable", "name type offset size linkage id"
 DataSection = collections.namedtuple("DataSection", "name data size flags variables type")
 # functions: {offset in data: name of the program}
 StructOps = collections.namedtuple("StructOps", "name type data functions")
-# type: 0 if only the address is wanted, which load() finds.
-Extern = collections.namedtuple("Extern", "name type is_function weak address")
+# type: 0 if only the address is wanted.
+Extern = collections.namedtuple("Extern", "name type is_function weak")
 Object = collections.namedtuple(
     "Object", "name license btf btf_load functions maps data struct_ops externs")
 
@@ -2281,16 +2268,14 @@ def read_object_file(path=None):
     if path is None:
         path = os.path.join(os.path.dirname(os.path.realpath(__file__)), OBJECT_NAME)
         hint = "copy it from where fanfp.py is from, beside it"
+    # A pipe may never give anything, and /dev/zero never an end.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise failure(errno.EINVAL, "reading BPF object", path, "it is no file; " + hint)
     try:
-        # A pipe may never give anything, and /dev/zero never an end.
-        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
-                  ) as file:
-            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            data = file.read() if is_file else b""
+        with open(path, "rb") as file:
+            data = file.read()
     except OSError as error:
         raise failure(error.errno, "reading BPF object", path, hint)
-    if not is_file:
-        raise failure(errno.EINVAL, "reading BPF object", path, "it is no file; " + hint)
     try:
         return read_object(data, path)
     except Error as error:
@@ -2460,7 +2445,7 @@ class _Reader:
                 raise self.damaged("section .ksyms holds %s", self.btf.describe(number))
             is_typed = self.btf.skip(kind.size).kind != BTF_VOID
             found[kind.name] = Extern(kind.name, kind.size if is_typed else 0,
-                                      kind.kind == BTF_FUNC, self.is_weak(kind.name), None)
+                                      kind.kind == BTF_FUNC, self.is_weak(kind.name))
         return found
 
     def read_functions(self):
@@ -3056,9 +3041,12 @@ StructOpsValue = collections.namedtuple("StructOpsValue", "name type value_type 
 Image = collections.namedtuple("Image", "programs struct_ops")
 
 MAX_SUBPROGRAMS = 256
+MAX_ADDRESSES = 64      # typeless symbols: each is looked for in the whole of /proc/kallsyms
 MAX_CODE = 1 << 26
 BPF_F_SLEEPABLE, BPF_F_XDP_HAS_FRAGS = 1 << 4, 1 << 5
-TRACE_RAW_TP, TRACE_ITER = 23, 28       # types of attachment
+# What those who attach to something in the kernel's BTF look for: {attach type: (prefix, kind)}.
+BTF_NAMES = {23: ("btf_trace_", BTF_TYPEDEF), 28: ("bpf_iter_", BTF_FUNC),
+             27: ("bpf_lsm_", BTF_FUNC), 43: ("bpf_lsm_", BTF_FUNC)}
 
 # What the names of sections say: the type of the program stands before them, and after = that of
 # its attachment.  .s means that it may sleep.  With some types a slash follows, and a name for
@@ -3104,15 +3092,13 @@ def section_kind(section):
     return kind, attach_type, BPF_F_XDP_HAS_FRAGS if head.startswith("xdp.frags") else flags, rest
 
 
-def _wanted_of_kernel(kind, attach_type, rest):
-    """(name, kind) in the BTF of the kernel of what a program attaches to, or None."""
-    if kind == PROG_LSM:
-        return "bpf_lsm_" + rest, BTF_FUNC
-    if kind != PROG_TRACING:
-        return None
-    if attach_type == TRACE_RAW_TP:
-        return "btf_trace_" + rest, BTF_TYPEDEF
-    return ("bpf_iter_" if attach_type == TRACE_ITER else "") + rest, BTF_FUNC
+def _put(code, index, source, value, high=0):
+    """Give an instruction this source register and immediate; `high` is the second half of a
+    64-bit load's."""
+    opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
+    INSN.pack_into(code, 8 * index, opcode, registers & 15 | source << 4, off, _signed(value, 32))
+    if opcode == BPF_LD_IMM64:
+        INSN.pack_into(code, 8 * index + 8, 0, 0, 0, _signed(high, 32))
 
 
 def _refusal(obj, function, why, index=None, number=errno.ENOEXEC):
@@ -3151,32 +3137,51 @@ class _Linker:
     """Fits the programs of an Object to the kernel with this BTF."""
 
     def __init__(self, obj, kernel, target):
-        self.obj, self.btf, self.kernel, self.target = obj, obj.btf, kernel, target
+        self.obj, self.btf, self.target = obj, obj.btf, target
+        self._kernel, self._addresses = kernel, None
         self.members = {}               # {program of a struct_ops: (its struct's BTF id, index)}
         self.known = {}                 # what CO-RE relocations came to, for many ask the same
 
-    def refusal(self, function, why, index=None, number=errno.ENOEXEC):
-        return _refusal(self.obj, function, why, index, number)
+    @property
+    def kernel(self):
+        """The kernel's BTF: to read it takes a while, and many objects need none."""
+        if self._kernel is None:
+            self._kernel = kernel_btf()
+        return self._kernel
+
+    def address(self, name):
+        """That of a symbol of the running kernel, or 0.  All are looked for at once."""
+        if self._addresses is None:
+            names = [extern.name for extern in self.obj.externs.values() if not extern.type]
+            if len(names) > MAX_ADDRESSES:
+                raise object_damaged(self.obj.name, "it wants %d addresses, more than %d",
+                                     len(names), MAX_ADDRESSES, doing="relocate")
+            self._addresses = {}
+            for one, address in kernel_symbols(names):
+                if self._addresses.setdefault(one, address) != address:
+                    raise object_damaged(self.obj.name, "this kernel has several %s", one,
+                                         doing="relocate")
+        return self._addresses.get(name, 0)
 
     def attachment(self, function):
         """(type, attach type, flags, BTF id), or None for a struct_ops program nobody refers to."""
         said = section_kind(function.section_name.lstrip("?"))
         if said is None:
-            raise self.refusal(function, "section %s is of no known kind" % function.section_name)
+            raise _refusal(self.obj, function,
+                           "section %s is of no known kind" % function.section_name)
         kind, attach_type, flags, rest = said
         if kind == PROG_STRUCT_OPS:
             struct_id, index = self.members.get(function.name, (0, 0))
             return (kind, index, flags, struct_id) if struct_id else None
-        where, btf = "this kernel", self.kernel
-        wanted = _wanted_of_kernel(kind, attach_type, rest)
-        if kind == PROG_EXT:
-            where, btf, wanted = "what it replaces a part of", self.target, (rest, BTF_FUNC)
-        if wanted is None:
+        if kind not in (PROG_TRACING, PROG_EXT, PROG_LSM):
             return kind, attach_type, flags, 0
-        found = btf.find(wanted[0], wanted[1:]) if rest and btf else ()
+        btf = self.target if kind == PROG_EXT else self.kernel
+        prefix, wanted = BTF_NAMES.get(attach_type, ("", BTF_FUNC))
+        found = btf.find(prefix + rest, (wanted,)) if rest and btf else ()
         if not found:
-            raise self.refusal(function, "%s has no %s to attach to" % (where, rest or "name"),
-                               number=errno.ENOENT)
+            raise _refusal(self.obj, function, "%s has no %s to attach to" % (
+                "what it replaces a part of" if kind == PROG_EXT else "this kernel",
+                rest or "name"), number=errno.ENOENT)
         return kind, attach_type, flags, found[0]
 
     def lay_out(self, ops, given_name):
@@ -3229,8 +3234,7 @@ class _Linker:
 
     def link(self, function, attachment):
         """One program with all functions that it calls behind it, in the order of the calls."""
-        code = bytearray()
-        order, placed, entries = [], {}, []
+        code, placed, parts = bytearray(), {}, []
         waiting = [function.callback] if function.callback else []
         waiting.append((function.section, function.offset))
         # First the order and the places: depth first, as the calls stand in the code.
@@ -3239,25 +3243,20 @@ class _Linker:
             if key in placed:
                 continue
             if len(placed) >= MAX_SUBPROGRAMS:
-                raise self.refusal(function, "it has more than %d functions" % MAX_SUBPROGRAMS)
+                raise _refusal(self.obj, function,
+                               "it has more than %d functions" % MAX_SUBPROGRAMS)
             placed[key] = len(code) // 8
             callee = self.obj.functions[key]
-            order.append(callee)
+            parts.append((placed[key], callee, _callees(self.obj, callee)))
             code += callee.insns
-            targets = _callees(self.obj, callee)
-            entries.append(targets)
-            waiting.extend(target for _, target in reversed(targets))
+            waiting.extend(target for _, target in reversed(parts[-1][2]))
         fixups, poison, func_info, line_info = [], {}, b"", b""
         pack = struct.Struct("=IIII").pack
-        for callee, targets in zip(order, entries):
-            base = placed[callee.section, callee.offset]
+        for base, callee, targets in parts:
             for index, target in targets:
-                opcode, registers, off, _ = INSN.unpack_from(code, 8 * (base + index))
-                if opcode == BPF_LD_IMM64:  # the address of a function
-                    registers = registers & 15 | BPF_PSEUDO_FUNC << 4
-                    INSN.pack_into(code, 8 * (base + index) + 8, 0, 0, 0, 0)
-                INSN.pack_into(code, 8 * (base + index), opcode, registers, off,
-                               placed[target] - base - index - 1)
+                is_call = code[8 * (base + index)] == BPF_CALL
+                _put(code, base + index, BPF_PSEUDO_CALL if is_call else BPF_PSEUDO_FUNC,
+                     placed[target] - base - index - 1)
             self.relocate_core(callee, code, base, poison)
             self.fill_externs(callee, code, base, poison)
             for relocation in callee.relocations:
@@ -3269,7 +3268,7 @@ class _Linker:
             first = base - callee.offset // 8
             line_info += b"".join([pack(first + at // 8, file, line, column)
                                    for at, file, line, column in callee.lines])
-        if len(func_info) != 8 * len(order):
+        if len(func_info) != 8 * len(parts):
             func_info = b""                 # the kernel takes all functions or none
         kind, attach_type, flags, btf_id = attachment
         return Program(function.name, function.section_name, kind, attach_type, flags, btf_id,
@@ -3285,7 +3284,7 @@ class _Linker:
                 if core_apply(code, index, self.btf, self.known[key], self.kernel):
                     continue
             except CoreError as why:
-                raise self.refusal(function, "CO-RE: %s" % why, relocation.index)
+                raise _refusal(self.obj, function, "CO-RE: %s" % why, relocation.index)
             poison[index] = "%s of %s" % (_CORE_NAMES[relocation.kind],
                                           _spell(self.btf, self.known[key][0]))
             if code[8 * index] == BPF_LD_IMM64:
@@ -3300,16 +3299,13 @@ class _Linker:
             extern = self.obj.externs[relocation.target]
             index = base + relocation.index
             source, number = self.symbol(function, relocation, extern)
-            opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
-            if opcode == BPF_LD_IMM64:
-                registers = registers & 15 | source << 4
-                INSN.pack_into(code, 8 * index + 8, 0, 0, 0, _signed(number >> 32, 32))
+            if code[8 * index] == BPF_LD_IMM64:
+                _put(code, index, source, number, number >> 32)
+            elif number:
+                _put(code, index, BPF_PSEUDO_KFUNC_CALL, number)
             else:
-                registers = BPF_PSEUDO_KFUNC_CALL << 4 if number else 0
-                off = 0
-                if not number:
-                    poison[index], number = "kernel function %s" % extern.name, POISON_KFUNC
-            INSN.pack_into(code, 8 * index, opcode, registers, off, _signed(number, 32))
+                poison[index] = "kernel function %s" % extern.name
+                _put(code, index, 0, POISON_KFUNC)
 
     def symbol(self, function, relocation, extern):
         """What a load of an extern holds: (BPF_PSEUDO_BTF_ID, its id in the kernel's BTF),
@@ -3318,8 +3314,8 @@ class _Linker:
         if extern.is_function:
             name, wanted, what = essential(extern.name), BTF_FUNC, "function"
         if not extern.type:
-            if extern.address:
-                return 0, extern.address
+            if self.address(name):
+                return 0, self.address(name)
             why = "this kernel tells no address of %s in /proc/kallsyms"
         else:
             why = "this kernel has no %s %%s" % what
@@ -3329,15 +3325,15 @@ class _Linker:
                                                 there.size, self.known):
                     return BPF_PSEUDO_BTF_ID, number
                 if there.name == name and not extern.is_function:
-                    raise self.refusal(function, "%s is of another type in the kernel" % name,
+                    raise _refusal(self.obj, function, "%s is of another type in the kernel" % name,
                                        relocation.index)
         if extern.weak:
             return 0, 0
-        raise self.refusal(function, why % name, relocation.index, errno.ENOENT)
+        raise _refusal(self.obj, function, why % name, relocation.index, errno.ENOENT)
 
 
-def relocate(obj, kernel, ops_names=None, target=None):
-    """The Image of an Object for the kernel with this BTF.
+def relocate(obj, kernel=None, ops_names=None, target=None):
+    """The Image of an Object for the kernel with this BTF: the running one's, if none is given.
 
     ops_names gives struct_ops their `name` where the object's own will not do:
     {name of the struct_ops variable: name}.  target is the Btf of the program whose functions
@@ -3358,15 +3354,6 @@ def relocate(obj, kernel, ops_names=None, target=None):
                 if total > MAX_CODE:
                     raise _refusal(obj, function, "all programs together are too long")
     return Image(programs, struct_ops)
-
-
-def needs_kernel(obj):
-    """Does fitting this object to a kernel take the kernel's BTF?"""
-    def attaches(function):
-        said = section_kind(function.section_name) if function.is_program else None
-        return said and _wanted_of_kernel(said[0], said[1], said[3])
-    return bool(obj.struct_ops or any(one.type for one in obj.externs.values())
-                or any(one.core or attaches(one) for one in obj.functions.values()))
 
 
 # --- loading: bpf(2) ---
@@ -3434,12 +3421,10 @@ def _buffer(data):
     return ctypes.create_string_buffer(bytes(data), max(len(data), 1))
 
 
-_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
-
-
 def _short_name(name):
     """A name of at most 15 characters, of those that the kernel takes."""
-    return "".join(c if c in _NAME_LETTERS else "_" for c in name)[:15].encode()
+    return "".join(c if c < "\x7f" and (c.isalnum() or c in "_.") else "_"
+                   for c in name)[:15].encode()
 
 
 # --- loading: maps ---
@@ -3450,8 +3435,6 @@ class Map:
     Of a map for each CPU a value is one for each possible CPU, all in whole eight bytes.  The key
     of inode, task, socket and cgroup storage is a file descriptor; that of a queue is None.
     """
-
-    __slots__ = ("name", "type", "fd", "key_size", "value_size", "max_entries", "what")
 
     def __init__(self, name, kind, fd, sizes, of):
         self.name, self.type, self.fd = name, kind, fd
@@ -3572,8 +3555,6 @@ class Globals:
     what is read of it is a copy.
     """
 
-    __slots__ = ("_btf", "_places", "_views")
-
     def __init__(self, btf):
         self._btf = btf
         self._places = {}               # name: (memory or Map, Variable)
@@ -3648,13 +3629,12 @@ def _configuration():
              "LINUX_HAS_SYSCALL_WRAPPER": TRISTATE[kernel_symbol("__%s_sys_bpf" % machine) > 0]}
     for path, name in (("/boot/config-" + system.release, "io"), ("/proc/config.gz", "gzip")):
         try:
-            with module(name, "reading the kernel's configuration").open(path) as file:
-                text = file.read()
+            with module(name, "reading the kernel's configuration").open(path, "rt") as file:
+                found.update(line.strip().split("=", 1) for line in file
+                             if line.startswith("CONFIG_"))
+            break
         except OSError:
             continue
-        lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
-        return dict(found, **dict(line.split("=", 1) for line in lines
-                                  if line.startswith("CONFIG_")))
     return found
 
 
@@ -3679,7 +3659,7 @@ class Loaded:
         self.points = {}                # {name of a program: its section; of a struct_ops: value}
         self.globals = Globals(obj.btf)
         self._btf_fd = -1
-        self._memory, self._arenas = [], []     # arenas: (address, size) of those mapped
+        self._unmap = []                # what to call so that nothing stays mapped
 
     def __enter__(self):
         return self
@@ -3704,7 +3684,7 @@ class Loaded:
         mmap = module("mmap", "loading BPF: reading and writing its variables")
         size = (array.value_size + 7 & ~7) * array.max_entries
         memory = mmap.mmap(array.fd, (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE)
-        self._memory.append(memory)
+        self._unmap.append(memory.close)
         return memory
 
     def load_btf(self):
@@ -3747,7 +3727,7 @@ class Loaded:
                          ctypes.c_long(0))
         if at in (None, ctypes.c_void_p(-1).value):
             raise failure(ctypes.get_errno(), "mapping arena", arena.what)
-        self._arenas.append((at, size))
+        self._unmap.append(lambda: libc().munmap(ctypes.c_void_p(at), ctypes.c_size_t(size)))
         return memoryview((ctypes.c_char * size).from_address(at)).cast("B")
 
     def load_data(self, section, constants):
@@ -3825,11 +3805,8 @@ class Loaded:
         insns = bytearray(program.insns)
         for index, name, offset in program.fixups:
             # A 64-bit load becomes that of a map, or of an address in the value of one.
-            opcode, registers, off, _ = INSN.unpack_from(insns, 8 * index)
             source = BPF_PSEUDO_MAP_FD if offset is None else BPF_PSEUDO_MAP_VALUE
-            INSN.pack_into(insns, 8 * index, opcode, registers & 15 | source << 4, off,
-                           self.maps[name].fd)
-            INSN.pack_into(insns, 8 * index + 8, 0, 0, 0, _signed(offset or 0, 32))
+            _put(insns, index, source, self.maps[name].fd, offset or 0)
         is_typed = self._btf_fd >= 0 and program.func_info
         funcs, lines = (program.func_info, program.line_info) if is_typed else (b"", b"")
         self.programs[program.name] = _with_log(program.poison, lambda log, size: bpf(
@@ -3886,11 +3863,8 @@ class Loaded:
         """Links first, so that no program runs on while its maps go."""
         self.detach()
         self.globals.close()
-        while self._memory:
-            self._memory.pop().close()
-        while self._arenas:
-            at, size = self._arenas.pop()
-            libc().munmap(ctypes.c_void_p(at), ctypes.c_size_t(size))
+        while self._unmap:
+            self._unmap.pop()()
         for fd in list(self.programs.values()) + [found.fd for found in self.maps.values()] + (
                 [self._btf_fd] if self._btf_fd >= 0 else []):
             os.close(fd)
@@ -3899,21 +3873,16 @@ class Loaded:
 
 # Which programs are attached by their sections: see Loaded.attach().
 ATTACHED_BY_SECTION = PROG_RAW_TP, PROG_RAW_TP_WRITABLE, PROG_TRACING, PROG_EXT, PROG_LSM
-MAX_ADDRESSES = 64      # typeless symbols: each is looked for in the whole of /proc/kallsyms
 
 
 def load(obj, kernel=None, ops_names=None, constants=None, pins=None, target=None):
     """Put an Object into the kernel and return what is Loaded; if anything fails, nothing stays.
 
-    kernel     the kernel's Btf, read if it is not given and the object needs it
-    ops_names  see relocate()
+    kernel, ops_names   see relocate()
     constants  {name: value} of globals, set before the programs are verified; .rodata only then
     pins       a folder in a BPF file system, where maps that are pinned by name are, and stay
     target     the descriptor of the program whose functions those of sections freplace replace
     """
-    if kernel is None and needs_kernel(obj):
-        kernel = kernel_btf()
-    obj = with_addresses(obj)
     image = relocate(obj, kernel, ops_names, None if target is None else program_btf(target))
     loaded = Loaded(obj)
     with OnFailure(loaded.close):
@@ -3933,21 +3902,6 @@ def load(obj, kernel=None, ops_names=None, constants=None, pins=None, target=Non
         except OSError as why:          # mmap(2), /sys
             raise failure(why.errno, "loading BPF object", obj.name)
     return loaded
-
-
-def with_addresses(obj):
-    """The Object with the addresses that it wants of this kernel."""
-    names = [extern.name for extern in obj.externs.values() if not extern.type]
-    if len(names) > MAX_ADDRESSES:
-        raise object_damaged(obj.name, "it wants %d addresses, more than %d", len(names),
-                             MAX_ADDRESSES, doing="relocate")
-    found = dict.fromkeys(names)
-    for name, address in kernel_symbols(names) if names else ():
-        if found[name] not in (None, address):
-            raise object_damaged(obj.name, "this kernel has several %s", name, doing="relocate")
-        found[name] = address
-    return obj._replace(externs={
-        name: extern._replace(address=found.get(name)) for name, extern in obj.externs.items()})
 
 
 def _with_log(poison, attempt):

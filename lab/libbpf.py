@@ -89,7 +89,7 @@ class Pair:
         if self.obj is not None:
             try:
                 obj = self.obj if names is None else fanfp.part_of(self.obj, names)
-                image = fanfp.relocate(fanfp.with_addresses(obj), self.kernel)
+                image = fanfp.relocate(obj, self.kernel)
                 if names is not None:           # a struct_ops has all of its programs
                     names = {program.name for program in image.programs}
                 loaded = fanfp.load(obj, self.kernel)
@@ -111,7 +111,8 @@ class Pair:
             there = programs[program.name]
             if given(program.insns, program.fixups) != given(self.libbpf.instructions(there)):
                 yield "instructions of %s" % program.name
-            if program.kind != fanfp.PROG_STRUCT_OPS and types[program.name] != (
+            # Those of struct_ops it tells otherwise, and usdt it makes uprobe.multi.
+            if not program.section.startswith(("struct_ops", "usdt")) and types[program.name] != (
                     program.kind, program.attach_type):
                 yield "types of %s: %s, %s" % (program.name, types[program.name], (
                     program.kind, program.attach_type))
