@@ -12237,7 +12237,8 @@ class Tally(Part):
                     size = [None if mask & CREATE else self.size(path), 0, 0]
                 if size is not None:
                     self.sizes[path] = [0 if mask & CREATE else size[0]] + size[1:]
-                    self.written.add(path)
+                    if mask & (MODIFY | CLOSE_WRITE | RENAME):     # or it may be a link
+                        self.written.add(path)
 
     def size(self, path):
         """The size of a file in bytes; None where it is not known, or might never be."""
@@ -13029,7 +13030,7 @@ def tool_paths(given):
         except OSError as error:
             if isinstance(error, Error):
                 raise
-            mistake("Couldn't open %s: %s" % (printable(path), os.strerror(error.errno)))
+            tell("Couldn't open %s: %s" % (printable(path), os.strerror(error.errno)), "")
     roots = [name for name in names if name and name[0] != "@"]
     if not roots:
         mistake("No files specified to watch!")
@@ -13250,6 +13251,8 @@ class CountingTool(Tool):
         super().__init__(name, given)
         self.counts, self.deadline = {}, None       # {path: Counter of bits}
         self.sign = -1 if given.ascending is None else 1
+        if len({"ascending", "descending"}.intersection(given.given)) > 1:
+            mistake("Please specify -a or -d once only!")
         key = given.ascending or given.descending or "total"
         self.key = dict(TOOL_WORDS, total=self.asked).get(key.lower())      # the bits to sort by
         if self.key is None:
@@ -13259,13 +13262,13 @@ class CountingTool(Tool):
 
     def start(self):
         self.say("Establishing watches...")
-        for root in self.options.rest if self.given.verbose else ():
+        for root in self.options.rest if self.given.verbose and self.given.recursive else ():
             self.say("Setting up watch(es) on " + root)
 
     def ready(self, watch):
         self.watch = watch
         if self.given.verbose:
-            for root in watch.roots:
+            for root in watch.roots if self.given.recursive else ():
                 self.say("OK, %s is now being watched." % root)
             self.say("Total of %d watches." % len(watch.roots))
         super().ready(watch)
@@ -13292,7 +13295,7 @@ class CountingTool(Tool):
             self.watch.pending and time.monotonic() < self.deadline + END_SECONDS)
 
     def end(self, status, roots):
-        if self.counts:
+        if any(self.counts.values()):
             self.output.write(self.table())
         else:
             self.say("No events occurred.")
@@ -13388,6 +13391,7 @@ def main(arguments=None):
             tool, arguments = called_as("", list(arguments))
         else:
             tool, arguments = called_as(sys.argv[0], sys.argv[1:])
+            gc.disable()                # until all is ready nothing is garbage: see run()
             # For ps(1) and pkill(1): else it is one more python3.
             name = ctypes.create_string_buffer((tool or "fanfp").encode())
             call("prctl", PR_SET_NAME, ctypes.addressof(name), 0, 0, 0)
@@ -13424,5 +13428,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    gc.disable()                        # until all is ready nothing is garbage: see run()
     sys.exit(main())
