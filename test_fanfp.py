@@ -12401,6 +12401,8 @@ class Installed(Command):
     # --- completions ---
 
     COMPLETIONS = (("--su", "--summary"), ("--filter ma", "marks"),
+                   ("--filter=ma", "--filter=marks"),
+                   ("--as fsnotifywai", "fsnotifywait"), ("-e open,close_n", "open,close_nowrite"),
                    ("-e CLOSE_N", "CLOSE_NOWRITE"), ("-e create,CLOSE_W", "create,CLOSE_WRITE"),
                    ("--user roo", "root"), ("--json %s/som", "%s/somewhere"))
 
