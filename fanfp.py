@@ -2215,16 +2215,15 @@ class Elf:
 # One relocation of an instruction.  kind and target:
 #   "map"       name of the map
 #   "data"      name of the section, addend = offset in it
-#   "call"      (section, offset) of a function of the object, in bytes
-#   "function"  the same, but its address is taken
 #   "extern"    name of a kernel function or variable
 Relocation = collections.namedtuple("Relocation", "index kind target addend")
 CoreRelocation = collections.namedtuple("CoreRelocation", "index type access kind")
-# insns: the instructions, as size bytes; lines: (byte in the section, file, line, column), with
-# string offsets; callback: the key of the function that exceptions call, or None.
+# insns: the instructions, as size bytes; calls: [(instruction, key of the function that it calls or
+# takes the address of)...]; lines: (byte in the section, file, line, column), with string offsets;
+# callback: the key of the function that exceptions call, or None.
 Function = collections.namedtuple(
-    "Function", "name section section_name offset size insns is_program relocations core type "
-    "lines callback")
+    "Function", "name section section_name offset size insns is_program calls relocations core "
+    "type lines callback")
 # inner: the MapSpec of the maps in a map, or None; values: {index: name of a map or program}.
 MapSpec = collections.namedtuple(
     "MapSpec", "name type key_size value_size max_entries map_flags numa_node map_extra pinning "
@@ -2469,7 +2468,7 @@ class _Reader:
                 raise self.damaged("function %s overlaps another", symbol.name)
             found[symbol.section, symbol.value] = Function(
                 symbol.name, symbol.section, section.name, symbol.value, symbol.size, insns,
-                is_program, [], [], 0, [], None)
+                is_program, [], [], [], 0, [], None)
         if len(found) > MAX_FUNCTIONS:
             raise self.damaged("it has %d functions, more than %d", len(found), MAX_FUNCTIONS)
         places = {function.name: key for key, function in found.items()}
@@ -2488,10 +2487,22 @@ class _Reader:
         for index in self.in_section:
             rows = elf.relocations.get(index, ())
             for function, inside in self.in_functions(index, rows, "a relocation"):
-                function.relocations.extend(
-                    self.relocation(function, offset - function.offset, kind, symbol)
-                    for offset, kind, symbol in inside)
+                for offset, kind, symbol in inside:
+                    self.relocate(function, offset - function.offset, kind, symbol)
+                self.read_calls(function, {(row[0] - function.offset) // 8 for row in inside})
         return found
+
+    def read_calls(self, function, relocated):
+        """Add the calls that need no relocation, of functions in the same section."""
+        for index, (opcode, registers, _, imm) in enumerate(INSN.iter_unpack(function.insns)):
+            if opcode == BPF_CALL and registers >> 4 == BPF_PSEUDO_CALL and index not in relocated:
+                function.calls.append(
+                    (index, (function.section, function.offset + 8 * (index + imm + 1))))
+        function.calls.sort()
+        for index, target in function.calls:
+            if target not in self.functions:
+                raise self.damaged("function %s, instruction %d: it calls what is no function",
+                                   function.name, index)
 
     def in_functions(self, section, rows, what):
         """Each function of a section with those of the rows, (offset, ...), that are in it."""
@@ -2501,8 +2512,8 @@ class _Reader:
                                self.elf.sections[section].name, what)
         return found
 
-    def relocation(self, function, offset, kind, symbol):
-        """What an ELF relocation of an instruction means."""
+    def relocate(self, function, offset, kind, symbol):
+        """Keep what an ELF relocation of an instruction means."""
         opcode, registers, _, imm = INSN.unpack_from(function.insns, offset)
         index = offset // 8
 
@@ -2514,11 +2525,14 @@ class _Reader:
         is_call = opcode == BPF_CALL
         if not is_call and (opcode != BPF_LD_IMM64 or offset + 16 > len(function.insns)):
             raise refuse("a relocation, but neither call nor 64-bit load")
+        def refer(kind, target, addend=0):
+            function.relocations.append(Relocation(index, kind, target, addend))
+
         if symbol.section == 0:
             if symbol.name in self.externs:
-                return Relocation(index, "extern", symbol.name, imm)
+                return refer("extern", symbol.name)
             if symbol.name in self.kconfig and not is_call:
-                return Relocation(index, "data", KCONFIG, self.kconfig[symbol.name])
+                return refer("data", KCONFIG, self.kconfig[symbol.name])
             raise refuse("%s is declared and nowhere defined", symbol.name or "a symbol")
         if not symbol.section < len(self.elf.sections) \
                 or is_call and registers >> 4 != BPF_PSEUDO_CALL:
@@ -2527,21 +2541,19 @@ class _Reader:
         if section.flags & SHF_EXECINSTR:
             # A call says how many instructions after itself, a load how far into the section.
             target = symbol.value + (8 * (imm + 1) if is_call else imm)
-            return Relocation(index, "call" if is_call else "function", (symbol.section, target), 0)
+            return function.calls.append((index, (symbol.section, target)))
         if is_call:
             raise refuse("a call into section %s", section.name)
         if section.name == ".maps":
             if symbol.value + imm not in self.map_at:
                 raise refuse("no map at offset %d of .maps", symbol.value + imm)
-            return Relocation(index, "map", self.map_at[symbol.value + imm], 0)
-        if section.name in self.data:
-            target = section.name
-            if target == ARENA_DATA:
-                if len(self.arenas) != 1:
-                    raise refuse("it needs one arena, and the object has %d", len(self.arenas))
-                target = self.arenas[0]
-            return Relocation(index, "data", target, symbol.value + imm)
-        raise refuse("%s in section %s is neither map nor data", symbol.name, section.name)
+            return refer("map", self.map_at[symbol.value + imm])
+        if section.name not in self.data:
+            raise refuse("%s in section %s is neither map nor data", symbol.name, section.name)
+        if section.name == ARENA_DATA and len(self.arenas) != 1:
+            raise refuse("it needs one arena, and the object has %d", len(self.arenas))
+        refer("data", self.arenas[0] if section.name == ARENA_DATA else section.name,
+              symbol.value + imm)
 
     def read_btf_ext(self):
         """Fill in from .BTF.ext: the type of each function, source lines, CO-RE relocations."""
@@ -2683,7 +2695,7 @@ def part_of(obj, programs):
             raise object_damaged(obj.name, "it has no program %s", name, number=errno.ENOENT)
         function = obj.functions[key]
         functions[key] = function._replace(section_name=function.section_name.lstrip("?"))
-        waiting.extend(key for _, key in _callees(obj, function))
+        waiting.extend(key for _, key in function.calls)
         waiting.extend([function.callback] if function.callback else [])
         for relocation in function.relocations:
             used.get(relocation.kind, set()).add(relocation.target)
@@ -2876,22 +2888,21 @@ def _compare(how, local, here, btf, there, known, depth):
     same_name = essential(here.name) == essential(there.name)
     if is_match and not same_name:
         return False
-    if kind in BTF_COMPOSITES:
-        if how == FIELD:
-            return there.kind in BTF_COMPOSITES
-        if how == BEHIND and there.kind == BTF_FWD:
-            return kind == (BTF_UNION if there.flag else BTF_STRUCT)
-        return kind == there.kind and (how != MATCH or _members_match(here, there, again))
-    if kind in BTF_ENUMS and there.kind in BTF_ENUMS and is_match:
-        return {essential(name) for name, _ in here.items} <= {
-            essential(name) for name, _ in there.items}
-    if kind == BTF_FWD and how == BEHIND and there.kind != BTF_FWD:
-        return there.kind == (BTF_UNION if here.flag else BTF_STRUCT)
+    if how == FIELD and kind in BTF_COMPOSITES:
+        return there.kind in BTF_COMPOSITES
+    if how == BEHIND and (kind == BTF_FWD) != (there.kind == BTF_FWD):
+        declared, defined = (here, there) if kind == BTF_FWD else (there, here)
+        return defined.kind == (BTF_UNION if declared.flag else BTF_STRUCT)
     if kind != there.kind and not (kind in BTF_ENUMS and there.kind in BTF_ENUMS):
         return False
+    if kind in BTF_COMPOSITES:
+        return how != MATCH or _members_match(here, there, again)
+    if kind in BTF_ENUMS and is_match:
+        return {essential(name) for name, _ in here.items} <= {
+            essential(name) for name, _ in there.items}
+    if kind == BTF_FWD and is_match:
+        return here.flag == there.flag
     if kind == BTF_FWD or kind in BTF_ENUMS:
-        if is_match:
-            return here.flag == there.flag
         return how == KIND or same_name or not (here.name and there.name)
     if kind == BTF_INT:
         if is_match:
@@ -3107,23 +3118,6 @@ def _refusal(obj, function, why, index=None, number=errno.ENOEXEC):
                           doing="relocate", number=number)
 
 
-def _callees(obj, function):
-    """[(instruction, key of the function)...]: what it calls or takes the address of."""
-    relocated = {relocation.index: relocation for relocation in function.relocations}
-    found = []
-    for index, (opcode, registers, _, imm) in enumerate(INSN.iter_unpack(function.insns)):
-        relocation, target = relocated.get(index), None
-        if relocation is not None:
-            target = relocation.target if relocation.kind in ("call", "function") else None
-        elif opcode == BPF_CALL and registers >> 4 == BPF_PSEUDO_CALL:
-            target = function.section, function.offset + 8 * (index + imm + 1)
-        if target is not None:
-            if target not in obj.functions:
-                raise _refusal(obj, function, "it calls what is no function", index)
-            found.append((index, target))
-    return found
-
-
 def _spell(btf, path):
     """`struct dentry.d_u.d_alias`, for messages."""
     text = btf.describe(path.root)
@@ -3192,13 +3186,12 @@ class _Linker:
             return object_damaged(self.obj.name, "struct_ops %s: %s", ops.name, why % args,
                                   doing="relocate", number=number)
 
-        structs = self.kernel.find(name, (BTF_STRUCT,))
-        wrappers = self.kernel.find("bpf_struct_ops_" + name, (BTF_STRUCT,))
-        data = [member for member in self.kernel.type(wrappers[0]).items if member.name == "data"] \
-            if wrappers else ()
-        if not structs or not data:
+        found = [self.kernel.find(prefix + name, (BTF_STRUCT,))
+                 for prefix in ("", "bpf_struct_ops_")]
+        if not all(found):
             raise refuse("this kernel has no struct_ops of type %s", name, number=errno.ENOENT)
-        theirs, wrapper = self.kernel.type(structs[0]), self.kernel.type(wrappers[0])
+        theirs, wrapper = (self.kernel.type(ids[0]) for ids in found)
+        data, = (member for member in wrapper.items if member.name == "data")
         value, functions = bytearray(wrapper.size), {}
         by_name = {member.name: (index, member) for index, member in enumerate(theirs.items)}
         for member in self.btf.type(ops.type).items:
@@ -3209,7 +3202,7 @@ class _Linker:
                 if program or any(mine):
                     raise refuse("this kernel's %s has no member %s", name, member.name)
                 continue
-            place = (data[0].bit_offset + there.bit_offset) // 8
+            place = (data.bit_offset + there.bit_offset) // 8
             kind, other = self.btf.skip(member.type), self.kernel.skip(there.type)
             if member.bit_size or there.bit_size or kind.kind != other.kind:
                 raise refuse("member %s is %s here and %s in the kernel, or a bit field",
@@ -3247,13 +3240,13 @@ class _Linker:
                                "it has more than %d functions" % MAX_SUBPROGRAMS)
             placed[key] = len(code) // 8
             callee = self.obj.functions[key]
-            parts.append((placed[key], callee, _callees(self.obj, callee)))
+            parts.append((placed[key], callee))
             code += callee.insns
-            waiting.extend(target for _, target in reversed(parts[-1][2]))
+            waiting.extend(target for _, target in reversed(callee.calls))
         fixups, poison, func_info, line_info = [], {}, b"", b""
         pack = struct.Struct("=IIII").pack
-        for base, callee, targets in parts:
-            for index, target in targets:
+        for base, callee in parts:
+            for index, target in callee.calls:
                 is_call = code[8 * (base + index)] == BPF_CALL
                 _put(code, base + index, BPF_PSEUDO_CALL if is_call else BPF_PSEUDO_FUNC,
                      placed[target] - base - index - 1)
@@ -3557,55 +3550,50 @@ class Globals:
 
     def __init__(self, btf):
         self._btf = btf
-        self._places = {}               # name: (memory or Map, Variable)
+        self._places = {}   # name: (memory or Map, slice of it, struct's format, items or None)
         self._views = []
 
     def add(self, memory, variables):
         """Have the variables (Variable) of a section whose memory is this."""
         for variable in variables:
-            self._places[variable.name] = memory, variable
+            kind, count, letter = self._btf.skip(variable.type), None, None
+            if kind.kind == BTF_ARRAY:
+                kind, count = self._btf.skip(kind.items[0]), kind.items[2]
+            if kind.kind == BTF_INT or kind.kind in BTF_ENUMS:
+                signed = kind.items[0] & 1 if kind.kind == BTF_INT else kind.flag
+                letter = {1: "Bb", 2: "Hh", 4: "Ii", 8: "Qq"}.get(kind.size, (None,) * 2)[signed]
+                if kind.size == 1 and count is not None and kind.name == "char":
+                    letter = "s"
+            self._places[variable.name] = memory, slice(
+                variable.offset, variable.offset + variable.size), letter, count
 
     def __contains__(self, name):
         return name in self._places
 
-    def _find(self, name):
-        """(memory, Variable, format of struct for an int or None, number of items or None)."""
-        memory, variable = self._places[name]
-        kind, count, letter = self._btf.skip(variable.type), None, None
-        if kind.kind == BTF_ARRAY:
-            kind, count = self._btf.skip(kind.items[0]), kind.items[2]
-        if kind.kind == BTF_INT or kind.kind in BTF_ENUMS:
-            signed = kind.items[0] & 1 if kind.kind == BTF_INT else kind.flag
-            letter = {1: "bB", 2: "hH", 4: "iI", 8: "qQ"}.get(kind.size)
-            letter = letter and letter[not signed]
-            if kind.size == 1 and count is not None and kind.name == "char":
-                letter = "s"
-        return memory, variable, letter, count
-
     def __getitem__(self, name):
-        memory, variable, letter, count = self._find(name)
+        memory, where, letter, count = self._places[name]
         if isinstance(memory, Map):
             memory = memory.lookup(0)
-        whole = bytes(memory[variable.offset:variable.offset + variable.size])
+        whole = bytes(memory[where])
         if letter is None:
             return whole
         if letter == "s":
             return whole.split(b"\0")[0]
         if count is None:
-            return struct.unpack_from("=" + letter, memory, variable.offset)[0]
-        view = memoryview(memory)[variable.offset:variable.offset + variable.size].cast(letter)
-        self._views.append(view)
-        return view
+            return struct.unpack("=" + letter, whole)[0]
+        self._views.append(memoryview(memory)[where].cast(letter))
+        return self._views[-1]
 
     def __setitem__(self, name, value):
-        memory, variable, letter, count = self._find(name)
+        memory, where, letter, count = self._places[name]
         if letter not in (None, "s"):
             value = [value] if count is None else value
             value = struct.pack("=%d%s" % (len(value), letter), *value)
-        if len(value) > variable.size:
-            raise ValueError("%s holds %d bytes, not %d" % (name, variable.size, len(value)))
         whole = bytearray(memory.lookup(0)) if isinstance(memory, Map) else memory
-        whole[variable.offset:variable.offset + len(value)] = value
+        if len(value) > where.stop - where.start:
+            raise ValueError("%s holds %d bytes, not %d" % (name, where.stop - where.start,
+                                                            len(value)))
+        whole[where.start:where.start + len(value)] = value
         if whole is not memory:
             memory.update(0, whole)
 
