@@ -9933,6 +9933,8 @@ class Mounts:
         elif self.inside(mount.path, [source for source in self.sources.all if not isinstance(
                 source, Inotify)])[0] is not None:      # which sees by itself
             raise Duplicate
+        elif spot_of(mount, far) != at:
+            raise Hidden                # it has moved while the sources were asked
         else:
             inner = self.add(mount, place, shown, at, far)
         if inner is not None:

@@ -1339,6 +1339,22 @@ class Scenarios:
         self.expect(self.reported(program), {"source/sub/h": CREATED})
         self.mount_seen(program, place)             # what it covered
 
+    def test_bind_mount_of_what_is_above_it_to_and_fro(self):
+        """What is in a tree anyway keeps its path, however often the bind mount of it comes in and
+        leaves."""
+        source = self.tree + "/source"
+        os.makedirs(source + "/a/place")
+        os.rename(source + "/a", self.out + "/a")
+        program = self.watch("-e", "create", self.tree)
+        os.rename(self.out + "/a", source + "/a")
+        self.mount("--bind", source, source + "/a/place")
+        for number in range(100):
+            os.rename(source + "/a", self.out + "/a")
+            write(source + "/f%d" % number)
+            os.rename(self.out + "/a", source + "/a")
+        self.expect(self.reported(program),
+                    {"source/f%d" % number: "CREATE" for number in range(100)})
+
     def test_bind_mount_in_a_directory_heard_of(self):
         """What happens to what a bind mount shows comes, though that is an entry of a directory
         outside of which nothing comes."""
