@@ -4931,10 +4931,9 @@ class Tracer:
       end                  position() of the reader just after it
       moved                of a move: a number of what was moved, which nothing else there has
     RENAME has both sides inside; with one of them outside it is MOVED_TO or MOVED_FROM, if asked
-    for.  A file that is a root has path b"" by whatever name it is used.  Of a file's or
-    directory's own events one that is the same as the last of it, by the same process and name,
-    is not recorded again while that one is not read; and what is read at once is one Record, as
-    far as _merged() says.
+    for.  A file that is a root has path b"" by whatever name it is used.  What the same process
+    does further to a file or directory by the same name is in the mask of its last Record, while
+    that is not read, as fanotify has it; but CREATE begins another, and a move is alone.
 
     pin(), unpin(), locate() and lost() are bpf(2) calls, which before Linux 5.19 need CAP_BPF
     where kernel.unprivileged_bpf_disabled is set.  Not to be used by two threads at once.
@@ -4946,18 +4945,17 @@ class Tracer:
     RING_SIZE = 1 << 24
     START, PIN, UNPIN, LOCATE, GO_ON, PIN_FLAT, ABOVE = range(7)    # what trace_place is asked
     DOER = struct.Struct("=IQQ16s")                     # of struct trace_record, who did it
-    RECORD = struct.Struct("=QI%dsiiIIII" % DOER.size)
-    # After the two words that the ring has before each.
-    MASK_AT, DOER_AT = 8 + 8, 8 + 12
-    WHERE_AT = DOER_AT + DOER.size
-    LENGTHS = struct.Struct("=8xIII")           # from there: of the path, of the old one; flags
-    NAMES_AT = 8 + RECORD.size
+    RECORD = struct.Struct("=QI%dsiiIIIII4x" % DOER.size)
+    # The same after the two words that the ring has before each.
+    QUEUED = struct.Struct("=I4xQI%dsiiIIIII4x" % DOER.size)
+    BUSY = 1 << 31                              # of the first word; none is discarded
+    LONGEST = QUEUED.size + 65536 + 1024        # PATH_ROOM, NAME_ROOM
+    # Of struct trace_more, by byte.
+    NO_MORE = 0xFFFFFFFF
+    MERGED_BITS = ACCESS, MODIFY, ATTRIB, CLOSE_WRITE, CLOSE_NOWRITE, OPEN, OPEN_EXEC, DELETE
     COUNTS = ("sent", "outside", "merged", "own", "full", "detached", "too long",
               "unsettled", "too deep", "unknown data")  # enum trace_count
     FULL = COUNTS.index("full")
-    BUSY, LENGTH = 1 << 31, (1 << 30) - 1       # of a record's first word; none is discarded
-    ALONE = MOVES | DELETE_SELF | MOVE_SELF | UNMOUNT       # by which names and roots change
-    REMOVED_DIR = DELETE | ISDIR
     SIGNATURES = {"fsnotify": 7, "__fsnotify_parent": 4}
     # By whether the kernel has bpf_loop(); the first two are run at kernel functions.
     PROGRAMS = {True: ("trace_event", "trace_child", "trace_place"),
@@ -4967,6 +4965,9 @@ class Tracer:
     def __init__(self, asked, asked_dir, own, ring=None, devices=True):
         self.caveat = ""
         self._lost, self._looked = 0, 0.0
+        self._read = collections.deque()        # (when, position) of each read(), for a second
+        self._barrier = RLock()
+        self._merged = {}                       # what _merge() gave
         self._views, self._mapped = [], []
         size = ring or self._ring_size()
         if size < 4096 or size & size - 1:
@@ -5030,6 +5031,9 @@ class Tracer:
         cpus = _possible_cpus()
         part.maps["trace_works"] = part.maps["trace_works"]._replace(max_entries=cpus + 1)
         part.maps["trace_ring"] = part.maps["trace_ring"]._replace(max_entries=size)
+        # About as many as the ring takes records.
+        more_bits = max(6, (size // 128 // cpus).bit_length() - 1)
+        part.maps["trace_more"] = part.maps["trace_more"]._replace(max_entries=cpus << more_bits)
         namespace = os.stat("/proc/self/ns/pid")
         device = namespace.st_dev
         first = namespace.st_ino == dict(FIRST_NAMESPACES)["pid"]
@@ -5037,7 +5041,8 @@ class Tracer:
             "trace_asked": self._with_moves(asked), "trace_asked_dir": self._with_moves(asked_dir),
             "trace_told": asked, "trace_told_dir": asked_dir, "trace_own_too": int(bool(own)),
             "trace_devices": int(bool(devices)),
-            "trace_cpus": cpus, "trace_pidns_dev": os.major(device) << 20 | os.minor(device),
+            "trace_cpus": cpus, "trace_more_bits": more_bits,
+            "trace_pidns_dev": os.major(device) << 20 | os.minor(device),
             "trace_pidns_ino": 0 if first else namespace.st_ino})
         self._cpus = cpus
         self._fields = {member.name: member.bit_offset // 8
@@ -5052,6 +5057,8 @@ class Tracer:
         loaded = self.loaded
         works = loaded.maps["trace_works"]
         self._works, self._stride = loaded.memory(works), works.value_size + 7 & ~7
+        self._more = memoryview(loaded.memory(loaded.maps["trace_more"])).cast("Q")
+        self._views.append(self._more)
         self._map_ring(loaded.maps["trace_ring"], size)
         self._place(self.START)
         if "trace_climb" in loaded.programs:
@@ -5079,9 +5086,8 @@ class Tracer:
         # A counter is read and written as one word.
         self._consumed = memoryview(consumer).cast("Q")
         self._produced = memoryview(producer).cast("Q")
-        self._words = memoryview(producer).cast("I")
         self._ring, self._page = producer, page
-        self._views = [self._consumed, self._produced, self._words]
+        self._views += [self._consumed, self._produced]
 
     def _place(self, what, fd=0, slot=0):
         """Ask trace_place; what it says."""
@@ -5127,84 +5133,78 @@ class Tracer:
         return b"/".join(names.split(b"\0")[-2::-1])
 
     def read(self, limit):
-        """The Records that are there, in order, of at most about `limit` bytes of the ring."""
-        begin, produced = self._consumed[0], self._produced[0]
-        if produced - begin > self._size:               # one more than fits was never there
+        """The Records that are there, in order, of about `limit` bytes of the ring at most."""
+        begin, waiting = self._consumed[0], self.waiting()
+        if waiting > self._size:                        # one more than fits was never there
             raise Error(errno.EIO, "reading the ring buffer: it is damaged")
-        start = begin & self._size - 1
-        ring, page = self._ring, self._page             # mapped twice: no record is in two pieces
-        starts, masks, at = self._merged(ring, self._words, page + start,
-                                         page + start + produced - begin, limit)
-        records = self._decode(ring, starts, masks, begin - page - start)
-        self._consumed[0] = begin + at - page - start
+        start = self._page + (begin & self._size - 1)   # mapped twice: no record is in two pieces
+        data = self._ring[start:start + min(waiting, limit + self.LONGEST)]
+        queued, end = self._queued(data, limit)
+        # From here on nothing more is merged into these; so what was is looked at after that.
+        self._consumed[0] = begin + end
+        with self._barrier:                             # which orders the two
+            pass
+        records = self._decode(data, queued, begin)
+        self._let_go(begin + end)
         return records
 
     @classmethod
-    def _merged(cls, ring, words, at, end, limit):
-        """([where each record begins], [its mask], where they end) of those in a part of the ring,
-        which is indexed by bytes, and as words; those of one name are put together.
+    def _queued(cls, data, limit):
+        """([(where it begins, the fields of QUEUED)], where they end) of the records in a part of
+        the ring, as far as they are whole, up to the one that reaches `limit`."""
+        queued, at, unpack, busy = [], 0, cls.QUEUED.unpack_from, cls.BUSY
+        put, until = queued.append, min(limit, len(data))
+        while at < until:
+            fields = unpack(data, at)
+            if fields[0] & busy:
+                break
+            put((at, fields))
+            at += fields[0] + 15 & ~7
+        if at > len(data):
+            raise Error(errno.EIO, "reading the ring buffer: it is damaged")
+        return queued, at
 
-        As fanotify does while they wait: what happens further to a file or directory is one with
-        what did before, if the same process did the last of that name.  But CREATE begins another,
-        DELETE ends it, that of a directory is alone, as is what lacks something, and nothing is put
-        before a move: what is reported of one name is in order.
-        """
-        starts, masks, latest = [], [], {}
-        mask_at, doer_at, where_at, names_at = cls.MASK_AT, cls.DOER_AT, cls.WHERE_AT, cls.NAMES_AT
-        busy, alone, removed_dir, is_dir = cls.BUSY, cls.ALONE, cls.REMOVED_DIR, ISDIR
-        begins, ends = CREATE | alone, DELETE | alone
-        doer, lengths = cls.DOER.size, cls.LENGTHS.unpack_from
-        same, flags, reach, step, index, until = None, 0, 0, 0, 0, min(end, at + limit)
-        while at < until and not words[at >> 2] & busy:
-            mask = words[at + mask_at >> 2]
-            is_first = mask & begins or mask & removed_dir == removed_dir
-            # Nine in ten are of the same file and process as the one before: a look, no more.
-            if is_first or ring[at + doer_at:at + reach] != same or (mask ^ masks[index]) & is_dir:
-                length, old_length, flags = lengths(ring, at + where_at)
-                reach = names_at + length + old_length
-                step = reach + 7 & ~7
-                if step > end - at:
-                    raise Error(errno.EIO, "reading the ring buffer: it is damaged")
-                same, where = ring[at + doer_at:at + reach], ring[at + where_at:at + reach]
-                index = latest.get(where)
-                if is_first or flags or index is None or (mask ^ masks[index]) & is_dir \
-                        or ring[starts[index] + doer_at:starts[index] + where_at] != same[:doer]:
-                    index = latest[where] = len(starts)
-                    starts.append(at)
-                    masks.append(mask)
-                    if mask & alone:
-                        latest.clear()
-            masks[index] |= mask
-            if flags or mask & ends:
-                same = None
-                latest.pop(where, None)
-            at += step
-        return starts, masks, at
-
-    def _decode(self, ring, starts, masks, offset):
-        """The Records that begin there, with these masks; `offset`: of position() to that."""
-        records, doers = [], {}
+    def _decode(self, data, queued, begin):
+        """The Records of those; `begin`: position() of the part of the ring."""
+        records, doers, added_to = [], {}, self._more
         make, kind, path_of_names, put = tuple.__new__, Record, self._path, records.append
-        unpack, names_at = self.RECORD.unpack_from, self.NAMES_AT
-        for at, mask in zip(starts, masks):
-            (when, _, who, slot, old_slot, length, old_length, flags,
-             moved) = unpack(ring, at + 8)
+        names_at, none, merged = self.QUEUED.size, self.NO_MORE, self._merged
+        for at, (size, when, mask, who, slot, old_slot, length, old_length, flags, moved,
+                 more) in queued:
             doer = doers.get(who)
             if doer is None:
                 pid, cgroup, uid_gid, comm = self.DOER.unpack(who)
                 doer = doers[who] = Doer(pid or None, uid_gid & 0xFFFFFFFF, uid_gid >> 32, cgroup,
                                          comm.split(b"\0")[0])
+            if more != none:
+                added = added_to[2 * more]
+                if added:
+                    mask |= merged.get(added) or self._merge(added)
             path = old_path = None
             start = at + names_at
             if not flags or length or old_length:
-                path = path_of_names(ring[start:start + length])
+                path = path_of_names(data[start:start + length])
                 if old_slot >= 0:
                     start += length
-                    old_path = path_of_names(ring[start:start + old_length])
+                    old_path = path_of_names(data[start:start + old_length])
             put(make(kind, (when, mask, doer, slot if slot >= 0 else None, path,
                             old_slot if old_slot >= 0 else None, old_path, not flags,
-                            offset + at + (names_at + length + old_length + 7 & ~7), moved)))
+                            begin + at + (size + 15 & ~7), moved)))
         return records
+
+    def _merge(self, added):
+        """The bits of the mask that were added, by the bytes of a struct trace_more."""
+        self._merged[added] = sum(bit for byte, bit in enumerate(self.MERGED_BITS)
+                                  if added >> 8 * byte & 0xFF)
+        return self._merged[added]
+
+    def _let_go(self, position):
+        """Let the programs use what the records before `position` had of trace_more, but not for a
+        second: none that found them unread is under way for longer."""
+        now = time.monotonic()
+        self._read.append((now, position))
+        while self._read[0][0] < now - 1:
+            self.loaded.globals["trace_read"] = self._read.popleft()[1]
 
     def position(self):
         """(consumed, produced): bytes of the ring that were read, and written, since the start."""

@@ -124,8 +124,7 @@ enum { TOO_LONG = 1, UNSETTLED = 2, TOO_DEEP = 4, UNKNOWN_DATA = 8 };
 
 /*
  * What user space gets.  A path is its names from the last to the first, each with a NUL; there
- * are `length` bytes of the path, then `old_length` of the old one.  What user space compares, to
- * put records of one file and process together, lies together.
+ * are `length` bytes of the path, then `old_length` of the old one.
  */
 struct trace_record {
 	__u64 time;		/* bpf_ktime_get_boot_ns() */
@@ -142,23 +141,38 @@ struct trace_record {
 	__u32 old_length;
 	__u32 flags;
 	__u32 moved;		/* of a move: tells what was moved from what else there is */
+	__u32 more;		/* number of its entry in trace_more; NO_MORE: it has none */
+	__u32 unused;
 };
+
+#define NO_MORE	0xffffffff
 
 enum trace_count {
 	TRACE_SENT, TRACE_OUTSIDE, TRACE_MERGED, TRACE_OWN, TRACE_FULL, TRACE_DETACHED,
 	TRACE_TOO_LONG, TRACE_UNSETTLED, TRACE_TOO_DEEP, TRACE_UNKNOWN_DATA, TRACE_COUNTS,
 };
 
-/* The last event of an inode that was recorded, if it is one that may be merged. */
+/* The last record of an inode, if it is one that further events may be merged into. */
 struct trace_last {
 	__u64 inode;
 	__u64 parent;
 	__u64 name;
-	__u64 what;		/* pid, and mask in the lower half */
-	__u64 renames;
+	__u64 process;
+	__u64 paths;		/* paths_of() it */
 	__u64 before;		/* where the ring ended before it */
-	__u64 unused;
+	__u32 mask;
+	__u32 more;
 	__u64 check;		/* of all above: it is written without a lock */
+};
+
+/*
+ * What has been merged into a record since it was sent: a byte for each of MERGED_BITS, 0: not.
+ * It is added to, which takes no lock and is one instruction on each kernel; two processors that
+ * find the same 0 both add.
+ */
+struct trace_more {
+	__u64 bits;
+	__u64 after;		/* where the ring ended after the record */
 };
 
 #define TRACE_LASTS_BITS 11
@@ -175,7 +189,7 @@ struct work {
 	__u64 entry;			/* the same, until it is copied */
 	__u64 end[2];			/* the dentry of the root */
 	__u64 subject;			/* the inode that an entry's event is about */
-	struct trace_last last;		/* what will be the last event, if it is recorded */
+	struct trace_last last;		/* what will be the inode's last, if it is recorded */
 	__s32 slots[2];
 	__s32 found;
 	__u32 side;
@@ -186,8 +200,7 @@ struct work {
 	__u32 was_inside;		/* in one of those that were disturbed */
 	__u32 todo;
 	__s32 removed;			/* the slot of a root that the event removes, or -1 */
-	__u32 unused;
-	__u32 for_user;			/* no event, but trace_place */
+	__u32 sent;			/* by this CPU: whose turn it is in trace_more */
 	__u32 level;			/* names between `at` and what the event is about */
 	struct trace_record record;
 	char path[PATH_ROOM + NAME_ROOM];
@@ -240,6 +253,15 @@ struct {
 	__type(value, struct trace_last);
 } trace_lasts SEC(".maps");
 
+/* For each CPU 1 << trace_more_bits entries, which it uses in turn; the loader sets how many. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct trace_more);
+} trace_more SEC(".maps");
+
 /* Known before the programs are verified. */
 #define CONSTANT SEC(".rodata.trace")
 const volatile __u32 trace_asked CONSTANT = 0;		/* with RENAME for all three of a move */
@@ -249,13 +271,36 @@ const volatile __u32 trace_told_dir CONSTANT = 0;
 const volatile __u32 trace_own_too CONSTANT = 0;
 const volatile __u32 trace_devices CONSTANT = 0;	/* also what is done to them when open */
 const volatile __u32 trace_cpus CONSTANT = 0;		/* and the entry of user space in trace_works */
+const volatile __u32 trace_more_bits CONSTANT = 0;
 const volatile __u64 trace_pidns_dev CONSTANT = 0;
 const volatile __u64 trace_pidns_ino CONSTANT = 0;	/* 0: the first */
 
 __u64 trace_rename_lock SEC(".data.trace") = 0;		/* its address, 0: not known */
+__u64 trace_read SEC(".data.trace") = 0;	/* up to there no entry of trace_more is in use */
 __u32 trace_watcher SEC(".data.trace") = 0;
+__u32 trace_roots_changed SEC(".data.trace") = 0;
 
 /* ---- reading ---- */
+
+/* Whether the machine reads in order, and has what was added in place before it reads on. */
+static __always_inline int keeps_order(void)
+{
+	return bpf_core_field_exists(((struct pt_regs___x86_64 *)0)->di);
+}
+
+/*
+ * What is read before this is read before what is read after it, on machines that would not have
+ * it so: by an atomic operation that returns something.  Linux 5.12 takes a program with that.
+ */
+static __always_inline void order_reads(struct work *work)
+{
+	__u64 had;
+
+	if (keeps_order())
+		return;
+	had = __sync_fetch_and_add(&work->order, 0);
+	asm volatile("" : : "r"(had));
+}
 
 static __always_inline __u32 renames_now(void)
 {
@@ -289,6 +334,12 @@ static __always_inline __s32 slot_of(struct inode *inode, __u32 level)
 	if (root->flat && level > 1)
 		return CLIMBING;
 	return root->slot & (TRACE_ROOTS - 1);
+}
+
+static __always_inline void forget_root(__u64 inode)
+{
+	bpf_map_delete_elem(&trace_roots, &inode);
+	trace_roots_changed++;
 }
 
 static __always_inline struct inode *inode_of(struct dentry *dentry)
@@ -456,11 +507,50 @@ static __always_inline struct trace_last *last_of(__u64 inode)
 	return bpf_map_lookup_elem(&trace_lasts, &key);
 }
 
+/* The entry for what is merged into the record to be sent, NULL if the next one is in use. */
+static __always_inline struct trace_more *next_more(struct work *work)
+{
+	__u32 turn = work->sent & ((1U << trace_more_bits) - 1);
+	__u32 key = bpf_get_smp_processor_id() << trace_more_bits | turn;
+	struct trace_more *more = bpf_map_lookup_elem(&trace_more, &key);
+
+	work->record.more = NO_MORE;
+	if (!more || more->after > trace_read)
+		return NULL;
+	work->sent++;
+	work->record.more = key;
+	more->bits = 0;
+	return more;
+}
+
+/* What is merged lies between two changes of this; 0: nothing is. */
+static __always_inline __u64 paths_of(struct work *work)
+{
+	if (!trace_rename_lock || work->renames & 1)
+		return 0;
+	return (__u64)trace_roots_changed << 32 | work->renames | 1;
+}
+
+/* What the record that was just sent is, for what may be merged into it. */
+static __always_inline void keep_last(struct work *work, __u64 before)
+{
+	struct trace_last *last = last_of(work->last.inode);
+
+	if (!last)
+		return;
+	work->last.paths = paths_of(work);
+	work->last.before = before;
+	work->last.mask = work->record.mask;
+	work->last.more = work->record.more;
+	work->last.check = check_of_last(&work->last);
+	*last = work->last;
+}
+
 static __always_inline void send(struct work *work)
 {
 	struct task_struct___files *task = (void *)bpf_get_current_task(), *leader;
 	struct trace_record *record = &work->record;
-	struct trace_last *last;
+	struct trace_more *more = NULL;
 	__u64 before;
 	__u32 size;
 
@@ -480,53 +570,119 @@ static __always_inline void send(struct work *work)
 	size = record->length + record->old_length;
 	if (size > PATH_ROOM + NAME_ROOM)
 		return;
+	record->more = NO_MORE;
+	if (work->last.inode && !record->flags)
+		more = next_more(work);
 	before = bpf_ringbuf_query(&trace_ring, BPF_RB_PROD_POS);
 	if (bpf_ringbuf_output(&trace_ring, record, sizeof(*record) + size, 0)) {
 		work->counts[TRACE_FULL]++;
 		return;
 	}
 	work->counts[TRACE_SENT]++;
-	if (work->last.inode) {
-		last = last_of(work->last.inode);
-		if (last) {
-			work->last.before = before;
-			work->last.check = check_of_last(&work->last);
-			*last = work->last;
-		}
+	if (more) {
+		more->after = bpf_ringbuf_query(&trace_ring, BPF_RB_PROD_POS);
+		keep_last(work, before);
 	}
 }
 
-/*
- * Whether the event is the same as the last of its inode that was recorded, and that one is not
- * read: then it is told by it.  Not before what fanotify would merge, so by the name that was
- * used; and nothing is merged past an entry's event of the same inode, or past a rename.
- * An entry's event itself is never merged.
- */
-static __always_inline int is_merged(struct work *work)
-{
-	struct trace_last *last, *mine = &work->last;
-	struct dentry *dentry = (struct dentry *)work->start[0];
-	__u32 mask = work->record.mask;
+/* ---- merging ---- */
 
-	mine->inode = 0;
-	if (mask & FS_ENTRY || work->for_user) {
-		last = work->subject ? last_of(work->subject) : NULL;
-		if (last)
-			last->inode = 0;
-		return 0;
-	}
-	mine->inode = (__u64)inode_of(dentry);
-	mine->parent = (__u64)parent_of(dentry);
-	mine->name = 0;
-	bpf_core_read(&mine->name, sizeof(mine->name), &dentry->d_name);
-	mine->what = bpf_get_current_pid_tgid() >> 32 << 32 | mask;
-	mine->renames = work->renames;
-	last = last_of(mine->inode);
-	if (!last || last->inode != mine->inode || last->parent != mine->parent ||
-	    last->name != mine->name || last->what != mine->what ||
-	    last->renames != mine->renames || last->check != check_of_last(last))
-		return 0;
+/* Prepare work->last for an event of an inode, by the name that was used. */
+static __always_inline void name_last(struct work *work, struct inode *inode,
+				      struct dentry *parent, __u64 name)
+{
+	work->last.inode = (__u64)inode;
+	work->last.parent = (__u64)parent;
+	work->last.name = name;
+	work->last.process = bpf_get_current_pid_tgid() >> 32;
+}
+
+/* Nothing is merged any more into what is recorded of an inode. */
+static __always_inline void forget_last(__u64 inode)
+{
+	struct trace_last *last = inode ? last_of(inode) : NULL;
+
+	if (last)
+		last->inode = 0;
+}
+
+static __always_inline int is_unread(const struct trace_last *last)
+{
 	return bpf_ringbuf_query(&trace_ring, BPF_RB_CONS_POS) <= last->before;
+}
+
+/* A byte for each of MERGED_BITS. */
+static __always_inline __u64 spread(__u32 mask)
+{
+	__u64 bits = (__u64)!!(mask & FS_OPEN_EXEC) << 48 | (__u64)!!(mask & FS_DELETE) << 56;
+
+#pragma unroll
+	for (int bit = 0; bit < 6; bit++)	/* FS_ACCESS to FS_OPEN */
+		bits |= (__u64)(mask >> bit & 1) << 8 * bit;
+	return bits;
+}
+
+/*
+ * Whether the event is told by the last record of its inode, which is one by the same name and
+ * process and not read yet.  As fanotify does while events wait.
+ *
+ * User space says how far it has read before it looks at the bits, and here they are added before
+ * that is looked at again: so each event is told at least once.  Where that order can't be had,
+ * before bpf_loop() on machines that would not keep it, nothing is merged.
+ */
+static __always_inline int is_merged(struct work *work, int has_loop)
+{
+	struct trace_last *mine = &work->last, *found = last_of(mine->inode), last;
+	struct trace_more *more;
+	__u64 bits, had;
+	__u32 key;
+
+	if (!found || found->inode != mine->inode || !(has_loop || keeps_order()))
+		return 0;
+	last = *found;
+	asm volatile("" : : : "memory");	/* what is compared is what was copied */
+	if (last.inode != mine->inode || last.parent != mine->parent ||
+	    last.name != mine->name || last.process != mine->process || !last.paths ||
+	    last.paths != paths_of(work) || last.check != check_of_last(&last))
+		return 0;
+	key = last.more;
+	more = bpf_map_lookup_elem(&trace_more, &key);
+	if (!more || !is_unread(&last))
+		return 0;
+	bits = spread(work->record.mask & ~last.mask);
+	had = more->bits;
+#pragma unroll
+	for (int byte = 0; byte < 64; byte += 8)
+		if (had >> byte & 0xff)
+			bits &= ~(0xffULL << byte);
+	if (bits) {
+		__sync_fetch_and_add(&more->bits, bits);
+		if (has_loop)
+			order_reads(work);
+		if (!is_unread(&last))
+			return 0;
+	}
+	work->counts[TRACE_MERGED]++;
+	return 1;
+}
+
+/*
+ * What an entry's event is for those of its inode.  CREATE is the first of its name.  DELETE of a
+ * file is the last, and is told by what came before it.  A move is alone.
+ */
+static __always_inline void name_entry(struct work *work, int has_loop)
+{
+	__u32 mask = work->record.mask;
+	__u64 name = 0;
+
+	bpf_probe_read_kernel(&name, sizeof(name), (void *)work->leaf[0]);
+	name_last(work, (struct inode *)work->subject, (struct dentry *)work->start[0], name);
+	if (mask & FS_DELETE && !(mask & FS_ISDIR) && is_merged(work, has_loop))
+		work->todo = 0;
+	if (!(mask & FS_CREATE)) {
+		forget_last(work->subject);
+		work->last.inode = 0;
+	}
 }
 
 /* A record of what nobody knows where it is. */
@@ -660,10 +816,6 @@ static __always_inline int settle(struct work *work)
 	}
 	if (!name_move(work))
 		return 1;
-	if (is_merged(work)) {
-		work->counts[TRACE_MERGED]++;
-		return 1;
-	}
 	work->todo = CLIMB;
 	work->copying = 1;
 	climb_from(work, work->slots[0] < 0);
@@ -739,14 +891,20 @@ static __always_inline int is_taken(struct work *work, __u32 mask, __u32 bits)
 	return 1;
 }
 
-static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask)
+static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask, int has_loop)
 {
 	__u32 bits = asked_of(mask) & FS_MERGED;
 	unsigned short mode = 0;
+	struct inode *inode;
+	struct head head;
 	struct work *work;
 
+	if (!bits)
+		return NULL;
+	read_head(dentry, &head);
+	inode = head.inode;
 	if (!trace_devices && bits & FS_THROUGH && !(mask & FS_ISDIR)) {
-		bpf_core_read(&mode, sizeof(mode), &inode_of(dentry)->i_mode);
+		bpf_core_read(&mode, sizeof(mode), &inode->i_mode);
 		mode &= S_IFMT;
 		if (mode == S_IFCHR || mode == S_IFBLK)
 			bits &= ~FS_THROUGH;
@@ -755,13 +913,14 @@ static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask)
 	if (!work || !is_taken(work, mask, bits))
 		return NULL;
 	work->start[0] = (__u64)dentry;
-	if (!(mask & FS_ISDIR) && slot_of(inode_of(dentry), 0) >= 0) {
+	if (!(mask & FS_ISDIR) && slot_of(inode, 0) >= 0) {
 		/* A file that is a root: by which name, too. */
-		work->start[1] = (__u64)parent_of(dentry);
+		work->start[1] = (__u64)head.parent;
 		work->leaf[1] = (__u64)dentry + bpf_core_field_offset(dentry->d_name);
 	}
 	begin(work);
-	return work;
+	name_last(work, inode, head.parent, head.name.hash_len);
+	return is_merged(work, has_loop) ? NULL : work;
 }
 
 /* What only an inode is told of: that is of no interest, unless it is a root. */
@@ -778,7 +937,7 @@ static __always_inline struct work *take_inode(struct inode *inode, __u32 mask)
 	if (slot < 0)
 		return NULL;
 	if (mask & (FS_UNMOUNT | FS_DELETE_SELF))	/* its memory will soon be another's */
-		bpf_map_delete_elem(&trace_roots, &key);
+		forget_root(key);
 	work = work_on(bits);
 	if (!work || !(mask & FS_UNMOUNT || is_taken(work, mask, bits)))
 		return NULL;
@@ -799,7 +958,7 @@ static __always_inline struct dentry *moved_of(__u64 data, __u32 type)
 	return moved;
 }
 
-static __always_inline struct work *take_entry(struct parameters *parameters)
+static __always_inline struct work *take_entry(struct parameters *parameters, int has_loop)
 {
 	__u32 mask = parameters->at[0], type = parameters->at[2];
 	__u64 data = parameters->at[1], dir;
@@ -839,11 +998,12 @@ static __always_inline struct work *take_entry(struct parameters *parameters)
 			work->subject = data;
 	}
 	begin(work);
+	name_entry(work, has_loop);
 	return work;
 }
 
 /* fsnotify(): the entry to work with, or NULL. */
-static __always_inline struct work *take_event(void *ctx)
+static __always_inline struct work *take_event(void *ctx, int has_loop)
 {
 	struct parameters parameters = {};
 	struct dentry *dentry;
@@ -854,7 +1014,7 @@ static __always_inline struct work *take_event(void *ctx)
 	mask = parameters.at[0];
 	type = parameters.at[2];
 	if (parameters.at[3] && parameters.at[4] && mask & FS_ENTRY)
-		return take_entry(&parameters);
+		return take_entry(&parameters, has_loop);
 	if (DATA_IS(type, FSNOTIFY_EVENT_INODE))
 		return take_inode((struct inode *)parameters.at[1], mask);
 	if (!(asked_of(mask) & FS_MERGED))
@@ -871,11 +1031,11 @@ static __always_inline struct work *take_event(void *ctx)
 	/* A file that has no parent is all there is of its file system. */
 	if (!(mask & FS_ISDIR) && parent_of(dentry) != dentry)
 		return NULL;
-	return take_own(dentry, mask);
+	return take_own(dentry, mask, has_loop);
 }
 
 /* __fsnotify_parent(): the same. */
-static __always_inline struct work *take_child(void *ctx)
+static __always_inline struct work *take_child(void *ctx, int has_loop)
 {
 	struct parameters parameters = {};
 	__u32 mask;
@@ -884,7 +1044,7 @@ static __always_inline struct work *take_child(void *ctx)
 	mask = parameters.at[1];
 	if (mask & FS_ISDIR)
 		return NULL;
-	return take_own((struct dentry *)parameters.at[0], mask);
+	return take_own((struct dentry *)parameters.at[0], mask, has_loop);
 }
 
 /* ---- what user space asks ---- */
@@ -932,6 +1092,7 @@ static __always_inline __s64 pin_root(struct inode *inode, __u32 slot, __u32 fla
 	if (bpf_map_update_elem(&trace_slots, &slot, &key, BPF_ANY) ||
 	    bpf_map_update_elem(&trace_roots, &key, &root, BPF_ANY))
 		return -2;
+	trace_roots_changed++;
 	return slot;
 }
 
@@ -946,7 +1107,7 @@ static __always_inline void unpin_root(__u32 slot)
 	*key = 0;
 	root = bpf_map_lookup_elem(&trace_roots, &inode);
 	if (root && root->slot == slot)		/* its memory may be another root's by now */
-		bpf_map_delete_elem(&trace_roots, &inode);
+		forget_root(inode);
 }
 
 /* The entry to climb with, or NULL. */
@@ -978,8 +1139,8 @@ static __always_inline struct work *take_place(__u64 *ctx)
 			return NULL;
 		work->start[0] = (__u64)(above ?: dentry);
 		work->start[1] = work->leaf[0] = work->leaf[1] = work->subject = 0;
+		work->last.inode = 0;
 		work->record.mask = work->tries = work->was_inside = 0;
-		work->for_user = 1;
 		work->todo = CLIMB;
 		begin(work);
 		return work;
@@ -1003,20 +1164,6 @@ struct looping {
 static int climb_level(__u32 level, struct looping *looping)
 {
 	return climb_turn(looping->work);
-}
-
-/*
- * What is read before this is read before what is read after it, on machines that would not have
- * it so: by an atomic operation that returns something (Linux 5.12).
- */
-static __always_inline void order_reads(struct work *work)
-{
-	__u64 had;
-
-	if (bpf_core_field_exists(((struct pt_regs___x86_64 *)0)->di))
-		return;
-	had = __sync_fetch_and_add(&work->order, 0);
-	asm volatile("" : : "r"(had));
 }
 
 static int climb_once(__u32 round, struct looping *looping)
@@ -1046,7 +1193,7 @@ static __noinline int record_by_loop(struct work *work)
 SEC("?kprobe/fsnotify")
 int trace_event(void *ctx)
 {
-	struct work *work = take_event(ctx);
+	struct work *work = take_event(ctx, 1);
 
 	return work ? record_by_loop(work) : 0;
 }
@@ -1054,7 +1201,7 @@ int trace_event(void *ctx)
 SEC("?kprobe/__fsnotify_parent")
 int trace_child(void *ctx)
 {
-	struct work *work = take_child(ctx);
+	struct work *work = take_child(ctx, 1);
 
 	return work ? record_by_loop(work) : 0;
 }
@@ -1110,7 +1257,7 @@ int trace_climb(void *ctx)
 SEC("?kprobe/fsnotify")
 int trace_event_tail(void *ctx)
 {
-	if (take_event(ctx))
+	if (take_event(ctx, 0))
 		bpf_tail_call(ctx, &trace_on, 0);
 	return 0;
 }
@@ -1118,7 +1265,7 @@ int trace_event_tail(void *ctx)
 SEC("?kprobe/__fsnotify_parent")
 int trace_child_tail(void *ctx)
 {
-	if (take_child(ctx))
+	if (take_child(ctx, 0))
 		bpf_tail_call(ctx, &trace_on, 0);
 	return 0;
 }
