@@ -12526,7 +12526,7 @@ class Documents(unittest.TestCase):
                 if tool is None:
                     fanfp.refuse_idle(fanfp.Options(words))
                 else:
-                    fanfp.Tool(tool, fanfp.tool_options(tool, words))
+                    fanfp.Tool(tool, fanfp.Options(words, fanfp.tool_rows(tool)))
 
     def test_names_of_tests(self):
         named = [(path, code) for path in self.texts for code in self.code(path)
