@@ -7527,10 +7527,8 @@ class TraceRoot(PlainRoot):
     inotify  after that: an inotify instance of its own, which has its watch
     """
 
-    def __init__(self, display, path, mount=None):
-        super().__init__(display, path, mount)
-        self.slot = self.opened = self.inotify = None
-        self.is_far = self.is_gone = False
+    slot = opened = inotify = None
+    is_far = is_gone = False
 
     def remains(self, path):
         return not self.is_gone

@@ -6763,6 +6763,19 @@ class MountedAgain(Mounts):
                 program.stop()
 
 
+class MountGone(Base):
+    """A mount that is gone when it is looked at."""
+
+    where = DIRECTORIES[0]
+
+    def test_its_root(self):
+        mount = fanfp.read_mounts()[0]._replace(id=(1 << 31) - 1,
+                                                path=os.fsencode(self.tree + "/gone"))
+        for kind in fanfp.KINDS.values():
+            with self.subTest(kind.root), self.assertRaises(OSError):
+                kind.root("gone", mount.path, mount)
+
+
 class ListedByInotify(Mounts):
     """What inotify lists is noted for the other filters, so that they do not tell of it."""
 
