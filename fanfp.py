@@ -3917,10 +3917,10 @@ def _with_log(poison, attempt):
         raise why
     source = next((line.lstrip("; ") for line in reversed(lines) if line.startswith(";")), "")
     reason = lines[-1].strip()
-    for index in poison:
-        if "%d: " % index in reason or str(POISON_CORE) in reason or str(POISON_KFUNC) in reason:
-            reason += " (this kernel has no %s)" % poison[index]
-            break
+    # The instruction that it came to last: others that are missing may not even be reached.
+    at = next((line.partition(":")[0] for line in reversed(lines) if ": (85) call " in line), "")
+    if at.isdigit() and int(at) in poison:
+        reason += " (this kernel has no %s)" % poison[int(at)]
     raise Error(why.errno, "%s: %s%s" % (why.reason, reason, ", at: " + source if source else ""),
                 "\n".join(lines[-20:]))
 
