@@ -11882,7 +11882,7 @@ def read_command(command, option="--exec"):
         raise failure(errno.ENOENT, "running", words[0], "name a program in %s; what only a shell "
                       "knows (cd, an alias) needs sh -c" % option)
     notes = ["%s uses no shell: %s is handed on as it is" % (option, printable(word))
-             for word in bare if "*" in word or word.startswith("~")]
+             for word in bare if "*" in word or word[0] == "~"]
     for shell, flag, script in zip(words, words[1:], words[2:]):
         if re.match(SHELLS, os.path.basename(shell)) and re.match(r"-\w*c$", flag) \
                 and "{}" in script:
@@ -11907,7 +11907,7 @@ class Runner(Part):
         self.waiting = collections.deque()      # what a command is to be run for
         self.last = float("-inf")               # time.monotonic() of the last change
         self.child, self.shown = None, ""       # the one that runs, and what to call it
-        self.ended_at = float("inf")            # when the last one ended, while none runs
+        self.suspect_until = self.last          # what comes before may be of its own making
         self.is_over = False            # it has ended by itself, though it is to go on
         self.told = self.kill_at = None         # the signal that told it to end, and when to kill
         self.null = open_null(os.O_RDONLY)
@@ -11929,7 +11929,7 @@ class Runner(Part):
         if self.child is not None and self.has_ended():
             if self.told and not self.is_over and self.says_all:
                 self.tell_end(self.child.returncode)
-            self.child, self.ended_at = None, time.monotonic()
+            self.child, self.suspect_until = None, time.monotonic() + SUSPECT_AFTER
         number = self.told or self.signals.number
         if self.child is not None and number is not None:
             self.tell_to_end(number)
@@ -11954,7 +11954,7 @@ class Runner(Part):
         """Run a command for something, with values for its environment; where that can't be, say
         so."""
         self.shown = shorten(printable(words[0])) + what
-        self.told, self.kill_at, self.is_over, self.ended_at = None, None, False, float("inf")
+        self.told, self.kill_at, self.is_over = None, None, False
         variables = {"FANFP_" + name.upper(): text_of(value) for name, value in values.items()}
         try:
             self.child = self.subprocess.Popen(words, env=dict(os.environ, **variables),
@@ -12039,7 +12039,7 @@ class BatchRunner(Runner):
         self.restarts, self.says_all = options.restart, not options.quiet
         self.quiet_for = QUIET_SECONDS if options.quiet_for is None else options.quiet_for
         # See note_loop().
-        self.common, self.loops, self.suspect, self.suspect_until = {}, 0, False, self.last
+        self.common, self.loops, self.suspect = {}, 0, False
         if self.restarts:
             self.waiting.append({})
 
@@ -12047,7 +12047,7 @@ class BatchRunner(Runner):
         self.last = time.monotonic()
         if not self.waiting:
             self.waiting.append({})
-            self.suspect = self.last < min(self.suspect_until, self.ended_at + SUSPECT_AFTER)
+            self.suspect = self.last < self.suspect_until
         for event in events:
             paths = [path for path in (event.path, event.old_path) if path is not None]
             for path in paths or event.moment.roots:    # anything, where events were lost
@@ -12870,26 +12870,25 @@ def probe(roots):
     """Print what this host has, and which filter `auto` would take for the roots and why."""
     def init(flags):
         os.close(fanotify_init(FAN_REPORT_FID | flags))
-    who, yes, wrong = Who(), ("no", "yes"), []
+    def yes(is_so):
+        return "yes" if is_so else "no"
+    who, wrong = Who(), []
     who.attach()
     rows = [("kernel", "%s %s %s" % (os.uname().sysname, os.uname().release, os.uname().machine)),
             ("python", "%d.%d.%d" % sys.version_info[:3]),
-            ("CAP_SYS_ADMIN", yes[bool(capabilities() & CAP_SYS_ADMIN)]),
-            ("CAP_DAC_READ_SEARCH", yes[bool(capabilities() & CAP_DAC_READ_SEARCH)]),
-            ("BTF", yes[os.path.exists("/sys/kernel/btf/vmlinux")]),
-            ("fastpath", yes[os.path.isdir(FASTPATH_SYSFS)]), ("fanotify", attempt(init, 0)),
+            ("CAP_SYS_ADMIN", yes(capabilities() & CAP_SYS_ADMIN)),
+            ("CAP_DAC_READ_SEARCH", yes(capabilities() & CAP_DAC_READ_SEARCH)),
+            ("BTF", yes(os.path.exists("/sys/kernel/btf/vmlinux"))),
+            ("fastpath", yes(os.path.isdir(FASTPATH_SYSFS))), ("fanotify", attempt(init, 0)),
             ("FAN_RENAME, target handles", attempt(
                 init, FAN_REPORT_DIR_FID | FAN_REPORT_NAME | FAN_REPORT_TARGET_FID)),
             ("names of ended processes", who.means())]
     who.close()
     for root in roots:
         try:
-            os.stat(root)
+            rows += [("root", printable(root))] + probe_root(root)
         except OSError as error:
             wrong.append(no_root(error, root))
-            continue
-        rows.append(("root", printable(root)))
-        rows += probe_root(root)
     width = max(len(name) for name, _ in rows)
     say("".join("%-*s  %s\n" % (width, name, text) for name, text in rows))
     for error in wrong:
@@ -12898,7 +12897,7 @@ def probe(roots):
 
 
 def probe_root(root):
-    """Rows about one root."""
+    """Rows about one root.  Raises OSError where it can't be looked at."""
     def use(name):
         # What is below and mounted inside has its own answer.
         with Watch(root, filter=name, recursive=False, mounts=False,
@@ -12908,7 +12907,7 @@ def probe_root(root):
     if not asked.has_come(ANSWER_SECONDS):
         return [("  error", "its file system does not answer; a start would wait for it")]
     if asked.error is not None:
-        return [("  error", worded(asked.error))]
+        raise asked.error
     kind = next((mount.kind for mount in read_mounts() if mount.id == asked.answer[0]), "unknown")
     return [("  file system", kind)] + [("  filter " + name, attempt(use, name))
                                         for name in FILTER_NAMES[1:]] + [
