@@ -2095,7 +2095,6 @@ def kernel_btf(path="/sys/kernel/btf/vmlinux"):
 
 SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
 SHF_EXECINSTR = 4
-SHN_COMMON = 0xfff2
 STT_OBJECT, STT_FUNC = 1, 2
 STB_LOCAL, STB_WEAK = 0, 2
 STV_HIDDEN = 1, 2                       # internal, hidden
@@ -2291,9 +2290,6 @@ class _Reader:
         self.elf, self.btf, self.damaged = elf, btf, elf.damaged
         self.symbols = {}               # {section index: {name: symbol}}: global variables, externs
         for symbol in elf.symbols:
-            if symbol.section == SHN_COMMON:
-                raise self.damaged("variable %s is a common symbol; compile with -fno-common",
-                                   symbol.name)
             if (symbol.type == STT_OBJECT or not symbol.section) and symbol.bind != STB_LOCAL:
                 self.symbols.setdefault(symbol.section, {})[symbol.name] = symbol
         self.datasecs, self.callbacks, self.kconfig = {}, {}, {}
@@ -2758,6 +2754,7 @@ POISON_KFUNC = 2002000000
 # name, or the (name, value) of an enumerator; None if it ends with the element of an array or the
 # root, which is of this type.
 Path = collections.namedtuple("Path", "btf root steps bit_offset member type")
+Path.__new__.__defaults__ = (), 0, None, 0
 # What a relocation comes to.  value None: the kernel has nothing like it.  check: the instruction
 # must hold the local value.  size and type: of the field, for loads that must change their width.
 Answer = collections.namedtuple("Answer", "value check size type")
@@ -2777,9 +2774,9 @@ def core_local_path(btf, relocation):
         if relocation.kind in _FIELD_KINDS:
             found = _follow(btf, relocation.type, indexes, _member_at)
         elif relocation.kind not in _ENUMVAL_KINDS:
-            found = Path(btf, relocation.type, [], 0, None, 0) if indexes == [0] else None
+            found = Path(btf, relocation.type) if indexes == [0] else None
         elif root.kind in BTF_ENUMS and len(indexes) == 1 and indexes[0] < len(root.items):
-            found = Path(btf, relocation.type, [], 0, root.items[indexes[0]], 0)
+            found = Path(btf, relocation.type, member=root.items[indexes[0]])
     if found is None:
         raise CoreError("access %r leads nowhere in %s" % (relocation.access,
                                                            btf.describe(root.id)))
@@ -2832,12 +2829,11 @@ def core_match(local, kind, btf, root, known):
             local.btf, step, btf, here, known, set()) if isinstance(step, Member) else None)
     if kind in _ENUMVAL_KINDS:
         there, wanted = btf.skip(root), essential(local.member[0])
-        return next((Path(btf, root, [], 0, item, 0)
+        return next((Path(btf, root, member=item)
                      for item in (there.items if there.kind in BTF_ENUMS else ())
                      if essential(item[0]) == wanted), None)
     how = MATCH if kind == TYPE_MATCHES else KIND
-    is_alike = alike(how, local.btf, local.root, btf, root, known)
-    return Path(btf, root, [], 0, None, 0) if is_alike else None
+    return Path(btf, root) if alike(how, local.btf, local.root, btf, root, known) else None
 
 
 def _find_member(local, member, btf, composite, known, seen, depth=0):
@@ -3303,23 +3299,20 @@ class _Linker:
     def symbol(self, function, relocation, extern):
         """What a load of an extern holds: (BPF_PSEUDO_BTF_ID, its id in the kernel's BTF),
         (0, address) of a typeless one, or (0, 0) for a weak one that is missing."""
-        name, wanted, what = extern.name, BTF_VAR, "variable"
+        name, wanted, why = extern.name, BTF_VAR, "this kernel has no variable %s"
         if extern.is_function:
-            name, wanted, what = essential(extern.name), BTF_FUNC, "function"
+            name, wanted, why = essential(name), BTF_FUNC, "this kernel has no function %s"
+        for number in self.kernel.find(name, (wanted,)) if extern.type else ():
+            if alike(KIND, self.btf, extern.type, self.kernel, self.kernel.type(number).size,
+                     self.known):
+                return BPF_PSEUDO_BTF_ID, number
+            if not extern.is_function:
+                raise _refusal(self.obj, function, "%s is of another type in the kernel" % name,
+                               relocation.index)
         if not extern.type:
+            why = "this kernel tells no address of %s in /proc/kallsyms"
             if self.address(name):
                 return 0, self.address(name)
-            why = "this kernel tells no address of %s in /proc/kallsyms"
-        else:
-            why = "this kernel has no %s %%s" % what
-            for number in self.kernel.find(name, (wanted,)):
-                there = self.kernel.type(number)
-                if there.name == name and alike(KIND, self.btf, extern.type, self.kernel,
-                                                there.size, self.known):
-                    return BPF_PSEUDO_BTF_ID, number
-                if there.name == name and not extern.is_function:
-                    raise _refusal(self.obj, function, "%s is of another type in the kernel" % name,
-                                       relocation.index)
         if extern.weak:
             return 0, 0
         raise _refusal(self.obj, function, why % name, relocation.index, errno.ENOENT)
@@ -3950,23 +3943,16 @@ def program_btf(program):
 
 def kernel_symbols(names):
     """(name, address) of each kernel symbol of these names, where it is told.  It takes a while."""
-    wanted, text = [(name, b" %s\n" % name.encode()) for name in names], b""
     try:
         with open("/proc/kallsyms", "rb", buffering=0) as file:
-            while True:
-                data = file.read(1 << 16)
-                text = text[text.rfind(b"\n") + 1:] + data
-                for name, word in wanted:
-                    at = text.find(word)
-                    while at >= 0:
-                        address = int(text[text.rfind(b"\n", 0, at) + 1:at].split()[0], 16)
-                        if address:
-                            yield name, address
-                        at = text.find(word, at + 1)
-                if not data:
-                    return
+            text = file.read()
     except OSError:
         return
+    for name in names:
+        for before in text.split(b" %s\n" % name.encode())[:-1]:
+            address = int(before[before.rfind(b"\n") + 1:].split()[0], 16)
+            if address:
+                yield name, address
 
 
 def kernel_symbol(name):
