@@ -2784,21 +2784,19 @@ def core_local_path(btf, relocation):
 
 
 def _follow(btf, root, steps, find):
-    """The Path from a type, or None.  find(struct, step) gives (struct, index, bits to it) of a
-    member, or None."""
+    """The Path from a type, or None.  find(struct, step) gives (Member, is it the last, bits to
+    it), or None."""
     here, offset, member, flexible, done, at = btf.skip(root), 0, None, False, [], root
     for number, step in enumerate(steps):
         if number and (isinstance(step, Member) or here.kind in BTF_COMPOSITES):
             found = find(here, step)
             if found is None:
                 return None
-            owner, position, distance = found
-            offset += distance
-            flexible = position == len(owner.items) - 1
-            here = btf.skip(owner.items[position].type)
-            if owner.items[position].name:
-                member = owner.items[position]
-                done.append(member)
+            item, flexible, distance = found
+            here, offset = btf.skip(item.type), offset + distance
+            if item.name:
+                member = item
+                done.append(item)
             continue
         if number:
             if here.kind != BTF_ARRAY or step >= here.items[2] and not (
@@ -2812,7 +2810,8 @@ def _follow(btf, root, steps, find):
 
 
 def _member_at(here, index):
-    return (here, index, here.items[index].bit_offset) if index < len(here.items) else None
+    return (here.items[index], index == len(here.items) - 1,
+            here.items[index].bit_offset) if index < len(here.items) else None
 
 
 def _core_size(btf, number):
@@ -2837,7 +2836,7 @@ def core_match(local, kind, btf, root, known):
 
 
 def _find_member(local, member, btf, composite, known, seen, depth=0):
-    """(struct, index, bits to it) of the member of this name, unnamed structs looked into.
+    """(Member, is it the last, bits to it) of this name, unnamed structs looked into, or None.
 
     seen: ids of those looked into, so that types in themselves cost no more than they have.
     """
@@ -2848,11 +2847,11 @@ def _find_member(local, member, btf, composite, known, seen, depth=0):
         if not there.name:
             found = _find_member(local, member, btf, btf.skip(there.type), known, seen, depth + 1)
             if found is not None:
-                owner, position, distance = found
-                return owner, position, distance + there.bit_offset
+                return found[:2] + (found[2] + there.bit_offset,)
         elif there.name == member.name:
             is_alike = alike(FIELD, local, member.type, btf, there.type, known)
-            return (composite, index, there.bit_offset) if is_alike else None
+            is_last = index == len(composite.items) - 1
+            return (there, is_last, there.bit_offset) if is_alike else None
     return None
 
 
@@ -3815,18 +3814,16 @@ class Loaded:
                 else self._run_at_point(name)
 
     def _register(self, name):
-        ops = self.maps[name]
-        try:
-            if self.points[name]:
-                ops.update(0, self.points[name])
-                self.points[name] = b""             # it holds it from now on
-            return bpf(BPF_LINK_CREATE, "IIIIQQQ", ops.fd, 0, BPF_STRUCT_OPS_ATTACH, 0, 0, 0, 0,
-                       doing="registering struct_ops", on=ops.what)
-        except Error as why:
-            raise failure(why.errno, "registering struct_ops", ops.what, {
-                errno.EEXIST: "another with its name is registered",
-                errno.EINVAL: "the kernel takes names of letters, digits, _ and . only, and may "
-                              "require members that are missing"}) from None
+        ops, said = self.maps[name], dict(doing="registering struct_ops", hint={
+            errno.EEXIST: "another with its name is registered",
+            errno.EINVAL: "the kernel takes names of letters, digits, _ and . only, and may "
+                          "require members that are missing"})
+        if self.points[name]:
+            bpf(BPF_MAP_UPDATE_ELEM, "IIQQQ", ops.fd, 0, _buffer(bytes(4)),
+                _buffer(self.points[name]), 0, on=ops.what, **said)
+            self.points[name] = b""             # it holds it from now on
+        return bpf(BPF_LINK_CREATE, "IIIIQQQ", ops.fd, 0, BPF_STRUCT_OPS_ATTACH, 0, 0, 0, 0,
+                   on=ops.what, **said)
 
     def _run_at_point(self, program):
         kind, _, point = self.points[program].partition("/")
