@@ -260,6 +260,9 @@ def trace_rows(found):
         own, marks = (slowed(found, name, key) for name in ("trace", "marks"))
         rows.append(("worker %s slowed by" % where, "%s (%s)" % (words, percent(marks)),
                      percent(own), own <= marks))
+        if "kprobes" in runs:
+            rows.append(("the same by kprobes that do nothing", "-",
+                         percent(slowed(found, "kprobes", key)), None))
     own, marks = (least(runs[name], "watcher") for name in ("trace", "marks"))
     rows.append(("fanfp's processor time for a file inside", "at most that of `marks` (%s)"
                  % micro(marks), micro(own), own <= marks))
@@ -283,7 +286,7 @@ def trace_rows(found):
     burst = found["burst"]
     files, own = burst["files"], burst["trace"]
     rows.append(("lines of a burst of %s files while nothing is read" % count(files),
-                 count(4 * files), count(own["lines"]), own["lines"] == 4 * files))
+                 count(files), count(own["lines"]), own["lines"] == files))
     rows.append(("fanfp's processor time for a line of that; for a file, beside `marks`", "-",
                  "%s; %s (%s)" % (micro(own["per_event"]), micro(own["cpu"] / files),
                                   micro(burst["marks"]["cpu"] / files)), None))
