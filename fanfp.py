@@ -1917,7 +1917,8 @@ class Btf:
             raise self.damaged("its BTF has no proper string section")
         self._starts = self._walk()
         self._names = b""
-        self._texts, self._types, self._found = {0: ""}, {}, {}
+        self._texts, self._found = {0: ""}, {}
+        self._types = {0: Type(0, BTF_VOID, "", 0, 0, 0, ())}
         self._is_whole = False
 
     def damaged(self, what, *args):
@@ -1976,19 +1977,14 @@ class Btf:
         """The type with this id."""
         found = self._types.get(number)
         if found is None:
-            found = self._types[number] = self._make(number)
+            if not 0 < number < len(self):
+                raise self.damaged("its BTF has no type %d", number)
+            at, end = self._starts[number], self._starts[number + 1]
+            name, info, size = self._words[at:at + 3]
+            kind, vlen, flag = info >> 24 & 31, info & 0xffff, info >> 31
+            found = self._types[number] = Type(number, kind, self.string(name), flag, vlen, size,
+                                               self._items(kind, flag, self._words[at + 3:end]))
         return found
-
-    def _make(self, number):
-        if number == 0:
-            return Type(0, BTF_VOID, "", 0, 0, 0, ())
-        if not 0 < number < len(self):
-            raise self.damaged("its BTF has no type %d", number)
-        at, end = self._starts[number], self._starts[number + 1]
-        name, info, size = self._words[at:at + 3]
-        kind, vlen, flag = info >> 24 & 31, info & 0xffff, info >> 31
-        return Type(number, kind, self.string(name), flag, vlen, size,
-                    self._items(kind, flag, self._words[at + 3:end]))
 
     def _items(self, kind, flag, words):
         step = _ITEM_WORDS.get(kind, 1)
@@ -2254,6 +2250,8 @@ def read_object(data, name):
     section = elf.section(".BTF")
     if section is None:
         raise elf.damaged("it has no BTF; compile it with clang -g")
+    if elf.section("maps"):
+        raise elf.damaged("its maps are of the old kind (section maps), not described by BTF")
     return _Reader(elf, Btf(section.data, name)).read()
 
 
@@ -2303,8 +2301,6 @@ class _Reader:
 
     def read(self):
         elf = self.elf
-        if elf.section("maps"):
-            raise self.damaged("its maps are of the old kind (section maps), not described by BTF")
         self.sections = {section.index: self.variables(section) for section in elf.sections
                          if section.name in self.datasecs}
         self.maps, self.data, self.externs = self.read_maps(), self.read_data(), self.read_externs()
@@ -2428,6 +2424,8 @@ class _Reader:
             variables.append(Variable(name, type_id, end, size,
                                       WEAK if self.is_weak(name) else EXTERN, number))
             end += size
+        if end > MAX_ZEROS:
+            raise self.damaged("its .kconfig is larger than %d MB", MAX_ZEROS >> 20)
         return DataSection(KCONFIG, b"", end, BPF_F_RDONLY_PROG | BPF_F_MMAPABLE, variables,
                            datasec.id)
 
@@ -2694,13 +2692,11 @@ def part_of(obj, programs):
         waiting.extend(key for _, key in function.calls)
         waiting.extend([function.callback] if function.callback else [])
         for relocation in function.relocations:
-            used.get(relocation.kind, set()).add(relocation.target)
-            spec = obj.maps.get(relocation.target) if relocation.kind == "map" else None
-            for value in spec.values.values() if spec else ():
-                if value in obj.maps:
-                    used["map"].add(value)
-                else:
-                    waiting.append(value)
+            used[relocation.kind].add(relocation.target)
+            if relocation.kind == "map":
+                held = obj.maps[relocation.target].values.values()
+                used["map"].update(held)
+                waiting.extend(value for value in held if value not in obj.maps)
 
     def among(items, names):
         return {name: item for name, item in items.items() if name in names}

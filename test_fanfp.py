@@ -3147,6 +3147,13 @@ class HostileTest(BpfTest):
                               self.check(data))
         self.assertEqual(self.check(made_object(b"", b"\0", zeros={b".bss": 1 << 21})), "loaded")
 
+    def test_configuration(self):
+        strings = b"\0.kconfig\0CONFIG_X\0char\0"
+        types = struct.pack("=17I", 19, 1 << 24, 1, 8, 0, 3 << 24, 0, 1, 1, 1 << 31,
+                            10, 14 << 24, 2, 2, 1, 15 << 24 | 1, 0) + struct.pack("=III", 3, 0, 0)
+        self.assertIn("reading BPF object hostile.o: its .kconfig is larger than",
+                      self.check(made_object(types, strings)))
+
     def test_enumerators_of_one_name(self):
         name = b"x" * 500
         strings = b"\0bpf_attach_type\0" + name + b"\x000\0socket\0"
