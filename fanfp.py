@@ -400,11 +400,6 @@ def key_of(at, handle, shown=None):
     return mark_id(filesystem_id(at, shown), handle) + handle
 
 
-def open_key(fd):
-    """The key of an open directory."""
-    return key_of(fd, name_to_handle(fd)[0])
-
-
 def mark_id(fsid, handle):
     """The id that the events of a file-system mark bear, of what has an id and a handle.
 
@@ -1000,7 +995,6 @@ _FS_ERRORS = "surrogateescape"
 TABLE_LIMIT = 1 << 17                   # directories remembered; some 40 MB when full
 OUTSIDE_LIMIT = 1 << 15                 # of those outside; of most no other event comes
 DEVICE_KINDS = ("devtmpfs", "devpts")   # file systems of device nodes
-DEVICE_LIMIT = 1 << 12                  # entries of which it is remembered whether they are one
 PREFIX_LIMIT = 4096                     # longer paths are composed anew each time
 RECENT = 2.0                            # seconds after which a change has long been queued
 CLIMB_TRIES = 8                         # of a way up that is changed at the same time
@@ -1106,23 +1100,18 @@ class HandleRoot(Root):
             if mount is None:
                 self.fd = os.open(b".", O_READ_DIR, dir_fd=at)
 
-    def open_mount(self):
-        """A descriptor for open_by_handle, for close_mount(); OSError when unmounted."""
-        return self.fd if self.fd is not None else self.open_by_path()
+    def opened(self):
+        """For `with`: an ordinary descriptor of it; OSError when unmounted."""
+        return Closing(os.dup(self.fd) if self.fd is not None else self.open_by_path())
 
     def open_path(self):
         """An ordinary descriptor of what its path leads to, if that is it.  OSError."""
         with Closing(path_on(self.path, self.mount_id)) as at:
             fd = os.open(b".", O_READ_DIR, dir_fd=at)
-        with OnFailure(self.close_mount, fd):
+        with OnFailure(os.close, fd):
             if name_to_handle(fd)[0] != self.key[8:]:
                 raise another_there()
         return fd
-
-    def close_mount(self, fd):
-        """Let go of what open_mount() gave."""
-        if fd != self.fd:
-            os.close(fd)
 
     def remains(self, path):
         try:                    # nothing is opened, which would be in the way of an umount
@@ -1168,40 +1157,23 @@ def hangs_on(node, other):
     return node is other
 
 
-class Devices(dict):
-    """Which entries of directories are device nodes: (directory, name) -> whether it was one when
-    it was asked.  A directory is whatever a source knows it by.
+def has_devices(prefix, kind):
+    """Whether device nodes are at home in a directory, by its path and kind of file system.
 
     What a process does with a terminal or /dev/null is no change of a tree, and there is much of
     it.  An event does not say what kind of file it is of, and to ask for each would cost more than
-    all else; so it is asked for where device nodes are at home.
+    all else: so it is asked for there alone.
     """
+    return prefix.endswith("/dev/") or kind in DEVICE_KINDS
 
-    @staticmethod
-    def are_in(prefix, kind):
-        """Whether device nodes are at home in a directory, by its path and kind of file system."""
-        return prefix.endswith("/dev/") or kind in DEVICE_KINDS
 
-    def renamed(self, *entries):
-        """Entries are others than before."""
-        for entry in entries if self else ():
-            self.pop(entry, None)
-
-    def is_device(self, directory, name, changed, look):
-        """Whether an entry is a character or block device.  `changed`: it may be another than when
-        it was asked before.  `look`: makes a descriptor of the directory, if it is to be asked."""
-        entry = directory, name
-        if not changed and entry in self:
-            return self[entry]
-        try:
-            with Closing(look()) as fd:
-                mode = status_of(fd, name).mode
-        except (Gone, OSError):
-            return self.get(entry, False)               # as long as it was there
-        if len(self) > DEVICE_LIMIT:
-            self.clear()
-        self[entry] = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-        return self[entry]
+def is_device(directory, name):
+    """Whether an entry of an open directory is a character or block device now."""
+    try:
+        mode = status_of(directory, name).mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 class Table:
@@ -1222,7 +1194,7 @@ class Table:
         self.outside = set()    # keys of directories known to be in no tree
         self.anchors = {}       # key -> link of a mount in a tree, or (key, None, what to show)
         self.mounts = {}        # file-system id -> roots on it, one for each mount
-        self.devices = None if devices else Devices()
+        self.devices = devices
         self.root_parents = set()   # keys of the directories that have a root as an entry, and ids
         #                             of file systems in which any may
         self.covered = []       # keys of those known by link_by_path()
@@ -1256,8 +1228,6 @@ class Table:
         self.outside.clear()
         self.nodes.clear()
         self.covered.clear()
-        if self.devices is not None:
-            self.devices.clear()
         for key, parent, display in self.anchors.values():
             if parent is None:
                 self.nodes[key] = Node(None, display)
@@ -1294,8 +1264,8 @@ class Table:
 
     def holds_devices(self, key, prefix):
         """Whether what is done to device nodes in a directory is to be told from other events."""
-        return self.devices is not None and any(
-            self.devices.are_in(prefix, root.kind) for root in self.mounts.get(key[:8], ()))
+        return not self.devices and any(
+            has_devices(prefix, root.kind) for root in self.mounts.get(key[:8], ()))
 
     def leaf(self, key):
         """The path of a directory in which there is nothing of a tree, but which is an entry of
@@ -1438,12 +1408,8 @@ class Directories(Table):
     def climb_in_copy(self, root, key):
         """walk() from a directory over which something is mounted, or over one above it: in a copy
         of the mount, in which nothing is.  OSError."""
-        mount_fd = root.open_mount()
-        try:
-            copy = copy_mount(mount_fd)
-        finally:
-            root.close_mount(mount_fd)
-        with Closing(copy), Closing(open_by_handle(copy, key[8:])) as fd:
+        with root.opened() as mount_fd, Closing(copy_mount(mount_fd)) as copy, \
+                Closing(open_by_handle(copy, key[8:])) as fd:
             return self.climb(fd, key, name_to_handle(copy)[1])
 
     def link_by_path(self, fd, key, mount_id):
@@ -1543,17 +1509,16 @@ def no_way(key):
 def open_in(root, handle):
     """A descriptor of a directory on the mount of a root.  Raises Gone."""
     try:
-        mount_fd = root.open_mount()
+        opened = root.opened()
     except OSError:
         raise Gone
-    try:
-        return open_by_handle(mount_fd, handle)
-    except OSError as error:
-        if error.errno in (errno.ESTALE, errno.ENOENT, errno.ENOTDIR):
-            raise Gone
-        raise
-    finally:
-        root.close_mount(mount_fd)
+    with opened as mount_fd:
+        try:
+            return open_by_handle(mount_fd, handle)
+        except OSError as error:
+            if error.errno in (errno.ESTALE, errno.ENOENT, errno.ENOTDIR):
+                raise Gone
+            raise
 
 
 def path_of(fd):
@@ -4433,7 +4398,7 @@ def container_in(part):
         else ""
 
 
-_users = {}
+_users = []
 
 
 def users():
@@ -4443,19 +4408,14 @@ def users():
     """
     if not _users:
         numbers, names = {}, {}
-        try:
-            with open("/etc/passwd", "rb") as file:
-                lines = file.read().split(b"\n")
-        except OSError:
-            lines = []
-        for line in lines:
+        for line in read_file("/etc/passwd", size=1 << 24).split(b"\n"):
             fields = line.split(b":")
             if len(fields) > 2 and fields[0] and fields[2].isdigit():
                 name, number = os.fsdecode(fields[0]), int(fields[2])
                 numbers.setdefault(name, number)
                 names.setdefault(number, name)
-        _users["by name"], _users["by number"] = numbers, names
-    return _users["by name"], _users["by number"]
+        _users.extend((numbers, names))
+    return _users
 
 
 def user_name(uid):
@@ -4725,8 +4685,7 @@ class FastpathGroup(Group):
         if slot is None:
             raise Error(errno.ENOSPC, "watching %s: the BPF object has room for %d roots; "
                         "use --filter marks" % (printable(root.display), len(states)))
-        fd = root.open_mount()
-        try:
+        with root.opened() as fd:
             fanotify_mark(self.fd, FAN_MARK_ADD, OPEN | CLOSE_NOWRITE | ISDIR, fd, b".",
                           root.display)         # which a subvolume does not have
             self.globals["slots"] = max(self.globals["slots"], slot + 1)
@@ -4734,8 +4693,6 @@ class FastpathGroup(Group):
             states[slot] = self.WANTED          # from here on nothing is judged to be outside
             self.loaded.maps["inode_storage_map"].update(fd, self.KNOWN.pack(slot + 1, 0, 0))
             hold = self._hold(fd)
-        finally:
-            root.close_mount(fd)
         self.slots[root], self.holds[root] = slot, hold
         if states[slot] != self.PINNED:
             self.removed(root)
@@ -5832,11 +5789,14 @@ class Judge:
 
     def is_of_device(self, raw, path):
         """Whether an event in a tree is of a device node, which is to make a difference."""
-        directories = self.directories
-        return raw.mask & (THROUGH | CREATE | MOVED_TO) \
-            and directories.holds_devices(raw.key, path[:path.rfind("/") + 1]) \
-            and directories.devices.is_device(raw.key, raw.name, raw.mask & DIRENT,
-                                              lambda: directories.open(raw.key))
+        if not raw.mask & THROUGH or not self.directories.holds_devices(
+                raw.key, path[:path.rfind("/") + 1]):
+            return False
+        try:
+            with Closing(self.directories.open(raw.key)) as fd:
+                return is_device(fd, raw.name)
+        except (Gone, OSError):
+            return False
 
     def report(self, path, mask, pid, old_path=None):
         """Put out an event, if it is one that was asked for."""
@@ -5901,8 +5861,6 @@ class Judge:
                 self.halves.pair(raw, self.queue.position)
             self.halves.judged(raw, self.now)
         was, now = self.both_sides(raw)
-        if self.directories.devices is not None:
-            self.directories.devices.renamed((raw.old_key, raw.old_name), (raw.key, raw.name))
         if was is None and now is None:
             return
         if was is not None and now is not None and self.group.mask & RENAME:
@@ -6062,12 +6020,9 @@ class Fanotify(Source):
     # --- roots and mounts ---
 
     def add(self, root, place=None):
-        fd = root.open_mount()
-        try:
+        with root.opened() as fd:
             check_handles(root, fd)
             self.group.mark(root, fd)
-        finally:
-            root.close_mount(fd)
         if place is not None or self.stats["reads"]:
             self.came_in()                  # what is below it was outside until now
         if place is not None and place.source is self:
@@ -6241,9 +6196,9 @@ class Fanotify(Source):
         queue.position, batch.at = start + end, end
         if end == len(batch.buffer):
             queue.batches.popleft()
-        judge.leave_in_time()
         self.stats["events read"] += count
         self.stats["dropped in user space"] += dropped
+        judge.leave_in_time()
         judge.trim()
         self.directories.trim(self.backlog)
         if not queue.batches and (judge.is_open() or self.due() or self.group.lags) \
@@ -7042,7 +6997,6 @@ class Inotify(Source):
 
     learning  descriptors of watches from before learn_again(), until all is looked at; else None
     moved_roots  those that may have been removed before their new parents were watched
-    devices   the Devices, where what is done to those is not reported; else None
     """
 
     filter_name, follows_mounts = "inotify", False
@@ -7056,7 +7010,6 @@ class Inotify(Source):
         self.watches = Watches(self.fd, wanted.mask, notice)
         self.scan = Scan(wanted, self.watches, mount_list, notice, self.reported, self.watch_child)
         self.learning, self.moved_roots = None, []
-        self.devices = None if wanted.devices else Devices()
 
     # --- roots ---
 
@@ -7335,15 +7288,21 @@ class Inotify(Source):
             child = self.watches.take(watched, name) if mask & ISDIR else None
             if child is not None and child.root is None:
                 self.forget(child)
-        if self.devices is not None and not mask & ISDIR and mask & (THROUGH | CREATE | MOVED_TO) \
-                and self.devices.are_in(self.watches.prefix(watched), way_up(watched)[0].kind) \
-                and self.devices.is_device(watched.wd, name, mask & DIRENT,
-                                           lambda: os.dup(self.scan.open.get(watched)[0])):
+        if not mask & ISDIR and mask & THROUGH and self.is_of_device(watched, name):
             mask &= ~THROUGH
         self.reported.add(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
             self.appeared(watched, name, ALL_OF_IT if mask & CREATE else -self.queue.after)
         return None
+
+    def is_of_device(self, watched, name):
+        """Whether an entry is a device node, which is to make a difference."""
+        try:
+            return not self.wanted.devices \
+                and has_devices(self.watches.prefix(watched), way_up(watched)[0].kind) \
+                and is_device(self.scan.open.get(watched)[0], name)
+        except OSError:
+            return False
 
     def settle(self, watched):
         """Wait for who renames an entry of a directory just now."""
@@ -7361,8 +7320,6 @@ class Inotify(Source):
             self.reported.add(old_path, mask)
             self.reported.add(path, MOVED_TO | (mask & ISDIR))
         parent.found.discard(name)
-        if self.devices is not None:
-            self.devices.renamed((old_parent.wd, old_name), (parent.wd, name))
         self.scan.left(parent, name)        # what had the name is gone
         if not mask & ISDIR:
             return None
