@@ -542,16 +542,17 @@ def is_mount_root(fd):
 
 
 class Closing:
-    """For `with`: a descriptor that is closed at the end."""
+    """For `with`: a descriptor that is closed at the end, unless it `is_kept`."""
 
-    def __init__(self, fd):
-        self.fd = fd
+    def __init__(self, fd, is_kept=False):
+        self.fd, self.is_kept = fd, is_kept
 
     def __enter__(self):
         return self.fd
 
     def __exit__(self, *_):
-        os.close(self.fd)
+        if not self.is_kept:
+            os.close(self.fd)
 
 
 class OnFailure:
@@ -1102,7 +1103,9 @@ class HandleRoot(Root):
 
     def opened(self):
         """For `with`: an ordinary descriptor of it; OSError when unmounted."""
-        return Closing(os.dup(self.fd) if self.fd is not None else self.open_by_path())
+        if self.fd is not None:
+            return Closing(self.fd, is_kept=True)
+        return Closing(self.open_by_path())
 
     def open_path(self):
         """An ordinary descriptor of what its path leads to, if that is it.  OSError."""
@@ -1466,17 +1469,18 @@ def way_above(fd):
     """Yield (a directory, the one above it) from an open one upwards, without end: descriptors that
     are closed as the next are made.  FileNotFoundError: there is none, on a bind mount of what it
     has been moved out of, or of what is below it."""
-    at = os.dup(fd)
+    at = fd
     try:
         while True:
-            up = os.open(b"..", O_PATH_DIR, dir_fd=at)
+            below, at = at, os.open(b"..", O_PATH_DIR, dir_fd=at)
             try:
-                yield at, up
+                yield below, at
             finally:
-                os.close(at)
-                at = up
+                if below != fd:
+                    os.close(below)
     finally:
-        os.close(at)
+        if at != fd:
+            os.close(at)
 
 
 def look_up_nothing(directory):
