@@ -605,6 +605,17 @@ def read_file(name, directory=None, size=1 << 16):
         return b""
 
 
+def _numbers(release, count=2):
+    """(6, 12) of 6.12.48-generic."""
+    parts = release.replace("-", ".").split(".") + count * ["0"]
+    return tuple(int(part) if part.isdigit() else 0 for part in parts[:count])
+
+
+def _kernel_release():
+    """(major, minor) of the running kernel."""
+    return _numbers(os.uname().release)
+
+
 # Capabilities, <linux/capability.h> and capabilities(7), as bits.
 CAP_DAC_OVERRIDE = 1 << 1
 CAP_DAC_READ_SEARCH = 1 << 2
@@ -3354,16 +3365,6 @@ def _raise_memory_limit():
         raise failure(errno.EPERM, "loading BPF", "", "needs root, or a higher limit of locked "
                       "memory (ulimit -l)")
     return True
-
-
-def _numbers(release, count=2):
-    """(6, 12) of 6.12.48-generic."""
-    parts = release.replace("-", ".").split(".") + count * ["0"]
-    return tuple(int(part) if part.isdigit() else 0 for part in parts[:count])
-
-
-def _kernel_release():
-    return _numbers(os.uname().release)
 
 
 def _buffer(data):

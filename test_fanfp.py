@@ -3154,6 +3154,14 @@ class HostileTest(BpfTest):
         self.assertIn("reading BPF object hostile.o: its .kconfig is larger than",
                       self.check(made_object(types, strings)))
 
+    def test_a_number_below_zero(self):
+        strings = b"\0.maps\0m\0type\0"
+        types = struct.pack("=10I", 0, 1 << 31 | 6 << 24 | 1, 4, 7, 0xffffffff,
+                            0, 4 << 24 | 1, 8, 9, 1) + struct.pack(
+            "=I4I6I", 0, 7, 14 << 24, 2, 1, 1, 15 << 24 | 1, 8, 3, 0, 8)
+        self.assertIn("creating BPF map m of hostile.o",
+                      self.check(made_object(types, strings, zeros={b".maps": 8})))
+
     def test_enumerators_of_one_name(self):
         name = b"x" * 500
         strings = b"\0bpf_attach_type\0" + name + b"\x000\0socket\0"
