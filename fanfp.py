@@ -12755,15 +12755,17 @@ def drop_capabilities(watch, mounts, executables):
     A file system that is mounted later, or has a root that comes later, is marked, or BPF programs
     are loaded for it: CAP_SYS_ADMIN.
     Ignore marks, their flush, the maps of the BPF program and the names of processes take none;
-    nor does what `trace` does for a mount, where bpf(2) is for all who have the descriptors: 5.19.
+    nor does what `trace` does for a mount or a root, where bpf(2) is for all who have the
+    descriptors: 5.19.
     /proc/PID/exe of a process that may do more than this one is not to be read without
     CAP_SYS_PTRACE.
     """
-    kept = kept_to_read()
-    free = {"inotify"}
-    if _kernel_release() >= (5, 19) and not watch.may_load:
-        free.add("trace")
-    if mounts and not free.issuperset(watch.filter.split("+")):
+    kept, filters = kept_to_read(), set(watch.filter.split("+")) - {"inotify"}
+    if _kernel_release() < (5, 19):
+        mounts = mounts or "trace" in filters
+    elif not watch.may_load:
+        filters.discard("trace")
+    if mounts and filters:
         kept |= CAP_SYS_ADMIN
     if executables:
         kept |= CAP_SYS_PTRACE
