@@ -1608,14 +1608,14 @@ def forgets_inodes(mount):
         return cache not in (b"loose", b"fscache")
 
 
-def far_paths(mounts):
+def far_paths(mounts, near=()):
     """The paths, as bytes, from which on a way leads into what somebody else answers for.
 
-    Not "/": this process itself lives there.
+    Not "/": this process itself lives there; nor mounts that are `near`, pairs of id and device.
     """
     covered = {(mount.parent, mount.path) for mount in mounts}
     return [mount.path for mount in mounts if is_answered(mount) and mount.path != b"/"
-            and (mount.id, mount.path) not in covered]
+            and (mount.id, mount.path) not in covered and (mount.id, mount.device) not in near]
 
 
 def is_far(path, far):
@@ -8655,6 +8655,7 @@ class MountList:
         self._files = []
         self._news = False                      # a change not told yet
         self._mounts, self._kept = None, {}     # current(), and see _of_list()
+        self._near = set()                      # see wait_for()
         try:
             for _ in range(2):
                 self._files.append(open("/proc/self/mountinfo", "rb"))
@@ -8705,7 +8706,12 @@ class MountList:
 
     def far(self):
         """far_paths() of all mounts."""
-        return self._of_list("far", far_paths)
+        return self._of_list("far", lambda mounts: far_paths(mounts, self._near))
+
+    def wait_for(self, mounts):
+        """Whoever answers for these mounts is waited for, as long as it takes: they are not far."""
+        self._near.update((mount.id, mount.device) for mount in mounts)
+        self._kept = {}
 
     def has_far(self, path):
         """Whether a mount that lies_far() is at a path now.
@@ -9301,7 +9307,8 @@ class Sources(SourceList):
         if not beyond:
             return False
         if "inotify" not in self.candidates():
-            self.add_tree(shown_name(display), path)    # a filter that was asked for may wait
+            self.mount_list.wait_for(beyond)    # a filter that was asked for may wait
+            self.add_tree(shown_name(display), path)
             return True
         source = self.add_thread(
             FarRoot(shown_name(display), real, number), beyond[0].kind, False,

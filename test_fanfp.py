@@ -6499,6 +6499,11 @@ class TraceTest(Base):
         self.assertEqual(self.reported(program), {
             self.tree + "/d": {"CREATE"}, self.tree + "/d/f": set(CREATED.split()),
             (self.tree + "/d", self.tree + "/e"): {"RENAME"}})
+        # What is mounted in it is watched, too; both may wait.
+        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/e")
+        program.wait_for(" mounted inside, is watched from now on")
+        write(self.tree + "/e/g")
+        self.assertEqual(self.reported(program), {self.tree + "/e/g": set(CREATED.split())})
 
     def test_beside_marks(self):
         """Of `auto`: where marks can't be had, as on ramfs, it is trace, and mounts there follow
