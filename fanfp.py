@@ -11315,8 +11315,14 @@ def folded(text, indent=8, first=""):
 # In comes a list of events, out goes their text: a function for each way to print, which knows
 # nothing of who reads it.  choose_output() says which.
 
-WHO = ("user", "gid", "ppid", "exe", "cmdline", "cgroup", "unit")
-"""What --who adds to "comm" and "uid": attributes of a Process."""
+FORMAT_EVENT = {"P": "path", "o": "old_path", "p": "pid", "C": "comm", "U": "uid"}
+FORMAT_PROCESS = {"u": "user", "G": "gid", "q": "ppid", "x": "exe", "a": "cmdline",
+                  "k": "cgroup", "s": "unit"}
+"""Letters of --format that stand for an attribute, of an Event or its Process.  find -printf's %u,
+%U and %G, ps's %a."""
+FORMAT_FIXED = {"0": "\0", "n": "\n", "%": "%"}
+FORMAT_LETTERS = "".join(("wfTe", *FORMAT_EVENT, *FORMAT_PROCESS, *FORMAT_FIXED))
+WHO = tuple(FORMAT_PROCESS.values())    # what --who adds
 WITH_USER, WITH_ALL = 1, 2              # how much more named() says
 
 
@@ -11418,16 +11424,8 @@ def split_path(path):
 def csv_lines(events, who=False):
     """--csv: inotifywait's three columns, then old path, pid, command, user id, and with `who`
     what WHO has."""
-    out = []
-    for event in events:
-        path, mask, pid, _, old_path, _ = event
-        directory, name = split_path(path)
-        fields = (directory, names_text(mask), name, old_path or "",
-                  text_of(pid), text_of(event.comm), text_of(event.uid))
-        if who:
-            fields += tuple(text_of(getattr(event.process, each, None)) for each in WHO)
-        out.append(fields)
-    return csv_text(out)
+    letters, value = "wefopCU" + "".join(FORMAT_PROCESS if who else ()), format_value("", str)
+    return csv_text([[value(event, letter, ",") for letter in letters] for event in events])
 
 
 def text_of(value):
@@ -11443,15 +11441,6 @@ def csv_text(rows, show=printable):
             return '"%s"' % text.replace('"', '""')
         return text
     return "".join([",".join(map(field, row)) + "\n" for row in rows])
-
-
-FORMAT_EVENT = {"P": "path", "o": "old_path", "p": "pid", "C": "comm", "U": "uid"}
-FORMAT_PROCESS = {"u": "user", "G": "gid", "q": "ppid", "x": "exe", "a": "cmdline",
-                  "k": "cgroup", "s": "unit"}
-"""Letters of --format that stand for an attribute, of an Event or its Process.  find -printf's %u,
-%U and %G, ps's %a."""
-FORMAT_FIXED = {"0": "\0", "n": "\n", "%": "%"}
-FORMAT_LETTERS = "".join(("wfTe", *FORMAT_EVENT, *FORMAT_PROCESS, *FORMAT_FIXED))
 
 
 def format_pieces(letters):
@@ -11891,10 +11880,9 @@ class Runner(Part):
     def start(self, event):
         """Run the command for an event."""
         path = event.path or ""
-        values = {"path": path, "old_path": event.old_path, "events": names_text(event.mask),
-                  "pid": event.pid, "is_dir": int(event.is_dir)}
-        for name in ("comm", "uid") + WHO:
-            values[name] = getattr(event.process, name, None)
+        values = {"events": names_text(event.mask), "is_dir": int(event.is_dir)}
+        values.update((name, getattr(event, name)) for name in FORMAT_EVENT.values())
+        values.update((name, getattr(event.process, name, None)) for name in WHO)
         self.launch([word.replace("{}", path) for word in self.words],
                     " for " + (shorten(printable(path)) or "-"), values, self.null)
 
