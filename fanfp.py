@@ -2109,6 +2109,16 @@ class Elf:
             raise self.damaged("its .bss and the like are larger than %d MB", MAX_ZEROS >> 20)
         self.symbols = self._read_symbols()
         self.relocations = self._read_relocations()
+        self.dropped = set()            # indexes of sections that are not to be read
+
+    def drop_all_but(self, programs):
+        """Forget the sections of programs that have none of these."""
+        kept = {symbol.section for symbol in self.symbols if symbol.name in programs}
+        self.dropped = {section.index for section in self.sections if section.name != ".text"
+                        and section.flags & SHF_EXECINSTR and section.index not in kept}
+        self.symbols = [each for each in self.symbols if each.section not in self.dropped]
+        self.relocations = {index: [row for row in rows if row[2].section not in self.dropped]
+                            for index, rows in self.relocations.items()}
 
     def damaged(self, what, *args):
         return object_damaged(self.name, what, *args)
@@ -2224,9 +2234,12 @@ ARENA_DATA, KCONFIG = ".addr_space.1", ".kconfig"
 DATA_KINDS = ["data"], ["bss"], ["rodata"], ARENA_DATA
 
 
-def read_object(data, name):
-    """The Object that an ELF file made by clang holds.  Error(ENOEXEC) says what is wrong."""
+def read_object(data, name, programs=None):
+    """The Object that an ELF file made by clang holds, or of it only what these programs and those
+    in their sections need.  Error(ENOEXEC) says what is wrong."""
     elf = Elf(data, name)
+    if programs is not None:
+        elf.drop_all_but(programs)
     section = elf.section(".BTF")
     if section is None:
         raise elf.damaged("it has no BTF; compile it with clang -g")
@@ -2238,8 +2251,8 @@ def read_object(data, name):
 OBJECT_NAME = "fan_fp.bpf.o"
 
 
-def read_object_file(path=None):
-    """The Object in a file; without a path, in the one that comes with this module."""
+def read_object_file(path=None, programs=None):
+    """read_object() of a file; without a path, of the one that comes with this module."""
     hint = "name another, or leave --object out"
     if path is None:
         path = os.path.join(os.path.dirname(os.path.realpath(__file__)), OBJECT_NAME)
@@ -2253,7 +2266,7 @@ def read_object_file(path=None):
     except OSError as error:
         raise failure(error.errno, "reading BPF object", path, hint)
     try:
-        return read_object(data, path)
+        return read_object(data, path, programs)
     except Error as error:
         raise Error(error.errno, error.reason, error.detail, hint)
 
@@ -2570,8 +2583,10 @@ class _Reader:
         while at < len(data):
             name, count = struct.unpack_from("=II", cut(data, at, 8, ".BTF.ext"))
             records = cut(data, at + 8, size * count, ".BTF.ext")
-            found.setdefault(indexes.get(self.btf.string(name), 0), []).extend(
-                struct.iter_unpack(shape + "%dx" % (size - known), records))
+            index = indexes.get(self.btf.string(name), 0)
+            if index not in self.elf.dropped:
+                found.setdefault(index, []).extend(
+                    struct.iter_unpack(shape + "%dx" % (size - known), records))
             at += 8 + size * count
         return found
 
@@ -4153,7 +4168,7 @@ class Ended:
     Note = collections.namedtuple("Note", "pid when before uid_gid cgroup comm")
 
     def __init__(self):
-        obj = read_object_file()
+        obj = read_object_file(programs=("note_ended", "note_ended_no_cgroup", "take_back"))
         try:
             self._load(obj, "note_ended")
         except Error as error:
