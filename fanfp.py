@@ -2695,31 +2695,10 @@ def part_of(obj, programs):
 
     def among(items, names):
         return {name: item for name, item in items.items() if name in names}
-    maps = among(obj.maps, used["map"] | used["data"])
-    btf_load = obj.btf_load
-    values = {obj.btf.skip(spec.value_type).id for spec in maps.values()}
-    if not any(_has_tags(obj.btf, value) for value in values):
-        btf_load = _without_tags(obj.btf, btf_load)
-    return obj._replace(functions=functions, struct_ops=struct_ops, btf_load=btf_load, maps=maps,
+    return obj._replace(functions=functions, struct_ops=struct_ops,
+                        maps=among(obj.maps, used["map"] | used["data"]),
                         data=among(obj.data, used["data"] | {ARENA_DATA}),
                         externs=among(obj.externs, used["extern"]))
-
-
-def _has_tags(btf, number):
-    """Does a map's value have members with type tags: pointers that the kernel looks after?"""
-    return any(kind.kind == BTF_PTR and btf.type(kind.size).kind == BTF_TYPE_TAG
-               for kind in (btf.skip(member.type) for member in btf.skip(number).items
-                            if isinstance(member, Member)))
-
-
-def _without_tags(btf, data):
-    """The BTF to load without type tags.  They mean something in the values of maps only, and a
-    kernel refuses those of types that it doesn't look after, and before Linux 5.17 all."""
-    data = bytearray(data)
-    for number in range(1, len(btf)):
-        if btf.kind(number) == BTF_TYPE_TAG:
-            struct.pack_into("=II", data, btf.place(number), 0, BTF_CONST << 24)
-    return bytes(data)
 
 
 # --- relocating: CO-RE ---
@@ -3651,15 +3630,17 @@ class Loaded:
     def load_btf(self):
         """Tell the kernel the types.  If it refuses them the rest is tried without, for few objects
         need them: returns what to say if that fails too."""
-        data = self._obj.btf_load
-        try:
-            self._btf_fd = _with_log((), lambda log, size: bpf(
-                BPF_BTF_LOAD, "QQIIII", _buffer(data), log, len(data), size, size > 0, 0,
-                doing="loading the types of BPF object", on=self.name))
-        except Error as why:
-            if why.errno == errno.EPERM:
-                raise
-            return why
+        for data in (self._obj.btf_load, without_tags(self._obj)):
+            try:
+                self._btf_fd = _with_log((), lambda log, size: bpf(
+                    BPF_BTF_LOAD, "QQIIII", _buffer(data), log, len(data), size, size > 0, 0,
+                    doing="loading the types of BPF object", on=self.name))
+                return None
+            except Error as why:
+                if why.errno == errno.EPERM:
+                    raise
+                refusal = why
+        return refusal
 
     def load_maps(self, constants, pins):
         for spec in map(_fitted, self._obj.maps.values()):
@@ -3861,6 +3842,16 @@ def load(obj, kernel=None, ops_names=None, constants=None, pins=None, target=Non
         except OSError as why:          # mmap(2), /sys
             raise failure(why.errno, "loading BPF object", obj.name)
     return loaded
+
+
+def without_tags(obj):
+    """An object's BTF to load, without type tags: a kernel refuses those of types that it doesn't
+    look after, and before Linux 5.17 all."""
+    data = bytearray(obj.btf_load)
+    for number in range(1, len(obj.btf)):
+        if obj.btf.kind(number) == BTF_TYPE_TAG:
+            struct.pack_into("=II", data, obj.btf.place(number), 0, BTF_CONST << 24)
+    return data
 
 
 def _with_log(poison, attempt):
