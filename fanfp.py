@@ -2197,11 +2197,9 @@ class Elf:
 
 # --- reading an object: what the sections mean ---
 
-# One relocation of an instruction.  kind and target:
-#   "map"       name of the map
-#   "data"      name of the section, addend = offset in it
-#   "extern"    name of a kernel function or variable
-Relocation = collections.namedtuple("Relocation", "index kind target addend")
+# One relocation of an instruction: of a map (offset: in its value, or None for the map itself), or
+# of an extern.
+Relocation = collections.namedtuple("Relocation", "index target offset is_extern")
 CoreRelocation = collections.namedtuple("CoreRelocation", "index type access kind")
 # insns: the instructions, as size bytes; calls: [(instruction, key of the function that it calls or
 # takes the address of)...]; lines: (byte in the section, file, line, column), with string offsets;
@@ -2209,29 +2207,28 @@ CoreRelocation = collections.namedtuple("CoreRelocation", "index type access kin
 Function = collections.namedtuple(
     "Function", "name section section_name offset size insns is_program calls relocations core "
     "type lines callback")
-# inner: the MapSpec of the maps in a map, or None; values: {index: name of a map or program}.
+# inner: the MapSpec of the maps in a map, or None; values: {index: name of a map or program}.  A
+# data section is a map of one value, and begins with these contents; zeros follow.
 MapSpec = collections.namedtuple(
     "MapSpec", "name type key_size value_size max_entries map_flags numa_node map_extra pinning "
-    "key_type value_type offset inner values")
-MapSpec.__new__.__defaults__ = (0,) * 11 + (None, {})
+    "key_type value_type offset inner values contents variables")
+MapSpec.__new__.__defaults__ = (0,) * 11 + (None, {}, b"", ())
 MAP_NUMBERS = MapSpec._fields[1:9]      # what a map's struct may say as a number
 # linkage: as BTF has it, or WEAK.
 Variable = collections.namedtuple("Variable", "name type offset size linkage id")
-# data is empty for .bss; size counts.  flags: those of its map.  type: of its DATASEC, or 0.
-DataSection = collections.namedtuple("DataSection", "name data size flags variables type")
 # functions: {offset in data: name of the program}
 StructOps = collections.namedtuple("StructOps", "name type data functions")
 # type: 0 if only the address is wanted.
 Extern = collections.namedtuple("Extern", "name type is_function weak")
 Object = collections.namedtuple(
-    "Object", "name license btf btf_load functions maps data struct_ops externs")
+    "Object", "name license btf btf_load functions maps struct_ops externs")
 
 MAX_FUNCTIONS, MAX_MEMBERS = 4096, 1 << 16      # MAX_MEMBERS: of all struct_ops
 STATIC, GLOBAL, EXTERN, WEAK = range(4)
-MAPS_IN_MAPS, MAP_ARENA = (12, 13), 33
+MAP_ARRAY, MAPS_IN_MAPS, MAP_ARENA = 2, (12, 13), 33
 BPF_F_RDONLY_PROG, BPF_F_MMAPABLE = 1 << 7, 1 << 10
 ARENA_DATA, KCONFIG = ".addr_space.1", ".kconfig"
-DATA_KINDS = ["data"], ["bss"], ["rodata"], ARENA_DATA
+DATA_SECTIONS = ["", "data"], ["", "bss"], ["", "rodata"]      # and .data.NAME and the like
 
 
 def read_object(data, name, programs=None):
@@ -2283,7 +2280,7 @@ class _Reader:
         for symbol in elf.symbols:
             if (symbol.type == STT_OBJECT or not symbol.section) and symbol.bind != STB_LOCAL:
                 self.symbols.setdefault(symbol.section, {})[symbol.name] = symbol
-        self.datasecs, self.callbacks, self.kconfig = {}, {}, {}
+        self.datasecs, self.callbacks, self.kconfig, self.arena = {}, {}, {}, None
         for number in range(1, len(btf)):
             if btf.kind(number) == BTF_DATASEC:
                 self.datasecs[btf.type(number).name] = btf.type(number)
@@ -2296,12 +2293,14 @@ class _Reader:
         elf = self.elf
         self.sections = {section.index: self.variables(section) for section in elf.sections
                          if section.name in self.datasecs}
-        self.maps, self.data, self.externs = self.read_maps(), self.read_data(), self.read_externs()
+        self.maps, self.externs = self.read_maps(), self.read_externs()
+        self.map_at = {spec.offset: name for name, spec in self.maps.items()}
+        self.read_data()
         self.functions = self.read_functions()
         self.read_btf_ext()
         section = elf.section("license")
         return Object(elf.name, bytes(section.data[:128]).split(b"\0")[0] if section else b"",
-                      self.btf, self.btf_to_load(), self.functions, self.maps, self.data,
+                      self.btf, self.btf_to_load(), self.functions, self.maps,
                       self.read_struct_ops(), self.externs)
 
     def variables(self, section):
@@ -2373,30 +2372,36 @@ class _Reader:
         return MapSpec(**said)
 
     def read_data(self):
-        """{name: DataSection} of global variables and constants.
+        """Add the maps of global variables and constants.
 
         Constants that have no name of their own (strings, tables of a switch) make a section
         without a DATASEC: it is loaded all the same.
         """
-        found = {}
+        arenas = [name for name, spec in self.maps.items() if spec.type == MAP_ARENA]
         for section in self.elf.sections:
-            kind = section.name if section.name == ARENA_DATA else section.name.split(".")[1:2]
-            if kind not in DATA_KINDS or not section.size \
+            variables = self.sections.get(section.index, [])
+            said = {"contents": bytes(section.data), "variables": variables}
+            if section.name == ARENA_DATA and section.size:
+                if len(arenas) != 1:
+                    raise self.damaged("section %s needs one arena, and there are %d", ARENA_DATA,
+                                       len(arenas))
+                self.arena = arenas[0]
+                self.maps[self.arena] = self.maps[self.arena]._replace(**said)
+            kind = section.name.split(".")[:2]
+            if kind not in DATA_SECTIONS or not section.size \
                     or section.type not in (SHT_PROGBITS, SHT_NOBITS):
                 continue
-            if section.name in found:
+            if section.name in self.maps:
                 raise self.damaged("it has two sections %s", section.name)
-            variables = self.sections.get(section.index, [])
-            datasec = self.datasecs.get(section.name)
             flags = BPF_F_MMAPABLE if any(one.linkage != STATIC for one in variables) else 0
-            found[section.name] = DataSection(
-                section.name, bytes(section.data), section.size,
-                flags | (BPF_F_RDONLY_PROG if kind == ["rodata"] else 0), variables,
-                datasec.id if datasec else 0)
+            datasec = self.datasecs.get(section.name)
+            self.maps[section.name] = MapSpec(
+                section.name, MAP_ARRAY, 4, section.size, 1,
+                flags | (BPF_F_RDONLY_PROG if kind[1] == "rodata" else 0),
+                value_type=datasec.id if datasec else 0, **said)
         if KCONFIG in self.datasecs:
-            found[KCONFIG] = self.read_kconfig(self.datasecs[KCONFIG])
-            self.kconfig = {one.name: one.offset for one in found[KCONFIG].variables}
-        return found
+            self.maps[KCONFIG] = self.read_kconfig(self.datasecs[KCONFIG])
+            self.kconfig = {one.name: one.offset for one in self.maps[KCONFIG].variables}
 
     def is_weak(self, name):
         symbol = self.symbols.get(0, {}).get(name)
@@ -2419,8 +2424,8 @@ class _Reader:
             end += size
         if end > MAX_ZEROS:
             raise self.damaged("its .kconfig is larger than %d MB", MAX_ZEROS >> 20)
-        return DataSection(KCONFIG, b"", end, BPF_F_RDONLY_PROG | BPF_F_MMAPABLE, variables,
-                           datasec.id)
+        return MapSpec(KCONFIG, MAP_ARRAY, 4, end, 1, BPF_F_RDONLY_PROG | BPF_F_MMAPABLE,
+                       value_type=datasec.id, variables=variables)
 
     def read_externs(self):
         """{name: Extern} of what the kernel is to provide."""
@@ -2469,8 +2474,6 @@ class _Reader:
                 raise self.damaged("function %s overlaps another", function.name)
             end = key[0], key[1] + function.size
             self.in_section.setdefault(key[0], []).append(function)
-        self.map_at = {spec.offset: spec.name for spec in self.maps.values()}
-        self.arenas = [spec.name for spec in self.maps.values() if spec.type == MAP_ARENA]
         for index in self.in_section:
             rows = elf.relocations.get(index, ())
             for function, inside in self.in_functions(index, rows, "a relocation"):
@@ -2512,14 +2515,14 @@ class _Reader:
         is_call = opcode == BPF_CALL
         if not is_call and (opcode != BPF_LD_IMM64 or offset + 16 > len(function.insns)):
             raise refuse("a relocation, but neither call nor 64-bit load")
-        def refer(kind, target, addend=0):
-            function.relocations.append(Relocation(index, kind, target, addend))
+        def refer(target, offset=None, is_extern=False):
+            function.relocations.append(Relocation(index, target, offset, is_extern))
 
         if symbol.section == 0:
             if symbol.name in self.externs:
-                return refer("extern", symbol.name)
+                return refer(symbol.name, is_extern=True)
             if symbol.name in self.kconfig and not is_call:
-                return refer("data", KCONFIG, self.kconfig[symbol.name])
+                return refer(KCONFIG, self.kconfig[symbol.name])
             raise refuse("%s is declared and nowhere defined", symbol.name or "a symbol")
         if not symbol.section < len(self.elf.sections) \
                 or is_call and registers >> 4 != BPF_PSEUDO_CALL:
@@ -2534,13 +2537,11 @@ class _Reader:
         if section.name == ".maps":
             if symbol.value + imm not in self.map_at:
                 raise refuse("no map at offset %d of .maps", symbol.value + imm)
-            return refer("map", self.map_at[symbol.value + imm])
-        if section.name not in self.data:
+            return refer(self.map_at[symbol.value + imm])
+        name = self.arena if section.name == ARENA_DATA else section.name
+        if name not in self.maps:
             raise refuse("%s in section %s is neither map nor data", symbol.name, section.name)
-        if section.name == ARENA_DATA and len(self.arenas) != 1:
-            raise refuse("it needs one arena, and the object has %d", len(self.arenas))
-        refer("data", self.arenas[0] if section.name == ARENA_DATA else section.name,
-              symbol.value + imm)
+        refer(name, symbol.value + imm)
 
     def read_btf_ext(self):
         """Fill in from .BTF.ext: the type of each function, source lines, CO-RE relocations."""
@@ -2636,8 +2637,8 @@ class _Reader:
                 put(number, 1, BTF_FUNC << 24 | STATIC)
         parts = [(section.name, section.size, self.sections[section.index])
                  for section in self.elf.sections if section.index in self.sections]
-        if KCONFIG in self.data:
-            parts.append((KCONFIG, self.data[KCONFIG].size, self.data[KCONFIG].variables))
+        if KCONFIG in self.maps:
+            parts.append((KCONFIG, self.maps[KCONFIG].value_size, self.maps[KCONFIG].variables))
         for name, size, variables in parts:
             put(self.datasecs[name].id, 2, size)
             for index, one in enumerate(variables):
@@ -2673,7 +2674,7 @@ def part_of(obj, programs):
         wanted.update(ops.functions.values())
     by_name = {function.name: key for key, function in obj.functions.items()
                if function.is_program}
-    functions, used = {}, {"map": set(), "data": set(), "extern": set()}
+    functions, maps, externs = {}, set(), set()
     waiting = sorted(wanted)
     while waiting:
         name = waiting.pop()
@@ -2687,18 +2688,16 @@ def part_of(obj, programs):
         waiting.extend(key for _, key in function.calls)
         waiting.extend([function.callback] if function.callback else [])
         for relocation in function.relocations:
-            used[relocation.kind].add(relocation.target)
-            if relocation.kind == "map":
+            (externs if relocation.is_extern else maps).add(relocation.target)
+            if not relocation.is_extern:
                 held = obj.maps[relocation.target].values.values()
-                used["map"].update(held)
+                maps.update(held)
                 waiting.extend(value for value in held if value not in obj.maps)
 
     def among(items, names):
         return {name: item for name, item in items.items() if name in names}
-    return obj._replace(functions=functions, struct_ops=struct_ops,
-                        maps=among(obj.maps, used["map"] | used["data"]),
-                        data=among(obj.data, used["data"] | {ARENA_DATA}),
-                        externs=among(obj.externs, used["extern"]))
+    return obj._replace(functions=functions, struct_ops=struct_ops, maps=among(obj.maps, maps),
+                        externs=among(obj.externs, externs))
 
 
 # --- relocating: CO-RE ---
@@ -3218,9 +3217,8 @@ class _Linker:
             self.relocate_core(callee, code, base, poison)
             self.fill_externs(callee, code, base, poison)
             for relocation in callee.relocations:
-                if relocation.kind in ("map", "data"):
-                    fixups.append((base + relocation.index, relocation.target,
-                                   relocation.addend if relocation.kind == "data" else None))
+                if not relocation.is_extern:
+                    fixups.append((base + relocation.index, relocation.target, relocation.offset))
             if callee.type:
                 func_info += struct.pack("=II", base, callee.type)
             first = base - callee.offset // 8
@@ -3252,7 +3250,7 @@ class _Linker:
     def fill_externs(self, function, code, base, poison):
         """Kernel functions and variables: their ids in the kernel's BTF, or addresses."""
         for relocation in function.relocations:
-            if relocation.kind != "extern":
+            if not relocation.is_extern:
                 continue
             extern = self.obj.externs[relocation.target]
             index = base + relocation.index
@@ -3320,7 +3318,7 @@ BPF_RAW_TRACEPOINT_OPEN, BPF_BTF_LOAD, BPF_BTF_GET_FD_BY_ID, BPF_MAP_FREEZE = 17
 BPF_LINK_CREATE, BPF_STRUCT_OPS_ATTACH = 28, 44
 BPF_F_LINK = 1 << 13
 
-MAP_ARRAY, MAP_PERF_EVENT_ARRAY, MAP_STRUCT_OPS, MAP_RINGBUF, MAP_USER_RINGBUF = 2, 4, 26, 27, 31
+MAP_PERF_EVENT_ARRAY, MAP_STRUCT_OPS, MAP_RINGBUF, MAP_USER_RINGBUF = 4, 26, 27, 31
 PER_CPU_MAPS = (5, 6, 10, 21)           # hash, array, LRU hash, cgroup storage
 
 LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
@@ -3440,7 +3438,7 @@ def _fitted(spec):
     return spec._replace(max_entries=entries, inner=spec.inner and _fitted(spec.inner))
 
 
-def _create_map(spec, btf_fd, of, prefix="", inner_fd=0, ops_type=0):
+def _create_map(spec, btf_fd, of, inner_fd=0, ops_type=0):
     """Create the map that a MapSpec of the object `of` describes."""
     doing, what = "creating BPF map", "%s of %s" % (spec.name, of)
     if max(spec[1:7]) >= 1 << 32:
@@ -3453,6 +3451,7 @@ def _create_map(spec, btf_fd, of, prefix="", inner_fd=0, ops_type=0):
             os.close(inner.fd)
 
     # Maps of some types take none, or not that of their keys: then again without.
+    prefix = os.path.basename(of).split(".")[0][:7] if spec.name.startswith(".") else ""
     is_typed = btf_fd >= 0 and bool(spec.key_type or spec.value_type or ops_type)
     types = (btf_fd, spec.key_type, spec.value_type) if is_typed else (0, 0, 0)
     try:
@@ -3463,7 +3462,7 @@ def _create_map(spec, btf_fd, of, prefix="", inner_fd=0, ops_type=0):
     except Error:
         if ops_type or not is_typed:
             raise
-        return _create_map(spec, -1, of, prefix, inner_fd)
+        return _create_map(spec, -1, of, inner_fd)
     return Map(spec.name, spec.type, fd, (spec.key_size, spec.value_size, spec.max_entries), of)
 
 
@@ -3652,13 +3651,10 @@ class Loaded:
                 else _create_map(spec, self._btf_fd, self.name))
             if spec.type == MAP_ARENA:
                 memory = self.map_arena(made, spec.map_extra)
-                section = self._obj.data.get(ARENA_DATA)
-                if section:
-                    memory[:len(section.data)] = section.data
-                    self.globals.add(memory, section.variables)
-        for section in self._obj.data.values():
-            if section.name != ARENA_DATA:
-                self.load_data(section, constants)
+                memory[:len(spec.contents)] = spec.contents
+                self.globals.add(memory, spec.variables)
+            elif spec.name.startswith("."):
+                self.fill_data(made, spec, constants)
 
     def map_arena(self, arena, address):
         """Map an arena, which its programs need, where it wants to be; its bytes."""
@@ -3672,37 +3668,33 @@ class Loaded:
         self._unmap.append(lambda: libc().munmap(ctypes.c_void_p(at), ctypes.c_size_t(size)))
         return memoryview((ctypes.c_char * size).from_address(at)).cast("B")
 
-    def load_data(self, section, constants):
-        """A data section is an array with one element, mapped here if it can change."""
-        prefix = os.path.basename(self.name).split(".")[0][:7]
-        spec = MapSpec(section.name, MAP_ARRAY, 4, section.size, 1, section.flags,
-                       value_type=section.type)
-        made = self.add_map(_create_map(spec, self._btf_fd, self.name, prefix))
-        memory, is_constant = None, section.flags & BPF_F_RDONLY_PROG
-        if section.flags & BPF_F_MMAPABLE and not is_constant:
+    def fill_data(self, made, spec, constants):
+        """Give a data section its contents; it is mapped here if it can change."""
+        memory, is_constant = None, spec.map_flags & BPF_F_RDONLY_PROG
+        if spec.map_flags & BPF_F_MMAPABLE and not is_constant:
             try:
                 memory = self.memory(made)
             except OSError as why:
                 if why.errno != ENOTSUPP:
                     raise
-        whole = bytearray(section.size) if memory is None else memory
-        whole[:len(section.data)] = section.data
-        self.globals.add(whole, section.variables)
-        if section.name == KCONFIG:
-            constants = self.configuration(section)
-        for variable in section.variables:
+        whole = bytearray(spec.value_size) if memory is None else memory
+        whole[:len(spec.contents)] = spec.contents
+        self.globals.add(whole, spec.variables)
+        if spec.name == KCONFIG:
+            constants = self.configuration(spec.variables)
+        for variable in spec.variables:
             if variable.name in constants:
                 self.globals[variable.name] = constants[variable.name]
         if memory is None:              # constants, or what the kernel looks after
             made.update(0, whole)
-            self.globals.add(bytes(whole) if is_constant else made, section.variables)
+            self.globals.add(bytes(whole) if is_constant else made, spec.variables)
         if is_constant:
             bpf(BPF_MAP_FREEZE, "I", made.fd, doing="freezing BPF map", on=made.what)
 
-    def configuration(self, section):
+    def configuration(self, variables):
         """{name: value} of the variables of .kconfig."""
         known, found = _configuration(), {}
-        for variable in section.variables:
+        for variable in variables:
             text, kind = known.get(variable.name), self._btf.skip(variable.type)
             is_bool = kind.kind == BTF_INT and kind.items[0] & 4
             if text is None and variable.linkage == WEAK:

@@ -2568,6 +2568,11 @@ def kernel():
     return _kernel
 
 
+def data_sections(obj):
+    """The names of an object's data sections, which are maps."""
+    return {name for name in obj.maps if name.startswith(".")}
+
+
 def needs_kernel(obj):
     """Does fitting this object to a kernel take the kernel's types?"""
     try:
@@ -2850,12 +2855,12 @@ class ReadTest(unittest.TestCase):
             with self.subTest(compiler):
                 obj = OBJECTS.read("parts", compiler)
                 self.assertEqual(obj.license, b"Dual BSD/GPL")
-                self.assertEqual(sorted(obj.maps),
+                self.assertEqual(sorted(set(obj.maps) - data_sections(obj)),
                                  ["array", "hash", "jumps", "of_task", "percpu", "ring"])
                 self.assertEqual(obj.maps["array"].value_size, 16)
                 self.assertEqual(obj.maps["percpu"].max_entries, 2)
                 self.assertEqual(obj.maps["of_task"].map_flags, 1)
-                self.assertEqual(sorted(obj.data), [".bss", ".data", ".data.own", ".rodata"])
+                self.assertEqual(data_sections(obj), {".bss", ".data", ".data.own", ".rodata"})
                 programs = [function.name for function in obj.functions.values()
                             if function.is_program]
                 self.assertEqual(sorted(programs), ["fifth", "first", "fourth", "second", "third",
@@ -3386,12 +3391,12 @@ class CasesTest(BpfTest):
 
     def test_configuration_that_is_missing(self):
         obj = OBJECTS.read("externs")
-        section = obj.data[".kconfig"]
+        section = obj.maps[".kconfig"]
         strong = [one._replace(linkage=fanfp.EXTERN) if "NO_SUCH" in one.name else one
                   for one in section.variables]
-        data = dict(obj.data, **{".kconfig": section._replace(variables=strong)})
+        maps = dict(obj.maps, **{".kconfig": section._replace(variables=strong)})
         with self.assertRaises(fanfp.Error) as caught:
-            fanfp.load(obj._replace(data=data), kernel())
+            fanfp.load(obj._replace(maps=maps), kernel())
         self.assertIn("CONFIG_NO_SUCH_OPTION", str(caught.exception))
 
     def test_sections(self):
@@ -3434,7 +3439,8 @@ class CasesTest(BpfTest):
         part = fanfp.part_of(OBJECTS.read("maps"), ["jumping"])
         self.assertEqual({function.name for function in part.functions.values()},
                          {"jumping", "third"})
-        self.assertEqual(set(part.maps), {"outer", "one", "two", "jumps", "queue", "stack"})
+        self.assertEqual(set(part.maps) - data_sections(part),
+                         {"outer", "one", "two", "jumps", "queue", "stack"})
 
     def test_pinned_maps(self):
         self.refuses("pinned", "map shared", "pinned")
@@ -3610,7 +3616,8 @@ class PartTest(BpfTest):
     def part(self, *names):
         part = fanfp.part_of(OBJECTS.read("parts"), names)
         functions = {function.name for function in part.functions.values()}
-        return part, functions, set(part.maps), set(part.data), set(part.externs)
+        return part, functions, set(part.maps) - data_sections(part), data_sections(part), set(
+            part.externs)
 
     def test_what_programs_refer_to(self):
         part, functions, maps, data, externs = self.part("first")
@@ -4738,7 +4745,7 @@ class FilterObjectTest(unittest.TestCase):
         self.assertEqual(groups[0].struct_ops, obj.struct_ops)
         for one, other in itertools.combinations(([groups[0]], ended, trace), 2):
             for mine, their in itertools.product(one, other):
-                for part in ("functions", "data", "maps", "externs"):
+                for part in ("functions", "maps", "externs"):
                     self.assertEqual(set(getattr(mine, part)) & set(getattr(their, part)), set())
         for part in ended:
             self.assertEqual(list(part.maps), ["ended"])
@@ -4755,7 +4762,7 @@ class FilterObjectTest(unittest.TestCase):
                               ("note_ended_no_cgroup", {1, 5, 14, 15, 16})):
             part = fanfp.part_of(obj, [name])
             self.assertFalse(needs_kernel(part))
-            self.assertEqual((part.data, part.externs), ({}, {}))
+            self.assertEqual((data_sections(part), part.externs), (set(), {}))
             program, = fanfp.relocate(part, None).programs
             insns = [fanfp.INSN.unpack_from(program.insns, at)
                      for at in range(0, len(program.insns), 8)]
