@@ -2109,15 +2109,16 @@ class Elf:
             raise self.damaged("its .bss and the like are larger than %d MB", MAX_ZEROS >> 20)
         self.symbols = self._read_symbols()
         self.relocations = self._read_relocations()
-        self.dropped = set()            # indexes of sections that are not to be read
 
     def drop_all_but(self, programs):
         """Forget the sections of programs that have none of these."""
         kept = {symbol.section for symbol in self.symbols if symbol.name in programs}
-        self.dropped = {section.index for section in self.sections if section.name != ".text"
-                        and section.flags & SHF_EXECINSTR and section.index not in kept}
-        self.symbols = [each for each in self.symbols if each.section not in self.dropped]
-        self.relocations = {index: [row for row in rows if row[2].section not in self.dropped]
+        dropped = {section.index for section in self.sections if section.name != ".text"
+                   and section.flags & SHF_EXECINSTR and section.index not in kept}
+        self.sections = [section._replace(flags=0) if section.index in dropped else section
+                         for section in self.sections]
+        self.symbols = [each for each in self.symbols if each.section not in dropped]
+        self.relocations = {index: [row for row in rows if row[2].section not in dropped]
                             for index, rows in self.relocations.items()}
 
     def damaged(self, what, *args):
@@ -2223,7 +2224,7 @@ Extern = collections.namedtuple("Extern", "name type is_function weak")
 Object = collections.namedtuple(
     "Object", "name license btf btf_load functions maps struct_ops externs")
 
-MAX_FUNCTIONS, MAX_MEMBERS = 4096, 1 << 16      # MAX_MEMBERS: of all struct_ops
+MAX_MEMBERS = 1 << 16                   # of all struct_ops
 STATIC, GLOBAL, EXTERN, WEAK = range(4)
 MAP_ARRAY, MAPS_IN_MAPS, MAP_ARENA = 2, (12, 13), 33
 BPF_F_RDONLY_PROG, BPF_F_MMAPABLE = 1 << 7, 1 << 10
@@ -2461,8 +2462,6 @@ class _Reader:
             found[symbol.section, symbol.value] = Function(
                 symbol.name, symbol.section, section.name, symbol.value, symbol.size, insns,
                 is_program, [], [], [], 0, [], None)
-        if len(found) > MAX_FUNCTIONS:
-            raise self.damaged("it has %d functions, more than %d", len(found), MAX_FUNCTIONS)
         places = {function.name: key for key, function in found.items()}
         for name, callback in self.callbacks.items():
             if name not in places or callback not in places:
@@ -2510,14 +2509,14 @@ class _Reader:
         def refuse(why, *args):
             return self.damaged("function %s, instruction %d: %s", function.name, index, why % args)
 
+        def refer(target, offset=None, is_extern=False):
+            function.relocations.append(Relocation(index, target, offset, is_extern))
+
         if kind not in (R_BPF_64_64, R_BPF_64_32):
             raise refuse("relocation of type %d", kind)
         is_call = opcode == BPF_CALL
         if not is_call and (opcode != BPF_LD_IMM64 or offset + 16 > len(function.insns)):
             raise refuse("a relocation, but neither call nor 64-bit load")
-        def refer(target, offset=None, is_extern=False):
-            function.relocations.append(Relocation(index, target, offset, is_extern))
-
         if symbol.section == 0:
             if symbol.name in self.externs:
                 return refer(symbol.name, is_extern=True)
@@ -2584,9 +2583,9 @@ class _Reader:
         while at < len(data):
             name, count = struct.unpack_from("=II", cut(data, at, 8, ".BTF.ext"))
             records = cut(data, at + 8, size * count, ".BTF.ext")
-            index = indexes.get(self.btf.string(name), 0)
-            if index not in self.elf.dropped:
-                found.setdefault(index, []).extend(
+            name = self.btf.string(name)
+            if name in indexes:
+                found.setdefault(indexes[name], []).extend(
                     struct.iter_unpack(shape + "%dx" % (size - known), records))
             at += 8 + size * count
         return found
@@ -2609,6 +2608,8 @@ class _Reader:
             for variable, inside in self.inside(self.sections[section.index], rows):
                 kind, start = self.btf.skip(variable.type), variable.offset
                 members += kind.vlen
+                if variable.name in self.maps or variable.name in found:
+                    raise self.damaged("it has two maps %s", variable.name)
                 if kind.kind != BTF_STRUCT or kind.size > variable.size or members > MAX_MEMBERS:
                     raise self.damaged("%s in %s is no struct, or its members are too many",
                                        variable.name, section.name)
@@ -3609,14 +3610,6 @@ class Loaded:
     def refused(self, why, *args, number=errno.ENOEXEC):
         return object_damaged(self.name, why, *args, doing="loading", number=number)
 
-    def add_map(self, made):
-        """Take a map just created.  All maps share one set of names, or one would be lost."""
-        if made.name in self.maps:
-            os.close(made.fd)
-            raise self.refused("it has two maps %s", made.name)
-        self.maps[made.name] = made
-        return made
-
     def memory(self, array):
         """The values of an array map that can be mapped, shared with the kernel until close(): an
         mmap.mmap in which each takes its size rounded up to eight."""
@@ -3646,9 +3639,9 @@ class Loaded:
             if spec.pinning and (pins is None or spec.pinning > 1):
                 raise self.refused("map %s is to be pinned, and no folder for that is given",
                                    spec.name, number=errno.ENOTSUP)
-            made = self.add_map(
-                _open_pinned(spec, self._btf_fd, self.name, pins) if spec.pinning
-                else _create_map(spec, self._btf_fd, self.name))
+            made = self.maps[spec.name] = \
+                _open_pinned(spec, self._btf_fd, self.name, pins) if spec.pinning \
+                else _create_map(spec, self._btf_fd, self.name)
             if spec.type == MAP_ARENA:
                 memory = self.map_arena(made, spec.map_extra)
                 memory[:len(spec.contents)] = spec.contents
@@ -3731,7 +3724,7 @@ class Loaded:
         for offset, name in ops.functions.items():
             struct.pack_into("=Q", value, offset, self.programs[name])
         spec = MapSpec(ops.name, MAP_STRUCT_OPS, 4, len(value), 1, BPF_F_LINK)
-        self.add_map(_create_map(spec, self._btf_fd, self.name, ops_type=ops.value_type))
+        self.maps[ops.name] = _create_map(spec, self._btf_fd, self.name, ops_type=ops.value_type)
         self.points[ops.name] = bytes(value)
 
     def load_program(self, program, target):
