@@ -12626,9 +12626,9 @@ def run(options, manner):
             except PermissionError:     # a file: nobody reads it as it is written
                 if output.fd != 1:
                     parts.append(Rotation(output, manner, signals))
-        gc.enable()
         manner.ready(watch)
         say_ready(manner.tell)
+        gc.enable()
         try:
             for part in parts:
                 part.begin()
