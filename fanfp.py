@@ -7616,8 +7616,11 @@ class Trace(Source):
 
     def inside(self, fd, path):
         """The key of a directory is its Spot."""
-        after = self.tracer.position()[1]
-        found = self.tracer.locate(fd)
+        for _ in range(MOUNT_TRIES):            # no move comes between the two
+            after = self.ahead()
+            found = self.tracer.locate(fd)
+            if not self.renamed_since(after):
+                break
         if found is None or found[0] not in self.slots:
             return None
         spot = Spot(self.slots[found[0]], found[1], after)
