@@ -4444,7 +4444,6 @@ class Group:
     """
 
     name = "user"
-    halves = False      # whether MOVED_FROM and MOVED_TO are asked for beside RENAME
     lags = False        # whether caught_up() is to be called as soon as can be
 
     def __init__(self, wanted, notice, directories):
@@ -4452,7 +4451,6 @@ class Group:
         self.stats = collections.Counter()
         self.mask = wanted.mask | ALWAYS | ISDIR    # the bits that are reported
         self.fd, self.targets = new_group()     # `targets`: whether events say of which file
-        self.halves = self.halves or not self.targets
         # The bits that each marked file system is asked for.
         self.asked = (self.mask & ASKABLE & ~MOVES) | DELETE
         if self.targets:
@@ -4461,10 +4459,9 @@ class Group:
             # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
             if _kernel_release() < (5, 16):
                 self.asked &= ~FS_ERROR
+            self.asked |= MOVED_FROM | MOVED_TO
             if self.mask & RENAME:
                 self.mask |= MOVED_FROM | MOVED_TO
-        if self.halves:
-            self.asked |= MOVED_FROM | MOVED_TO
         self.marked = set()         # ids of the file systems that are marked: those with a root
         self.ignored = {}           # key of a directory, outside or ignored -> number of the last
         #                             buffer in which its events are nothing new
@@ -4529,7 +4526,6 @@ class MarksGroup(Group):
     """
 
     name = "marks"
-    halves = True
     IGNORE = FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY | FAN_MARK_EVICTABLE
 
     def mark(self, root, fd):
@@ -4549,8 +4545,9 @@ class MarksGroup(Group):
     def hold_back(self, key, number, is_inside):
         # The mark of a directory also hides the events of its children, and a root may be one.
         # Those that tell of a root (its rename, its removal) are of a directory: without ONDIR
-        # they come.  So do those of a directory that is itself an entry, which are reported.
-        mask = self.asked & ~FS_ERROR | EVENT_ON_CHILD
+        # they come.  So do those of a directory that is itself an entry, which are reported.  And
+        # so do renames: a mark on one side would hide those of which the other is in a tree.
+        mask = self.asked & ~(FS_ERROR | RENAME) | EVENT_ON_CHILD
         if not is_inside and self.directories.root_parents.isdisjoint((key, key[:8])) \
                 and self.directories.leaf(key) is None:
             mask |= ISDIR
@@ -4741,7 +4738,6 @@ AHEAD_LIMIT = 256 << 20             # bytes of the queue read ahead of what is j
 WAIT_SECONDS = 2.0                  # how long the removal that names a directory may take
 WAIT_LIMIT = 1 << 16                # directories of which events wait
 RACE_SECONDS = 0.001                # by when the event of a removal just made has been queued
-HALF_SECONDS = 1.0                  # how long a RENAME's halves may take to follow it
 CATCH_UP_LIMIT = 10000              # entries looked at in what was moved in with an ignore mark
 CLOCK_TICK = 0.02                   # seconds by which the time of a file may be behind the clock
 
@@ -5397,77 +5393,6 @@ class Queue:
         return bits
 
 
-def half_of(side, raw):
-    """What names a half, MOVED_FROM or MOVED_TO, of a rename: (side, directory, name, file)."""
-    if side == MOVED_FROM and raw.mask & RENAME:
-        return side, raw.old_key, raw.old_name, raw.target
-    return side, raw.key, raw.name, raw.target
-
-
-class Halves:
-    """The halves of renames, and which of them have no RENAME.
-
-    Only with ignore marks, which hold back RENAME where either side has one, are MOVED_FROM and
-    MOVED_TO asked for as well.  Where there is a RENAME it alone reports the move.  The kernel
-    queues it first; but it may merge a half into an older event of the same entry, which is then
-    judged before its RENAME.
-    """
-
-    def __init__(self, queue):
-        self.queue = queue
-        self.expected = {}      # half still to be read, of a RENAME that is -> the offset of that
-        self.following = set()  # halves that are still to be judged, of RENAMEs that are
-        self.judged_at = 0.0    # when the last of these was entered
-        self.merged = set()     # halves judged before their RENAME, in an older event
-
-    def pair(self, raw, offset):
-        """A RENAME has been read."""
-        for side in (MOVED_FROM, MOVED_TO):
-            self.expected[half_of(side, raw)] = offset
-
-    def has_rename(self, half):
-        """Whether a half that is read has a RENAME, which came before it.
-
-        Each RENAME has one of each side: the next is that of a RENAME that a mark has hidden.
-        """
-        return self.expected.pop(half, None) is not None
-
-    def judged(self, raw, now):
-        """A RENAME is judged."""
-        for side in (MOVED_FROM, MOVED_TO):
-            half = half_of(side, raw)
-            if half in self.merged:
-                self.merged.discard(half)
-                self.expected.pop(half, None)
-            else:
-                self.following.add(half)
-                self.judged_at = now
-
-    def is_alone(self, side, raw, past):
-        """Whether a half that is judged has no RENAME."""
-        half = half_of(side, raw)
-        if half in self.following:
-            self.following.discard(half)
-            return False
-        if raw.mask & ~(side | ISDIR) and raw.target is not None:
-            past.look_ahead()
-            if self.expected.get(half, 0) > self.queue.position:
-                self.merged.add(half)
-                return False
-        return True
-
-    def outside(self, raw):
-        """What is judged was outside: if it is a half, it is done with."""
-        for side in (MOVED_FROM, MOVED_TO) if self.following else ():
-            self.following.discard(half_of(side, raw))
-
-    def settle(self, now):
-        """The queue has been found empty: what is to come of a RENAME comes soon or never."""
-        if now - self.judged_at > HALF_SECONDS:
-            for table in (self.expected, self.following, self.merged):
-                table.clear()
-
-
 class MustWait(Exception):
     """The event can't be judged before that of the removal of directory args[0] is read."""
 
@@ -5486,7 +5411,6 @@ class Past:
 
     def __init__(self, directories, queue, sees_all):
         self.directories, self.queue = directories, queue
-        self.halves = Halves(queue)
         self.sees_all = sees_all    # whether no removal of a directory in a tree goes unseen
         self.before = {}            # key of a directory -> list of (offset, parent key, name)
         self.last_move = 0          # offset of the last event in `before`
@@ -5582,13 +5506,13 @@ class Past:
             self.scan(batch, max(0, self.queue.position - batch.start))
 
     def scan(self, batch, at):
-        """Note the moves and removals of directories, and all RENAMEs, from a place on."""
+        """Note the moves and removals of directories, from a place on."""
         batch.scanned = True
         buffer, size = batch.buffer, len(batch.buffer)
-        unpack, telling = struct.Struct("=I4xQ").unpack_from, MOVED_FROM | MOVED_TO | DELETE
+        unpack, telling = struct.Struct("=I4xQ").unpack_from, RENAME | DELETE
         while size - at >= METADATA.size:
             length, mask = unpack(buffer, at)
-            if mask & RENAME or (mask & ISDIR and mask & telling):
+            if mask & ISDIR and mask & telling:
                 self.note(decode_one(buffer, at, size), batch.start)
             if length < METADATA.size:
                 break                       # decode() will say so
@@ -5596,38 +5520,16 @@ class Past:
 
     def note(self, raw, start):
         """Note where the directory of an event that moves or removes it was just before."""
-        offset = start + raw.end
-        if raw.mask & RENAME:
-            self.halves.pair(raw, offset)
-        if not raw.mask & ISDIR or raw.target is None:
+        if raw.target is None:
             return
-        self.last_move = offset
-        if raw.mask & MOVES:
-            self.last_rename = offset
-        link = self.just_before(raw)
-        if link is not None:
-            self.before.setdefault(raw.target, []).append((offset,) + link)
-
-    def just_before(self, raw):
-        """(parent key, name) of where a directory was before an event, the key None where it was
-        in no tree; None where the event does not tell."""
-        mask = raw.mask
-        if mask & RENAME:
-            return raw.old_key, raw.old_name
-        alone = [side for side in (MOVED_FROM, MOVED_TO)
-                 if mask & side and not self.halves.has_rename(half_of(side, raw))]
-        if mask & CREATE:
-            return None                     # it was not
-        if MOVED_FROM in alone:
-            return raw.key, raw.name
-        if MOVED_TO in alone:
-            return None, b""
-        return (raw.key, raw.name) if mask & DELETE else None
-
-    def in_order(self):
-        """Whether the event being judged is read by no look ahead, nor has waited: what is to be
-        noted of it is noted now."""
-        return not self.named and not self.queue.batches[0].scanned
+        self.last_move = start + raw.end
+        if raw.mask & RENAME:
+            self.last_rename = self.last_move
+            link = raw.old_key, raw.old_name
+        else:
+            link = raw.key, raw.name
+        if not raw.mask & CREATE:               # else it was not there before
+            self.before.setdefault(raw.target, []).append((self.last_move,) + link)
 
     # --- what is gone ---
 
@@ -5675,16 +5577,14 @@ class Past:
 
     def trim(self):
         """Let go of what is over, where that is much, or all is."""
-        position, expected = self.queue.position, self.halves.expected
+        position = self.queue.position
         if not self.queue.batches:
             self.before.clear()
         # Behind a slow reader little is over: all is looked through again when twice as long.
-        if len(self.before) + len(expected) > self.room:
+        if len(self.before) > self.room:
             self.before = {key: entries for key, entries in self.before.items()
                            if entries and entries[-1][0] > position}
-            for half in [half for half, offset in expected.items() if offset <= position]:
-                del expected[half]
-            self.room = max(OUTSIDE_LIMIT, 2 * (len(self.before) + len(expected)))
+            self.room = max(OUTSIDE_LIMIT, 2 * len(self.before))
 
 
 class Judge:
@@ -5695,13 +5595,12 @@ class Judge:
 
     def __init__(self, source, past):
         self.source, self.group, self.past = source, source.group, past
-        self.queue, self.halves, self.directories = past.queue, past.halves, past.directories
+        self.queue, self.directories = past.queue, past.directories
         self.pid = os.getpid()
         self.now, self.moment = time.time(), None   # of the read() that goes on
         self.out = []                   # its Events
         self.room = READ_ROOM           # characters of long paths for which it has room
         self.moved = set()              # directories renamed since the queue was last empty
-        self.leaving = collections.deque()  # (offset, key): directories, to be cut off there
 
     def begin(self, moment):
         """Begin a read(); returns its list of Events."""
@@ -5734,27 +5633,17 @@ class Judge:
             return self.fs_error(raw)
         if mask & RENAME:
             return self.rename(raw)
-        if mask & ISDIR and mask & DELETE and mask & (CREATE | MOVED_TO):
+        if mask & ISDIR and mask & DELETE and mask & CREATE:
             self.past.note_gone(raw)
         if key in self.directories.root_parents and mask & (MOVED_FROM | DELETE):
             self.source.root_entry(raw, key, name)
         path = self.place(key, name)
         if path is None:
-            self.halves.outside(raw)
             if mask & CREATE and mask & ISDIR and raw.target is not None:
                 self.directories.outside.add(raw.target)    # it may be gone when it is asked for
             return None
-        alone = 0                   # the halves that have no RENAME
-        for side in (MOVED_FROM, MOVED_TO):
-            if mask & side:
-                if self.past.in_order():
-                    self.halves.has_rename(half_of(side, raw))
-                if self.halves.is_alone(side, raw, self.past):
-                    alone |= side
-                else:
-                    mask &= ~side
         if mask & ISDIR and mask & DIRENT:
-            self.directory_event(raw, alone)
+            self.directory_event(raw)
         if not mask & ISDIR and self.is_of_device(raw, path):
             mask &= ~THROUGH
         return self.report(path, mask, raw.pid)
@@ -5832,30 +5721,24 @@ class Judge:
         """The queue has been found empty: what was to come has come."""
         self.moved.clear()
         self.past.settle()
-        self.halves.settle(self.now)
         self.give_up(self.past.expired(self.now))
 
     def is_open(self):
         """Whether there is something to settle() as soon as the queue is found empty."""
-        return bool(self.moved or self.past.waiting or self.past.gone or self.halves.following)
+        return bool(self.moved or self.past.waiting or self.past.gone)
 
     def trim(self):
         """Keep the tables within their limits."""
         self.past.trim()
-        for table in (self.moved, self.halves.following, self.halves.merged):
-            if len(table) > OUTSIDE_LIMIT:
-                table.clear()
+        if len(self.moved) > OUTSIDE_LIMIT:
+            self.moved.clear()
 
     # --- moves ---
 
     def rename(self, raw):
         """RENAME names both sides."""
-        if not self.group.halves and raw.old_key in self.directories.root_parents:
+        if raw.old_key in self.directories.root_parents:
             self.source.root_entry(raw, raw.old_key, raw.old_name)
-        if self.group.halves and not self.past.named:       # else it has waited
-            if self.past.in_order():
-                self.halves.pair(raw, self.queue.position)
-            self.halves.judged(raw, self.now)
         was, now = self.both_sides(raw)
         if was is None and now is None:
             return
@@ -5909,27 +5792,17 @@ class Judge:
             self.directories.cut(target)
         self.moved.add(target)
 
-    def directory_event(self, raw, alone):
-        """A directory in a tree was made, removed, or moved in or out where no RENAME says it."""
-        key, name, target = raw.key, raw.name, raw.target
+    def directory_event(self, raw):
+        """A directory in a tree was made or removed; or moved, where no RENAME says it."""
+        target = raw.target
         if target is None:
             if raw.mask & (MOVED_FROM | MOVED_TO | DELETE):
                 self.directories.forget()   # the kernel does not say which; all will be asked
                 self.source.came_in()
             return
         if raw.mask & CREATE:
-            self.directories.put(target, key, name)
-        if alone & MOVED_TO:
-            self.enter(target, key, name)
-        is_new = raw.mask & (CREATE | MOVED_TO)
-        if alone & MOVED_FROM and not is_new:
-            self.leave(target)
-        elif alone & MOVED_FROM:
-            # Merged with its coming: what it did before it left is still in the queue, and nothing
-            # there says when it left.
-            self.past.look_ahead()
-            self.leaving.append((self.queue.end, target))
-        if raw.mask & DELETE and not is_new:    # else merged, and what it held comes only now
+            self.directories.put(target, raw.key, raw.name)
+        elif raw.mask & DELETE:         # else merged, and what it held comes only now
             self.directories.delete(target)
             for waited in self.past.unnamed(target):
                 self.report(None, waited[0], waited[1])
@@ -5948,11 +5821,6 @@ class Judge:
             self.group.notice("a directory left what a bind mount shows: what happened in it or "
                               "below it just before may be missing")
         self.source.on_move()
-
-    def leave_in_time(self):
-        # All is judged that they did before.
-        while self.leaving and self.leaving[0][0] <= self.queue.position:
-            self.leave(self.leaving.popleft()[1])
 
     # --- what ignore marks have hidden ---
 
@@ -6105,7 +5973,7 @@ class Fanotify(Source):
                 while self.find_parent(root):
                     self.came_in()
         for root in self.mounted:           # what a bind mount shows, where it really is
-            while raw.target == root.key and raw.mask & MOVED_FROM and self.find_parent(root):
+            while raw.target == root.key and raw.mask & MOVES and self.find_parent(root):
                 self.came_in()
 
     def root_removed(self, root, pid):
@@ -6194,7 +6062,6 @@ class Fanotify(Source):
             queue.batches.popleft()
         self.stats["events read"] += count
         self.stats["dropped in user space"] += dropped
-        judge.leave_in_time()
         judge.trim()
         self.directories.trim(self.backlog)
         if not queue.batches and (judge.is_open() or self.due() or self.group.lags) \

@@ -535,6 +535,25 @@ class Scenarios:
             ("left/gone/f", "f"): "RENAME", "g": "MOVED_TO", "h": "MOVED_TO",
             "left": "MOVED_FROM", "circle": "MOVED_TO MOVED_FROM"})
 
+    def test_moved_in_and_out_by_one_name(self):
+        """One process moves a directory in and out, each time by the same name in the tree, before
+        any of it is read: what was done in it while it was inside is reported, and no more."""
+        if not self.exact:
+            self.skipTest("inotify can't know what was in a directory before its watch")
+        os.makedirs(self.out + "/0")
+        program = self.watch()
+        write(self.out + "/heard")          # so that what is outside is held back
+        self.assertEqual(self.reported(program), {})
+        program.process.send_signal(signal.SIGSTOP)
+        for number in range(3):
+            os.rename("%s/%d" % (self.out, number), self.tree + "/d")
+            write("%s/d/inside%d" % (self.tree, number))
+            os.rename(self.tree + "/d", "%s/%d" % (self.out, number + 1))
+            write("%s/%d/outside" % (self.out, number + 1))
+        program.process.send_signal(signal.SIGCONT)
+        self.expect(self.reported(program), dict(
+            {"d/inside%d" % number: CREATED for number in range(3)}, d="MOVED_TO MOVED_FROM"))
+
     def test_moved_out_after_a_rename(self):
         """A directory is renamed to and fro, and then leaves, by an event that does not name where
         it goes to: what was done in it before is not lost."""

@@ -15,16 +15,6 @@ What the model allows, and nothing else:
     and file) and one process: then they are one line, with the path of the first, and no line
     if the first was outside (of a directory that was then moved in);
   - marks: a directory just moved in is not touched before the next sentinel (--window: it is);
-    and a directory made or renamed does not leave the tree before the next sentinel, nor a file if
-    one above it was, too: the kernel merges its coming and its leaving, and nothing tells which
-    events came between;
-  - marks: what leaves the tree is not moved from the same name by the same process before or after
-    that, until the next sentinel, nor what comes to it to the same name: the halves of the two are
-    one event; so are those of a directory that leaves and comes back to the same name, and nothing
-    tells what was done in it meanwhile;
-  - marks: what a move across the border is to the tree is told of by its RENAME, a line of its own,
-    though the kernel has merged the half of it into an older event of the entry, or later events
-    into that half: they are the next line;
   - marks: MODIFY of a directory that was moved in, which says that there may be more to it;
   - inotify: a directory just made or moved in is not touched before the next sentinel; and no
     name is moved from, or to, twice: the kernel merges the halves of two renames in a row;
@@ -161,7 +151,7 @@ class Node:
 
 # What the kernel queues: `group` is what must be equal for two to be merged, `key` the path (or
 # both, of a RENAME) at the time, `bit` the event's name, `shown` whether fanfp is to report it:
-# True, False, "maybe", or "half" (True, but maybe in a line of its own).
+# True, False or "maybe".
 Atom = collections.namedtuple("Atom", "group key bit shown is_dir pid")
 
 
@@ -179,7 +169,6 @@ class Model:
         self.atoms, self.commands = [], []
         self.unnamed = set()            # directories in which O_TMPFILE was used
         self.fresh = []
-        self.arrived = set()            # what was made or moved since the last sentinel
         self.mounts = []
         self.bind = None                # the bind mount, of which there is one at a time
         self.unbound = None             # what the last one showed
@@ -240,7 +229,6 @@ class Model:
         self.atoms = []
         self.rounds += 1
         self.unnamed.clear()
-        self.arrived.clear()
         for mount in self.coming:
             mount.watched = mount.watched or mount.inside() and mount.source is None
         self.coming, self.unmounted = [], []
@@ -282,11 +270,6 @@ class Model:
         if self.rule == "made":
             self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM")
             self.may_merge(self.group(pid, new, new_name, node), "MOVED_TO")
-        if self.rule == "moved":
-            self.may_merge(self.group(pid, old, old_name, node), "MOVED_FROM", both)
-            self.may_merge(self.group(pid, new, new_name, node), "MOVED_TO", both)
-            if is_dir and is_in and not was_in:     # it comes back, merged with its leaving
-                self.may_merge(self.group(pid, new, new_name, node), "MOVED_FROM")
         paths = (old.path() + "/" + old_name, new.path() + "/" + new_name)
         whole = (pid, old.id, old_name, new.id, new_name, node.id, is_dir)
         if both:
@@ -297,18 +280,14 @@ class Model:
                 (is_in, new, new_name, paths[1], "MOVED_TO")):
             if inside or self.merging:
                 # Where the kernel is asked for RENAME alone, it is told of from that.
-                group = whole + (bit,) if self.rule in ("none", "each") else \
+                group = whole + (bit,) if self.rule in ("none", "moved", "each") else \
                     self.group(pid, directory, name, node)
                 shown = bit in self.events and not hidden
-                if shown and self.rule == "moved":
-                    shown = "half"      # its RENAME may tell of it
                 self.atoms.append(Atom(group, path if inside else None, bit, shown, is_dir, pid))
 
-    def may_merge(self, group, bit, hidden=False):
-        """Raises Invalid where the half of one rename would be merged into that of another, not
-        if both are hidden."""
-        if any(atom.group == group and atom.bit == bit and (atom.shown or not hidden)
-               for atom in self.atoms):
+    def may_merge(self, group, bit):
+        """Raises Invalid where the half of one rename would be merged into that of another."""
+        if any(atom.group == group and atom.bit == bit for atom in self.atoms):
             raise Invalid
 
     def hear(self, directory):
@@ -325,16 +304,6 @@ class Model:
         """Whether something in a directory, which may be covered by now, was just unmounted."""
         return any(each.bared == self.rounds or each.covers and self.just_bared(each.covers)
                    for each in walk(node))
-
-    def may_leave(self, node, old, new):
-        """Raises Invalid where the filter can't tell what a directory did before it left, or
-        where it was when something in it was unmounted."""
-        if self.just_bared(node):
-            raise Invalid
-        if self.rule != "moved" or node not in self.arrived or not old.inside() or new.inside():
-            return
-        if node.kind == "d" or any(each in self.arrived for each in way_up(old)):
-            raise Invalid
 
     def uncover(self, node):
         """A directory shows again; inotify could not open what was made in it meanwhile."""
@@ -379,7 +348,6 @@ class Model:
     def place(self, node, directory, name):
         directory.children[name] = node
         node.made = node.made or self.rounds
-        self.arrived.add(node)
         if node.kind == "d":
             node.parent, node.name = directory, name
 
@@ -517,7 +485,6 @@ class Model:
                                   or (there.kind == "d") != (node.kind == "d")):
             raise Invalid
         was_in = old.inside()
-        self.may_leave(node, old, directory)
         self.put_move(pid, old, old_name, directory, name, node)
         del old.children[old_name]
         if there is not None:
@@ -545,8 +512,6 @@ class Model:
         self.may_move(node, directory)
         self.may_move(there, old)
         was_in, is_in = old.inside(), directory.inside()
-        self.may_leave(node, old, directory)
-        self.may_leave(there, directory, old)
         self.put_move(pid, old, old_name, directory, name, node)
         self.put_move(pid, directory, name, old, old_name, there)
         self.place(node, directory, name)
@@ -593,9 +558,12 @@ class Model:
                                           or self.bind.below(node))
 
     def may_move(self, node, directory):
-        """Raises Invalid for what the bind mount shows before it is seen to be watched, and
-        for a mount that would come into it."""
+        """Raises Invalid where something in it was just unmounted, and nothing tells where it was
+        then; for what the bind mount shows before it is seen to be watched; and for a mount that
+        would come into it."""
         bind = self.bind
+        if self.just_bared(node):
+            raise Invalid
         if self.unbound is not None and self.unbound.fresh and self.unbound.below(node):
             raise Invalid
         if bind is None or node.kind != "d":
@@ -988,11 +956,6 @@ def explained(atoms, lines):
             options.append((begun, run))
         if atom.shown == "maybe":
             options.append((begun, run))
-        if atom.shown == "half" and begun < len(lines) and matches(lines[begun], atom) \
-                and lines[begun].bits == bits:
-            options.append((begun + 1, run))
-            if begun + 1 < len(lines) and matches(lines[begun + 1], atom):
-                options.append((begun + 2, (begun + 1, frozenset())))
         if run is not None and run[0] == OUTSIDE:
             pass
         elif run is not None and (not bits if run[0] is None else bits <= lines[run[0]].bits):
@@ -1011,7 +974,7 @@ def explained(atoms, lines):
 def blame(atoms, lines, missed, invented):
     """Add what is missing and what is too much in a cluster that can't be explained."""
     wanted = {(atom.key, atom.bit) for atom in atoms
-              if atom.shown in (True, "half") and atom.key}
+              if atom.shown is True and atom.key}
     found = {(line.key, bit) for line in lines for bit in line.bits}
     could = {(atom.key, atom.bit) for atom in atoms if atom.shown and atom.key}
     missed += sorted(wanted - found, key=repr)
@@ -1049,8 +1012,7 @@ class Run:
     def __init__(self, options, filter_name, directory, events, processes):
         self.top = os.path.realpath(tempfile.mkdtemp(prefix="differential-", dir=directory))
         self.events, self.filter, self.options = events, filter_name, options
-        rule = {"inotify": "made", "trace": "each",
-                "marks": "none" if options.window else "moved"}
+        rule = {"inotify": "made", "trace": "each", "marks": "none" if options.window else "moved"}
         self.model = Model(events, rule.get(filter_name, "none"), filter_name == "fastpath")
         for name in ("tree", "out"):
             os.mkdir(os.path.join(self.top, name))
