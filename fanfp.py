@@ -2198,16 +2198,17 @@ class Elf:
 
 # --- reading an object: what the sections mean ---
 
-# One relocation of an instruction: of a map (offset: in its value, or None for the map itself), or
-# of an extern.
-Relocation = collections.namedtuple("Relocation", "index target offset is_extern")
 CoreRelocation = collections.namedtuple("CoreRelocation", "index type access kind")
-# insns: the instructions, as size bytes; calls: [(instruction, key of the function that it calls or
-# takes the address of)...]; lines: (byte in the section, file, line, column), with string offsets;
+# insns: the instructions, as size bytes.  What they refer to, each a list of tuples:
+#   calls    (instruction, key of the function that it calls or takes the address of)
+#   maps     (instruction, name, offset in the map's value, or None for the map itself)
+#   externs  (instruction, name)
+#   core     CoreRelocation...
+#   lines    (byte in the section, file, line, column), with string offsets
 # callback: the key of the function that exceptions call, or None.
 Function = collections.namedtuple(
-    "Function", "name section section_name offset size insns is_program calls relocations core "
-    "type lines callback")
+    "Function", "name section section_name offset size insns is_program calls maps externs core "
+    "lines type callback")
 # inner: the MapSpec of the maps in a map, or None; values: {index: name of a map or program}.  A
 # data section is a map of one value, and begins with these contents; zeros follow.
 MapSpec = collections.namedtuple(
@@ -2461,7 +2462,7 @@ class _Reader:
                 raise self.damaged("function %s overlaps another", symbol.name)
             found[symbol.section, symbol.value] = Function(
                 symbol.name, symbol.section, section.name, symbol.value, symbol.size, insns,
-                is_program, [], [], [], 0, [], None)
+                is_program, [], [], [], [], [], 0, None)
         places = {function.name: key for key, function in found.items()}
         for name, callback in self.callbacks.items():
             if name not in places or callback not in places:
@@ -2509,9 +2510,6 @@ class _Reader:
         def refuse(why, *args):
             return self.damaged("function %s, instruction %d: %s", function.name, index, why % args)
 
-        def refer(target, offset=None, is_extern=False):
-            function.relocations.append(Relocation(index, target, offset, is_extern))
-
         if kind not in (R_BPF_64_64, R_BPF_64_32):
             raise refuse("relocation of type %d", kind)
         is_call = opcode == BPF_CALL
@@ -2519,9 +2517,9 @@ class _Reader:
             raise refuse("a relocation, but neither call nor 64-bit load")
         if symbol.section == 0:
             if symbol.name in self.externs:
-                return refer(symbol.name, is_extern=True)
+                return function.externs.append((index, symbol.name))
             if symbol.name in self.kconfig and not is_call:
-                return refer(KCONFIG, self.kconfig[symbol.name])
+                return function.maps.append((index, KCONFIG, self.kconfig[symbol.name]))
             raise refuse("%s is declared and nowhere defined", symbol.name or "a symbol")
         if not symbol.section < len(self.elf.sections) \
                 or is_call and registers >> 4 != BPF_PSEUDO_CALL:
@@ -2536,11 +2534,11 @@ class _Reader:
         if section.name == ".maps":
             if symbol.value + imm not in self.map_at:
                 raise refuse("no map at offset %d of .maps", symbol.value + imm)
-            return refer(self.map_at[symbol.value + imm])
+            return function.maps.append((index, self.map_at[symbol.value + imm], None))
         name = self.arena if section.name == ARENA_DATA else section.name
         if name not in self.maps:
             raise refuse("%s in section %s is neither map nor data", symbol.name, section.name)
-        refer(name, symbol.value + imm)
+        function.maps.append((index, name, symbol.value + imm))
 
     def read_btf_ext(self):
         """Fill in from .BTF.ext: the type of each function, source lines, CO-RE relocations."""
@@ -2688,12 +2686,11 @@ def part_of(obj, programs):
         functions[key] = function._replace(section_name=function.section_name.lstrip("?"))
         waiting.extend(key for _, key in function.calls)
         waiting.extend([function.callback] if function.callback else [])
-        for relocation in function.relocations:
-            (externs if relocation.is_extern else maps).add(relocation.target)
-            if not relocation.is_extern:
-                held = obj.maps[relocation.target].values.values()
-                maps.update(held)
-                waiting.extend(value for value in held if value not in obj.maps)
+        externs.update(name for _, name in function.externs)
+        for _, name, _ in function.maps:
+            held = obj.maps[name].values.values()
+            maps.update([name], held)
+            waiting.extend(value for value in held if value not in obj.maps)
 
     def among(items, names):
         return {name: item for name, item in items.items() if name in names}
@@ -3217,9 +3214,7 @@ class _Linker:
                      placed[target] - base - index - 1)
             self.relocate_core(callee, code, base, poison)
             self.fill_externs(callee, code, base, poison)
-            for relocation in callee.relocations:
-                if not relocation.is_extern:
-                    fixups.append((base + relocation.index, relocation.target, relocation.offset))
+            fixups.extend((base + index, name, offset) for index, name, offset in callee.maps)
             if callee.type:
                 func_info += struct.pack("=II", base, callee.type)
             first = base - callee.offset // 8
@@ -3250,12 +3245,9 @@ class _Linker:
 
     def fill_externs(self, function, code, base, poison):
         """Kernel functions and variables: their ids in the kernel's BTF, or addresses."""
-        for relocation in function.relocations:
-            if not relocation.is_extern:
-                continue
-            extern = self.obj.externs[relocation.target]
-            index = base + relocation.index
-            source, number = self.symbol(function, relocation, extern)
+        for at, name in function.externs:
+            index, extern = base + at, self.obj.externs[name]
+            source, number = self.symbol(function, at, extern)
             if code[8 * index] == BPF_LD_IMM64:
                 _put(code, index, source, number, number >> 32)
             elif number:
@@ -3264,7 +3256,7 @@ class _Linker:
                 poison[index] = "kernel function %s" % extern.name
                 _put(code, index, 0, POISON_KFUNC)
 
-    def symbol(self, function, relocation, extern):
+    def symbol(self, function, index, extern):
         """What a load of an extern holds: (BPF_PSEUDO_BTF_ID, its id in the kernel's BTF),
         (0, address) of a typeless one, or (0, 0) for a weak one that is missing."""
         name, wanted, why = extern.name, BTF_VAR, "this kernel has no variable %s"
@@ -3276,14 +3268,14 @@ class _Linker:
                 return BPF_PSEUDO_BTF_ID, number
             if not extern.is_function:
                 raise _refusal(self.obj, function, "%s is of another type in the kernel" % name,
-                               relocation.index)
+                               index)
         if not extern.type:
             why = "this kernel tells no address of %s in /proc/kallsyms"
             if self.address(name):
                 return 0, self.address(name)
         if extern.weak:
             return 0, 0
-        raise _refusal(self.obj, function, why % name, relocation.index, errno.ENOENT)
+        raise _refusal(self.obj, function, why % name, index, errno.ENOENT)
 
 
 def relocate(obj, kernel=None, ops_names=None, target=None):
