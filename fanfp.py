@@ -2299,7 +2299,6 @@ class _Reader:
         self.map_at = {spec.offset: name for name, spec in self.maps.items()}
         self.read_data()
         self.functions = self.read_functions()
-        self.read_btf_ext()
         section = elf.section("license")
         return Object(elf.name, bytes(section.data[:128]).split(b"\0")[0] if section else b"",
                       self.btf, self.btf_to_load(), self.functions, self.maps,
@@ -2442,8 +2441,10 @@ class _Reader:
         return found
 
     def read_functions(self):
-        """{(section, offset): Function}, with relocations; .BTF.ext is still to come."""
+        """{(section, offset): Function}."""
         elf, found, names = self.elf, {}, set()
+        types, lines, core = self.read_btf_ext()
+        types = {(section, at): kind for section, rows in types.items() for at, kind in rows}
         for symbol in elf.symbols:
             if symbol.type != STT_FUNC or not 0 < symbol.section < len(elf.sections):
                 continue
@@ -2458,11 +2459,12 @@ class _Reader:
                 raise self.damaged("program %s in section %s is static, or one of two", symbol.name,
                                    section.name)
             names.add(symbol.name)
-            if (symbol.section, symbol.value) in found:
+            key = symbol.section, symbol.value
+            if key in found:
                 raise self.damaged("function %s overlaps another", symbol.name)
-            found[symbol.section, symbol.value] = Function(
+            found[key] = Function(
                 symbol.name, symbol.section, section.name, symbol.value, symbol.size, insns,
-                is_program, [], [], [], [], [], 0, None)
+                is_program, [], [], [], [], [], types.get(key, 0), None)
         places = {function.name: key for key, function in found.items()}
         for name, callback in self.callbacks.items():
             if name not in places or callback not in places:
@@ -2475,11 +2477,16 @@ class _Reader:
             end = key[0], key[1] + function.size
             self.in_section.setdefault(key[0], []).append(function)
         for index in self.in_section:
-            rows = elf.relocations.get(index, ())
-            for function, inside in self.in_functions(index, rows, "a relocation"):
-                for offset, kind, symbol in inside:
+            for function, rows in self.in_functions(index, elf.relocations, "a relocation"):
+                for offset, kind, symbol in rows:
                     self.relocate(function, offset - function.offset, kind, symbol)
-                self.read_calls(function, {(row[0] - function.offset) // 8 for row in inside})
+                self.read_calls(function, {(row[0] - function.offset) // 8 for row in rows})
+            for function, rows in self.in_functions(index, lines, "a line"):
+                function.lines.extend(rows)
+            for function, rows in self.in_functions(index, core, "a CO-RE relocation"):
+                function.core.extend(
+                    CoreRelocation((at - function.offset) // 8, kind, self.btf.string(access), what)
+                    for at, kind, access, what in rows)
         return found
 
     def read_calls(self, function, relocated):
@@ -2495,8 +2502,9 @@ class _Reader:
                                    function.name, index)
 
     def in_functions(self, section, rows, what):
-        """Each function of a section with those of the rows, (offset, ...), that are in it."""
-        found = list(self.inside(self.in_section.get(section, ()), rows))
+        """Each function of a section with those of its rows, (offset, ...), that are in it."""
+        rows = rows.get(section, ())
+        found = list(self.inside(self.in_section[section], rows))
         if sum(len(inside) for _, inside in found) < len(rows) or any(row[0] % 8 for row in rows):
             raise self.damaged("section %s has %s outside of its functions",
                                self.elf.sections[section].name, what)
@@ -2541,41 +2549,26 @@ class _Reader:
         function.maps.append((index, name, symbol.value + imm))
 
     def read_btf_ext(self):
-        """Fill in from .BTF.ext: the type of each function, source lines, CO-RE relocations."""
-        section = self.elf.section(".BTF.ext")
+        """What .BTF.ext says of functions, of lines, and as CO-RE relocations: of each
+        {section index: [record...]}."""
+        section, cut = self.elf.section(".BTF.ext"), self.elf.cut
         if section is None:
-            return
-        data, cut = section.data, self.elf.cut
+            return {}, {}, {}
+        data, found = section.data, []
         magic, version, _, length = struct.unpack_from("=HBBI", cut(data, 0, 24, ".BTF.ext"))
         if magic != 0xeb9f or version != 1 or length < 24 or length > len(data):
             raise self.damaged(".BTF.ext is damaged")
-        for at, what, shape in ((8, "func_info", "=II"), (16, "line_info", "=IIII"),
-                                (24, "core_relo", "=IIII")):
-            if at + 8 > length:
-                break
-            offset, size = struct.unpack_from("=II", data, at)
-            rows = self.records(cut(data, length + offset, size, ".BTF.ext"), what, shape)
-            for section in rows:        # all of a function at once: lines are many
-                for function, inside in self.in_functions(section, rows[section], what):
-                    self.add_info(function, what, inside)
+        for at, shape in ((8, "=II"), (16, "=IIII"), (24, "=IIII")):
+            offset, size = struct.unpack_from("=II", data, at) if at + 8 <= length else (0, 0)
+            found.append(self.records(cut(data, length + offset, size, ".BTF.ext"), shape))
+        return found
 
-    def add_info(self, function, what, rows):
-        """Keep what the rows of one part of .BTF.ext say of a function."""
-        if what == "line_info":
-            function.lines.extend(rows)
-        elif what == "core_relo":
-            function.core.extend(
-                CoreRelocation((at - function.offset) // 8, kind, self.btf.string(access), what)
-                for at, kind, access, what in rows)
-        elif rows and rows[0][0] == function.offset:
-            self.functions[function.section, function.offset] = function._replace(type=rows[0][1])
-
-    def records(self, data, what, shape):
-        """The records of one part of .BTF.ext: {section index: [record...]}."""
+    def records(self, data, shape):
+        """The records of one part of .BTF.ext."""
         cut, known, found, at = self.elf.cut, struct.calcsize(shape), {}, 4
         size, = struct.unpack_from("=I", cut(data, 0, 4, ".BTF.ext")) if data else (known,)
         if size < known or size % 4:
-            raise self.damaged(".BTF.ext: a record of %s has %d bytes", what, size)
+            raise self.damaged(".BTF.ext: a record has %d bytes", size)
         indexes = {section.name: section.index for section in self.elf.sections
                    if section.flags & SHF_EXECINSTR}
         while at < len(data):
