@@ -2298,7 +2298,7 @@ class _Reader:
         self.maps, self.externs = self.read_maps(), self.read_externs()
         self.map_at = {spec.offset: name for name, spec in self.maps.items()}
         self.read_data()
-        self.functions = self.read_functions()
+        self.read_functions()
         section = elf.section("license")
         return Object(elf.name, bytes(section.data[:128]).split(b"\0")[0] if section else b"",
                       self.btf, self.btf_to_load(), self.functions, self.maps,
@@ -2441,8 +2441,8 @@ class _Reader:
         return found
 
     def read_functions(self):
-        """{(section, offset): Function}."""
-        elf, found, names = self.elf, {}, set()
+        """Fill in functions, {(section, offset): Function}, and in_section, by section."""
+        elf, found, places = self.elf, [], {}       # places: {name: key}
         types, lines, core = self.read_btf_ext()
         types = {(section, at): kind for section, rows in types.items() for at, kind in rows}
         for symbol in elf.symbols:
@@ -2455,27 +2455,26 @@ class _Reader:
                     or not section.flags & SHF_EXECINSTR:
                 raise self.damaged("function %s is not made of instructions", symbol.name)
             is_program = section.name != ".text"
-            if is_program and (symbol.bind == STB_LOCAL or symbol.name in names):
+            if is_program and (symbol.bind == STB_LOCAL or symbol.name in places):
                 raise self.damaged("program %s in section %s is static, or one of two", symbol.name,
                                    section.name)
-            names.add(symbol.name)
-            key = symbol.section, symbol.value
-            if key in found:
-                raise self.damaged("function %s overlaps another", symbol.name)
-            found[key] = Function(
+            key = places[symbol.name] = symbol.section, symbol.value
+            found.append(Function(
                 symbol.name, symbol.section, section.name, symbol.value, symbol.size, insns,
-                is_program, [], [], [], [], [], types.get(key, 0), None)
-        places = {function.name: key for key, function in found.items()}
-        for name, callback in self.callbacks.items():
-            if name not in places or callback not in places:
-                raise self.damaged("program %s has no exception callback %s", name, callback)
-            found[places[name]] = found[places[name]]._replace(callback=places[callback])
-        self.functions, self.in_section, end = found, {}, (0, 0)
-        for key, function in sorted(found.items()):     # so all are no more than the file has
-            if key < end:
+                is_program, [], [], [], [], [], types.get(key, 0), None))
+        self.functions, self.in_section, end = {}, {}, (0, 0)
+        found.sort(key=lambda function: (function.section, function.offset))
+        for function in found:
+            if (function.section, function.offset) < end:   # so all are no more than the file has
                 raise self.damaged("function %s overlaps another", function.name)
-            end = key[0], key[1] + function.size
-            self.in_section.setdefault(key[0], []).append(function)
+            end = function.section, function.offset + function.size
+            callback = self.callbacks.get(function.name)
+            if callback and callback not in places:
+                raise self.damaged("program %s has no exception callback %s", function.name,
+                                   callback)
+            function = function._replace(callback=places.get(callback))
+            self.functions[function.section, function.offset] = function
+            self.in_section.setdefault(function.section, []).append(function)
         for index in self.in_section:
             for function, rows in self.in_functions(index, elf.relocations, "a relocation"):
                 for offset, kind, symbol in rows:
@@ -2487,7 +2486,6 @@ class _Reader:
                 function.core.extend(
                     CoreRelocation((at - function.offset) // 8, kind, self.btf.string(access), what)
                     for at, kind, access, what in rows)
-        return found
 
     def read_calls(self, function, relocated):
         """Add the calls that need no relocation, of functions in the same section."""
@@ -2727,9 +2725,9 @@ class CoreError(Exception):
 
 def core_local_path(btf, relocation):
     """The path as the object's own types have it."""
-    parts, root, found = relocation.access.split(":"), btf.skip(relocation.type), None
-    if all(part.isdecimal() and len(part) < 10 for part in parts[:MAX_PATH + 1]) \
-            and len(parts) <= MAX_PATH:
+    root, found = btf.skip(relocation.type), None
+    parts = relocation.access.split(":", MAX_PATH)
+    if all(part.isdecimal() and len(part) < 10 for part in parts):
         indexes = [int(part) for part in parts]
         if relocation.kind in _FIELD_KINDS:
             found = _follow(btf, relocation.type, indexes, _member_at)
