@@ -41,12 +41,13 @@ IMAGE = re.compile(r"linux-image-(\d+\.\d+\.\d+(?:\.\d+)*(?:[+-][\w.]+)?)-amd64$
 # for it when they are loaded.
 MODULES = ["crc32c_generic", "crc32c_intel", "virtio_pci", "virtio_console", "virtio_rng",
            "9pnet_virtio", "9p", "loop", "ext4", "xfs", "btrfs", "overlay", "fuse"]
+NFS_MODULES = ["nfsd", "nfsv4"]     # what lab/nfs loads
 
 
 def get(name):
     """The directory of the cache that has this kernel, fetched first if need be."""
     with locked(f"kernel-{name}"):
-        recipe = digest(*MODULES)
+        recipe = digest(*MODULES, *NFS_MODULES)
         kept = max(cache().glob(f"kernel-{name}-*-{recipe}"), key=checked, default=None)
         if not kept or checked(kept) < time.time() - FRESH_DAYS * 86400:
             try:
@@ -142,11 +143,12 @@ def keep(root, release, new):
     image = root / f"boot/vmlinuz-{release}"
     shutil.copy(image if image.exists() else tree / "vmlinuz", new / "bzImage")
     run("depmod", "-b", usr, release)
-    order = copy_modules(tree, new / "modules")
-    (new / "modules/order").write_text("".join(module + "\n" for module in order))
+    for name, modules in ("order", MODULES), ("nfs", NFS_MODULES):
+        order = copy_modules(tree, modules, new / "modules")
+        (new / "modules" / name).write_text("".join(module + "\n" for module in order))
 
 
-def copy_modules(tree, target):
+def copy_modules(tree, wanted, target):
     """Copy the modules wanted and those they need; return them in order of loading."""
     needs, paths = {}, {}
     for line in (tree / "modules.dep").read_text().splitlines():
@@ -154,8 +156,8 @@ def copy_modules(tree, target):
         paths[module_name(path)] = tree / path
         needs[module_name(path)] = [module_name(word) for word in rest.split()]
     soft = (tree / "modules.softdep").read_text()
-    for module, wanted in re.findall(r"^softdep (\S+) pre: (.*)$", soft, re.MULTILINE):
-        needs.get(module_name(module), []).extend(module_name(word) for word in wanted.split())
+    for module, before in re.findall(r"^softdep (\S+) pre: (.*)$", soft, re.MULTILINE):
+        needs.get(module_name(module), []).extend(module_name(word) for word in before.split())
     order = []
 
     def add(module):
@@ -169,7 +171,7 @@ def copy_modules(tree, target):
         (target / f"{module}.ko").write_bytes(data)
         order.append(module)
 
-    for module in MODULES:
+    for module in wanted:
         add(module_name(module))
     return order
 
