@@ -1611,11 +1611,11 @@ def forgets_inodes(mount):
 def far_paths(mounts, near=()):
     """The paths, as bytes, from which on a way leads into what somebody else answers for.
 
-    Not "/": this process itself lives there; nor mounts that are `near`, pairs of id and device.
+    Not "/": this process itself lives there; nor what is on devices that are `near`.
     """
     covered = {(mount.parent, mount.path) for mount in mounts}
     return [mount.path for mount in mounts if is_answered(mount) and mount.path != b"/"
-            and (mount.id, mount.path) not in covered and (mount.id, mount.device) not in near]
+            and (mount.id, mount.path) not in covered and mount.device not in near]
 
 
 def is_far(path, far):
@@ -8499,7 +8499,7 @@ class MountList:
         self._files = []
         self._news = False                      # a change not told yet
         self._mounts, self._kept = None, {}     # current(), and see _of_list()
-        self._near = set()                      # see wait_for()
+        self.near = set()                       # see wait_for()
         try:
             for _ in range(2):
                 self._files.append(open("/proc/self/mountinfo", "rb"))
@@ -8550,11 +8550,12 @@ class MountList:
 
     def far(self):
         """far_paths() of all mounts."""
-        return self._of_list("far", lambda mounts: far_paths(mounts, self._near))
+        return self._of_list("far", lambda mounts: far_paths(mounts, self.near))
 
     def wait_for(self, mounts):
-        """Whoever answers for these mounts is waited for, as long as it takes: they are not far."""
-        self._near.update((mount.id, mount.device) for mount in mounts)
+        """Whoever answers for these mounts is waited for, as long as it takes: their devices are
+        not far, but `near`."""
+        self.near.update(mount.device for mount in mounts)
         self._kept = {}
 
     def has_far(self, path):
@@ -8579,7 +8580,8 @@ class MountList:
         """
         far = self.far()
         beyond = self._of_list("beyond", lambda mounts: {
-            mount.id: mount for mount in mounts if mount.path != b"/" and lies_far(mount, far)})
+            mount.id: mount for mount in mounts if mount.path != b"/"
+            and mount.device not in self.near and lies_far(mount, far)})
         if number in beyond:
             mount = beyond[number]
             raise Error(errno.EREMOTE, "it leads into %s, %s, which may never answer"
@@ -9152,8 +9154,7 @@ class Sources(SourceList):
             return False
         if "inotify" not in self.candidates():
             self.mount_list.wait_for(beyond)    # a filter that was asked for may wait
-            self.add_tree(shown_name(display), path)
-            return True
+            return False
         source = self.add_thread(
             FarRoot(shown_name(display), real, number), beyond[0].kind, False,
             lambda notice: self.thread_watch(display, notice=notice,
@@ -9774,6 +9775,7 @@ class Mounts:
                 return trace.open(TraceRoot(shown, mount.path, mount))
 
             def take_over(opened):
+                opened.is_far = mount.device not in self.list.near
                 self.take_over(trace, opened, root, place, spot)
         elif "inotify" not in sources.candidates():
             sources.notice("not watched: %s, %s mounted inside: somebody else answers for it, and "
@@ -9789,7 +9791,6 @@ class Mounts:
     def take_over(self, trace, opened, far_root, place, spot):
         """Have a mount that a thread has opened for a Trace watched by that."""
         opened.show_as(far_root.display)
-        opened.is_far = True
         opened.is_covered = is_far(os.path.dirname(opened.path), self.list.far())
         trace.add(opened, place)
         for identity, inner in self.known.items():
