@@ -2110,17 +2110,6 @@ class Elf:
         self.symbols = self._read_symbols()
         self.relocations = self._read_relocations()
 
-    def drop_all_but(self, programs):
-        """Forget the sections of programs that have none of these."""
-        kept = {symbol.section for symbol in self.symbols if symbol.name in programs}
-        dropped = {section.index for section in self.sections if section.name != ".text"
-                   and section.flags & SHF_EXECINSTR and section.index not in kept}
-        self.sections = [section._replace(flags=0) if section.index in dropped else section
-                         for section in self.sections]
-        self.symbols = [each for each in self.symbols if each.section not in dropped]
-        self.relocations = {index: [row for row in rows if row[2].section not in dropped]
-                            for index, rows in self.relocations.items()}
-
     def damaged(self, what, *args):
         return object_damaged(self.name, what, *args)
 
@@ -2182,10 +2171,10 @@ class Elf:
         """{section index: [(offset, type, symbol)...]}."""
         found = {}
         for section in self.sections:
-            if section.type not in (SHT_REL, SHT_RELA) or not section.info < len(self.sections):
+            # Those of BTF are relative to themselves already.
+            if section.type not in (SHT_REL, SHT_RELA) or not section.info < len(self.sections) \
+                    or self.sections[section.info].name in (".BTF", ".BTF.ext"):
                 continue
-            if self.sections[section.info].name in (".BTF", ".BTF.ext"):
-                continue                # relative to themselves already
             if section.type == SHT_RELA or section.size % 16:
                 raise self.damaged("%s is no relocation section as clang makes them", section.name)
             rows = found.setdefault(section.info, [])
@@ -2237,14 +2226,12 @@ def read_object(data, name, programs=None):
     """The Object that an ELF file made by clang holds, or of it only what these programs and those
     in their sections need.  Error(ENOEXEC) says what is wrong."""
     elf = Elf(data, name)
-    if programs is not None:
-        elf.drop_all_but(programs)
     section = elf.section(".BTF")
     if section is None:
         raise elf.damaged("it has no BTF; compile it with clang -g")
     if elf.section("maps"):
         raise elf.damaged("its maps are of the old kind (section maps), not described by BTF")
-    return _Reader(elf, Btf(section.data, name)).read()
+    return _Reader(elf, Btf(section.data, name), programs).read()
 
 
 OBJECT_NAME = "fan_fp.bpf.o"
@@ -2276,12 +2263,19 @@ class _Reader:
     What one part of a file says of another may be said many times: the work is bounded each time.
     """
 
-    def __init__(self, elf, btf):
+    def __init__(self, elf, btf, programs):
         self.elf, self.btf, self.damaged = elf, btf, elf.damaged
+        kept = {symbol.section for symbol in elf.symbols
+                if programs is None or symbol.name in programs}
+        self.code = {section.index: section.name for section in elf.sections
+                     if section.flags & SHF_EXECINSTR
+                     and (section.name == ".text" or section.index in kept)}
         self.symbols = {}               # {section index: {name: symbol}}: global variables, externs
         for symbol in elf.symbols:
             if (symbol.type == STT_OBJECT or not symbol.section) and symbol.bind != STB_LOCAL:
                 self.symbols.setdefault(symbol.section, {})[symbol.name] = symbol
+        self.weak = {symbol.name for symbol in elf.symbols
+                     if not symbol.section and symbol.bind == STB_WEAK}
         self.datasecs, self.callbacks, self.kconfig, self.arena = {}, {}, {}, None
         for number in range(1, len(btf)):
             if btf.kind(number) == BTF_DATASEC:
@@ -2404,10 +2398,6 @@ class _Reader:
             self.maps[KCONFIG] = self.read_kconfig(self.datasecs[KCONFIG])
             self.kconfig = {one.name: one.offset for one in self.maps[KCONFIG].variables}
 
-    def is_weak(self, name):
-        symbol = self.symbols.get(0, {}).get(name)
-        return symbol is not None and symbol.bind == STB_WEAK
-
     def read_kconfig(self, datasec):
         """The variables that tell the kernel's configuration, in libbpf's order."""
         rows, variables, end = [], [], 0
@@ -2421,7 +2411,7 @@ class _Reader:
         for minus_size, size, name, number, type_id in sorted(rows):
             end += -end % -minus_size
             variables.append(Variable(name, type_id, end, size,
-                                      WEAK if self.is_weak(name) else EXTERN, number))
+                                      WEAK if name in self.weak else EXTERN, number))
             end += size
         if end > MAX_ZEROS:
             raise self.damaged("its .kconfig is larger than %d MB", MAX_ZEROS >> 20)
@@ -2437,7 +2427,7 @@ class _Reader:
                 raise self.damaged("section .ksyms holds %s", self.btf.describe(number))
             is_typed = self.btf.skip(kind.size).kind != BTF_VOID
             found[kind.name] = Extern(kind.name, kind.size if is_typed else 0,
-                                      kind.kind == BTF_FUNC, self.is_weak(kind.name))
+                                      kind.kind == BTF_FUNC, kind.name in self.weak)
         return found
 
     def read_functions(self):
@@ -2446,13 +2436,12 @@ class _Reader:
         types, lines, core = self.read_btf_ext()
         types = {(section, at): kind for section, rows in types.items() for at, kind in rows}
         for symbol in elf.symbols:
-            if symbol.type != STT_FUNC or not 0 < symbol.section < len(elf.sections):
+            if symbol.type != STT_FUNC or symbol.section not in self.code:
                 continue
             section = elf.sections[symbol.section]
             insns = bytes(elf.cut(section.data, symbol.value, symbol.size,
                                   "function " + symbol.name))
-            if not insns or len(insns) % 8 or symbol.value % 8 or section.type != SHT_PROGBITS \
-                    or not section.flags & SHF_EXECINSTR:
+            if not insns or len(insns) % 8 or symbol.value % 8 or section.type != SHT_PROGBITS:
                 raise self.damaged("function %s is not made of instructions", symbol.name)
             is_program = section.name != ".text"
             if is_program and (symbol.bind == STB_LOCAL or symbol.name in places):
@@ -2567,8 +2556,7 @@ class _Reader:
         size, = struct.unpack_from("=I", cut(data, 0, 4, ".BTF.ext")) if data else (known,)
         if size < known or size % 4:
             raise self.damaged(".BTF.ext: a record has %d bytes", size)
-        indexes = {section.name: section.index for section in self.elf.sections
-                   if section.flags & SHF_EXECINSTR}
+        indexes = {name: index for index, name in self.code.items()}
         while at < len(data):
             name, count = struct.unpack_from("=II", cut(data, at, 8, ".BTF.ext"))
             records = cut(data, at + 8, size * count, ".BTF.ext")
@@ -2590,6 +2578,8 @@ class _Reader:
             rows = []
             for offset, _, symbol in self.elf.relocations.get(section.index, ()):
                 target = self.functions.get((symbol.section, symbol.value))
+                if target is None and symbol.type == STT_FUNC:
+                    continue            # not to be read
                 if target is None or not target.is_program:
                     raise self.damaged("section %s refers to %s, which is no program", section.name,
                                        symbol.name or "something")
@@ -2683,10 +2673,9 @@ def part_of(obj, programs):
             maps.update([name], held)
             waiting.extend(value for value in held if value not in obj.maps)
 
-    def among(items, names):
-        return {name: item for name, item in items.items() if name in names}
-    return obj._replace(functions=functions, struct_ops=struct_ops, maps=among(obj.maps, maps),
-                        externs=among(obj.externs, externs))
+    return obj._replace(functions=functions, struct_ops=struct_ops,
+                        maps={name: obj.maps[name] for name in obj.maps if name in maps},
+                        externs={name: obj.externs[name] for name in externs})
 
 
 # --- relocating: CO-RE ---
@@ -3826,18 +3815,15 @@ def _with_log(poison, attempt):
     """What attempt(0, 0) returns.  If the kernel refuses it is asked again, attempt(buffer, size),
     for its log: the Error has the last line that says why and the source line it is about, in one
     line; the end of the log in detail.  poison: see Program."""
-    try:
-        return attempt(0, 0)
-    except Error as error:
-        why = error
-    for size in LOG_SIZES:
-        log = ctypes.create_string_buffer(size)
+    why = None
+    for size in (0,) + LOG_SIZES:
+        log = _buffer(bytes(size)) if size else 0
         try:
-            os.close(attempt(log, size))
+            return attempt(log, size)
         except Error as error:
-            if error.errno == errno.ENOSPC:
-                continue
-        break
+            why = why or error
+            if size and error.errno != errno.ENOSPC:
+                break
     # Linux 7.3 says it again, at length.
     told = log.value.decode("utf-8", "replace").partition("\nVerification failed: ")[0]
     lines = [line for line in told.splitlines()

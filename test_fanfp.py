@@ -3679,6 +3679,21 @@ class PartTest(BpfTest):
         self.assertLessEqual(set(ops.functions.values()),
                              {function.name for function in part.functions.values()})
 
+    def test_read_alone(self):
+        """What is read of an object for a program is what there is for it in the whole."""
+        for name, programs in (("parts", ["fourth", "fifth"]), ("ops", ["ssthresh"]),
+                               ("maps", ["jumping", "third"])):
+            whole = OBJECTS.read(name)
+            alone = fanfp.read_object(OBJECTS.data(name, "clang-19"), name, programs)
+            kept = {whole.functions[key].section for key in alone.functions}
+            self.assertEqual(set(alone.functions),
+                             {key for key in whole.functions if key[0] in kept})
+            for each in programs:
+                mine, theirs = (fanfp.part_of(obj._replace(struct_ops={}), [each])
+                                for obj in (alone, whole))
+                for part in ("functions", "maps", "externs"):
+                    self.assertEqual(getattr(mine, part), getattr(theirs, part), (name, part))
+
     def test_what_is_not_there(self):
         with self.assertRaises(fanfp.Error) as caught:
             fanfp.part_of(OBJECTS.read("parts"), ["first", "nothing"])
