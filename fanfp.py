@@ -4513,8 +4513,8 @@ class MarksGroup(Group):
 
     def hold_back(self, key, number, is_inside):
         # The mark of a directory also hides the events of its children, and a root may be one.
-        # Those that tell of a root (its rename, its removal) are of a directory: without ONDIR
-        # they come.  So do those of a directory that is itself an entry, which are reported.  And
+        # Those that tell of a root (its removal, ATTRIB) are of a directory: without ONDIR they
+        # come.  So do those of a directory that is itself an entry, which are reported.  And
         # so do renames: a mark on one side would hide those of which the other is in a tree.
         mask = self.asked & ~(FS_ERROR | RENAME) | EVENT_ON_CHILD
         if not is_inside and self.directories.root_parents.isdisjoint((key, key[:8])) \
@@ -5410,9 +5410,9 @@ class Past:
         directories, way, at, seen = self.directories, [], key, set()
         while at is not None and not directories.known(at):
             if at in seen:
-                # Of what was in a tree every later move is in the queue, so that its way up is
-                # what it was.  Only outside, where moves may be held back, can one seem to be a
-                # circle: some as they were then, others as they are now.
+                # Every later move is in the queue, so that the way up is what it was.  Only where
+                # the kernel has merged two can it seem to be a circle: some as they were then,
+                # others as they are now.
                 directories.outside.update(seen)
                 return
             for link in self.links(at):
