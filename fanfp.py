@@ -6203,12 +6203,13 @@ class InotifyRoot(PlainRoot):
     """A root.  It has a watch, and its parent has one, for its removal.
 
     watched    its Watched, None while there is none
+    place      the Place of a mount in a tree, or None
     parent_wd  the watch of its parent, in which it is `name`; None: that has none
     forgets_inodes  whether its file system does: see Watches.hold()
     """
 
     forgets_inodes = False
-    watched = parent_wd = name = None
+    watched = place = parent_wd = name = None
 
 
 class Reported:
@@ -6848,6 +6849,7 @@ class Inotify(Source):
     def add(self, root, place=None):
         """Watch a root and all below it; a mount in a tree with the next read()s."""
         self.keep_root(root)
+        root.place = place
         with OnFailure(self.remove, root):
             self.start(root)
             is_running = self.reported.moment is not None
@@ -6897,6 +6899,8 @@ class Inotify(Source):
                 self.learn_again(root)      # it is in another's tree
             else:
                 self.forget(root.watched)
+        if root.place is not None and root.watched is not None:
+            root.place.source.uncovered(root.place.key, root.place.name)
         root.close()
 
     def uncovered(self, parent, name):
@@ -7670,12 +7674,9 @@ class Way:
         self.mounts, self.may_ask, self.all_names = set(), may_ask, all_names
         self.proc, self.links = os.stat("/proc").st_dev, 0
         at, names = os.open(b".", O_PATH_DIR, dir_fd=start), names[::-1]
-        try:
+        with OnFailure(self.close):
             while names and at is not None:
                 at = self.step(at, names.pop(), names, follow)
-        except BaseException:
-            self.close()
-            raise
         if at is not None:
             self.fd = at
 
@@ -7755,11 +7756,8 @@ class Way:
 
 def way_to(path, follow=True, may_ask=None, all_names=False):
     """The Way to a path, bytes.  An empty one leads nowhere, as for the kernel."""
-    start = os.open(b"/" if path.startswith(b"/") else path and b".", O_PATH_DIR)
-    try:
+    with Closing(os.open(b"/" if path.startswith(b"/") else path and b".", O_PATH_DIR)) as start:
         return Way(start, split_names(path), follow or path.endswith(b"/"), may_ask, all_names)
-    finally:
-        os.close(start)
 
 
 def way_taken(path, follow):
@@ -7944,7 +7942,7 @@ class Names(Source):
                        files if `is_own`; its key
     unlisten(key)      not any more
     mark(given, fd)    have events of an open file by any name; its key, None if that can't be
-    unmark(key)        not any more: it is no root
+    unmark(key)        not any more: it is no root; if that is not what unlisten() does
     key(fd)            the key of an open file, where events tell whose file an entry was
     ahead()            see Source
     decode(buffer)     yield (mask, pid, (key, name), target) of the events in a buffer: of an entry
@@ -7972,11 +7970,8 @@ class Names(Source):
     def add(self, given):
         """Watch a root."""
         self.given[given.identity] = given
-        try:
+        with OnFailure(self.forget, given):
             self.resolve(given)
-        except BaseException:
-            self.forget(given)
-            raise
         given.close()                       # one descriptor does for all files of a directory
         given.fd = self.listened.places[given.now.entries[0][0]]
         given.source = self
@@ -8055,14 +8050,14 @@ class Names(Source):
             if given.removed():
                 break
             path = fd_path(given.fd)
-            up = os.open(b"..", O_PATH_DIR, dir_fd=given.fd)
-            try:
+            with Closing(os.open(b"..", O_PATH_DIR, dir_fd=given.fd)) as up:
                 parent = self.listen(up, False), os.path.basename(path)
-            finally:
-                os.close(up)
             self.listened.enter(given, given.now.entries, given.now.own, parent)
             if fd_path(given.fd) == path:
                 break                       # else moved meanwhile, maybe before we listened
+
+    def unmark(self, key):
+        self.unlisten(key)
 
     def tidy(self):
         """Listen to no directory in vain."""
@@ -8153,23 +8148,18 @@ class Names(Source):
                 events[at:] = events[count:] + events[at:count]
                 self.remove(given)
 
-    @property
-    def has_lost_a_tree(self):
-        """Whether a root that was a tree has ended, as its source told."""
-        return any(map(self.has_lost, self.given.values()))
-
-    @staticmethod
-    def has_lost(given):
-        tree = given.now.tree
-        return tree is not None and tree not in tree.source.roots
+    def lost_trees(self):
+        """The roots that were trees which have ended, as their sources told."""
+        return [given for given in self.given.values() if given.now.tree is not None
+                and given.now.tree not in given.now.tree.source.roots]
 
     def look_at_roots(self, moment):
         """Mounts have changed, which may cover files; or the tree that a root was has ended.
         Returns the events of that."""
         self.reported.begin(moment)
+        for given in self.lost_trees():
+            given.now.tree = given.now.last = None
         for given in list(self.given.values()):
-            if self.has_lost(given):
-                given.now.tree = given.now.last = None
             if given.may_be_another():
                 self.look_at(given)
         self.end_what_is_gone()
@@ -8316,9 +8306,6 @@ class TraceNames(Names):
     def mark(self, given, fd):
         return self.traced.pin(fd, given.display)
 
-    def unmark(self, key):
-        self.traced.unpin(key)
-
     def key(self, fd):
         return None
 
@@ -8403,9 +8390,6 @@ class InotifyNames(Names):
             self.borders[given] = self.ahead()
         return key
 
-    def unmark(self, key):
-        call("inotify_rm_watch", self.fd, key)
-
     def ahead(self):
         return self.done + queued(self.fd)
 
@@ -8452,9 +8436,6 @@ Kind = collections.namedtuple("Kind", "trees root names")
 KINDS = {"inotify": Kind(Inotify, InotifyRoot, InotifyNames),
          "trace": Kind(Trace, TraceRoot, TraceNames),
          None: Kind(Fanotify, HandleRoot, FanotifyNames)}
-
-
-MOUNTS_SECONDS = 0.01                       # how long a list of mounts is good for
 
 
 def no_root(error, shown):
@@ -8545,33 +8526,22 @@ class MountList:
         self._kept = {}
 
     def has_far(self, path):
-        """Whether a mount that lies_far() is at a path now.
-
-        The renaming of a directory above a mount changes its path and makes no news, so a list is
-        good for a moment; and for nothing by which a directory would not be watched.
-        """
-        self._look()
-        paths, read_at = self._kept.get("far mounts", ((), 0.0))
-        if path in paths or time.monotonic() - read_at > MOUNTS_SECONDS:
-            mounts = read_mounts()
-            far = far_paths(mounts)
-            paths = {mount.path for mount in mounts if lies_far(mount, far)}
-            self._kept["far mounts"] = paths, time.monotonic()
-        return path in paths
+        """Whether a mount that lies_far() is at a path now.  The renaming of a directory above one
+        changes its path, and is no change of the list."""
+        mounts = read_mounts() if self.far() else []
+        far = far_paths(mounts)
+        return any(mount.path == path and lies_far(mount, far) for mount in mounts)
 
     def may_ask(self, number):
         """Raise Error if somebody else answers for the mount of a number, or for what it lies on.
 
         Not for "/", as in far_paths().
         """
-        far = self.far()
-        beyond = self._of_list("beyond", lambda mounts: {
-            mount.id: mount for mount in mounts if mount.path != b"/"
-            and mount.device not in self.near and lies_far(mount, far)})
-        if number in beyond:
-            mount = beyond[number]
-            raise Error(errno.EREMOTE, "it leads into %s, %s, which may never answer"
-                        % (printable(os.fsdecode(mount.path)), mount.kind))
+        for mount in self.current() if self.far() else ():
+            if mount.id == number and mount.path != b"/" and mount.device not in self.near \
+                    and lies_far(mount, self.far()):
+                raise Error(errno.EREMOTE, "it leads into %s, %s, which may never answer"
+                            % (printable(os.fsdecode(mount.path)), mount.kind))
 
     def close(self):
         for file in self._files:
@@ -8598,7 +8568,7 @@ class FarRoot(Root):
         super().__init__(display, path)
         self.mount_id = mount_id
 
-    def shown(self, _=None):
+    def shown(self):
         return self.display
 
 
@@ -8627,64 +8597,58 @@ class FarThread:
     """A thread that may have to wait, and the news of it for a reader, who never does.
 
     It makes something.  A Watch it keeps, and passes on the events of that; else what it made is
-    the reader's.  Each side closes the ends of pipes that it has, so that the one need not wait for
-    the other: a thread that gets no answer is left behind, and lets go of all it has when it gets
-    one.
+    the reader's.  Neither waits for the other: a thread that gets no answer is left behind, and
+    lets go of all it has when it gets one.
 
     news     (what, value), as far as the reader has not come to it
     fd       readable when there is some
-    stop_fd  ends the thread when it is closed, once that has told all; None: it is
-    is_left  whether nobody reads the news any more
     keeps    whether it keeps what it makes, a Watch
+    made     that Watch, once it is made
+    is_last  whether it is to end when it has told all
+    is_left  whether nobody reads the news any more
     """
 
     def __init__(self, make, keeps):
         """`make`: function(notice), which the thread calls."""
         import threading
-        self.news, self.is_left, self.keeps = collections.deque(), False, keeps
+        self.news, self.keeps, self.made = collections.deque(), keeps, None
+        self.is_last = self.is_left = False
         self.fd, signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        stop, self.stop_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        threading.Thread(target=self._work, args=(make, signal, stop), daemon=True).start()
+        threading.Thread(target=self._work, args=(make, signal), daemon=True).start()
 
     # --- in the thread ---
 
-    def _work(self, make, signal, stop):
+    def _work(self, make, signal):
         def put(what, value=None):
             self.news.append((what, value))
             try:
                 os.write(signal, b"n")
             except (BlockingIOError, BrokenPipeError):
                 pass                        # the reader is awake; or has gone
-        watch = None
         try:
             made = make(lambda message: put("notice", message))
             put("ready", made)
             if self.keeps:
-                watch = made
-                self._pass_on(watch, put, stop)
+                with made:
+                    self.made = made
+                    self._pass_on(made, put)
             elif self.is_left:
                 self._discard()
         except OSError as error:
             put("failed", error)
         finally:
-            if watch is not None:
-                watch.close()
             put("over")
             os.close(signal)
-            os.close(stop)
 
-    def _pass_on(self, watch, put, stop):
-        poll = select.poll()
-        poll.register(stop, select.POLLIN)
-        poll.register(watch.fileno(), select.POLLIN)
+    def _pass_on(self, watch, put):
         while not watch.ended and not self.is_left:
-            ends = any(fd == stop for fd, _ in poll.poll())
             while len(self.news) > THREAD_ROOM and not self.is_left:
                 time.sleep(0.01)            # its kernel queue has a limit, and says when it is met
-            events = watch.read(0)
+            is_last = self.is_last
+            events = watch.read(0 if is_last else None)
             if events:
                 put("events", events)
-            elif ends and not watch.pending:
+            elif is_last and not watch.pending:
                 return
 
     # --- in the reader's ---
@@ -8700,9 +8664,9 @@ class FarThread:
 
     def end(self):
         """Have it end, when it has told all."""
-        if self.stop_fd is not None:
-            os.close(self.stop_fd)
-            self.stop_fd = None
+        self.is_last = True
+        if self.made is not None:
+            self.made.wake()
 
     def close(self):
         """Leave it to itself."""
@@ -8809,13 +8773,9 @@ class ThreadSource(Source):
             return event._replace(moment=moment)
         if event.path == "/" and event.mask & UNMOUNT:
             return None                     # the list of mounts tells that
-        path, old_path = map(self._path, (event.path, event.old_path))
+        path, old_path = (path and (self.root.display + path).rstrip("/")
+                          for path in (event.path, event.old_path))
         return event._replace(path=path, old_path=old_path, moment=moment)
-
-    def _path(self, path):
-        if path is None or path == "/":
-            return path and self.root.display
-        return self.root.display.rstrip("/") + path
 
     @property
     def backlog(self):
@@ -8938,7 +8898,7 @@ class SourceList:
             if source.fd in ready:
                 events += source.read(self.moment)
         for names in self.names:
-            if names.has_lost_a_tree:
+            if names.lost_trees():
                 events += names.look_at_roots(self.moment)
         return events
 
@@ -9231,18 +9191,15 @@ class Sources(SourceList):
         root = kind.root(shown, path, mount)
         root.may_wait = self.wanted.may_wait
         source = self.by_kind.get(kind.trees)
-        try:
-            if source is None:
-                source = self.make(name, lambda made: made.add(root, place))
-            else:
-                for other in source.roots:
-                    if root.key == other.key:
-                        root.close()            # given twice
-                        return other if place is None else None
+        with OnFailure(root.close):
+            for other in source.roots if source is not None else ():
+                if root.key == other.key:
+                    root.close()                # given twice
+                    return other if mount is None else None
+            if source is not None:
                 source.add(root, place)
-        except BaseException:
-            root.close()
-            raise
+            else:
+                self.make(name, lambda made: made.add(root, place))
         return root
 
     def make(self, name, add=lambda made: None):
@@ -9263,13 +9220,10 @@ class Sources(SourceList):
     def begin(self, source, add):
         """Have a new source add() its first root, and read from it from now on: the source.  It is
         closed where that fails."""
-        try:
+        with OnFailure(source.close):
             if isinstance(source, (Fanotify, FanotifyNames)):
                 self.who.attach()
             add(source)
-        except BaseException:
-            source.close()
-            raise
         return self.register(source)
 
     def trace_if_any(self):
@@ -9323,23 +9277,45 @@ MANY_MOUNTS = 3             # of a kind, of which it is said how many they are a
 MOUNT_TRIES = 5             # to find the mounts while directories above them are renamed
 
 
-class InnerMount(collections.namedtuple("InnerMount", "root place spot")):
-    """A mount in a tree that is watched: its root, its Place in the tree, and its spot_of(), which
-    stays the same when directories above are renamed; None where nothing is asked."""
+class InnerMount:
+    """A mount in a tree, as it is known.
 
-    __slots__ = ()
+    root    the Root by which a source watches it; None: nothing does
+    display  what it was called when it was found
+    place   its Place in the tree, where a source has the directory that it is in; else None
+    above   what the directory is in, where none has: another InnerMount or a FarRoot, and what it
+            is called follows from the paths of both
+    path    bytes, as last listed
+    spot    its spot_of(), which stays the same when directories above are renamed; None where
+            nothing is asked
+    """
+
+    def __init__(self, mount, place, above, spot):
+        self.root, self.path = None, mount.path
+        self.place, self.above, self.spot = place, above, spot
+        self.display = self.shown()
+
+    @property
+    def is_watched(self):
+        """Whether it is, in a tree: what has left those has left its source, too."""
+        return self.root is not None and self.root in self.root.source.mounted
 
     @property
     def is_foreign(self):
         """Whether its source does not follow what it is called, as in the tree of another."""
-        return self.place.source is not self.root.source or not self.root.source.follows_mounts
+        return self.place is None or self.place.source is not self.root.source \
+            or not self.root.source.follows_mounts
 
-    def shown(self, _=None):
+    def shown(self):
         """What to call it now; None: it has left the tree."""
-        return self.place.shown(self.root.display) if self.is_foreign \
-            else self.root.source.shown(self.root)
+        if self.root is not None and not self.is_foreign:
+            return self.root.source.shown(self.root)
+        if self.place is not None:
+            return self.place.shown(self.root and self.root.display)
+        above, rest = self.above.shown(), below(self.path, self.above.path)
+        return None if above is None or rest is None else with_slash(above) + os.fsdecode(rest)
 
-    def is_at(self, mount, far, hidden=True):
+    def is_at(self, mount, far, hidden):
         """Whether a mount of the list, of the same number, is this one.  Where it is hidden, that
         is `hidden` if it has the same name, which no rename above changes."""
         if self.spot is None:
@@ -9347,35 +9323,12 @@ class InnerMount(collections.namedtuple("InnerMount", "root place spot")):
         spot = spot_of(mount, far)
         if spot is None:
             return hidden and os.path.basename(mount.path) == self.spot[2]
-        return spot == self.spot and self.root.remains(mount.path)
+        return spot == self.spot and (self.root is None or self.root.remains(mount.path))
 
-
-class UnwatchedMount(collections.namedtuple("UnwatchedMount", "place spot device root")):
-    """A mount in a tree that is not watched: where it is, and what tells it from another that has
-    got its number."""
-
-    __slots__ = ()
-
-    def is_at(self, mount, far):
-        """Whether what the list has of its number, or None, is this one; True if hidden now."""
-        return mount is not None and (mount.device, mount.root) == (self.device, self.root) \
-            and spot_of(mount, far) in (None, self.spot)
-
-
-class ByPath:
-    """Stands in for a source, in a Place, where none watches the directory that a mount is in: what
-    is below `above`, something that can be shown(), is called by the path that it has now."""
-
-    def __init__(self, above):
-        self.above = above
-
-    def entry(self, key, name, otherwise):
-        """`key`: str, the way from what is above to the directory."""
-        shown = self.above.shown(otherwise)
-        return shown and with_slash(shown) + key + os.fsdecode(name)
-
-    def uncovered(self, key, name):
-        """What a mount covered is not watched either."""
+    def uncovered(self):
+        """It is gone: what it covered is seen again."""
+        if self.place is not None:
+            self.place.source.uncovered(self.place.key, self.place.name)
 
 
 class MountSummary:
@@ -9426,8 +9379,139 @@ def listed(mounts):
                      else ", ".join(each) for kind, each in kinds.items())
 
 
+class NewMounts:
+    """How a mount in a tree comes to be watched: watch(), and what it takes.
+
+    known    the table of Mounts
+    summary  a MountSummary, empty but while mounts are taken in
+    """
+
+    def __init__(self, sources, known):
+        self.sources, self.list, self.known = sources, sources.mount_list, known
+        self.notice, self.summary = sources.notice, MountSummary()
+
+    def find(self, mount):
+        """The InnerMount, not watched as yet, of a mount that is below a root's path.  Raises
+        Hidden, before all else: what covers it may be watched already."""
+        far = self.list.far()
+        spot, above_is_far = spot_of(mount, far), is_far(os.path.dirname(mount.path), far)
+        if spot is None and not above_is_far:
+            raise Hidden
+        inner = InnerMount(mount, *self.where(mount, above_is_far), spot=spot)
+        if inner.display is None or self.sources.wanted.ignore.hides(inner.display, True):
+            raise Hidden                # the table is behind; or until it is not ignored
+        return inner
+
+    def where(self, mount, above_is_far):
+        """(the Place of a mount, None), or (None, what has the directory that it is in: see
+        InnerMount).  Raises Hidden."""
+        directory, name = os.path.split(mount.path)
+        if not above_is_far:
+            source, key = self.inside(directory, self.sources.all)
+            if source is not None:
+                return Place(source, key, name), None
+        # It may be in what is in a tree and has no source, or one that can't be asked.
+        tops = [inner for identity, inner in self.known.items()
+                if inner is not None and identity[0] == mount.parent]
+        tops += [source.root for source in self.sources.all if isinstance(source, ThreadSource)
+                 and not source.is_inner and source.root.mount_id == mount.parent]
+        for above in tops:
+            if below(directory, above.path) is not None:
+                return None, above
+        raise Hidden                    # or the table is behind: see Source.trees_changed
+
+    @staticmethod
+    def inside(path, sources):
+        """(which of some sources has the directory at a path in a tree, or None; its key there)"""
+        try:
+            fd = os.open(path, O_PATH_DIR)
+        except OSError:
+            return None, None               # a file; or a directory above it is being renamed
+        with Closing(fd):
+            # inotify last: only a handle tells at once that a directory is not one of its own.
+            for source in sorted(sources, key=lambda each: isinstance(each, Inotify)):
+                key = source.inside(fd, path)
+                if key is not None:
+                    return source, key
+        return None, None
+
+    def watch(self, inner, mount):
+        """Have a mount watched, if it can be.  Raises Hidden, or Duplicate."""
+        if mount.kind in KERNEL_KINDS:
+            return                      # as everybody expects: nothing is said
+        if lies_far(mount, self.list.far()):
+            self.add_far(inner, mount)
+        elif self.inside(mount.path, [source for source in self.sources.all if not isinstance(
+                source, Inotify)])[0] is not None:      # which sees by itself
+            raise Duplicate
+        elif spot_of(mount, self.list.far()) != inner.spot:
+            raise Hidden                # it has moved while the sources were asked
+        else:
+            self.add(inner, mount)
+
+    def add(self, inner, mount):
+        """Have a mount watched by the best source that can."""
+        shown = inner.display
+
+        def add(name):
+            try:
+                return self.sources.add(name, shown, mount.path, inner.place, mount)
+            except OSError:
+                if spot_of(mount, self.list.far()) is None:
+                    raise Hidden            # a directory above it is being renamed
+                raise
+        inner.root, name, reasons = self.sources.first_that_works(add)
+        lesser = name == "inotify" and reasons and self.has_better()
+        if name is None:
+            error = self.sources.without_inotify(reasons[0][1])
+            # But for what is watched as itself; and nodes as containers have in /dev, and over
+            # files in /proc.
+            if error.errno != errno.ENOTDIR or not (
+                    shown in self.sources.roots
+                    or not self.sources.wanted.devices and is_device_node(mount.path)):
+                self.summary.failed(shown, mount.kind, error)
+        elif inner.root is None:
+            pass                            # it is a root, too
+        elif self.notice.running:
+            self.notice("%s, %s mounted inside, is watched from now on%s" % (
+                printable(shown), mount.kind, ", with inotify" if lesser else ""))
+        elif lesser:
+            self.summary.lesser(shown, mount.kind)
+
+    def has_better(self):
+        """Whether some trees are watched with more than inotify."""
+        return bool({Fanotify, Trace} & self.sources.by_kind.keys())
+
+    def add_far(self, inner, mount):
+        """Watch a mount that somebody else answers for.  A thread opens it for `trace`, or watches
+        it with inotify."""
+        sources, shown, take_over = self.sources, inner.display, None
+        trace = sources.trace_if_any()
+        if trace is not None:
+            def make(_):
+                return trace.open(TraceRoot(shown, mount.path, mount))
+
+            def take_over(opened):
+                opened.show_as(inner.root.display)
+                opened.is_far = mount.device not in self.list.near
+                opened.is_covered = is_far(os.path.dirname(opened.path), self.list.far())
+                trace.add(opened)
+                inner.root = opened
+        elif "inotify" not in sources.candidates():
+            return self.notice("not watched: %s, %s mounted inside: somebody else answers for it, "
+                               "and only trace or inotify is used there"
+                               % (printable(shown), mount.kind))
+        else:
+            def make(notice):
+                return sources.thread_watch(mount=mount, notice=notice)
+        inner.root = FarRoot(shown, mount.path, mount.id)
+        source = sources.add_thread(inner.root, mount.kind, True, make, take_over)
+        source.is_announced = self.notice.running
+        return None
+
+
 class Mounts:
-    """The mounts inside the trees: which there are, and who watches each.
+    """The mounts inside the trees: which there are, as the list of mounts and the trees change.
 
     Comes in   calls when roots have changed (start(), look_again(), drop_outside()) and when the
                sources have been read (follow()).  The list of mounts is read here.
@@ -9441,26 +9525,26 @@ class Mounts:
         """`inner`: whether mounts inside the trees are watched; else roots alone are followed."""
         self.sources, self.list, self.inner = sources, sources.mount_list, inner
         self.known = {}         # identity, as of MountList.read() -> InnerMount, or None: it is in
-        #                         no tree, or can't be watched; as of the list followed last
-        self.unwatched = {}     # number of a mount in a tree, and not watched -> UnwatchedMount
-        self.foreign = []       # the InnerMounts that are; what has others in it first
-        self.has_duplicates = False     # some were Duplicate, and may not be after a move
+        #                         no tree; as of the list followed last
+        self.new = NewMounts(sources, self.known)
+        self.duplicates = set()  # InnerMounts that are Duplicate, and may not be after a move
+        self.foreign = []       # those that are, and are watched; what has others in it first
         self.news = False       # the list or the trees may be others than those followed last
         self.pending = None     # a list to follow when sources are as far: (their ahead(), list)
-        self.summary = MountSummary()   # empty but while mounts are taken in
         sources.on_move, sources.on_lead = self.follow_foreign, self.follow_root
 
     @property
     def is_due(self):
         """Whether follow() has something to do."""
-        return self.news or self.pending is not None
+        return self.news or self.pending is not None \
+            or any(source.trees_changed for source in self.sources.all)
 
     @property
     def first(self):
         """The sources to be read before others.  A mount in another source's tree is called as the
         directory there is: a rename there is read before what was done after it in the mount."""
-        return {mount.place.source for mount in self.foreign
-                if mount.place.source is not mount.root.source}
+        return {inner.place.source for inner in self.foreign
+                if inner.place is not None and inner.place.source is not inner.root.source}
 
     # --- what the Watch calls ---
 
@@ -9477,9 +9561,9 @@ class Mounts:
                 self.sources.events.extend(source.read(self.sources.moment))
         self.drop_over()
         for source in threads:
-            if source.mounted and source.filter_name and self.has_better():
-                self.summary.lesser(source.root.display, source.kind)
-        self.summary.tell(self.sources.notice)
+            if source.mounted and source.filter_name and self.new.has_better():
+                self.new.summary.lesser(source.root.display, source.kind)
+        self.new.summary.tell(self.sources.notice)
 
     def look_again(self, tops):
         """Watch what is mounted below some directories, bytes or None, which are in a tree now."""
@@ -9507,21 +9591,21 @@ class Mounts:
     def drop_outside(self):
         """Let go of the mounts that are in no tree any more."""
         tops = self.sources.tops()
-        for identity, mount in list(self.known.items()):
-            if mount is not None and not is_below_any(mount.root.path, tops):
+        for identity, inner in list(self.known.items()):
+            if inner is not None and not is_below_any(inner.path, tops):
                 del self.known[identity]
-                if mount.root in mount.root.source.mounted:
-                    mount.root.source.remove(mount.root)
+                if inner.is_watched:
+                    inner.root.source.remove(inner.root)
 
     # --- what the sources call ---
 
     def follow_foreign(self):
         """Have the foreign mounts called as their places are called now; let go of those that left
         the tree: they are found again when they come back."""
-        for mount in list(self.foreign):
-            root, shown = mount.root, mount.shown()
+        for inner in list(self.foreign):
+            root, shown = inner.root, inner.shown()
             if shown is None:
-                self.foreign.remove(mount)
+                self.foreign.remove(inner)
                 root.source.remove(root)
                 self.news = True
             elif shown != root.display:
@@ -9544,9 +9628,9 @@ class Mounts:
                 break
 
     def forget_outside(self, tops):
-        """Have the mounts below some directories looked at, that were in no tree until now."""
-        for identity, mount in list(self.known.items()):
-            if mount is None and is_below_any(identity[2], tops):
+        """Have the mounts below some directories looked at, that were not watched until now."""
+        for identity, inner in list(self.known.items()):
+            if (inner is None or inner.root is None) and is_below_any(identity[2], tops):
                 del self.known[identity]
 
     def as_of_now(self):
@@ -9566,14 +9650,14 @@ class Mounts:
         those that are gone.  Returns whether the list is out of date."""
         self.let_go(current)
         hidden = self.take_in(current) if self.inner else set()
-        self.foreign = [mount for mount in self.known.values()
-                        if mount is not None and mount.is_foreign]
-        self.foreign.sort(key=lambda mount: len(mount.root.display))
+        self.foreign = [inner for inner in self.known.values()
+                        if inner is not None and inner.root is not None and inner.is_foreign]
+        self.foreign.sort(key=lambda inner: len(inner.root.display))
         self.follow_foreign()
         for source in list(self.sources.all):
             self.sources.events += source.look_at_roots(self.sources.moment)
         for source in self.sources.all:
-            source.has_bind_mounts = self.has_duplicates \
+            source.has_bind_mounts = bool(self.duplicates) \
                 or any(map(source.is_shared, source.mounted))
         # Covered; or else a directory above has been renamed.
         return bool(hidden) and not hidden <= self.list.read().keys()
@@ -9582,44 +9666,38 @@ class Mounts:
 
     def let_go(self, current):
         """Know no more of the mounts that are gone, and the new paths of those that are not."""
-        known, self.known = self.known, {identity: None for identity, inner in self.known.items()
-                                         if inner is None and identity in current}
+        before = dict(self.known)
+        self.known.clear()
         by_id = {mount.id: mount for mount in current.values()}
         far = self.list.far()
         # What one is called may depend on another, so none goes before all are asked.
-        inner_mounts = [(identity, inner, inner.shown()) for identity, inner in known.items()
-                        if inner is not None]
+        shown = {inner: inner.shown() for inner in before.values() if inner is not None}
         gone = []
-        for identity, inner, shown in inner_mounts:
-            if not inner.is_foreign:        # else see follow_foreign()
-                inner.root.display = shown or inner.root.display
+        for identity, inner in before.items():
+            if inner is None:
+                if identity in current:
+                    self.known[identity] = None
+                continue
+            if inner.root is not None and not inner.is_foreign:     # else see follow_foreign()
+                inner.root.display = shown[inner] or inner.root.display
             mount = by_id.get(identity[0])
-            is_watched = inner.root in inner.root.source.mounted    # else it has left the tree
             # Of another device it may be what got the number; or it was found by a list in which
             # the one before it still had that.
             if mount is None or not inner.is_at(mount, far, hidden=mount.device == identity[1]):
-                gone += [(inner.root, shown)] * is_watched
-                inner.place.source.uncovered(inner.place.key, inner.place.name)
-            elif is_watched:
-                self.keep(inner, mount, identity[2], current, far)
-        for number, unwatched in list(self.unwatched.items()):
-            if not unwatched.is_at(by_id.get(number), far):
-                del self.unwatched[number]
-                unwatched.place.source.uncovered(unwatched.place.key, unwatched.place.name)
+                gone += [(inner.root, shown[inner])] * inner.is_watched
+                inner.uncovered()
+            elif inner.is_watched or inner.root is None and shown[inner] is not None:
+                self.keep(inner, mount, far)
         gone += self.roots_gone(by_id)
-        for root, shown in gone[::-1]:      # what was mounted last goes first
-            self.sources.events += root.source.unmounted(root, shown, self.sources.moment)
+        for root, name in gone[::-1]:       # what was mounted last goes first
+            self.sources.events += root.source.unmounted(root, name, self.sources.moment)
 
-    def keep(self, inner, mount, path_before, current, far):
-        """A mount that is watched is still there, maybe at another path: know it by that."""
-        root = inner.root
-        root.path, root.is_covered = mount.path, is_far(mount.path, far)
-        if root.source.is_shared(root) and not root.source.is_needed(root):
-            return root.source.remove(root)
-        if mount.path != path_before and isinstance(inner.place.source, ByPath):
-            try:
-                inner = inner._replace(place=self.place(mount, current, True))
-            except Hidden:                  # what it is in has left the tree
+    def keep(self, inner, mount, far):
+        """A mount in a tree is still there, maybe at another path: know it by that."""
+        inner.path, root = mount.path, inner.root
+        if root is not None:
+            root.path, root.is_covered = mount.path, is_far(mount.path, far)
+            if root.source.is_shared(root) and not root.source.is_needed(root):
                 return root.source.remove(root)
         self.known[mount.id, mount.device, mount.path] = inner
         return None
@@ -9643,10 +9721,10 @@ class Mounts:
         """Let go of the sources that have come to their end, and say why, if that is news.  Not
         before the list is followed: that a mount is gone is reported first."""
         for source in self.sources.drop_over():
-            for identity, inner in self.known.items():
-                if inner is not None and inner.root.source is source:
-                    self.known[identity] = None
-            self.foreign = [inner for inner in self.foreign if inner.root.source is not source]
+            for inner in self.known.values():
+                if inner is not None and inner.root is not None and inner.root.source is source:
+                    inner.root = None
+            self.foreign = [inner for inner in self.foreign if inner.root is not None]
             self.say_why(source)
 
     def say_why(self, source):
@@ -9666,168 +9744,32 @@ class Mounts:
     def take_in(self, current):
         """Watch the mounts in the trees that are not watched yet; the identities of those that
         are hidden."""
-        hidden, self.has_duplicates = set(), False
+        hidden, again, self.duplicates = set(), self.duplicates, set()
         far = self.list.far()                   # by now: the list may have waited
         tops = [(top_of(root, far), root.mount_id) for source in self.sources.trees
                 for root in source.roots]
         for identity, mount in current.items():
-            if identity in self.known:
+            if identity in self.known and self.known[identity] not in again:
                 continue
-            inner = None
-            if any(path is not None and mount.id != mount_id
-                   and below(mount.path, path) is not None for path, mount_id in tops):
-                try:
-                    inner = self.watch(mount, current, far)
-                except Hidden as reason:    # until the list of mounts changes again
-                    self.news = self.news or isinstance(reason, Behind)
-                    hidden.add(identity)
-                    continue
-                except Duplicate:           # until what it shows leaves the tree
-                    self.has_duplicates = True
-                    continue
-            self.known[identity] = inner
-        if self.sources.notice.running:
-            self.summary.tell(self.sources.notice)
-        return hidden
-
-    def watch(self, mount, current, far):
-        """Watch a mount that is below a root's path: its InnerMount, or None if it can't be.
-
-        Raises Hidden, before all else: what covers it may be watched already; or Duplicate.
-        """
-        at, above_is_far = spot_of(mount, far), is_far(os.path.dirname(mount.path), far)
-        if at is None and not above_is_far:
-            raise Hidden
-        place = self.place(mount, current, above_is_far)
-        shown = place.shown()
-        if shown is None or self.sources.wanted.ignore.hides(shown, True):
-            raise Hidden                # the table is behind; or until it is not ignored
-        self.unwatched[mount.id] = UnwatchedMount(place, at, mount.device, mount.root)
-        if mount.kind in KERNEL_KINDS:
-            return None                 # as everybody expects: nothing is said
-        if lies_far(mount, far):
-            inner = self.add_far(mount, place, shown, at)
-        elif self.inside(mount.path, [source for source in self.sources.all if not isinstance(
-                source, Inotify)])[0] is not None:      # which sees by itself
-            raise Duplicate
-        elif spot_of(mount, far) != at:
-            raise Hidden                # it has moved while the sources were asked
-        else:
-            inner = self.add(mount, place, shown, at, far)
-        if inner is not None:
-            del self.unwatched[mount.id]
-        return inner
-
-    def add(self, mount, place, shown, spot, far):
-        """Have a mount watched by the best source that can: its InnerMount, or None."""
-        def add(name):
+            if not any(path is not None and mount.id != mount_id
+                       and below(mount.path, path) is not None for path, mount_id in tops):
+                self.known[identity] = None
+                continue
             try:
-                return self.sources.add(name, shown, mount.path, place, mount)
-            except OSError:
-                if spot_of(mount, far) is None:
-                    raise Hidden            # a directory above it is being renamed
-                raise
-        root, name, reasons = self.sources.first_that_works(add)
-        if name is None:
-            error = self.sources.without_inotify(reasons[0][1])
-            # What is watched as itself; and nodes as containers have in /dev, and over files in
-            # /proc.
-            if error.errno != errno.ENOTDIR or not (
-                    shown in self.sources.roots
-                    or not self.sources.wanted.devices and is_device_node(mount.path)):
-                self.summary.failed(shown, mount.kind, error)
-            return None
-        if root is None:
-            return None                     # it is a root, too
-        lesser = name == "inotify" and reasons and self.has_better()
+                inner = self.new.find(mount)
+                try:
+                    self.new.watch(inner, mount)
+                except Duplicate:               # until what it shows leaves the tree
+                    self.duplicates.add(inner)
+                self.known[identity] = inner
+            except Hidden as reason:            # until the list of mounts changes again
+                self.news = self.news or isinstance(reason, Behind)
+                hidden.add(identity)
+                if identity in self.known:
+                    self.duplicates.add(self.known[identity])
         if self.sources.notice.running:
-            self.sources.notice("%s, %s mounted inside, is watched from now on%s" % (
-                printable(shown), mount.kind, ", with inotify" if lesser else ""))
-        elif lesser:
-            self.summary.lesser(shown, mount.kind)
-        return InnerMount(root, place, spot)
-
-    def has_better(self):
-        """Whether some trees are watched with more than inotify."""
-        return bool({Fanotify, Trace} & self.sources.by_kind.keys())
-
-    def add_far(self, mount, place, shown, spot):
-        """Watch a mount that somebody else answers for: its InnerMount, or None.  A thread opens it
-        for `trace`, or watches it with inotify."""
-        sources, root, take_over = self.sources, FarRoot(shown, mount.path, mount.id), None
-        trace = sources.trace_if_any()
-        if trace is not None:
-            def make(_):
-                return trace.open(TraceRoot(shown, mount.path, mount))
-
-            def take_over(opened):
-                opened.is_far = mount.device not in self.list.near
-                self.take_over(trace, opened, root, place, spot)
-        elif "inotify" not in sources.candidates():
-            sources.notice("not watched: %s, %s mounted inside: somebody else answers for it, and "
-                           "only trace or inotify is used there" % (printable(shown), mount.kind))
-            return None
-        else:
-            def make(notice):
-                return sources.thread_watch(mount=mount, notice=notice)
-        source = sources.add_thread(root, mount.kind, True, make, take_over)
-        source.is_announced = sources.notice.running
-        return InnerMount(root, place, spot)
-
-    def take_over(self, trace, opened, far_root, place, spot):
-        """Have a mount that a thread has opened for a Trace watched by that."""
-        opened.show_as(far_root.display)
-        opened.is_covered = is_far(os.path.dirname(opened.path), self.list.far())
-        trace.add(opened, place)
-        for identity, inner in self.known.items():
-            if inner is not None and inner.root is far_root:
-                self.known[identity] = InnerMount(opened, place, spot)
-        self.news = True                    # `foreign`; and what is mounted in it
-
-    # --- where one is ---
-
-    def place(self, mount, current, above_is_far):
-        """The Place of a mount, of those in the list `current`.  Raises Hidden."""
-        directory, name = os.path.split(mount.path)
-        source, key = (None, None) if above_is_far else self.inside(directory, self.sources.all)
-        if source is not None:
-            return Place(source, key, name)
-        # It may be in what is in a tree and has no source, or one that can't be asked.
-        for path, above in self.by_path(mount.parent, current):
-            rest = below(directory, path)
-            if rest is not None:
-                return Place(ByPath(above), os.fsdecode(rest and rest + b"/"), name)
-        raise Hidden                    # or the table is behind: see Source.trees_changed
-
-    @staticmethod
-    def inside(path, sources):
-        """(which of some sources has the directory at a path in a tree, or None; its key there)"""
-        try:
-            fd = os.open(path, O_PATH_DIR)
-        except OSError:
-            return None, None               # a file; or a directory above it is being renamed
-        try:
-            # inotify last: only a handle tells at once that a directory is not one of its own.
-            for source in sorted(sources, key=lambda each: isinstance(each, Inotify)):
-                key = source.inside(fd, path)
-                if key is not None:
-                    return source, key
-        finally:
-            os.close(fd)
-        return None, None
-
-    def by_path(self, number, current):
-        """(path, what can be shown()) of what has a mount of a number and is called by its path."""
-        path = next((each.path for each in current.values() if each.id == number), None)
-        if number in self.unwatched:
-            yield path, self.unwatched[number].place
-        for inner in self.known.values():
-            if inner is not None and inner.root.mount_id == number \
-                    and not isinstance(inner.root, FarRoot):
-                yield path, inner
-        for source in self.sources.all:
-            if isinstance(source, ThreadSource) and source.root.mount_id == number:
-                yield (path if source.is_inner else source.root.path), source.root
+            self.new.summary.tell(self.sources.notice)
+        return hidden
 
 
 # =============================================================================================

@@ -7974,8 +7974,8 @@ class Library(Base):
         os.makedirs(self.tree + "/m")
         with fanfp.Watch(self.tree, filter="inotify") as watch:
             self.mount("--bind", self.tree + "/shown", self.tree + "/m")
-            self.read_until(watch, lambda _: watch._mounts.unwatched)
-            number, = watch._mounts.unwatched
+            self.read_until(watch, lambda _: watch._mounts.duplicates)
+            number, = [identity[0] for identity, inner in watch._mounts.known.items() if inner]
             unmount(self.tree + "/m")
             run("mkdir", self.tree + "/m/d")
             for _ in range(50):
@@ -7984,7 +7984,7 @@ class Library(Base):
                     break
             else:
                 self.skipTest("the kernel does not give numbers of mounts again")
-            self.read_until(watch, lambda _: not watch._mounts.unwatched)
+            self.read_until(watch, lambda _: not watch._mounts.duplicates)
             run("touch", self.tree + "/m/d/file")
             self.read_until(watch, lambda found: self.tree + "/m/d/file" in found)
 
