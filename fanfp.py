@@ -1889,10 +1889,10 @@ class Btf:
     def __init__(self, data, name):
         self.name = name
         self.data = bytes(data)
-        self.header = types, strings = self._read_header()
+        self._at, end, first, last = self._read_header()
         self._words = array("I")
-        self._words.frombytes(self.data[types[0]:types[1]])
-        self._strings = self.data[strings[0]:strings[1]]
+        self._words.frombytes(self.data[self._at:end])
+        self._strings = self.data[first:last]
         if self._strings[:1] != b"\0" or self._strings[-1:] != b"\0":
             raise self.damaged("its BTF has no proper string section")
         self._starts = self._walk()
@@ -1905,7 +1905,7 @@ class Btf:
         return object_damaged(self.name, what, *args)
 
     def _read_header(self):
-        """((start, end) of the types, (start, end) of the strings), checked against the data."""
+        """Start and end of the types, start and end of the strings, checked against the data."""
         magic, version, _, length, type_off, type_len, str_off, str_len = struct.unpack(
             "=HBBIIIII", self.data[:24].ljust(24, b"\0"))
         if magic != 0xeb9f or version != 1:
@@ -1914,8 +1914,8 @@ class Btf:
             raise self.damaged("its BTF is not aligned")
         if max(type_off + type_len, str_off + str_len) > len(self.data) - length:
             raise self.damaged("its BTF is cut off")
-        return ((length + type_off, length + type_off + type_len),
-                (length + str_off, length + str_off + str_len))
+        types, strings = length + type_off, length + str_off
+        return types, types + type_len, strings, strings + str_len
 
     def _walk(self):
         """Where each type starts, in words, by id; and after the last, the end."""
@@ -1989,7 +1989,7 @@ class Btf:
 
     def place(self, number):
         """Where in the data the type starts, for the few who rewrite it."""
-        return self.header[0][0] + 4 * self._starts[number]
+        return self._at + 4 * self._starts[number]
 
     def find(self, name, kinds):
         """The ids of the types of this name and of one of these kinds."""
@@ -1997,14 +1997,11 @@ class Btf:
             if len(self._found) < MANY_NAMES:
                 self._found[name] = self._search(name)
             else:
-                self._found, self._is_whole = self._all_names(), True
+                self._found, self._is_whole = {}, True
+                for number in range(1, len(self)):
+                    text = self.string(self._words[self._starts[number]])
+                    self._found.setdefault(text, []).append(number)
         return [number for number in self._found.get(name, ()) if self.kind(number) in kinds]
-
-    def _all_names(self):
-        found = {}
-        for number in range(1, len(self)):
-            found.setdefault(self.string(self._words[self._starts[number]]), []).append(number)
-        return found
 
     def _search(self, name):
         """Every type of this name: where the name is, which no producer has twice, and then the
@@ -2234,14 +2231,11 @@ def read_object(data, name, programs=None):
     return _Reader(elf, Btf(section.data, name), programs).read()
 
 
-OBJECT_NAME = "fan_fp.bpf.o"
-
-
 def read_object_file(path=None, programs=None):
     """read_object() of a file; without a path, of the one that comes with this module."""
     hint = "name another, or leave --object out"
     if path is None:
-        path = os.path.join(os.path.dirname(os.path.realpath(__file__)), OBJECT_NAME)
+        path = os.path.join(os.path.dirname(os.path.realpath(__file__)), "fan_fp.bpf.o")
         hint = "copy it from where fanfp.py is from, beside it"
     # A pipe may never give anything, and /dev/zero never an end.
     if os.path.exists(path) and not os.path.isfile(path):
@@ -2467,7 +2461,7 @@ class _Reader:
         for index in self.in_section:
             for function, rows in self.in_functions(index, elf.relocations, "a relocation"):
                 for offset, kind, symbol in rows:
-                    self.relocate(function, offset - function.offset, kind, symbol)
+                    self.refer(function, offset - function.offset, kind, symbol)
                 self.read_calls(function, {(row[0] - function.offset) // 8 for row in rows})
             for function, rows in self.in_functions(index, lines, "a line"):
                 function.lines.extend(rows)
@@ -2497,7 +2491,7 @@ class _Reader:
                                self.elf.sections[section].name, what)
         return found
 
-    def relocate(self, function, offset, kind, symbol):
+    def refer(self, function, offset, kind, symbol):
         """Keep what an ELF relocation of an instruction means."""
         opcode, registers, _, imm = INSN.unpack_from(function.insns, offset)
         index = offset // 8
@@ -2692,6 +2686,7 @@ _ENUMVAL_KINDS = (ENUMVAL_EXISTS, ENUMVAL_VALUE)
 _CORE_NAMES = ("offset", "size", "existence", "signedness", "left shift", "right shift",
                "local type id", "type id", "existence", "size", "existence", "value", "match")
 MAX_PATH = 64
+FIELD, KIND, MATCH, BEHIND = range(4)   # how types are alike
 
 # Calls of functions that no kernel has: the verifier refuses them only if they can be reached.
 POISON_CORE = 195896080
@@ -2733,7 +2728,7 @@ def core_local_path(btf, relocation):
 def _follow(btf, root, steps, find):
     """The Path from a type, or None.  find(struct, step) gives (Member, is it the last, bits to
     it), or None."""
-    here, offset, member, flexible, done, at = btf.skip(root), 0, None, False, [], root
+    here, offset, member, flexible, done = btf.skip(root), 0, None, False, []
     for number, step in enumerate(steps):
         if number and (isinstance(step, Member) or here.kind in BTF_COMPOSITES):
             found = find(here, step)
@@ -2751,9 +2746,9 @@ def _follow(btf, root, steps, find):
                 return None
             here = btf.skip(here.items[0])
         offset += step * 8 * _core_size(btf, here.id)
-        member, at = None, here.id
+        member = None
         done.append(step)
-    return Path(btf, root, done, offset, member, at)
+    return Path(btf, root, done, offset, member, here.id)
 
 
 def _member_at(here, index):
@@ -2800,9 +2795,6 @@ def _find_member(local, member, btf, composite, known, seen, depth=0):
             is_last = index == len(composite.items) - 1
             return (there, is_last, there.bit_offset) if is_alike else None
     return None
-
-
-FIELD, KIND, MATCH, BEHIND = range(4)
 
 
 def alike(how, local, local_id, btf, there_id, known, depth=MAX_HOPS):
@@ -3006,6 +2998,7 @@ BTF_NAMES = {23: ("btf_trace_", BTF_TYPEDEF), 28: ("bpf_iter_", BTF_FUNC),
 # those who attach.
 (PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TP, PROG_RAW_TP_WRITABLE, PROG_TRACING, PROG_STRUCT_OPS,
  PROG_EXT, PROG_LSM) = NAMED_PROGRAMS = 2, 5, 17, 24, 26, 27, 28, 29
+ATTACHED_BY_SECTION = PROG_RAW_TP, PROG_RAW_TP_WRITABLE, PROG_TRACING, PROG_EXT, PROG_LSM
 _SECTIONS = """
 1 socket 2 kprobe kretprobe ksyscall kretsyscall uprobe uprobe.s uretprobe uretprobe.s usdt usdt.s
 kprobe.multi=42 kretprobe.multi=42 uprobe.multi=48 uprobe.multi.s=48 uretprobe.multi=48
@@ -3295,6 +3288,9 @@ MAP_PERF_EVENT_ARRAY, MAP_STRUCT_OPS, MAP_RINGBUF, MAP_USER_RINGBUF = 4, 26, 27,
 PER_CPU_MAPS = (5, 6, 10, 21)           # hash, array, LRU hash, cgroup storage
 
 LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
+PROT_READ_WRITE, MAP_SHARED, MAP_FIXED_NOREPLACE = 3, 1, 0x100000   # mmap(2)
+ENOTSUPP = 524                          # the kernel's own
+TRISTATE = "nym"                        # by its number: TRI_NO, TRI_YES, TRI_MODULE
 
 
 def bpf(command, form, *values, doing, on="", hint=None):
@@ -3527,9 +3523,6 @@ class Globals:
         self._views, self._places = [], {}
 
 
-TRISTATE = "nym"        # by its number: TRI_NO, TRI_YES, TRI_MODULE
-
-
 def _configuration():
     """{name: text} of the kernel's configuration, and of what libbpf tells beside it."""
     system = os.uname()
@@ -3551,10 +3544,6 @@ def _configuration():
 
 
 # --- loading: all of it ---
-
-PROT_READ_WRITE, MAP_SHARED, MAP_FIXED_NOREPLACE = 3, 1, 0x100000   # mmap(2)
-ENOTSUPP = 524                          # the kernel's own
-
 
 class Loaded:
     """What load() has put into the kernel.  close(), or leaving the with block, takes it out.
@@ -3766,10 +3755,6 @@ class Loaded:
                 [self._btf_fd] if self._btf_fd >= 0 else []):
             os.close(fd)
         self.programs, self.maps, self._btf_fd = {}, {}, -1
-
-
-# Which programs are attached by their sections: see Loaded.attach().
-ATTACHED_BY_SECTION = PROG_RAW_TP, PROG_RAW_TP_WRITABLE, PROG_TRACING, PROG_EXT, PROG_LSM
 
 
 def load(obj, kernel=None, ops_names=None, constants=None, pins=None, target=None):
