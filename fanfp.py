@@ -1045,7 +1045,7 @@ class Root:
     mount_id  the number of its mount
     source   the source that watches it
     kind     str, the kind of file system of a mount inside, else None
-    is_part  whether it is a mount of a part of a file system
+    is_part  whether it is a mount of a part of a file system, or may be
     is_listed  whether its mount has been in the list of mounts
     is_covered  whether the path of the mount led into one of the far_paths() when last listed
     may_wait  whether its path is looked up though that may lead to who never answers
@@ -1057,7 +1057,8 @@ class Root:
     def __init__(self, display, path, mount=None):
         """`mount`: the Mount of which it is the root, inside a tree."""
         self.display, self.path = display, path
-        self.is_part = mount is not None and mount.root != b"/"
+        # NFS says "/" of each mount, whatever it is of.
+        self.is_part = mount is not None and (mount.root != b"/" or mount.kind.startswith("nfs"))
         self.kind = mount and mount.kind
 
     def open_by_path(self):
@@ -1082,7 +1083,7 @@ class Root:
 
     def removed(self):
         """Whether the directory has been deleted."""
-        return self.fd is not None and os.fstat(self.fd).st_nlink == 0
+        return self.fd is not None and is_removed(self.fd)
 
     def close(self):
         if self.fd is not None:
@@ -1549,7 +1550,17 @@ def path_of(fd):
 def without_deleted(fd, path):
     """The path of an open directory without what /proc adds to that of a removed one."""
     deleted = b" (deleted)"
-    return path[:-len(deleted)] if path.endswith(deleted) and os.fstat(fd).st_nlink == 0 else path
+    return path[:-len(deleted)] if path.endswith(deleted) and is_removed(fd) else path
+
+
+def is_removed(fd):
+    """Whether what is open has no name any more."""
+    try:
+        return os.fstat(fd).st_nlink == 0
+    except OSError as error:
+        if error.errno == errno.ESTALE:     # so an NFS server says it
+            return True
+        raise
 
 
 def names_up(fd, path, count):
@@ -7793,6 +7804,7 @@ class Given:
     fd        an O_PATH descriptor of the directory that has the first of its names; of a root that
               is watched it is that in Listened.places, and not to be closed
     names     the names from there on, list of bytes; None: it is a plain directory
+    identity  what it has in common with the same root given again
     now       the Target
     is_listed whether the mount of `fd` was in the list of mounts
     untold    whether it is another since before the event of that was read
@@ -7814,6 +7826,7 @@ class Given:
             self.now.is_dir = way.is_dir
             if way.entries:
                 self.fd, self.names = os.dup(way.entries[0][0]), way.rest
+                self.identity = inode_of(self.fd), tuple(self.names), self.follow
                 self.mount_id = mount_id_of(self.fd)
         finally:
             way.close()
@@ -7822,14 +7835,9 @@ class Given:
         """Where its names lead now."""
         return Way(self.fd, self.names, self.follow, self.may_ask, self.waits)
 
-    @property
-    def identity(self):
-        """What it has in common with the same root given again."""
-        return inode_of(self.fd), tuple(self.names), self.follow
-
     def removed(self):
         """Whether the directory that has its name has been deleted."""
-        return os.fstat(self.fd).st_nlink == 0
+        return is_removed(self.fd)
 
     def may_be_another(self):
         """Whether mounts may have made it another, as they do below a link, or on a file."""
