@@ -3579,15 +3579,11 @@ class Loaded:
     def __exit__(self, *_):
         self.close()
 
-    def refused(self, why, *args, number=errno.ENOEXEC):
-        return object_damaged(self.name, why, *args, doing="loading", number=number)
-
     def memory(self, array):
         """The values of an array map that can be mapped, shared with the kernel until close(): an
         mmap.mmap in which each takes its size rounded up to eight."""
         mmap = module("mmap", "loading BPF: reading and writing its variables")
-        size = (array.value_size + 7 & ~7) * array.max_entries
-        memory = mmap.mmap(array.fd, (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE)
+        memory = mmap.mmap(array.fd, (array.value_size + 7 & ~7) * array.max_entries)
         self._unmap.append(memory.close)
         return memory
 
@@ -3609,8 +3605,8 @@ class Loaded:
     def load_maps(self, constants, pins):
         for spec in map(_fitted, self._obj.maps.values()):
             if spec.pinning and (pins is None or spec.pinning > 1):
-                raise self.refused("map %s is to be pinned, and no folder for that is given",
-                                   spec.name, number=errno.ENOTSUP)
+                raise failure(errno.ENOTSUP, "pinning BPF map", "%s of %s" % (spec.name, self.name),
+                              "no folder for that is given")
             made = self.maps[spec.name] = \
                 _open_pinned(spec, self._btf_fd, self.name, pins) if spec.pinning \
                 else _create_map(spec, self._btf_fd, self.name)
@@ -3674,9 +3670,9 @@ class Loaded:
                     value.to_bytes(variable.size, sys.byteorder, signed=value < 0)
                     found[variable.name] = value
             except (ValueError, TypeError, OverflowError):
-                raise self.refused("variable %s: this kernel's configuration has %s", variable.name,
-                                   text + ", which does not fit" if text else "none of that name",
-                                   number=errno.ENOENT)
+                raise failure(errno.ENOENT, "setting variable", "%s of %s" % (
+                    variable.name, self.name), "this kernel's configuration has " + (
+                        text + ", which does not fit" if text else "none of that name"))
         return found
 
     def fill_map(self, spec):
@@ -3684,7 +3680,8 @@ class Loaded:
         for index, name in spec.values.items():
             fd = self.maps[name].fd if name in self.maps else self.programs.get(name, -1)
             if fd < 0:
-                raise self.refused("map %s holds %s, which is not loaded", spec.name, name)
+                raise failure(errno.ENOENT, "filling BPF map", "%s of %s" % (spec.name, self.name),
+                              "it holds %s, which is not loaded" % name)
             self.maps[spec.name].update(index, fd)
 
     def load_struct_ops(self, ops):
