@@ -2083,7 +2083,6 @@ STT_OBJECT, STT_FUNC = 1, 2
 STB_LOCAL, STB_WEAK = 0, 2
 STV_HIDDEN = 1, 2                       # internal, hidden
 EM_BPF, ET_REL = 247, 1
-R_BPF_64_64, R_BPF_64_32 = 1, 10
 
 # Instructions: opcode, registers (source << 4 | destination), 16-bit offset, 32-bit immediate.
 INSN = struct.Struct("=BBhi")
@@ -2176,7 +2175,7 @@ class Elf:
         return next((section for section in self.sections if section.name == name), None)
 
     def _read_relocations(self):
-        """{section index: [(offset, type, symbol)...]}."""
+        """{section index: [(offset, symbol)...]}."""
         found = {}
         for section in self.sections:
             # Those of BTF are relative to themselves already.
@@ -2189,7 +2188,7 @@ class Elf:
             for offset, info in struct.iter_unpack("=QQ", section.data):
                 if not info >> 32 < len(self.symbols):
                     raise self.damaged("%s refers to a symbol that is not there", section.name)
-                rows.append((offset, info & 0xffffffff, self.symbols[info >> 32]))
+                rows.append((offset, self.symbols[info >> 32]))
         return found
 
 
@@ -2326,7 +2325,7 @@ class _Reader:
         section = self.elf.section(".maps")
         if section is None or section.index not in self.sections:
             return {}
-        rows = [(row[0], row[2].name) for row in self.elf.relocations.get(section.index, ())]
+        rows = [(row[0], row[1].name) for row in self.elf.relocations.get(section.index, ())]
         return {variable.name: self.read_map(variable.name, variable.type, variable.offset, inside)
                 for variable, inside in self.inside(self.sections[section.index], rows)}
 
@@ -2471,8 +2470,8 @@ class _Reader:
             self.in_section.setdefault(function.section, []).append(function)
         for index in self.in_section:
             for function, rows in self.in_functions(index, elf.relocations, "a relocation"):
-                for offset, kind, symbol in rows:
-                    self.refer(function, offset - function.offset, kind, symbol)
+                for offset, symbol in rows:
+                    self.refer(function, offset - function.offset, symbol)
                 self.read_calls(function, {(row[0] - function.offset) // 8 for row in rows})
             for function, rows in self.in_functions(index, lines, "a line"):
                 function.lines.extend(rows)
@@ -2502,7 +2501,7 @@ class _Reader:
                                self.elf.sections[section].name, what)
         return found
 
-    def refer(self, function, offset, kind, symbol):
+    def refer(self, function, offset, symbol):
         """Keep what an ELF relocation of an instruction means."""
         opcode, registers, _, imm = INSN.unpack_from(function.insns, offset)
         index = offset // 8
@@ -2510,8 +2509,6 @@ class _Reader:
         def refuse(why, *args):
             return self.damaged("function %s, instruction %d: %s", function.name, index, why % args)
 
-        if kind not in (R_BPF_64_64, R_BPF_64_32):
-            raise refuse("relocation of type %d", kind)
         is_call = opcode == BPF_CALL
         if not is_call and (opcode != BPF_LD_IMM64 or offset + 16 > len(function.insns)):
             raise refuse("a relocation, but neither call nor 64-bit load")
@@ -2581,7 +2578,7 @@ class _Reader:
             if section.index not in self.sections:
                 raise self.damaged("section %s is not described by BTF", section.name)
             rows = []
-            for offset, _, symbol in self.elf.relocations.get(section.index, ()):
+            for offset, symbol in self.elf.relocations.get(section.index, ()):
                 target = self.functions.get((symbol.section, symbol.value))
                 if target is None and symbol.type == STT_FUNC:
                     continue            # not to be read
