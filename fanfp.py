@@ -2323,11 +2323,10 @@ class _Reader:
     def read_maps(self):
         """{name: MapSpec}."""
         section = self.elf.section(".maps")
-        if section is None or section.index not in self.sections:
-            return {}
-        rows = [(row[0], row[1].name) for row in self.elf.relocations.get(section.index, ())]
+        index = section.index if section else 0
+        rows = [(offset, symbol.name) for offset, symbol in self.elf.relocations.get(index, ())]
         return {variable.name: self.read_map(variable.name, variable.type, variable.offset, inside)
-                for variable, inside in self.inside(self.sections[section.index], rows)}
+                for variable, inside in self.inside(self.sections.get(index, ()), rows)}
 
     def inside(self, variables, rows):
         """Each variable, or function, with those of the rows, (offset, ...), that are in it."""
@@ -3537,17 +3536,17 @@ def _configuration():
     # Debian's release is not the version: that is in uname -v.
     major, minor, patch = _numbers(system.version.partition("Debian ")[2] or system.release, 3)
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(system.machine, system.machine)
+    wrapped = any(kernel_symbols(["__%s_sys_bpf" % machine]))
     found = {"LINUX_KERNEL_VERSION": str(major << 16 | minor << 8 | min(patch, 255)),
              "LINUX_HAS_BPF_COOKIE": TRISTATE[_kernel_release() >= (5, 15)],
-             "LINUX_HAS_SYSCALL_WRAPPER": TRISTATE[kernel_symbol("__%s_sys_bpf" % machine) > 0]}
+             "LINUX_HAS_SYSCALL_WRAPPER": TRISTATE[wrapped]}
     for path, name in (("/boot/config-" + system.release, "io"), ("/proc/config.gz", "gzip")):
         try:
             with module(name, "reading the kernel's configuration").open(path, "rt") as file:
                 found.update(line.strip().split("=", 1) for line in file
                              if line.startswith("CONFIG_"))
-            break
         except OSError:
-            continue
+            pass
     return found
 
 
@@ -3866,11 +3865,6 @@ def kernel_symbols(names):
             address = int(before[before.rfind(b"\n") + 1:].split()[0], 16)
             if address:
                 yield name, address
-
-
-def kernel_symbol(name):
-    """The address of a kernel symbol, the first of its name, 0 where it is not told."""
-    return next(kernel_symbols([name]), (name, 0))[1]
 
 
 # =============================================================================================
@@ -4781,6 +4775,11 @@ def missed_runs(program):
 def enumerators(btf, name):
     """The names that an enum of the kernel has."""
     return {item for number in btf.find(name, BTF_ENUMS) for item, _ in btf.type(number).items}
+
+
+def kernel_symbol(name):
+    """The address of a kernel symbol, the first of its name, 0 where it is not told."""
+    return next(kernel_symbols([name]), (name, 0))[1]
 
 
 class Tracer:
