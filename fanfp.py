@@ -5606,12 +5606,14 @@ class Judge:
             mask &= ~THROUGH
         return self.report(path, mask, raw.pid)
 
-    def place(self, key, name):
-        """The path to show for an entry of a directory, or None: it was not in a tree."""
+    def place(self, key, name, is_new=True):
+        """The path to show for an entry of a directory, or None: it was not in a tree.  Not
+        `is_new`: such an event comes although the directory is ignored."""
         if key is None:
             return None
         prefix = self.past.prefix(key)
-        if prefix is None or self.directories.ignore.hides_in(prefix):
+        if (is_new or key not in self.group.ignored) and (
+                prefix is None or self.directories.ignore.hides_in(prefix)):
             self.ignore(key, prefix is not None)
         if prefix is None:
             return self.directories.leaf(key) if name == b"." else None
@@ -5721,7 +5723,7 @@ class Judge:
             paths, missing = [], []
             for key, name in sides:
                 try:
-                    paths.append(self.place(key, name))
+                    paths.append(self.place(key, name, is_new=False))
                 except MustWait as wait:
                     paths.append(None)
                     missing.append(wait)
