@@ -5371,8 +5371,8 @@ class Past:
         self.directories, self.queue = directories, queue
         self.sees_all = sees_all    # whether no removal of a directory in a tree goes unseen
         self.before = {}            # key of a directory -> list of (offset, parent key, name)
-        self.last_move = 0          # offset of the last event in `before`
-        self.last_rename = 0        # and of the last that is more than a removal
+        self.last_rename = 0        # offset of the last rename of a directory
+        self.last_coming = 0        # and of the last to a directory not known to be outside
         self.room = OUTSIDE_LIMIT   # see trim()
         self.waiting = collections.OrderedDict()    # key -> (when, boot_time() before, [Raw])
         self.named = {}             # key -> (parent key, name), while judging what waited for it
@@ -5446,9 +5446,9 @@ class Past:
             del entries[0]
         return entries[0][1:] if entries else None
 
-    def moves_ahead(self):
-        """Whether a directory is moved or removed by an event not judged yet."""
-        return self.last_move > self.queue.position
+    def comes_ahead(self):
+        """Whether an event not judged yet may move a directory into a tree."""
+        return self.last_coming > self.queue.position
 
     # --- what is read and not judged ---
 
@@ -5480,14 +5480,13 @@ class Past:
         """Note where the directory of an event that moves or removes it was just before."""
         if raw.target is None:
             return
-        self.last_move = start + raw.end
+        offset, link = start + raw.end, (raw.key, raw.name)
         if raw.mask & RENAME:
-            self.last_rename = self.last_move
-            link = raw.old_key, raw.old_name
-        else:
-            link = raw.key, raw.name
+            self.last_rename, link = offset, (raw.old_key, raw.old_name)
+            if raw.key not in self.directories.outside:
+                self.last_coming = offset
         if not raw.mask & CREATE:               # else it was not there before
-            self.before.setdefault(raw.target, []).append((self.last_move,) + link)
+            self.before.setdefault(raw.target, []).append((offset,) + link)
 
     # --- what is gone ---
 
@@ -5622,14 +5621,14 @@ class Judge:
     def ignore(self, key, is_inside):
         """Have what comes next of a directory, which is outside or ignored, be held back.
 
-        Not while directories move in the queue, since it may be in a tree by now; nor what a bind
-        mount shows, which may be in one by its own path.
+        Not while a directory in the queue may come into a tree, and this one with it; nor what a
+        bind mount shows, which may be in one by its own path.
         """
         if self.source.has_bind_mounts and key in self.directories.anchors \
                 or self.group.ignored.get(key, 0) >= self.queue.batches[0].number:
             return
         self.past.look_ahead()
-        if not self.past.moves_ahead():
+        if not self.past.comes_ahead():
             self.group.ignore(key, self.queue.number, is_inside)
 
     def is_of_device(self, raw, path):
@@ -5872,6 +5871,7 @@ class Fanotify(Source):
     def came_in(self):
         """What was outside is in a tree now.  Returns the directories held back until now."""
         self.trees_changed = True
+        self.past.last_coming = self.past.last_rename
         return self.group.ignore_none()
 
     def show_as(self, root, display):
