@@ -2435,38 +2435,31 @@ class _Reader:
 
     def read_functions(self):
         """Fill in functions, {(section, offset): Function}, and in_section, by section."""
-        elf, found, places = self.elf, [], {}       # places: {name: key}
+        elf, end = self.elf, (0, 0)
         types, lines, core = self.read_btf_ext()
         types = {(section, at): kind for section, rows in types.items() for at, kind in rows}
-        for symbol in elf.symbols:
-            if symbol.type != STT_FUNC or symbol.section not in self.code:
-                continue
-            section = elf.sections[symbol.section]
-            insns = bytes(elf.cut(section.data, symbol.value, symbol.size,
-                                  "function " + symbol.name))
-            if not insns or len(insns) % 8 or symbol.value % 8 or section.type != SHT_PROGBITS:
+        symbols = sorted((symbol.section, symbol.value, symbol) for symbol in elf.symbols
+                         if symbol.type == STT_FUNC and symbol.section in self.code)
+        places = {symbol.name: (index, offset) for index, offset, symbol in symbols}
+        self.functions, self.in_section = {}, {}
+        for index, offset, symbol in symbols:
+            if (index, offset) < end:       # so all of them are no more than the file has
+                raise self.damaged("function %s overlaps another", symbol.name)
+            end, section = (index, offset + symbol.size), elf.sections[index]
+            insns = bytes(elf.cut(section.data, offset, symbol.size, "function " + symbol.name))
+            if not insns or len(insns) % 8 or offset % 8 or section.type != SHT_PROGBITS:
                 raise self.damaged("function %s is not made of instructions", symbol.name)
             is_program = section.name != ".text"
-            if is_program and (symbol.bind == STB_LOCAL or symbol.name in places):
+            if is_program and (symbol.bind == STB_LOCAL or places[symbol.name] != (index, offset)):
                 raise self.damaged("program %s in section %s is static, or one of two", symbol.name,
                                    section.name)
-            key = places[symbol.name] = symbol.section, symbol.value
-            found.append(Function(
-                symbol.name, symbol.section, section.name, symbol.value, symbol.size, insns,
-                is_program, [], [], [], [], [], types.get(key, 0), None))
-        self.functions, self.in_section, end = {}, {}, (0, 0)
-        found.sort(key=lambda function: (function.section, function.offset))
-        for function in found:
-            if (function.section, function.offset) < end:   # so all are no more than the file has
-                raise self.damaged("function %s overlaps another", function.name)
-            end = function.section, function.offset + function.size
-            callback = self.callbacks.get(function.name)
+            callback = self.callbacks.get(symbol.name)
             if callback and callback not in places:
-                raise self.damaged("program %s has no exception callback %s", function.name,
-                                   callback)
-            function = function._replace(callback=places.get(callback))
-            self.functions[function.section, function.offset] = function
-            self.in_section.setdefault(function.section, []).append(function)
+                raise self.damaged("program %s has no exception callback %s", symbol.name, callback)
+            function = self.functions[index, offset] = Function(
+                symbol.name, index, section.name, offset, symbol.size, insns, is_program,
+                [], [], [], [], [], types.get((index, offset), 0), places.get(callback))
+            self.in_section.setdefault(index, []).append(function)
         for index in self.in_section:
             for function, rows in self.in_functions(index, elf.relocations, "a relocation"):
                 for offset, symbol in rows:
@@ -3426,8 +3419,8 @@ def _create_map(spec, btf_fd, of, inner_fd=0, ops_type=0):
         finally:
             os.close(inner.fd)
 
-    # Maps of some types take none, or not that of their keys: then again without.
     prefix = os.path.basename(of).split(".")[0][:7] if spec.name.startswith(".") else ""
+    # Maps of some types take none, or not that of their keys: then again without.
     is_typed = btf_fd >= 0 and bool(spec.key_type or spec.value_type or ops_type)
     types = (btf_fd, spec.key_type, spec.value_type) if is_typed else (0, 0, 0)
     try:

@@ -3211,6 +3211,15 @@ class HostileTest(BpfTest):
         self.assertIn("a name is cut off", self.check(made_object(
             b"", strings.replace(b"x", 8 * b"x"), symbols=symbols)))
 
+    def test_functions_over_each_other(self):
+        """65536 of them, each from its place to the end: so they would be 17 GB."""
+        many = 1 << 16
+        symbols = b"".join(struct.pack("=IBBHQQ", 1, 0x12, 0, 1, 8 * at, 8 * (many - at))
+                           for at in range(1, many))
+        strings, types = b"\0socket\x000\0", struct.pack("=III", 1, 4 << 24, 0)
+        self.assertIn("overlaps another", self.check(made_object(
+            types, strings, [(1, 8, 8)] * many, symbols=symbols)))
+
     def test_names_of_types(self):
         """Each is looked for in the kernel's types, and is not there."""
         many = 25000
