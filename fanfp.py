@@ -3588,7 +3588,7 @@ class Loaded:
             except Error as why:
                 if why.errno == errno.EPERM:
                     raise
-                refusal = why
+                refusal = why.with_traceback(None)      # which holds whoever called this
         return refusal
 
     def load_maps(self, constants, pins):
