@@ -3803,7 +3803,7 @@ def _with_log(poison, attempt):
         try:
             return attempt(log, size)
         except Error as error:
-            why = why or error
+            why = why or error.with_traceback(None)     # which holds whoever called this
             if size and error.errno != errno.ENOSPC:
                 break
     # Linux 7.3 says it again, at length.
