@@ -7744,11 +7744,13 @@ def way_to(path, follow=True, may_ask=None, all_names=False):
         return Way(start, split_names(path), follow or path.endswith(b"/"), may_ask, all_names)
 
 
-def way_taken(path, follow):
+def way_taken(path, follow, waits):
     """(id of the mount, real path) of what a path leads to, and the ids of the mounts that the way
-    there is on."""
-    way = way_to(path, follow)
+    there is on.  Where it leads to nothing, which is waited for, (None, None) and those mounts."""
+    way = way_to(path, follow, all_names=waits)
     try:
+        if way.fd is None and waits:
+            return None, None, way.mounts
         if way.fd is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return mount_id_of(way.fd), fd_path(way.fd), way.mounts
@@ -9067,10 +9069,8 @@ class Sources(SourceList):
         mounts = self.mount_list.current()
         if not any(map(is_answered, mounts)):
             return False
-        asked = Asked(lambda: way_taken(path, self.wanted.dereference))
+        asked = Asked(lambda: way_taken(path, self.wanted.dereference, self.wanted.wait))
         self.wait_for(asked.has_come, display, "")
-        if self.wanted.wait and isinstance(asked.error, FileNotFoundError):
-            return False                    # it is not there yet
         if asked.error is not None:
             raise no_root(asked.error, display)
         number, real, crossed = asked.answer
@@ -9082,6 +9082,8 @@ class Sources(SourceList):
         if "inotify" not in self.candidates():
             self.mount_list.wait_for(beyond)    # a filter that was asked for may wait
             return False
+        if real is None:
+            return False                    # it is not there yet
         source = self.add_thread(
             FarRoot(shown_name(display), real, number), beyond[0].kind, False,
             lambda notice: self.thread_watch(display, notice=notice,
