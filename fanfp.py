@@ -9422,7 +9422,7 @@ class NewMounts:
         """Have a mount watched, if it can be.  Raises Hidden, or Duplicate."""
         if mount.kind in KERNEL_KINDS:
             return                      # as everybody expects: nothing is said
-        if lies_far(mount, self.list.far()):
+        if mount.device not in self.list.near and lies_far(mount, self.list.far()):
             self.add_far(inner, mount)
         elif self.inside(mount.path, [source for source in self.sources.all if not isinstance(
                 source, Inotify)])[0] is not None:      # which sees by itself
@@ -9476,7 +9476,7 @@ class NewMounts:
 
             def take_over(opened):
                 opened.show_as(inner.root.display)
-                opened.is_far = mount.device not in self.list.near
+                opened.is_far = True
                 opened.is_covered = is_far(os.path.dirname(opened.path), self.list.far())
                 trace.add(opened)
                 inner.root = opened
