@@ -572,13 +572,18 @@ def make_file(path):
 
 # --- 8. who did it ---
 
+NOT_HERE = 77       # the status of ended.py where the host lacks what it measures
+
+
 def ended(place, versions, quick):
     """What it costs to know the names of processes that have ended, and of those that live."""
     say("ended: noting who ends")
     child = subprocess.run([PYTHON, os.path.join(HERE, "ended.py"), "300" if quick else "20000"],
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if child.returncode == NOT_HERE:
+        raise Missing(child.stderr.decode("utf-8", "replace").strip())
     if child.returncode:
-        raise Missing(child.stderr.decode("utf-8", "replace").strip().splitlines()[-1])
+        raise RuntimeError(child.stderr.decode("utf-8", "replace").strip().splitlines()[-1])
     return json.loads(child.stdout.decode())
 
 

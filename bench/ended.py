@@ -30,7 +30,7 @@ START = ("import time, fanfp; begun = time.process_time(); fanfp.Ended(); "
 
 def in_kernel(ended, name, do, count):
     """Seconds in the program of this name for each of `count` processes that `do` it."""
-    statistics = fanfp.bpf(BPF_ENABLE_STATS, bytes(4), "counting the time of BPF programs")
+    statistics = fanfp.bpf(BPF_ENABLE_STATS, "I", 0, doing="counting the time of BPF programs")
     try:
         for _ in range(count):
             pid = os.fork()
@@ -61,7 +61,8 @@ def main():
     who = fanfp.Who()
     who.attach()
     if who.ended is None:
-        raise SystemExit("names of ended processes: " + who.means())
+        sys.stderr.write("names of ended processes: %s\n" % who.means())
+        sys.exit(77)                    # as test programs say that they are skipped
     count = int(sys.argv[1])
     result["note"] = in_kernel(who.ended, "note_ended", lambda: os._exit(0), count)
     result["execute"] = in_kernel(who.ended, "take_back",
