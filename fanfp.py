@@ -3586,8 +3586,8 @@ class Loaded:
                     doing="loading the types of BPF object", on=self.name))
                 return None
             except Error as why:
-                if why.errno == errno.EPERM:
-                    raise
+                if why.errno in (errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise                               # that is not for what they are
                 refusal = why.with_traceback(None)      # which holds whoever called this
         return refusal
 
@@ -4824,9 +4824,9 @@ class Tracer:
     RING_SIZE = 1 << 24
     START, PIN, UNPIN, LOCATE, GO_ON, PIN_FLAT, ABOVE = range(7)    # what trace_place is asked
     DOER = struct.Struct("=IQQ16s")                     # of struct trace_record, who did it
-    RECORD = struct.Struct("=QI%dsiiIIIII4x" % DOER.size)
+    RECORD = struct.Struct("=QI%dsiiIIIIII" % DOER.size)
     # The same after the two words that the ring has before each.
-    QUEUED = struct.Struct("=I4xQI%dsiiIIIII4x" % DOER.size)
+    QUEUED = struct.Struct("=I4xQI%dsiiIIIIII" % DOER.size)
     BUSY = 1 << 31                              # of the first word; none is discarded
     LONGEST = QUEUED.size + 65536 + 1024        # PATH_ROOM, NAME_ROOM
     # Of struct trace_more, by byte.
@@ -4937,6 +4937,8 @@ class Tracer:
         works = loaded.maps["trace_works"]
         self._works, self._stride = loaded.memory(works), works.value_size + 7 & ~7
         self._more = memoryview(loaded.memory(loaded.maps["trace_more"])).cast("Q")
+        # What of that has been read, as it was then.
+        self._taken = array("Q", bytes(8 * loaded.maps["trace_more"].max_entries))
         self._views.append(self._more)
         self._map_ring(loaded.maps["trace_ring"], size)
         self._place(self.START)
@@ -5047,18 +5049,22 @@ class Tracer:
         """The Records of those; `begin`: position() of the part of the ring."""
         records, doers, added_to = [], {}, self._more
         make, kind, path_of_names, put = tuple.__new__, Record, self._path, records.append
-        names_at, none, merged = self.QUEUED.size, self.NO_MORE, self._merged
+        names_at, none, merged, taken = self.QUEUED.size, self.NO_MORE, self._merged, self._taken
         for at, (size, when, mask, who, slot, old_slot, length, old_length, flags, moved,
-                 more) in queued:
+                 more, doubt) in queued:
             doer = doers.get(who)
             if doer is None:
                 pid, cgroup, uid_gid, comm = self.DOER.unpack(who)
                 doer = doers[who] = Doer(pid or None, uid_gid & 0xFFFFFFFF, uid_gid >> 32, cgroup,
                                          comm.split(b"\0")[0])
+            if doubt != none:
+                mask = self._untold(mask, doubt)
             if more != none:
-                added = added_to[2 * more]
+                taken[more] = added = added_to[2 * more]
                 if added:
                     mask |= merged.get(added) or self._merge(added)
+            if not mask & ~ISDIR:
+                continue
             path = old_path = None
             start = at + names_at
             if not flags or length or old_length:
@@ -5070,6 +5076,16 @@ class Tracer:
                             old_slot if old_slot >= 0 else None, old_path, not flags,
                             begin + at + (size + 15 & ~7), moved)))
         return records
+
+    def _untold(self, mask, more):
+        """What is left of the mask of an event that was added to a record while that was read: what
+        was not there yet.  A byte that has grown since may have been added to by another."""
+        for byte, bit in enumerate(self.MERGED_BITS):
+            was, now = (bits >> 8 * byte & 0xFF for bits in (self._taken[more],
+                                                             self._more[2 * more]))
+            if mask & bit and was and was == now:
+                mask &= ~bit
+        return mask
 
     def _merge(self, added):
         """The bits of the mask that were added, by the bytes of a struct trace_more."""

@@ -5727,11 +5727,10 @@ class RecordsTest(unittest.TestCase):
     """What the ring buffer has, as bytes."""
 
     @staticmethod
-    def record(path, length=None):
+    def record(path, mask=fanfp.MODIFY, more=fanfp.Tracer.NO_MORE, doubt=fanfp.Tracer.NO_MORE):
         """As bpf(2) puts a struct trace_record into the ring."""
-        body = struct.pack("=QIIQQ16siiIIIII4x", 5, fanfp.MODIFY, 1, 2, 3 << 32 | 4, b"sh", 0, -1,
-                           len(path) if length is None else length, 0, 0, 0,
-                           fanfp.Tracer.NO_MORE) + path
+        body = struct.pack("=QIIQQ16siiIIIIII", 5, mask, 1, 2, 3 << 32 | 4, b"sh", 0, -1,
+                           len(path), 0, 0, 0, more, doubt) + path
         return struct.pack("=II", len(body), 0) + body + bytes(-len(body) % 8)
 
     def test_in_pieces(self):
@@ -5745,6 +5744,26 @@ class RecordsTest(unittest.TestCase):
         busy = bytearray(data)
         struct.pack_into("=I", busy, ends[0], struct.unpack_from("=I", busy, ends[0])[0] | 1 << 31)
         self.assertEqual(fanfp.Tracer._queued(bytes(busy), 1 << 20)[1], ends[0])
+
+    def test_added_while_it_is_read(self):
+        """What was added too late for its record is told by the next, and nothing twice."""
+        tracer = fanfp.Tracer.__new__(fanfp.Tracer)
+        tracer._merged, tracer._taken, tracer._more = {}, [0] * 4, [0] * 8
+
+        def told(*records):
+            queued, _ = fanfp.Tracer._queued(b"".join(records), 1 << 20)
+            return [" ".join(fanfp.event_names(record.mask)) for record in tracer._decode(
+                b"".join(records), queued, 0)]
+        bits = dict(zip(fanfp.Tracer.MERGED_BITS, (1 << 8 * byte for byte in range(8))))
+        tracer._more[2 * 3] = bits[fanfp.MODIFY] + bits[fanfp.OPEN]
+        first = self.record(b"a\0", fanfp.CREATE, 3)
+        self.assertEqual(told(first), ["CREATE OPEN MODIFY"])
+        tracer._more[2 * 3] += bits[fanfp.CLOSE_WRITE] + bits[fanfp.OPEN]   # of two at once, one
+        again = [self.record(b"a\0", mask, doubt=3) for mask in (
+            fanfp.MODIFY, fanfp.CLOSE_WRITE, fanfp.OPEN, fanfp.MODIFY | fanfp.CLOSE_WRITE)]
+        self.assertEqual(told(*again), ["CLOSE_WRITE", "OPEN", "CLOSE_WRITE"])
+        tracer._more[2 * 2] = bits[fanfp.DELETE]
+        self.assertEqual(told(self.record(b"a\0", fanfp.MODIFY, 2, 3)), ["DELETE"])
 
     def test_damaged(self):
         data = bytearray(self.record(b"a\0"))

@@ -142,7 +142,7 @@ struct trace_record {
 	__u32 flags;
 	__u32 moved;		/* of a move: tells what was moved from what else there is */
 	__u32 more;		/* number of its entry in trace_more; NO_MORE: it has none */
-	__u32 unused;
+	__u32 doubt;		/* that of a record by which it may have been told, or NO_MORE */
 };
 
 #define NO_MORE	0xffffffff
@@ -201,6 +201,7 @@ struct work {
 	__u32 todo;
 	__s32 removed;			/* the slot of a root that the event removes, or -1 */
 	__u32 sent;			/* by this CPU: whose turn it is in trace_more */
+	__u32 doubt;			/* as the record's */
 	__u32 level;			/* names between `at` and what the event is about */
 	struct trace_record record;
 	char path[PATH_ROOM + NAME_ROOM];
@@ -571,6 +572,7 @@ static __always_inline void send(struct work *work)
 	if (size > PATH_ROOM + NAME_ROOM)
 		return;
 	record->more = NO_MORE;
+	record->doubt = work->doubt;
 	if (work->last.inode && !record->flags)
 		more = next_more(work);
 	before = bpf_ringbuf_query(&trace_ring, BPF_RB_PROD_POS);
@@ -627,8 +629,9 @@ static __always_inline __u64 spread(__u32 mask)
  * process and not read yet.  As fanotify does while events wait.
  *
  * User space says how far it has read before it looks at the bits, and here they are added before
- * that is looked at again: so each event is told at least once.  Where that order can't be had,
- * before bpf_loop() on machines that would not keep it, nothing is merged.
+ * that is looked at again.  If it was read meanwhile the event is sent, with the number of the
+ * entry: user space, which knows what it saw there, finds out whether it was in time.  Where that
+ * order can't be had, before bpf_loop() on machines that would not keep it, nothing is merged.
  */
 static __always_inline int is_merged(struct work *work, int has_loop)
 {
@@ -659,8 +662,10 @@ static __always_inline int is_merged(struct work *work, int has_loop)
 		__sync_fetch_and_add(&more->bits, bits);
 		if (has_loop)
 			order_reads(work);
-		if (!is_unread(&last))
+		if (!is_unread(&last)) {
+			work->doubt = key;
 			return 0;
+		}
 	}
 	work->counts[TRACE_MERGED]++;
 	return 1;
@@ -865,6 +870,7 @@ static __always_inline struct work *work_on(__u32 bits)
 	if (work) {
 		work->todo = 0;
 		work->removed = -1;
+		work->doubt = NO_MORE;
 	}
 	return work;
 }
