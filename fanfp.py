@@ -3290,6 +3290,7 @@ PER_CPU_MAPS = (5, 6, 10, 21)           # hash, array, LRU hash, cgroup storage
 LOG_SIZES = (1 << 16, 1 << 20, 1 << 24)
 PROT_READ_WRITE, MAP_SHARED, MAP_FIXED_NOREPLACE = 3, 1, 0x100000   # mmap(2)
 ENOTSUPP = 524                          # the kernel's own
+LACKS = errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM    # not for what it is
 TRISTATE = "nym"                        # by its number: TRI_NO, TRI_YES, TRI_MODULE
 
 
@@ -3428,8 +3429,8 @@ def _create_map(spec, btf_fd, of, inner_fd=0, ops_type=0):
                  spec.max_entries, spec.map_flags | (1 << 2 if spec.numa_node else 0), inner_fd,
                  spec.numa_node, _short_name(prefix + spec.name), 0, *types, ops_type,
                  spec.map_extra, doing=doing, on=what)
-    except Error:
-        if ops_type or not is_typed:
+    except Error as why:
+        if ops_type or not is_typed or why.errno in LACKS:
             raise
         return _create_map(spec, -1, of, inner_fd)
     return Map(spec.name, spec.type, fd, (spec.key_size, spec.value_size, spec.max_entries), of)
@@ -3586,8 +3587,8 @@ class Loaded:
                     doing="loading the types of BPF object", on=self.name))
                 return None
             except Error as why:
-                if why.errno in (errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                    raise                               # that is not for what they are
+                if why.errno in LACKS:
+                    raise
                 refusal = why.with_traceback(None)      # which holds whoever called this
         return refusal
 
