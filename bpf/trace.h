@@ -201,7 +201,6 @@ struct work {
 	__u32 todo;
 	__s32 removed;			/* the slot of a root that the event removes, or -1 */
 	__u32 sent;			/* by this CPU: whose turn it is in trace_more */
-	__u32 doubt;			/* as the record's */
 	__u32 level;			/* names between `at` and what the event is about */
 	struct trace_record record;
 	char path[PATH_ROOM + NAME_ROOM];
@@ -515,7 +514,6 @@ static __always_inline struct trace_more *next_more(struct work *work)
 	__u32 key = bpf_get_smp_processor_id() << trace_more_bits | turn;
 	struct trace_more *more = bpf_map_lookup_elem(&trace_more, &key);
 
-	work->record.more = NO_MORE;
 	if (!more || more->after > trace_read)
 		return NULL;
 	work->sent++;
@@ -572,7 +570,6 @@ static __always_inline void send(struct work *work)
 	if (size > PATH_ROOM + NAME_ROOM)
 		return;
 	record->more = NO_MORE;
-	record->doubt = work->doubt;
 	if (work->last.inode && !record->flags)
 		more = next_more(work);
 	before = bpf_ringbuf_query(&trace_ring, BPF_RB_PROD_POS);
@@ -663,7 +660,7 @@ static __always_inline int is_merged(struct work *work, int has_loop)
 		if (has_loop)
 			order_reads(work);
 		if (!is_unread(&last)) {
-			work->doubt = key;
+			work->record.doubt = key;
 			return 0;
 		}
 	}
@@ -870,7 +867,7 @@ static __always_inline struct work *work_on(__u32 bits)
 	if (work) {
 		work->todo = 0;
 		work->removed = -1;
-		work->doubt = NO_MORE;
+		work->record.doubt = NO_MORE;
 	}
 	return work;
 }
