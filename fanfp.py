@@ -3872,13 +3872,14 @@ def kernel_symbols(names):
 #   - who has the id now, if it began before `since`, or if nobody who had the id ended since;
 #   - who was the last to end with it, if nobody has it now and nobody else ended with it since.
 #
-# All else can't be told apart, and is None.  Where there is no BPF, /proc and Recent have to do.
+# All else can't be told apart, and is None.  Where there is no BPF, /proc has to do, and what it
+# said of those that have ended since.
 # A name is the last that the process had: a shell that runs a program in its own place is that.
 
 BOOT_CLOCK = 7                  # CLOCK_BOOTTIME, as of start times; Python 3.6 has no name for it
 EXIT_SECONDS = 1.0              # from a process's note to its last event, as its files are closed
-FIRST_ID = 300                  # once all ids were given, they go on from here: RESERVED_PIDS
-RECENT_LIMIT = 4096
+RECENT_LIMIT = 4096             # processes and control groups remembered
+IDS_A_SECOND = 5000             # more than programs on one processor take
 TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")     # start times are cut down to it
 FIRST_NAMESPACES = (("pid", 0xEFFFFFFC), ("time", 0xEFFFFFFA))      # PROC_PID_INIT_INO and so on
 
@@ -3932,10 +3933,10 @@ class Processes:
         """The name of a process, str; "" where it is not known: one read, where all takes five."""
         name = self._names.get(pid)
         if name is None:
-            name = ""
-            if self.who.ended is not None:
+            name, ended = "", self.who.ended        # any thread may call close()
+            if ended is not None:
                 name = os.fsdecode(read_file("/proc/%d/comm" % pid)[:-1])
-            if not name or not self.who.undisturbed(pid, self.since):
+            if not name or not ended.had_none(pid, self.since):
                 name = self[pid].comm or ""
             self._names[pid] = name
         return name
@@ -3982,8 +3983,12 @@ class Who:
 
     def __init__(self):
         self.ended, self._reason, self.begun = None, "", 0.0
-        self._recent = self._cgroups = None
-        self._proc = proc_is_ours()
+        self._cgroups, self._proc = None, proc_is_ours()
+        # Without notes: pid -> (Process, boot_time() by which it had begun).  Ids are given in
+        # turn, so that nobody else gets one for as many seconds as all of them last.
+        self._known = {}
+        self._lasts = int(read_file("/proc/sys/kernel/pid_max") or 0) \
+            / (IDS_A_SECOND * (os.cpu_count() or 1))
 
     def attach(self):
         """From now on have the ends of processes noted, if that is to be had."""
@@ -3994,7 +3999,6 @@ class Who:
             self.ended = Ended()
         except OSError as why:
             self._reason = str(why)
-            self._look()
         self.begun = boot_time()
 
     def close(self):
@@ -4007,18 +4011,6 @@ class Who:
         return "by BPF" if self.ended is not None \
             else "by /proc, of those heard of before they ended: " + self._reason
 
-    def undisturbed(self, pid, since):
-        """Whether nobody else can have had, since then, the id of who has it now."""
-        ended = self.ended              # any thread may call close()
-        if ended is None:
-            return not self._look().came_round(since)
-        return ended.since(pid, since) == (None, True)
-
-    def _look(self):
-        self._recent = self._recent or Recent()
-        self._recent.look()
-        return self._recent
-
     def find(self, pid, since):
         """The Process that had this id at some time after `since`; None for what can't be told."""
         ended = self.ended
@@ -4027,7 +4019,7 @@ class Who:
         found = read_process(pid) if self._proc else None
         if found is not None:
             process, begun, exited = found
-            if begun < since or ended.since(pid, since) == (None, True):
+            if begun < since or ended.had_none(pid, since):
                 return process
         note, alone = ended.last(pid, since)
         if note is None or not alone or found is None and self._is_hidden(pid):
@@ -4064,15 +4056,18 @@ class Who:
         return not (self._proc and os.path.isdir("/proc/%d" % pid))
 
     def _without_notes(self, pid, since):
-        recent = self._look()
-        found = read_process(pid) if self._proc else None
+        """find(), where nobody notes who has ended."""
+        now, found = boot_time(), read_process(pid) if self._proc else None
         if found is None:
-            return recent.get(pid) or Process(pid, *[None] * 7)
-        process, begun, _ = found
-        if begun >= since and recent.came_round(since):
-            return Process(pid, *[None] * 7)
-        recent.put(process)
-        return process
+            process, begun = self._known.get(pid, (None, 0))
+            is_it = now - begun < self._lasts
+        else:
+            process, begun, _ = found
+            is_it = begun < since or now - since < self._lasts
+            if len(self._known) > RECENT_LIMIT:
+                self._known.clear()
+            self._known[pid] = process, begun
+        return process if process is not None and is_it else Process(pid, *[None] * 7)
 
     def cgroup(self, number):
         """The path of a control group by its id, if it is still there; else None."""
@@ -4141,67 +4136,13 @@ class Ended:
             return None, True
         return note if note.pid == pid else None, note.before < since
 
-    def since(self, pid, since):
-        """The same, without a Note of before then."""
+    def had_none(self, pid, since):
+        """Whether no process with this pid has ended since then."""
         note, alone = self.last(pid, since)
-        return (None if note is None or note.when < since - EXIT_SECONDS else note), alone
+        return alone and (note is None or note.when < since - EXIT_SECONDS)
 
     def close(self):
         self.loaded.close()
-
-
-class Recent:
-    """The processes known last, where no notes are made of those that end.
-
-    Ids are given in turn, so one that was a process's is its own until as many were given as lie
-    between: what was given last is in loadavg, and how many processes and threads were ever made
-    in stat, proc(5).  That half of all ids are free is taken for granted; and where nothing tells
-    how many were given, that who has an id is who had it.
-    """
-
-    LOOKS = 64
-
-    def __init__(self):
-        self._known = {}                # pid -> (Process, made until then, the id given last)
-        self._space = max(int(read_file("/proc/sys/kernel/pid_max") or 0) - FIRST_ID, 0)
-        self._made = self._last = 0
-        self._looks = collections.deque(maxlen=self.LOOKS)  # (boot_time(), made until then)
-        # lxcfs puts files of its own there: who reads them waits for another process.
-        self._told = {b"/proc/stat", b"/proc/loadavg"}.isdisjoint(
-            mount.path for mount in read_mounts())
-
-    def look(self):
-        """Note how many ids have been given, before /proc is asked who has one."""
-        if not self._told:
-            return
-        now, last = boot_time(), read_file("/proc/loadavg").split()[-1:]
-        made = [line.split()[1] for line in read_file("/proc/stat", size=1 << 20).split(b"\n")
-                if line.startswith(b"processes ")]
-        if len(self._known) > RECENT_LIMIT:
-            self._known.clear()
-        if last and made:
-            self._last, self._made = int(last[0]), int(made[0])
-            self._looks.append((now, self._made))
-        else:
-            self._known.clear()
-            self._looks.clear()
-
-    def came_round(self, since):
-        """Whether all ids may have been given anew since then."""
-        made = next((made for at, made in reversed(self._looks) if at <= since), 0)
-        return bool(self._looks) and self._made - made >= self._space // 2
-
-    def put(self, process):
-        if self._looks:
-            self._known[process.pid] = process, self._made, self._last
-
-    def get(self, pid):
-        """The Process that still has this id, or was the last to have it; None: not known."""
-        process, made, last = self._known.get(pid, (None, 0, 0))
-        if process is None or self._made - made >= self._space // 2 \
-                or (self._last - last) % self._space > (pid - last - 1) % self._space:
-            return None
-        return process
 
 
 class Cgroups:

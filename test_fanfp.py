@@ -4545,6 +4545,7 @@ class EndedProcesses(Base):
         """/proc tells, and a name is kept for as long as the id can't be another's."""
         with unittest.mock.patch.object(fanfp, "Ended", side_effect=fanfp.failure(1, "noting")), \
                 fanfp.Watch(self.tree, events="CREATE") as watch:
+            watch._sources.who._lasts = PATIENCE    # it may be less than this takes
             worker = Doer(self, "kept", 0)
             worker.make(self.tree + "/1")
             event, = watch.read(PATIENCE)
@@ -4554,8 +4555,8 @@ class EndedProcesses(Base):
             worker.process.wait()
             event, = watch.read(PATIENCE)
             self.assertEqual((event.pid, event.comm, event.uid), (worker.pid, "kept", 0))
-            # As if there were fewer ids than processes that have come and gone.
-            watch._sources.who._recent._space = 1
+            # As if all ids had been given since.
+            watch._sources.who._lasts = 0
             self.assertIsNone(watch._sources.who.find(worker.pid, fanfp.boot_time()).comm)
 
     def test_in_full(self):
