@@ -7401,10 +7401,6 @@ class Trace(Source):
 
     # --- reading ---
 
-    @property
-    def backlog(self):
-        return bool(self.tracer.waiting())
-
     def ahead(self):
         return self.tracer.position()[1]
 
@@ -7419,7 +7415,7 @@ class Trace(Source):
 
     def read(self, moment):
         """The events that the ring buffer has, as far as one read goes.  Never waits."""
-        out, count, dropped = [], 0, 0
+        out, count, dropped, begin = [], 0, 0, self.judged()
         self.out = out
         make, kind, put, root_of = tuple.__new__, Event, out.append, self.slots.get
         # What is not plain is judged: the plain case, nine in ten, takes no call.
@@ -7439,6 +7435,8 @@ class Trace(Source):
             before, self.now, self.moment = len(out), when, its_moment
             self.judge(record)
             dropped += before == len(out)
+        # Not whenever there is more: what comes while this is read is to gather, and be merged.
+        self.backlog = self.judged() - begin >= TRACE_READ
         self.stats["reads"] += 1
         self.stats["events read"] += count
         self.stats["dropped in user space"] += dropped
