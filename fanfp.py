@@ -10834,28 +10834,20 @@ SEVERAL = ("EVENT[,EVENT...]", "REGEX", "GLOB", "NAME", "PID", "USER", "event[,e
 """Arguments of options of which all count, not the last alone."""
 
 IDLE = (
-    # Options; others with which (!: without which) they are a mistake; what is wrong then.
-    ("--timefmt", "!%T", "does nothing without a %T in --format"),
-    ("--no-newline", "!--format", "does nothing without --format"),
-    ("--restart --quiet-for", "!--run", "does nothing without --run"),
-    ("--object", "!--filter=None !--filter=auto !--filter=fastpath",
-     "does nothing but with --filter fastpath"),
-    ("--devices", "!THROUGH", "does nothing with these events"),
-    ("--who", "--filter=inotify", "does nothing with --filter inotify, which does not tell who"),
-    ("--who", "--format", "does nothing with --format, whose letters say what is wanted"),
-    ("--json --csv --format --who --top --summary --outfile", "-qq",
-     "does nothing with -qq, which prints no events"),
-    ("--top", "--exec", "leaves the command of --exec no place for its output; have --summary"),
-    ("--top", "--run", "leaves the command of --run no place for its output; have --summary"),
-    ("--who --format", "--top", "does nothing with --top, which prints no events"),
-    ("--who --format", "--summary", "does nothing with --summary, which prints no events"),
-    ("--json --csv", "--top !--summary", "does nothing with --top, but for its --summary"),
-    ("--one-file-system", "--no-recursive", "does nothing with --no-recursive: nothing mounted "
-     "inside is watched anyway"),
-    ("--recursive", "--no-recursive", "and --no-recursive: only one of them"),
-    ("--exec", "--run", "and --run: only one of them"),
-    ("--json --csv", "--format", "and --format: only one of them"),
-    ("--json", "--csv", "and --csv: only one of them"),
+    # Options, and others with which each is a mistake.  !: without which; &: and.
+    ("--timefmt", "!%T"),
+    ("--no-newline", "!--format"),
+    ("--restart --quiet-for", "!--run"),
+    ("--object", "!--filter=None&!--filter=auto&!--filter=fastpath"),
+    ("--who", "--filter=inotify --format"),
+    ("--json --csv --format --who --top --summary --outfile", "-qq"),
+    ("--top", "--exec --run"),
+    ("--who --format", "--top --summary"),
+    ("--json --csv", "--top&!--summary"),
+    ("--recursive --one-file-system", "--no-recursive"),
+    ("--exec", "--run"),
+    ("--json --csv", "--format"),
+    ("--json", "--csv"),
 )
 
 
@@ -10864,6 +10856,13 @@ def read_options(arguments, rows):
     getopt_long(3) reads them.  `rows`: tuples that begin as those of OPTIONS.  Raises ValueError
     in its words."""
     pairs, rest, words = [], [], iter(arguments)
+
+    def add(row, value):
+        if row[2] and value is None:
+            value = next(words, None)
+            if value is None:
+                raise ValueError("option '--%s' requires an argument" % row[1])
+        pairs.append((row[1], value or ""))
     for word in words:
         if word == "--":
             rest.extend(words)
@@ -10875,25 +10874,16 @@ def read_options(arguments, rows):
                 raise ValueError("unrecognized option '--%s'" % name if not found else
                                  "option '--%s' is ambiguous; possibilities:%s" % (
                                      name, "".join(" '--%s'" % row[1] for row in found)))
-            name, argument = found[0][1:3]
-            if has_value and not argument:
+            if has_value and not found[0][2]:
                 raise ValueError("option '--%s' doesn't allow an argument" % name)
-            if argument and not has_value:
-                value = next(words, None)
-            if value is None:
-                raise ValueError("option '--%s' requires an argument" % name)
-            pairs.append((name, value))
+            add(found[0], value if has_value else None)
         elif word.startswith("-") and word != "-":
             while word[1:]:
-                letter, value, word = word[1], "", "-" + word[2:]
-                row = next((row for row in rows if row[0] == letter), None)
+                row = next((row for row in rows if row[0] == word[1]), None)
                 if row is None:
-                    raise ValueError("invalid option -- '%s'" % letter)
-                if row[2]:
-                    value, word = word[1:] or next(words, None), ""
-                if value is None:
-                    raise ValueError("option requires an argument -- '%s'" % letter)
-                pairs.append((row[1], value))
+                    raise ValueError("invalid option -- '%s'" % word[1])
+                add(row, row[2] and word[2:] or None)
+                word = "" if row[2] else "-" + word[2:]
         else:
             rest.append(word)
     return pairs, rest
@@ -10912,21 +10902,22 @@ class Options:
     def __init__(self, arguments, rows=OPTIONS, wrong=refuse):
         try:
             pairs, self.rest = read_options(arguments, rows)
+            for _, name, argument, _ in rows:
+                values = [read_value(name, argument, text) for each, text in pairs if each == name]
+                setattr(self, name.replace("-", "_"), len(values) if not argument else
+                        values if argument in SEVERAL else values[-1] if values else None)
         except ValueError as why:
             wrong(why)
         self.given = [name for name, _ in pairs]
-        for _, name, argument, _ in rows:
-            values = [read_value(name, argument, text) for each, text in pairs if each == name]
-            setattr(self, name.replace("-", "_"), len(values) if not argument else
-                    values if argument in SEVERAL else values[-1] if values else None)
         self.ignore = [glob for name, text in pairs if name.startswith("ignore")
                        for glob in ([text] if name == "ignore" else ignored_in(text))]
 
 
 def read_value(name, argument, text):
-    """The value of an option's argument.  Raises Error where it is not what the option takes."""
-    wanted = {"SECONDS": "a number of seconds, 0 or more", "N": "a whole number above 0",
-              "SIZE": "a number of bytes up to 1G, as 64M",
+    """The value of an option's argument.  Raises ValueError where it is not what the option
+    takes."""
+    wanted = {"SECONDS": "a number of seconds, 0 or more", "seconds": "a whole number of seconds",
+              "N": "a whole number above 0", "SIZE": "a number of bytes up to 1G, as 64M",
               "GLOB": "a glob as in .gitignore, which can match something"}.get(argument)
     try:
         if argument == "SECONDS":
@@ -10937,9 +10928,21 @@ def read_value(name, argument, text):
         if argument == "N" and not (is_number(text) and int(text)) \
                 or argument == "GLOB" and not glob_regex(text.lstrip("!").rstrip("/")):
             raise ValueError
-        return int(text) if argument == "N" else text
+        return int(text) if argument in ("N", "seconds") else text
     except ValueError:
-        refuse("--%s: it takes %s, not %s" % (name, wanted, text or '""'))
+        raise ValueError("--%s: it takes %s, not %s" % (name, wanted, text or '""'))
+
+
+def refuse_by(rules, is_there, both, without, wrong=refuse):
+    """Where of the options that are there one does nothing, by such rules as IDLE, call wrong()
+    with the rule's own words or one of two sentences."""
+    for options, others, *words in rules:
+        for option in filter(is_there.__contains__, options.split()):
+            for parts in [other.split("&") for other in others.split()]:
+                if all((part[0] != "!") == (part.strip("!") in is_there) for part in parts):
+                    other = parts[-1]
+                    wrong(words[0] if words else (without if other[0] == "!" else both)
+                          % (option, other.strip("!")))
 
 
 def refuse_idle(options):
@@ -10947,14 +10950,7 @@ def refuse_idle(options):
     is_there = {"--" + name for name in options.given}
     is_there.update(("--filter=%s" % options.filter, "-qq" if options.quiet > 1 else ""))
     is_there.update("%" + letter for letter in format_letters(options.format or ""))
-    if not options.event or event_mask(
-            ",".join(options.event).replace(",", " ").split()) & THROUGH:
-        is_there.add("THROUGH")
-    for idle, others, what in IDLE:
-        found = [each for each in idle.split() if each in is_there]
-        if found and all((other[0] != "!") == (other.strip("!") in is_there)
-                         for other in others.split()):
-            refuse(found[0] + " " + what)
+    refuse_by(IDLE, is_there, "%s and %s: only one of them", "%s does nothing without %s")
 
 
 def ignored_in(path):
@@ -11006,6 +11002,8 @@ FORMAT_PROCESS = {"u": "user", "G": "gid", "q": "ppid", "x": "exe", "a": "cmdlin
 """Letters of --format that stand for an attribute, of an Event or its Process.  find -printf's %u,
 %U and %G, ps's %a."""
 FORMAT_FIXED = {"0": "\0", "n": "\n", "%": "%"}
+FORMAT_OWN = tuple("wfPoTc")            # what is not the same for all of a process and a kind
+CSV = "wefopCU"                         # what --csv has, and with --who FORMAT_PROCESS
 FORMAT_LETTERS = "".join(("wfTe", *FORMAT_EVENT, *FORMAT_PROCESS, *FORMAT_FIXED))
 WHO = tuple(FORMAT_PROCESS.values())    # what --who adds
 WITH_USER, WITH_ALL = 1, 2              # how much more named() says
@@ -11106,26 +11104,21 @@ def split_path(path):
     return directory + slash, name
 
 
-def csv_lines(events, who=False):
-    """--csv: inotifywait's three columns, then old path, pid, command, user id, and with `who`
-    what WHO has."""
-    letters, value = "wefopCU" + "".join(FORMAT_PROCESS if who else ()), format_value("", str)
-    return csv_text([[value(event, letter, ",") for letter in letters] for event in events])
-
-
 def text_of(value):
     """What is known of a process as a text: "" for None, a command line with spaces, as ps."""
     return "" if value is None else " ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def csv_text(rows, show=printable):
-    """Rows of RFC 4180, of texts that are shown by a function: printable() has each on a line."""
-    def field(text):
-        text = show(text)
-        if "," in text or '"' in text or "\n" in text or text.strip(" ") != text:
-            return '"%s"' % text.replace('"', '""')
-        return text
-    return "".join([",".join(map(field, row)) + "\n" for row in rows])
+def csv_field(text):
+    """A text as a field of RFC 4180."""
+    if "," in text or '"' in text or "\n" in text or text[:1] == " " or text[-1:] == " ":
+        return '"%s"' % text.replace('"', '""')
+    return text
+
+
+def csv_shown(text):
+    """A text as a field of a table that has a row a line."""
+    return csv_field(printable(text))
 
 
 def format_pieces(letters):
@@ -11149,34 +11142,47 @@ def format_letters(pattern):
     return found
 
 
-def format_lines(pattern, letters, value, end):
-    """--format: a function from events to text, each of which ends with `end`.  value(event,
-    letter, separator) is what one of `letters` stands for."""
-    fields = []
+def format_lines(pattern, values, end, key):
+    """--format: a function from events to text, each of which ends with `end`.  `values`: what a
+    letter stands for, a function of an event; it is asked once for all of a list that have the
+    same key(event), but for FORMAT_OWN."""
+    own, common = [], []
 
     def field(found):
         letter, separator, wrong = found.groups()
         if letter in FORMAT_FIXED or wrong is not None:
-            return FORMAT_FIXED.get(letter, found.group()).replace("%", "%%")
-        fields.append((letter or "e", separator or ","))
-        return "%s"
-    line = format_pieces(letters).sub(field, pattern) + end
-    return lambda events: "".join([line % tuple([value(event, *each) for each in fields])
-                                   for event in events])
+            return FORMAT_FIXED.get(letter, found.group()).replace("%", "%%%%")
+        value, is_own = values[letter or "e"], letter in FORMAT_OWN
+        (own if is_own else common).append(
+            value if is_own else lambda event: value(event).replace(",", separator or ",")
+            .replace("%", "%%"))
+        return "%%s" if is_own else "%s"
+    line = format_pieces("".join((*values, *FORMAT_FIXED))).sub(field, pattern) + end
+
+    def lines(events):
+        out, known = [], {}
+        for event in events:
+            which = key(event)
+            if which not in known:
+                known[which] = line % tuple([value(event) for value in common])
+            out.append(known[which] % tuple([value(event) for value in own]))
+        return "".join(out)
+    return lines
 
 
-def format_value(timefmt, show):
-    """The `value` of format_lines() for fanfp's own letters; `show`: what names are shown by."""
-    def value(event, letter, separator):
-        if letter in "wf":
-            return show(split_path(event.path)["wf".index(letter)])
-        if letter == "e":
-            return names_text(event.mask).replace(",", separator)
-        if letter == "T":
-            return time.strftime(timefmt, time.localtime(event.time))
-        return show(text_of(getattr(event, FORMAT_EVENT[letter]) if letter in FORMAT_EVENT else
-                            getattr(event.process, FORMAT_PROCESS[letter], None)))
-    return value
+def format_values(timefmt, show):
+    """{letter: a function of an event} for format_lines(); `show`: what texts are shown by."""
+    def known(name):
+        return lambda event: show(text_of(getattr(event, name)))
+
+    def of_process(name):
+        return lambda event: show(text_of(getattr(event.process, name, None)))
+    return dict({letter: known(name) for letter, name in FORMAT_EVENT.items()},
+                w=lambda event: show(split_path(event.path)[0]),
+                f=lambda event: show(split_path(event.path)[1]),
+                e=lambda event: show(names_text(event.mask)),
+                T=lambda event: time.strftime(timefmt, time.localtime(event.time)),
+                **{letter: of_process(name) for letter, name in FORMAT_PROCESS.items()})
 
 
 # --- signals and descriptors ---
@@ -11823,14 +11829,17 @@ class Tally(Part):
     total, last  Counter: (doer, directory, mask) -> events, in all, and in the `span` seconds
                  before `at`; a doer is (command, pid, user id), a directory "" stands for no path
     sizes        path -> [last known size, bytes grown in all, bytes grown in that span]
+    show()       is called after each span, if there are events
     """
 
-    def __init__(self, watch):
-        self.watch, self.roots = watch, watch.roots
+    show = Part.nothing
+    is_shown = False                    # call it also where there are none
+
+    def __init__(self, watch, manner):
+        self.watch, self.roots, self.manner = watch, watch.roots, manner
         self.begun = self.at = time.monotonic()
         self.total, self.last, self.recent = (collections.Counter() for _ in range(3))
         self.span, self.sizes, self.written = 1.0, {}, set()
-        self.show = None                # what is to be called after each span
 
     def add(self, events):
         doers, self.roots = {}, self.watch.roots or self.roots
@@ -11876,13 +11885,12 @@ class Tally(Part):
 
     def due(self):
         left = max(0.0, self.at + 1 - time.monotonic())
-        return left if self.recent or self.show else None
+        return left if self.recent or self.is_shown else None
 
     def advance(self):
         if self.due() == 0:
             self.tick()
-            if self.show:
-                self.show()
+            self.show()
 
     def tick(self):
         """Begin another span."""
@@ -11981,19 +11989,17 @@ def table_lines(heading, rows):
     return lines + ["%9d %9.1f  %s" % (row[1], row[2], row[0]) for row in rows]
 
 
-class Top(Part):
+class Top(Tally):
     """--top where there is no terminal: a line a second, of what is new."""
 
-    def __init__(self, output, tally):
-        self.output, self.tally = output, tally
-        tally.show = self.show
+    is_shown = True
 
     def show(self):
-        parts = [", ".join("%s %.0f" % (" ".join(row[0].split()), row[2] * self.tally.span)
+        parts = [", ".join("%s %.0f" % (" ".join(row[0].split()), row[2] * self.span)
                            for row in rows[:3] if row[2])
-                 for _, rows in tables(self.tally, "", "rate", 40)]
-        self.output.write("; ".join(filter(None, ["%s %d events, %d of them new"
-                                                  % self.tally.sums()] + parts)) + "\n")
+                 for _, rows in tables(self, "", "rate", 40)]
+        self.manner.output.write("; ".join(filter(None, [
+            "%s %d events, %d of them new" % self.sums()] + parts)) + "\n")
 
 
 KEYS = {b"\x1b[A": "up", b"k": "up", b"\x1b[B": "down", b"j": "down", b"\x1b[C": "in", b"l": "in",
@@ -12009,10 +12015,10 @@ class Screen(Top):
 
     catches = ("SIGTSTP", "SIGCONT", "SIGQUIT")
 
-    def __init__(self, output, tally, watch, signals, errors):
-        super().__init__(output, tally)
-        self.watch, self.signals, self.errors = watch, signals, errors
-        signals.ending.add("SIGQUIT")       # by itself it would leave the terminal as it is then
+    def __init__(self, watch, manner):
+        super().__init__(watch, manner)
+        self.output, self.signals, self.errors = manner.output, manner.signals, manner.errors
+        self.signals.ending.add("SIGQUIT")      # by itself it would leave the terminal as it is
         self.notes, self.noted = collections.deque(maxlen=1000), 0.0     # told, and when last
         self.tty, self.termios = module("tty", "reading keys"), module("termios", "reading keys")
         self.order, self.is_paused, self.focus, self.selected = ORDERS[0], False, "", None
@@ -12035,6 +12041,7 @@ class Screen(Top):
         self.renew()
 
     def leave(self):
+        super().leave()
         self.errors.instead = None
         try:
             if not self.is_in_background():
@@ -12059,6 +12066,7 @@ class Screen(Top):
         self.noted = time.monotonic()
 
     def advance(self):
+        super().advance()
         if self.signals.had("SIGTSTP"):
             self.leave()
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -12085,7 +12093,7 @@ class Screen(Top):
         elif key == "in":
             self.focus, self.selected = self.chosen(), None
         elif key == "out" and self.focus != self.top():
-            self.focus, self.selected = self.tally.above(self.focus), self.focus
+            self.focus, self.selected = self.above(self.focus), self.focus
         elif key in ("up", "down"):
             at = self.choices.index(self.chosen()) + (1 if key == "down" else -1)
             self.selected = self.choices[max(0, min(at, len(self.choices) - 1))]
@@ -12096,7 +12104,7 @@ class Screen(Top):
 
     def top(self):
         """The directory that all is in: the root, where there is one."""
-        return self.tally.roots[0] if len(self.tally.roots) == 1 else ""
+        return self.roots[0] if len(self.roots) == 1 else ""
 
     def show(self):
         if not self.is_paused:
@@ -12117,11 +12125,11 @@ class Screen(Top):
     def lines(self, columns, rows):
         """The rows of the screen."""
         self.focus = self.focus or self.top()
-        found = tables(self.tally, self.focus, self.order, max(0, rows - 6))
+        found = tables(self, self.focus, self.order, max(0, rows - 6))
         self.choices = [row[-1] for row in found[0][1]] or [self.focus]
-        now, total, last = self.tally.sums()
+        now, total, last = self.sums()
         title = "%s  %d events, %.1f a second  by %s%s  " % (
-            now, total, last / self.tally.span, self.order, ", paused" if self.is_paused else "")
+            now, total, last / self.span, self.order, ", paused" if self.is_paused else "")
         lines = [(title + shorten(printable(self.focus), columns - len(title)))[:columns]]
         for heading, table in found:
             texts = [shorten(text, columns) for text in table_lines(heading, table)]
@@ -12144,29 +12152,27 @@ class Summary(Part):
 
     catches = ("SIGUSR1",)
 
-    def __init__(self, output, tally, signals, options):
-        self.output, self.tally, self.signals, self.options = output, tally, signals, options
+    def __init__(self, tally, options):
+        self.tally, self.options = tally, options
 
     def advance(self):
-        if self.signals.had("SIGUSR1"):
+        if self.tally.manner.signals.had("SIGUSR1"):
             self.tally.tick()
             self.finish()
 
     def finish(self):
         tally, columns = self.tally, SUMMARY_COLUMNS + tuple(EVENTS)
         if self.options.json:
-            json = module("json", "writing --summary --json")
-            text = "".join(json.dumps(row) + "\n" for row in self.rows())
+            lines = map(module("json", "writing --summary --json").dumps, self.rows())
         elif self.options.csv:
-            text = csv_text([columns] + [[text_of(row.get(name)) for name in columns]
-                                         for row in self.rows()])
+            lines = [",".join(columns)] + [",".join(csv_shown(text_of(row.get(name)))
+                                                    for name in columns) for row in self.rows()]
         else:
             total, seconds = sum(tally.total.values()), tally.at - tally.begun
             lines = ["%d events in %.1f s, %.1f a second" % (total, seconds, total / seconds)]
             for table in tables(tally, "", ORDERS[0], 60, seconds):
                 lines += [""] + table_lines(*table)
-            text = "\n".join(lines) + "\n"
-        self.output.write(text)
+        tally.manner.output.write("\n".join(lines) + "\n")
 
     def rows(self):
         """Dicts of all, the processes, the directories and the files that have grown, with
@@ -12196,15 +12202,16 @@ def choose_output(options, output, errors):
     if options.json:
         module("json.encoder", "reading options: --json")
         return lambda events: json_lines(events, options.who)
+    pattern, show = options.format, printable
     if options.csv:
-        return lambda events: csv_lines(events, options.who)
-    if options.format is not None:
-        raw = "0" in format_letters(options.format)     # names as they are, for xargs -0
-        return format_lines(
-            options.format, FORMAT_LETTERS,
-            format_value(TIME_FORMAT if options.timefmt is None else options.timefmt,
-                         str if raw else printable),
-            "" if raw or options.no_newline else "\n")
+        pattern = "%" + ",%".join(CSV + "".join(FORMAT_PROCESS) * bool(options.who))
+        show = csv_shown
+    if pattern is not None:
+        raw = "0" in format_letters(pattern)            # names as they are, for xargs -0
+        timefmt = TIME_FORMAT if options.timefmt is None else options.timefmt
+        return format_lines(pattern, format_values(timefmt, str if raw else show),
+                            "" if raw or options.no_newline else "\n",
+                            lambda event: (event.moment, event.pid, event.mask))
     if os.isatty(output.fd):
         return TerminalLines(output, errors, WITH_ALL * bool(options.who),
                              options.exec is None and options.run is None)
@@ -12240,17 +12247,12 @@ def make_runner(options, signals, tell):
         else BatchRunner(words, signals, tell, options)
 
 
-def make_views(options, watch, output, signals, errors):
+def make_views(options, watch, manner):
     """The parts that --top and --summary are."""
-    tally = Tally(watch)
-    parts = [tally] if options.top or options.summary else []
-    if options.top:
-        is_screen = os.isatty(output.fd) and not is_dumb()
-        parts.append(Screen(output, tally, watch, signals, errors) if is_screen
-                     else Top(output, tally))
-    if options.summary:
-        parts.append(Summary(output, tally, signals, options))
-    return parts
+    is_screen = os.isatty(manner.output.fd) and not is_dumb()
+    tally = (Tally if not options.top else Screen if is_screen else Top)(watch, manner)
+    return [tally] * bool(options.top or options.summary) \
+        + [Summary(tally, options)] * bool(options.summary)
 
 
 class Manner(Part):
@@ -12311,7 +12313,7 @@ def run(options, manner):
             inner = options.wait or not (options.one_file_system or options.no_recursive)
             drop_capabilities(watch, inner, options.who or
                               "x" in format_letters(options.format or ""))
-        parts += make_views(options, watch, output, signals, manner.errors)
+        parts += make_views(options, watch, manner)
         signals.catch(*(name for part in parts for name in part.catches))
         watch.wake_on(signals.fd)
         if options.quiet < 2:
@@ -12583,6 +12585,16 @@ TOOL_OPTIONS = (
     ("watch", "d", "descending", "event", "Sort descending by an event, or `total'."),
 )
 
+TOOL_IDLE = (
+    # As IDLE, and maybe the words of the tool.
+    ("--timefmt --no-newline", "!--format"), ("--exclude", "--excludei"),
+    ("--include", "--includei"), ("--exclude --excludei", "--include --includei",
+                                  "include and exclude regexp cannot both be specified."),
+    ("--csv", "--format", "-c and --format cannot both be specified."),
+    ("%T", "!--timefmt", "%T is in --format string, but --timefmt was not specified."),
+    ("--daemon", "!--outfile", "-o must be specified with -d."),
+    ("--ascending", "--descending", "Please specify -a or -d once only!"),
+)
 # The columns of inotifywatch.
 TOOL_EVENTS = (ACCESS, MODIFY, ATTRIB, CLOSE_WRITE, CLOSE_NOWRITE, OPEN, MOVED_FROM, MOVED_TO,
                MOVE_SELF, CREATE, DELETE, DELETE_SELF, UNMOUNT)
@@ -12647,65 +12659,40 @@ def tool_paths(given):
     return roots, [name[1:].rstrip("/") for name in names if name[:1] == "@" and name[1:]]
 
 
-def posix_search(pattern, caseless, option):
-    """The search for an extended regular expression of POSIX, a function of a path: the C
-    library's own.  regex(3)."""
-    made = (ctypes.c_long * 64)()               # a regex_t has 64 bytes at most
+def tool_search(given):
+    """Whether --include or --exclude wants a path, a function of it: by an extended regular
+    expression of POSIX, the C library's own.  regex(3)."""
+    option = next((name for name in ("exclude", "excludei", "include", "includei")
+                   if name in given.given), None)
+    if option is None:
+        return lambda _: True
+    pattern, made = getattr(given, option), (ctypes.c_long * 64)()  # a regex_t has less
     failed = call("regcomp", made, os.fsencode(pattern),
-                  REG_EXTENDED | REG_NOSUB | (REG_ICASE if caseless else 0))
+                  REG_EXTENDED | REG_NOSUB | REG_ICASE * (option[7:] == "i"))
     if failed:
         text = ctypes.create_string_buffer(200)
         call("regerror", failed, made, text, len(text))
         mistake("Error in `%s' regular expression.  %s: %s"
-                % (option, printable(pattern), os.fsdecode(text.value)))
-    return lambda path: call("regexec", made, os.fsencode(path), 0, None, 0) == 0
+                % (option[:7], printable(pattern), os.fsdecode(text.value)))
+    return lambda path: (call("regexec", made, os.fsencode(path), 0, None, 0) == 0) \
+        == option.startswith("include")
 
 
-def tool_search(given):
-    """Whether --include or --exclude wants a path, a function of it."""
-    used = [option for option in ("exclude", "excludei", "include", "includei")
-            if option in given.given]
-    if not used:
-        return lambda _: True
-    option = used[0][:7]
-    if len(used) > 1:
-        mistake("--%s and --%si cannot both be specified." % (option, option)
-                if used[1][:7] == option else
-                "include and exclude regexp cannot both be specified.")
-    search = posix_search(getattr(given, used[0]), used[0] != option, option)
-    return search if option == "include" else lambda path: not search(path)
-
-
-def tool_names(mask, separator=","):
+def tool_names(mask):
     """An event as inotifywait calls it: "CLOSE_WRITE,CLOSE"."""
     names = event_names(mask) + (("CLOSE",) if mask & TOOL_GROUPS["close"] else ())
-    return separator.join(names + (("ISDIR",) if mask & ISDIR else ()))
+    return ",".join(names + (("ISDIR",) if mask & ISDIR else ()))
 
 
 def tool_format(given):
     """The function from Lines to text that the options ask for."""
-    pattern = "%w %e %f" if given.format is None else given.format
-    for is_wrong, message in (
-            (given.format is not None and given.csv, "-c and --format cannot both be specified."),
-            (given.timefmt is not None and given.format is None,
-             "--timefmt cannot be specified without --format."),
-            (given.no_newline and given.format is None,
-             "--no-newline cannot be specified without --format."),
-            (given.timefmt is None and "%T" in pattern,
-             "%T is in --format string, but --timefmt was not specified."),
-            (given.daemon and given.outfile is None, "-o must be specified with -d.")):
-        if is_wrong:
-            mistake(message)
-    if given.csv:
-        return lambda lines: csv_text([(line.directory, tool_names(line.mask), line.name)
-                                       for line in lines], str)
-
-    def value(line, letter, separator):
-        if letter == "T":
-            return time.strftime(given.timefmt, time.localtime(line.time))
-        return tool_names(line.mask, separator) if letter == "e" else {
-            "w": line.directory, "f": line.name, "c": "%x" % line.cookie}[letter]
-    return format_lines(pattern, "%0nwfceT", value, "" if given.no_newline else "\n")
+    show = csv_field if given.csv else str
+    pattern = "%w,%e,%f" if given.csv else "%w %e %f" if given.format is None else given.format
+    return format_lines(pattern, {
+        "w": lambda line: show(line.directory), "f": lambda line: show(line.name),
+        "e": lambda line: show(tool_names(line.mask)), "c": lambda line: "%x" % line.cookie,
+        "T": lambda line: time.strftime(given.timefmt, time.localtime(line.time))},
+        "" if given.no_newline else "\n", lambda line: line.mask)
 
 
 class Tool(Manner):
@@ -12723,11 +12710,11 @@ class Tool(Manner):
         self.name, self.given, self.signals = name, given, Signals()
         self.is_plain = name[0] == "i" or given.inotify     # it tells what inotify would
         self.asked = tool_mask(given.event) or sum(TOOL_EVENTS)
-        try:
-            self.seconds = int(given.timeout or 0)
-        except ValueError:
-            mistake("'%s' is not a valid timeout value.\nPlease specify a long int value."
-                    % printable(given.timeout))
+        used = {"--" + name for name in given.given}
+        if self.waits and "%T" in (given.format or ""):
+            used.add("%T")
+        refuse_by(TOOL_IDLE, used, "%s and %s cannot both be specified.",
+                  "%s cannot be specified without %s.", mistake)
         self.lines = tool_format(given) if self.waits else None
         self.search = tool_search(given)
         self.roots, self.left_out = tool_paths(given)
@@ -12750,7 +12737,7 @@ class Tool(Manner):
         options.no_dereference = given.no_dereference
         if self.waits:
             options.count = None if self.goes_on else 1
-            options.timeout = max(0, self.seconds)
+            options.timeout = max(0, given.timeout or 0)
             options.quiet, options.outfile = given.quiet, given.outfile
         # Without privilege inotify is what is expected, and nothing to be said.
         options.filter = given.filter or (
@@ -12762,12 +12749,8 @@ class Tool(Manner):
             self.say("fanfp: " + message)
 
     def start(self):
-        for option in ("exclude", "excludei"):
-            if self.given.given.count(option) > 1:
-                self.say("--%s: only the last option will be taken into consideration." % option)
         if not self.options.quiet:
-            self.say("Setting up filesystem watches." if self.given.filesystem else
-                     "Setting up watches.  Beware: since -r was given, this may take a while!"
+            self.say("Setting up watches.  Beware: since -r was given, this may take a while!"
                      if self.given.recursive else "Setting up watches.")
 
     def ready(self, watch):
@@ -12861,8 +12844,6 @@ class CountingTool(Tool):
         super().__init__(name, given)
         self.counts, self.deadline = {}, None       # {path: Counter of bits}
         self.sign = -1 if given.ascending is None else 1
-        if len({"ascending", "descending"}.intersection(given.given)) > 1:
-            mistake("Please specify -a or -d once only!")
         key = given.ascending or given.descending or "total"
         self.key = dict(TOOL_WORDS, total=self.asked).get(key.lower())      # the bits to sort by
         if self.key is None:
@@ -12872,20 +12853,14 @@ class CountingTool(Tool):
 
     def start(self):
         self.say("Establishing watches...")
-        for root in self.options.rest if self.given.verbose and self.given.recursive else ():
-            self.say("Setting up watch(es) on " + root)
 
     def ready(self, watch):
         self.watch = watch
         if self.given.verbose:
-            for root in watch.roots if self.given.recursive else ():
-                self.say("OK, %s is now being watched." % root)
             self.say("Total of %d watches." % len(watch.roots))
         super().ready(watch)
-        if self.seconds > 0:
-            self.deadline = time.monotonic() + self.seconds
-            if self.given.verbose:
-                self.say("Will listen for events for %d seconds." % self.seconds)
+        if (self.given.timeout or 0) > 0:
+            self.deadline = time.monotonic() + self.given.timeout
         if self.given.zero:
             for line in (self.of_root(root, OPEN, 0)[0] for root in watch.roots):
                 self.counts[line[0] + line[1]] = collections.Counter()
