@@ -10781,8 +10781,7 @@ OPTIONS = (
     ("h", "help", "", "say what the options are, and end"),
     ("e", "event", "EVENT[,EVENT...]", "what to report"),
     ("", "json", "", "a JSON object a line"),
-    ("c", "csv", "", "directory, events, name, old path, pid, command, user id, and with --who "
-     "user, group id, parent's pid, executable, command line, control group, unit"),
+    ("c", "csv", "", "directory, events, name, old path, pid, command, user id; more with --who"),
     ("", "format", "FORMAT", "a line of your own, see below"),
     ("", "who", "", "more of who did it: user, parent's pid, systemd unit or container; in --json "
      "and --csv group, executable, command line, control group too"),
@@ -10792,8 +10791,7 @@ OPTIONS = (
     ("", "includei", "REGEX", "the same, whatever the case"),
     ("", "exclude", "REGEX", "no paths with a match"),
     ("", "excludei", "REGEX", "the same, whatever the case"),
-    ("", "ignore", "GLOB", "no paths that match, as in .gitignore: NAME, DIRECTORY/, /IN/ROOT, "
-     "**, '!NOT THIS'"),
+    ("", "ignore", "GLOB", "no paths that match, as in .gitignore: NAME, DIRECTORY/, /IN/ROOT"),
     ("", "ignore-file", "FILE", "the same, a glob a line"),
     ("C", "comm", "NAME", "only what processes of this name did; '!NAME': not what they did"),
     ("", "pid", "PID", "only what this process did; '!PID': not what it did"),
@@ -10825,8 +10823,7 @@ OPTIONS = (
     ("", "restart", "", "--run it at once, and end it then and start it again: for servers"),
     ("", "stats", "", "counters, at the end, on standard error"),
     ("", "probe", "", "say what this host has, and end"),
-    ("", "as", "TOOL", "first of all: be %s, with its options; so it is where that is the name of "
-     "a link to it" % ", ".join(TOOL_NAMES)),
+    ("", "as", "TOOL", "first of all: be %s, as under that name" % ", ".join(TOOL_NAMES)),
     ("", "version", "", "say which this is, and end"),
 )
 
@@ -11413,28 +11410,6 @@ def open_to_append(path, hint, flags=0):
         raise failure(error.errno, "opening", path, hint)
 
 
-class Rotation(Part):
-    """SIGHUP has the output file opened again, which has been renamed meanwhile.  Where the
-    terminal has gone it ends fanfp, as it does without a file."""
-
-    def __init__(self, output, manner, signals):
-        self.output, self.manner, self.signals = output, manner, signals
-        self.has_terminal = has_terminal()
-        signals.ending.discard("SIGHUP")
-
-    def advance(self):
-        if not self.signals.had("SIGHUP"):
-            return
-        if self.has_terminal and not has_terminal():
-            return self.signals.end(signal.SIGHUP)
-        try:
-            # Never waits for who reads, if it is a pipe by now.
-            fd = open_to_append(self.output.name, "the old file is written on", os.O_NONBLOCK)
-        except Error as error:
-            return self.manner.tell(str(error))
-        self.output.turn_to(fd)
-
-
 def has_terminal():
     """Whether this process has a controlling terminal.  proc(5), /proc/PID/stat."""
     return read_file("/proc/self/stat").rpartition(b")")[2].split()[4:5] != [b"0"]
@@ -11442,15 +11417,14 @@ def has_terminal():
 
 def say_ready(tell):
     """Tell who has started fanfp that all is ready, if that is asked for.  sd_notify(3)."""
-    address = os.environ.pop("NOTIFY_SOCKET", None)     # not for commands
-    if not address:
-        return
+    address = os.environ.pop("NOTIFY_SOCKET", "")       # not for commands
+    name = "\0" + address[1:] if address[:1] == "@" else address
     try:
-        socket = module("socket", "saying READY=1")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-            connection.settimeout(ANSWER_SECONDS)
-            connection.sendto(b"READY=1", os.fsencode("\0" + address[1:] if address[0] == "@"
-                                                      else address))
+        if name:
+            socket = module("socket", "saying READY=1")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                connection.settimeout(ANSWER_SECONDS)
+                connection.sendto(b"READY=1", os.fsencode(name))
     except OSError as error:
         tell("saying READY=1 to NOTIFY_SOCKET, %s: %s; who has started fanfp may wait for it"
              % (printable(address), error.strerror or error))
@@ -11916,9 +11890,8 @@ class Tally(Part):
         most = counts.most_common()
         counts = collections.Counter(dict(most[:TALLY_ROOM // 2]))
         for (_, directory, mask), count in most[TALLY_ROOM // 2:]:
-            while directory and directory not in self.roots:
-                directory = self.above(directory)
-            counts[("(others)", None, None), directory, mask] += count
+            root = next((root for root in self.roots if below(directory, root) is not None), "")
+            counts[("(others)", None, None), root, mask] += count
         return counts
 
     def table(self, focus, keys):
@@ -12002,11 +11975,7 @@ class Top(Tally):
             "%s %d events, %d of them new" % self.sums()] + parts)) + "\n")
 
 
-KEYS = {b"\x1b[A": "up", b"k": "up", b"\x1b[B": "down", b"j": "down", b"\x1b[C": "in", b"l": "in",
-        b"\r": "in", b"\n": "in", b"\x1b[D": "out", b"h": "out", b"\x7f": "out", b"\b": "out",
-        b"s": "sort", b"p": "pause", b" ": "pause", b"q": "quit"}
-NOTE_SECONDS = 10
-KEYS_SHOWN = "q quit   p pause   s sort   up, down, enter: into a directory   left: out"
+KEYS_SHOWN = "q quit   p pause   s sort   1 to 9: into a directory   left: out of it"
 
 
 class Screen(Top):
@@ -12019,15 +11988,15 @@ class Screen(Top):
         super().__init__(watch, manner)
         self.output, self.signals, self.errors = manner.output, manner.signals, manner.errors
         self.signals.ending.add("SIGQUIT")      # by itself it would leave the terminal as it is
-        self.notes, self.noted = collections.deque(maxlen=1000), 0.0     # told, and when last
+        self.notes = collections.deque(maxlen=1000)     # told meanwhile
         self.tty, self.termios = module("tty", "reading keys"), module("termios", "reading keys")
-        self.order, self.is_paused, self.focus, self.selected = ORDERS[0], False, "", None
+        self.order, self.is_paused, self.focus = ORDERS[0], False, ""
         self.modes = None                   # of the terminal that keys come from, as they were
 
     def begin(self):
         """Take the terminal: another screen, no cursor, nothing wrapped; keys as they come."""
         self.shown, self.size = [], None
-        self.errors.instead = self.note if os.isatty(self.errors.fd) else None
+        self.errors.instead = self.notes.append if os.isatty(self.errors.fd) else None
         if os.isatty(0):
             try:
                 modes = self.termios.tcgetattr(0)
@@ -12060,11 +12029,6 @@ class Screen(Top):
         except OSError:
             return False                    # it controls nobody here
 
-    def note(self, message):
-        """A notice: for a while in the last row, and when the screen is left."""
-        self.notes.append(message)
-        self.noted = time.monotonic()
-
     def advance(self):
         super().advance()
         if self.signals.had("SIGTSTP"):
@@ -12075,10 +12039,8 @@ class Screen(Top):
         if self.signals.had("SIGCONT") and self.signals.number is None:
             self.begin()
         if self.modes is not None and readable(0):
-            import re
-            data = os.read(0, 4096).replace(b"\x1bO", b"\x1b[")
-            keys = [KEYS.get(key) for key in re.findall(rb"\x1b\[.|[^\x1b]", data)]
-            if not data or "quit" in keys:
+            keys = os.read(0, 4096).decode("latin-1")
+            if not keys or "q" in keys:
                 return True
             for key in keys:
                 self.press(key)
@@ -12086,21 +12048,14 @@ class Screen(Top):
         return None
 
     def press(self, key):
-        if key == "pause":
+        if key in "p ":
             self.is_paused = not self.is_paused
-        elif key == "sort":
+        elif key == "s":
             self.order = ORDERS[(ORDERS.index(self.order) + 1) % len(ORDERS)]
-        elif key == "in":
-            self.focus, self.selected = self.chosen(), None
-        elif key == "out" and self.focus != self.top():
-            self.focus, self.selected = self.above(self.focus), self.focus
-        elif key in ("up", "down"):
-            at = self.choices.index(self.chosen()) + (1 if key == "down" else -1)
-            self.selected = self.choices[max(0, min(at, len(self.choices) - 1))]
-
-    def chosen(self):
-        """The directory to go into: the first, until another is selected."""
-        return self.selected if self.selected in self.choices else self.choices[0]
+        elif key in "123456789"[:len(self.choices)]:
+            self.focus = self.choices[int(key) - 1]
+        elif key in "Dh\b\x7f" and self.focus != self.top():    # D: the end of the left arrow's
+            self.focus = self.above(self.focus)
 
     def top(self):
         """The directory that all is in: the root, where there is one."""
@@ -12126,21 +12081,19 @@ class Screen(Top):
         """The rows of the screen."""
         self.focus = self.focus or self.top()
         found = tables(self, self.focus, self.order, max(0, rows - 6))
-        self.choices = [row[-1] for row in found[0][1]] or [self.focus]
+        self.choices = [row[-1] for row in found[0][1][:9]]
         now, total, last = self.sums()
         title = "%s  %d events, %.1f a second  by %s%s  " % (
             now, total, last / self.span, self.order, ", paused" if self.is_paused else "")
         lines = [(title + shorten(printable(self.focus), columns - len(title)))[:columns]]
         for heading, table in found:
+            if table is found[0][1]:
+                table = [("%d %s" % (number, row[0]) if number < 10 else "  " + row[0],) + row[1:]
+                         for number, row in enumerate(table, 1)]
             texts = [shorten(text, columns) for text in table_lines(heading, table)]
-            texts[0] = "\x1b[1m" + texts[0]
-            if table is found[0][1] and table:
-                at = 1 + self.choices.index(self.chosen())
-                texts[at] = "\x1b[7m" + texts[at]
-            lines += texts
+            lines += ["\x1b[1m" + texts[0]] + texts[1:]
         lines = (lines + [""] * rows)[:max(0, rows - 1)]
-        is_new = time.monotonic() < self.noted + NOTE_SECONDS
-        return lines + [shorten(self.notes[-1] if is_new else KEYS_SHOWN, columns)]
+        return lines + [shorten(self.notes[-1] if self.notes else KEYS_SHOWN, columns)]
 
 
 SUMMARY_COLUMNS = ("kind", "name", "pid", "uid", "seconds", "bytes", "total")
@@ -12259,6 +12212,7 @@ class Manner(Part):
     """What a run tells, and in which words: fanfp's own.  Another is below: see Tool."""
 
     options = output = lines = None     # of the run; of the events, once it is open; their text
+    has_terminal = False                # when it began, and SIGHUP does not just end it
 
     def __init__(self):
         self.signals = Signals()
@@ -12277,6 +12231,20 @@ class Manner(Part):
         if not self.options.quiet:
             self.tell("watching %s (filter: %s)" % (" ".join(map(printable, watch.roots)),
                                                     watch.filter))
+
+    def advance(self):
+        """SIGHUP has the output file opened again, which has been renamed meanwhile.  Where the
+        terminal has gone it ends fanfp, as it does without a file."""
+        if "SIGHUP" in self.signals.ending or not self.signals.had("SIGHUP"):
+            return
+        if self.has_terminal and not has_terminal():
+            return self.signals.end(signal.SIGHUP)
+        try:
+            # Never waits for who reads, if it is a pipe by now.
+            self.output.turn_to(open_to_append(self.output.name, "the old file is written on",
+                                               os.O_NONBLOCK))
+        except Error as error:
+            self.tell(str(error))
 
     def choose(self, events):
         """Of what the watch has told, what is to be told on, as `lines` takes it."""
@@ -12321,7 +12289,8 @@ def run(options, manner):
                 watch.wake_on(output.fd, 0)
             except PermissionError:     # a file: nobody reads it as it is written
                 if output.fd != 1:
-                    parts.append(Rotation(output, manner, signals))
+                    signals.ending.discard("SIGHUP")
+                    manner.has_terminal = has_terminal()
         manner.ready(watch)
         say_ready(manner.tell)
         gc.enable()
@@ -12553,38 +12522,15 @@ def attempt(action, *arguments):
 # lines, messages and exit statuses.  A Tool is a Manner that has Options made of it for run(), and
 # makes of each Event the Lines that inotify would have told; the rest is fanfp's.
 
-TOOL_OPTIONS = (
-    # As OPTIONS, and before: for which tools, those that wait or those that watch and count.
-    ("wait watch", "h", "help", "", "Show this help text."),
-    ("watch", "v", "verbose", "", "Say more while it starts."),
-    ("wait watch", "", "fromfile", "list", "Read files to watch, or @files, from a file or `-'."),
-    ("wait watch", "", "exclude", "pattern", "No events of what matches this POSIX expression."),
-    ("wait watch", "", "excludei", "pattern", "Like --exclude but case insensitive."),
-    ("wait watch", "", "include", "pattern", "Only events of what matches this one."),
-    ("wait watch", "", "includei", "pattern", "Like --include but case insensitive."),
-    ("wait", "m", "monitor", "", "Go on after one event, for ever or until --timeout."),
-    ("wait", "d", "daemon", "", "So in the background; needs --outfile, implies --syslog."),
-    ("watch", "z", "zero", "", "Show rows and columns of zeros, too."),
-    ("wait watch", "P", "no-dereference", "", "Do not follow symlinks."),
-    ("wait watch", "r", "recursive", "", "Watch directories recursively."),
-    ("wait watch", "I", "inotify", "", "Watch with inotify."),
-    ("wait watch", "F", "fanotify", "", "Watch with fanotify."),
-    ("wait watch", "S", "filesystem", "", "Watch the entire filesystem with fanotify."),
-    ("wait watch", "", "filter", "name", "fanfp's own: which of its filters."),
-    ("wait", "o", "outfile", "file", "Append events to a file."),
-    ("wait", "s", "syslog", "", "Send errors to syslog rather than stderr."),
-    ("wait", "q", "quiet", "", "Print only events; -qq: nothing, not even events."),
-    ("wait", "", "format", "fmt", "%w directory, %f name, %e %Xe events, %T time, %c %0 %n %%."),
-    ("wait", "", "no-newline", "", "No newline after --format."),
-    ("wait", "", "timefmt", "fmt", "strftime format of %T in --format."),
-    ("wait", "c", "csv", "", "Print events in CSV format."),
-    ("wait", "t", "timeout", "seconds", "End when there was no event for so long; 0: never."),
-    ("watch", "t", "timeout", "seconds", "Listen for so long; 0: until a signal comes."),
-    ("wait watch", "e", "event", "event[,event]", "Listen for these only; else for all."),
-    ("watch", "a", "ascending", "event", "Sort ascending by an event, or `total'."),
-    ("watch", "d", "descending", "event", "Sort descending by an event, or `total'."),
-)
-
+TOOL_OPTIONS = {
+    # Letter-name=argument, as getopt_long(3) is told them.
+    "both": "h-help -fromfile=list -exclude=pattern -excludei=pattern -include=pattern "
+            "-includei=pattern P-no-dereference r-recursive I-inotify F-fanotify S-filesystem "
+            "-filter=name e-event=event[,event]",
+    "wait": "m-monitor d-daemon o-outfile=file s-syslog q-quiet -format=fmt -no-newline "
+            "-timefmt=fmt c-csv t-timeout=seconds",
+    "watch": "v-verbose z-zero t-timeout=seconds a-ascending=event d-descending=event",
+}
 TOOL_IDLE = (
     # As IDLE, and maybe the words of the tool.
     ("--timefmt --no-newline", "!--format"), ("--exclude", "--excludei"),
@@ -12627,8 +12573,10 @@ def mistake(message):
 
 
 def tool_rows(name):
-    """The options of a tool, as in OPTIONS."""
-    return [row[1:] for row in TOOL_OPTIONS if name.partition("notify")[2] in row[0].split()]
+    """The options of a tool, as in OPTIONS, but what they are is in the tool's own manual."""
+    words = TOOL_OPTIONS["both"] + " " + TOOL_OPTIONS[name.partition("notify")[2]]
+    pairs = [word.partition("=")[::2] for word in words.split()]
+    return [flag.partition("-")[::2] + (argument, "") for flag, argument in pairs]
 
 
 def tool_mask(names):
@@ -12782,9 +12730,7 @@ class Tool(Manner):
         """Whether neither a regular expression nor an @path leaves a Line out."""
         path = line.directory + line.name
         return self.search(path) and not any(
-            below(path, top) is not None and path != top
-            and not any(below(path, root) is not None and below(root, top) is not None
-                        for root in self.roots) for top in self.left_out)
+            below(path, top) is not None and path != top for top in self.left_out)
 
     def told(self, event):
         """The Lines of an Event, in the order in which it must have been."""
@@ -12827,6 +12773,7 @@ class Tool(Manner):
         return [shown + (MOVE_SELF if bit == MOVED_FROM else bit,)]
 
     def advance(self):
+        super().advance()
         return self.is_over
 
     def end(self, status, roots):
@@ -12945,10 +12892,10 @@ def run_tool(name, arguments):
     given = Options(arguments, tool_rows(name),
                     lambda why: mistake("%s: %s" % (name, printable(str(why)))))
     if given.help:
-        say("%s (fanfp %s)\nUsage: %s [ options ] file1 [ file2 ] [ ... ]\n\n%s  %s\n%s\n" % (
-            name, __version__, name, help_rows(tool_rows(name)), "@FILE".ljust(HELP_INDENT - 2)
-            + "Exclude the specified file from being watched.",
-            folded("Events: " + " ".join(sorted(TOOL_WORDS)))))
+        say("%s (fanfp %s)\nUsage: %s [ options ] file1 [ file2 ] [ ... ]; @FILE: not this one\n"
+            "\n%s\nSee %s(1).\n%s\n" % (
+                name, __version__, name, help_rows(tool_rows(name)), name,
+                folded("Events: " + " ".join(sorted(TOOL_WORDS)))))
         return EXIT_ERROR               # as they have it
     tool = (CountingTool if name.endswith("watch") else Tool)(name, given)
     options = tool.read_options()

@@ -10039,7 +10039,8 @@ def read_tables(lines):
         if words[:3] == ["TOTAL", "A", "SECOND"]:
             table = tables[words[3]] = {}
         elif re.match(r" *\d+ +[\d.]+  ", line):
-            table[" ".join(words[2:])] = int(words[0])
+            label = re.sub(r"^[1-9] (.*/|\.)$", r"\1", " ".join(words[2:]))   # with its key
+            table[label] = int(words[0])
     return tables
 
 
@@ -10176,13 +10177,13 @@ class People(Command):
             label, = tables["PROCESS"]
             self.assertRegex(label, r"^python\S* %d \S+$" % os.getpid())
 
-        terminal.press("Enter")             # the busiest comes first
+        terminal.press("1")                 # the busiest comes first
         lines = terminal.wait_for(lambda lines: lines[0].endswith("/d19/deep/er"))
         self.assertEqual(read_tables(lines)["DIRECTORY"], {".": 60})
         terminal.press("Left", "Left")
         lines = terminal.wait_for(lambda lines: lines[0].endswith("/d19"))
         self.assertEqual(read_tables(lines)["DIRECTORY"], {"deep/er/": 60, ".": counts["d19"]})
-        terminal.press("Down", "Enter", "h", "h", "h", "s", "s")
+        terminal.press("2", "h", "h", "h", "s", "s")
         lines = terminal.wait_for(lambda lines: " by name " in lines[0]
                                   and lines[0].endswith(tree[-8:]))
         names = list(read_tables(lines)["DIRECTORY"])
@@ -12614,7 +12615,8 @@ class Documents(unittest.TestCase):
     def test_options(self):
         """Those that are named are there, and doc/options.md names all."""
         options = OPTIONS | {"-qq"}
-        tools = {option for row in fanfp.TOOL_OPTIONS for option in flags(row[1:])}
+        tools = {option for name in fanfp.TOOL_NAMES for row in fanfp.tool_rows(name)
+                 for option in flags(row)}
         for path in self.texts:
             named = {word.rstrip(",") for code in self.code(path) if re.match("--?[a-zA-Z]", code)
                      for word in code.split() if re.match("--?[a-zA-Z]", word)}
