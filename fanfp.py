@@ -1095,11 +1095,9 @@ class HandleRoot(Root):
 
     parent_key, name  the directory in which it is an entry, where that is to be known, and its name
                       there: see Fanotify.find_parent()
-    renamed  whether it was since the queue was last empty
     """
 
     parent_key = name = None
-    renamed = False
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
@@ -1206,7 +1204,7 @@ class Table:
         self.nodes = {}         # key -> Node
         self.prefixes = {}      # key -> "path/" to put before a name: a cache of what nodes say
         self.outside = set()    # keys of directories known to be in no tree
-        self.anchors = {}       # key -> link of a mount in a tree, or (key, None, what to show)
+        self.roots = {}         # key -> what to put before the names in a root
         self.mounts = {}        # file-system id -> roots on it, one for each mount
         self.devices = devices
         self.root_parents = set()   # keys of the directories that have a root as an entry, and ids
@@ -1215,23 +1213,20 @@ class Table:
 
     # --- roots ---
 
-    def add(self, root, parent=None, name=None):
-        """Anchor a root: shown as itself or, for a mount in the tree, below its parent."""
-        self.anchors[root.key] = (root.key, parent, with_slash(root.display)
-                                  if parent is None else name)
+    def add(self, root):
+        """Know a root, shown as itself."""
+        self.roots[root.key] = with_slash(root.display)
         self.mounts.setdefault(root.key[:8], []).append(root)
         self.forget()
 
     def rename(self, root):
-        """A root that is shown as itself has another name from now on."""
-        display = with_slash(root.display)
-        self.anchors[root.key] = (root.key, None, display)
-        self.nodes[root.key].name = display
+        """A root has another name from now on."""
+        self.roots[root.key] = self.nodes[root.key].name = with_slash(root.display)
         self.prefixes.clear()
 
     def remove(self, root):
         """Forget a root and what is known below it."""
-        self.anchors.pop(root.key, None)
+        self.roots.pop(root.key, None)
         if root in self.mounts.get(root.key[:8], ()):
             self.mounts[root.key[:8]].remove(root)
         self.forget()
@@ -1242,9 +1237,7 @@ class Table:
         self.outside.clear()
         self.nodes.clear()
         self.covered.clear()
-        for key, parent, display in self.anchors.values():
-            if parent is None:
-                self.nodes[key] = Node(None, display)
+        self.nodes.update((key, Node(None, prefix)) for key, prefix in self.roots.items())
 
     def trim(self, pending):
         """Keep the tables within their limit, by forgetting.
@@ -1265,7 +1258,7 @@ class Table:
         """The path of a directory with a slash at its end, or None: it is not known."""
         node = self.nodes.get(key)
         names = node.way_up() if node is not None else []
-        if not names or not self.recursive and key not in self.anchors:
+        if not names or not self.recursive and key not in self.roots:
             return None
         prefix = names.pop()
         if names:
@@ -1306,7 +1299,7 @@ class Table:
 
     def put(self, key, parent, name):
         """A directory is now (made, or moved within the trees) `name` in a known `parent`."""
-        if key in self.anchors:
+        if key in self.roots:
             return
         node, above, name = self.nodes.get(key), self.nodes[parent], os.fsdecode(name)
         if node is None or not node.way_up() or hangs_on(above, node):
@@ -1325,7 +1318,7 @@ class Table:
 
     def cut(self, key):
         """A directory is not in the trees any more; where what is below it is, is not known."""
-        node = self.nodes.pop(key, None) if key not in self.anchors else None
+        node = self.nodes.pop(key, None) if key not in self.roots else None
         if node is not None:
             node.parent = node.name = None
             self.prefixes.clear()
@@ -1338,7 +1331,7 @@ class Table:
 
     def delete(self, key):
         """A directory has been deleted."""
-        if key not in self.anchors:
+        if key not in self.roots:
             self.nodes.pop(key, None)
             self.prefixes.pop(key, None)
 
@@ -1380,8 +1373,6 @@ class Directories(Table):
 
         Raises Gone, or OSError where the kernel can't tell for a reason of its own.
         """
-        if key in self.anchors:
-            return [self.anchors[key]]
         if not self.mounts.get(key[:8]):
             return no_way(key)          # unmounted, though it may be mounted elsewhere
         found = []
@@ -1398,7 +1389,7 @@ class Directories(Table):
     def is_hidden(self, key):
         """Whether no mount of a root shows where a directory is."""
         try:
-            return self.walk(key) == no_way(key)
+            return key not in self.roots and self.walk(key) == no_way(key)
         except (Gone, OSError):
             return False
 
@@ -1458,7 +1449,7 @@ class Directories(Table):
                 if mount != mount_id or above == trail[-1]:
                     break                       # the top
                 changed = max(changed, os.fstat(up).st_ctime)
-                if above in self.anchors or self.known(above):
+                if self.known(above):
                     return trail, above, changed
                 trail.append(above)
         except FileNotFoundError:               # not below the root of this (bind) mount
@@ -4336,9 +4327,10 @@ class Group:
 
     def unmark(self, root):
         """No root is left on the file system of this one."""
-        if root.key[:8] in self.marked and root.fd is not None:
+        if root.key[:8] in self.marked:
             try:
-                mark_filesystem(self.fd, self.asked | ISDIR, root, root.fd, FAN_MARK_REMOVE)
+                with root.opened() as fd:
+                    mark_filesystem(self.fd, self.asked | ISDIR, root, fd, FAN_MARK_REMOVE)
             except OSError:
                 pass                    # an unmounted one has taken its mark along
         self.marked.discard(root.key[:8])
@@ -5104,15 +5096,12 @@ class Source:
              says it
     over     whether it has come to its end, and is to be closed
     error    the OSError for which it has, or None
-    follows_mounts  whether it gives the mounts in its trees their new names itself, when a
-             directory there is moved; else whoever follows the mounts does
     filter_name  of the filter in use, one of FILTER_NAMES; None: it has no trees as yet
     """
 
     roots = mounted = ()
     backlog = trees_changed = has_bind_mounts = over = False
     error = filter_name = None
-    follows_mounts = True
 
     def keep_root(self, root):
         """Enter a root that is watched from now on."""
@@ -5179,12 +5168,8 @@ class Source:
     def uncovered(self, key, name):
         """A mount over an entry of a directory is gone, and what it covered is seen again."""
 
-    def shown(self, root):
-        """What to call a root now; None: it is a mount in a directory that left the tree."""
-        return root.display
-
     def show_as(self, root, display):
-        """A mount in another source's tree has another name in events from now on."""
+        """A mount in a tree has another name in events from now on."""
         root.show_as(display)
 
     def is_shared(self, root):
@@ -5337,8 +5322,6 @@ class Past:
 
     def links(self, key):
         """Links from an unknown directory upwards, as many as can be known at once."""
-        if key in self.directories.anchors:     # what a bind mount shows may move all the same
-            return [self.directories.anchors[key]]
         link = self.named.get(key) or self.where(key)
         if link is None and key in self.gone:
             self.look_ahead()
@@ -5548,7 +5531,7 @@ class Judge:
         Not while a directory in the queue may come into a tree, and this one with it; nor what a
         bind mount shows, which may be in one by its own path.
         """
-        if self.source.has_bind_mounts and key in self.directories.anchors \
+        if self.source.has_bind_mounts and key in self.directories.roots \
                 or self.group.ignored.get(key, 0) >= self.queue.batches[0].number:
             return
         self.past.look_ahead()
@@ -5584,10 +5567,10 @@ class Judge:
 
     def fs_error(self, raw):
         """A file system has met errors, in a tree or elsewhere on it."""
-        shown = (self.source.shown(root) for root in self.directories.mounts.get(raw.key[:8], ()))
+        shown = [root.display for root in self.directories.mounts.get(raw.key[:8], ())]
         moment = Moment(self.moment.roots, self.moment.processes, raw.name)
-        self.out.append(Event(next((path for path in shown if path is not None), None),
-                              FS_ERROR | ISDIR, raw.pid or None, self.now, None, moment))
+        self.out.append(Event(shown[0] if shown else None, FS_ERROR | ISDIR, raw.pid or None,
+                              self.now, None, moment))
 
     def give_up(self, waited):
         """Events of a directory that is gone and was not seen to go: it was outside.
@@ -5772,10 +5755,7 @@ class Fanotify(Source):
             self.group.mark(root, fd)
         if place is not None or self.stats["reads"]:
             self.came_in()                  # what is below it was outside until now
-        if place is not None and place.source is self:
-            self.directories.add(root, place.key, place.name)
-        else:
-            self.directories.add(root)
+        self.directories.add(root)
         if root.is_part or root.fd is not None:
             self.find_parent(root)
         self.keep_root(root)
@@ -5824,12 +5804,6 @@ class Fanotify(Source):
             return None
         return key if key[:8] in self.group.marked and self.prefix_now(key) else None
 
-    def shown(self, root):
-        if root.fd is not None:
-            return root.display
-        prefix = self.prefix_now(root.key, root.display)
-        return prefix and prefix.rstrip("/")
-
     def is_shared(self, root):
         return root.is_part and len(self.directories.mounts.get(root.key[:8], ())) > 1
 
@@ -5837,8 +5811,7 @@ class Fanotify(Source):
         """Whether a bind mount, which is_shared(), is what makes its directory one of a tree."""
         try:
             parent = self.directories.parent_of(root)
-            itself = parent is not None and self.past.prefix(parent) is not None
-            return not itself and self.shown(root) is not None
+            return parent is None or self.past.prefix(parent) is None
         except (MustWait, Gone, OSError):
             return True
 
@@ -5852,7 +5825,7 @@ class Fanotify(Source):
                 self.root_removed(root, raw.pid)
             elif raw.mask & (MOVED_FROM | RENAME):
                 self.judge.report(root.display, MOVE_SELF | ISDIR, raw.pid)
-                root.renamed = True
+                self.judge.moved.add(root.key)      # see settle()
                 # The new parent may carry a mark that hides the next such event.
                 while self.find_parent(root):
                     self.came_in()
@@ -5955,10 +5928,7 @@ class Fanotify(Source):
         return out
 
     def due(self):
-        if self.past.waiting and not self.past.sees_all \
-                or any(root.renamed for root in self.roots):
-            return WAIT_SECONDS
-        return None
+        return WAIT_SECONDS if self.past.waiting and not self.past.sees_all else None
 
     def settle(self):
         """The queue is empty: what was waiting for the rest of it will wait no longer."""
@@ -5966,9 +5936,8 @@ class Fanotify(Source):
         self.judge.settle()
         # The removal of a root that was renamed at the same moment may have been hidden.
         for root in list(self.roots):
-            if root.renamed and root.removed():
+            if root.removed():
                 self.root_removed(root, None)
-            root.renamed = False
 
     def counters(self):
         return dict(self.stats, **self.group.counters())
@@ -6747,7 +6716,7 @@ class Inotify(Source):
     moved_roots  those that may have been removed before their new parents were watched
     """
 
-    filter_name, follows_mounts = "inotify", False
+    filter_name = "inotify"
 
     def __init__(self, wanted, _, notice, mount_list):
         self.wanted, self.notice, self.mounts = wanted, notice, mount_list
@@ -7313,7 +7282,7 @@ class Traced:
 class Trace(Source):
     """BPF programs that record the events of the trees, and the ring buffer they put them into."""
 
-    filter_name, follows_mounts = "trace", False
+    filter_name = "trace"
 
     def __init__(self, wanted, _, notice, __):
         self.notice, self.recursive = notice, wanted.recursive
@@ -9212,16 +9181,8 @@ class InnerMount:
         """Whether it is, in a tree: what has left those has left its source, too."""
         return self.root is not None and self.root in self.root.source.mounted
 
-    @property
-    def is_foreign(self):
-        """Whether its source does not follow what it is called, as in the tree of another."""
-        return self.place is None or self.place.source is not self.root.source \
-            or not self.root.source.follows_mounts
-
     def shown(self):
         """What to call it now; None: it has left the tree."""
-        if self.root is not None and not self.is_foreign:
-            return self.root.source.shown(self.root)
         if self.place is not None:
             return self.place.shown(self.root and self.root.display)
         above, rest = self.above.shown(), below(self.path, self.above.path)
@@ -9440,23 +9401,19 @@ class Mounts:
         #                         no tree; as of the list followed last
         self.new = NewMounts(sources, self.known)
         self.duplicates = set()  # InnerMounts that are Duplicate, and may not be after a move
-        self.foreign = []       # those that are, and are watched; what has others in it first
+        self.watched = []       # InnerMounts that are; what has others in it first
+        # The sources to be read before others.  A mount in another source's tree is called as the
+        # directory there is: a rename there is read before what was done after it in the mount.
+        self.first = set()
         self.news = False       # the list or the trees may be others than those followed last
         self.pending = None     # a list to follow when sources are as far: (their ahead(), list)
-        sources.on_move, sources.on_lead = self.follow_foreign, self.follow_root
+        sources.on_move, sources.on_lead = self.rename, self.follow_root
 
     @property
     def is_due(self):
         """Whether follow() has something to do."""
         return self.news or self.pending is not None \
             or any(source.trees_changed for source in self.sources.all)
-
-    @property
-    def first(self):
-        """The sources to be read before others.  A mount in another source's tree is called as the
-        directory there is: a rename there is read before what was done after it in the mount."""
-        return {inner.place.source for inner in self.foreign
-                if inner.place is not None and inner.place.source is not inner.root.source}
 
     # --- what the Watch calls ---
 
@@ -9511,13 +9468,13 @@ class Mounts:
 
     # --- what the sources call ---
 
-    def follow_foreign(self):
-        """Have the foreign mounts called as their places are called now; let go of those that left
-        the tree: they are found again when they come back."""
-        for inner in list(self.foreign):
+    def rename(self):
+        """Have the mounts called as their places are called now; let go of those that left the
+        tree: they are found again when they come back."""
+        for inner in list(self.watched):
             root, shown = inner.root, inner.shown()
             if shown is None:
-                self.foreign.remove(inner)
+                self.watched.remove(inner)
                 root.source.remove(root)
                 self.news = True
             elif shown != root.display:
@@ -9562,10 +9519,12 @@ class Mounts:
         those that are gone.  Returns whether the list is out of date."""
         self.let_go(current)
         hidden = self.take_in(current) if self.inner else set()
-        self.foreign = [inner for inner in self.known.values()
-                        if inner is not None and inner.root is not None and inner.is_foreign]
-        self.foreign.sort(key=lambda inner: len(inner.root.display))
-        self.follow_foreign()
+        self.watched = [inner for inner in self.known.values()
+                        if inner is not None and inner.root is not None]
+        self.watched.sort(key=lambda inner: len(inner.root.display))
+        self.rename()
+        self.first = {inner.place.source for inner in self.watched if inner.place is not None
+                      and inner.place.source is not inner.root.source}
         for source in list(self.sources.all):
             self.sources.events += source.look_at_roots(self.sources.moment)
         for source in self.sources.all:
@@ -9590,8 +9549,6 @@ class Mounts:
                 if identity in current:
                     self.known[identity] = None
                 continue
-            if inner.root is not None and not inner.is_foreign:     # else see follow_foreign()
-                inner.root.display = shown[inner] or inner.root.display
             mount = by_id.get(identity[0])
             # Of another device it may be what got the number; or it was found by a list in which
             # the one before it still had that.
@@ -9626,7 +9583,7 @@ class Mounts:
                 if root.mount_id in by_id:
                     root.is_listed = True
                 elif root.is_listed:
-                    gone.append((root, source.shown(root)))
+                    gone.append((root, root.display))
         return gone
 
     def drop_over(self):
@@ -9636,7 +9593,7 @@ class Mounts:
             for inner in self.known.values():
                 if inner is not None and inner.root is not None and inner.root.source is source:
                     inner.root = None
-            self.foreign = [inner for inner in self.foreign if inner.root is not None]
+            self.watched = [inner for inner in self.watched if inner.root is not None]
             self.say_why(source)
 
     def say_why(self, source):
