@@ -120,6 +120,7 @@ STATX_BTIME = 0x800
 STATX_MNT_ID = 0x1000
 STATX_ATTR_MOUNT_ROOT = 0x2000
 STATX_MNT_ID_UNIQUE = 0x4000
+OPEN_TREE_CLONE = 1
 MAX_HANDLE_SZ = 128
 HANDLE_TRIES = 50
 O_PATH = getattr(os, "O_PATH", 0o10000000)
@@ -285,7 +286,7 @@ GENERIC_ABIS = {                        # all others: <asm-generic/unistd.h>
     32: Abi(0, 280, 291, 48, FIONREAD), 64: Abi(0, 280, 291, 56, FIONREAD),
 }
 # Numbers since Linux 5.1 are the same on all machines, but for the base.
-NEW_CALLS = {"timerfd_settime64": 411}
+NEW_CALLS = {"timerfd_settime64": 411, "open_tree": 428}
 EM_MIPS, EF_MIPS_ABI2 = 8, 0x20
 _abi = []
 
@@ -1403,13 +1404,23 @@ class Directories(Table):
             try:
                 return self.climb(fd, key, root.mount_id)
             except Covered:
-                return [self.link_by_path(fd, key, root.mount_id)]
+                pass
+            try:
+                return self.climb_in_copy(root, key)
+            except OSError as error:
+                return [] if error.errno == errno.ESTALE \
+                    else [self.link_by_path(fd, key, root.mount_id)]
+
+    def climb_in_copy(self, root, key):
+        """walk() from a directory over which something is mounted, or over one above it: in a copy
+        of the mount, in which nothing is.  OSError."""
+        with root.opened() as mount_fd, Closing(copy_mount(mount_fd)) as copy, \
+                Closing(open_by_handle(copy, key[8:])) as fd:
+            return self.climb(fd, key, name_to_handle(copy)[1])
 
     def link_by_path(self, fd, key, mount_id):
-        """A link from a directory to the root above it, by its path: something is mounted over it
-        or between.  Of the directories between nothing is learned, nor where they were before a
-        move that is queued."""
-        settle(fd, 1)
+        """A link from a directory to the root above it, by its path, where no mount may be copied:
+        without CAP_SYS_ADMIN.  Of the directories between nothing is learned."""
         path = fd_path(fd)
         for root in self.mounts[key[:8]]:
             rest = root.mount_id == mount_id \
@@ -1757,6 +1768,22 @@ def mount_id_by_statx(fd, name, kind):
     """
     found = statx(fd, name, AT_SYMLINK_NOFOLLOW if name else AT_EMPTY_PATH, kind)
     return found.mnt_id if found is not None and found.mask & kind else None
+
+
+def copy_mount(fd):
+    """A descriptor of a copy of the mount that an open directory is in: nobody sees it, and nothing
+    is mounted in it.  open_tree(2), Linux 5.2."""
+    mount_id = mount_id_of(fd)
+    for at, up in way_above(fd):
+        # The top has another mount above it, or itself where a namespace or this process's root
+        # ends.  A directory over which something is mounted looks like another, too.
+        if mount_id_of(up) == mount_id and inode_of(up) != inode_of(at):
+            continue
+        copy = system_call("open_tree", at, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
+        if copy < 0:
+            raise failure(ctypes.get_errno(), "copying a mount, to look where it does not show")
+        with Closing(copy):
+            return os.open(b".", O_READ_DIR, dir_fd=copy)   # it is an O_PATH: opens no handle
 
 
 def spot_of(mount, far):
