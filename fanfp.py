@@ -336,6 +336,8 @@ def fanotify_init(flags):
         number = ctypes.get_errno()
         hint = {errno.EPERM: forbidden(CAP_SYS_ADMIN, NEEDS_ROOT),
                 errno.ENOSYS: "this kernel has no fanotify; use --filter inotify",
+                errno.EINVAL: "its events do not say which file they are of (Linux 5.17, and later "
+                              "5.10 and 5.15); use --filter inotify",
                 errno.EMFILE: "too many groups or descriptors; see "
                               "/proc/sys/fs/fanotify/max_user_groups and ulimit -n"}
         raise failure(number, "making a fanotify group", "", hint)
@@ -355,16 +357,9 @@ def fanotify_mark(group, flags, mask, directory, path, shown=""):
 
 
 def new_group():
-    """(a group that reports directories, names and, since Linux 5.17, the files in all events;
-    whether it does that)."""
-    base = FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME
-    base |= FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS
-    try:
-        return fanotify_init(base | FAN_REPORT_TARGET_FID), True
-    except Error as error:
-        if error.errno != errno.EINVAL:
-            raise
-    return fanotify_init(base), False
+    """A group whose events say the directory, the name in it and the file itself."""
+    return fanotify_init(FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME
+                         | FAN_REPORT_TARGET_FID | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS)
 
 
 HANDLE_HEADER = struct.Struct("=Ii")     # struct file_handle: handle_bytes, handle_type
@@ -1094,11 +1089,11 @@ class Root:
 class HandleRoot(Root):
     """A root that is known by its file handle.  Its `fd` is an ordinary descriptor.
 
-    parent_key, name  the directory in which it is an entry, where that is to be known, and its name
-                      there: see Fanotify.find_parent()
+    parent_key  the directory in which it is an entry, where that is to be known: see
+                Fanotify.find_parent()
     """
 
-    parent_key = name = None
+    parent_key = None
 
     def __init__(self, display, path, mount=None):
         super().__init__(display, path, mount)
@@ -4329,18 +4324,9 @@ class Group:
         self.notice, self.own, self.directories = notice, wanted.own, directories
         self.stats = collections.Counter()
         self.mask = wanted.mask | ALWAYS | ISDIR    # the bits that are reported
-        self.fd, self.targets = new_group()     # `targets`: whether events say of which file
+        self.fd = new_group()
         # The bits that each marked file system is asked for.
-        self.asked = (self.mask & ASKABLE & ~MOVES) | DELETE
-        if self.targets:
-            self.asked |= RENAME
-        else:
-            # Before Linux 5.17.  There is no FAN_RENAME either: its halves stand for it.
-            if _kernel_release() < (5, 16):
-                self.asked &= ~FS_ERROR
-            self.asked |= MOVED_FROM | MOVED_TO
-            if self.mask & RENAME:
-                self.mask |= MOVED_FROM | MOVED_TO
+        self.asked = self.mask & ASKABLE & ~MOVES | DELETE | RENAME
         self.marked = set()         # ids of the file systems that are marked: those with a root
         self.ignored = {}           # key of a directory, outside or ignored -> number of the last
         #                             buffer in which its events are nothing new
@@ -5303,9 +5289,9 @@ class Past:
     what it holds of earlier ones is over, and not looked at.  The scanned batches are the first.
     """
 
-    def __init__(self, directories, queue, sees_all):
+    def __init__(self, directories, queue):
         self.directories, self.queue = directories, queue
-        self.sees_all = sees_all    # whether no removal of a directory in a tree goes unseen
+        self.sees_all = True        # whether no removal of a directory in a tree went unseen
         self.before = {}            # key of a directory -> list of (offset, parent key, name)
         self.last_rename = 0        # offset of the last rename of a directory
         self.last_coming = 0        # and of the last to a directory not known to be outside
@@ -5526,14 +5512,14 @@ class Judge:
             return self.rename(raw)
         if mask & ISDIR and mask & DELETE and mask & CREATE:
             self.past.note_gone(raw)
-        if key in self.directories.root_parents and mask & (MOVED_FROM | DELETE):
-            self.source.root_entry(raw, key, name)
+        if key in self.directories.root_parents and mask & DELETE:
+            self.source.root_entry(raw, key)
         path = self.place(key, name)
         if path is None:
             if mask & CREATE and mask & ISDIR and raw.target is not None:
                 self.directories.outside.add(raw.target)    # it may be gone when it is asked for
             return None
-        if mask & ISDIR and mask & DIRENT:
+        if mask & ISDIR and mask & DIRENT and raw.target is not None:
             self.directory_event(raw)
         if not mask & ISDIR and self.is_of_device(raw, path):
             mask &= ~THROUGH
@@ -5631,7 +5617,7 @@ class Judge:
     def rename(self, raw):
         """RENAME names both sides."""
         if raw.old_key in self.directories.root_parents:
-            self.source.root_entry(raw, raw.old_key, raw.old_name)
+            self.source.root_entry(raw, raw.old_key)
         was, now = self.both_sides(raw)
         if was is None and now is None:
             return
@@ -5686,18 +5672,12 @@ class Judge:
         self.moved.add(target)
 
     def directory_event(self, raw):
-        """A directory in a tree was made or removed; or moved, where no RENAME says it."""
-        target = raw.target
-        if target is None:
-            if raw.mask & (MOVED_FROM | MOVED_TO | DELETE):
-                self.directories.forget()   # the kernel does not say which; all will be asked
-                self.source.came_in()
-            return
+        """A directory in a tree was made or removed."""
         if raw.mask & CREATE:
-            self.directories.put(target, raw.key, raw.name)
-        elif raw.mask & DELETE:         # else merged, and what it held comes only now
-            self.directories.delete(target)
-            for waited in self.past.unnamed(target):
+            self.directories.put(raw.target, raw.key, raw.name)
+        else:                           # not merged with it: then what it held comes only now
+            self.directories.delete(raw.target)
+            for waited in self.past.unnamed(raw.target):
                 self.report(None, waited[0], waited[1])
 
     def enter(self, target, key, name):
@@ -5767,7 +5747,7 @@ class Fanotify(Source):
         self.group = GROUPS_BY_FILTER[filter_name](wanted, notice, self.directories)
         self.fd, self.stats = self.group.fd, self.group.stats
         self.queue = Queue(self.fd, self.stats)
-        self.past = Past(self.directories, self.queue, self.group.targets)
+        self.past = Past(self.directories, self.queue)
         self.judge = Judge(self, self.past)
 
     @property
@@ -5842,22 +5822,21 @@ class Fanotify(Source):
         except (MustWait, Gone, OSError):
             return True
 
-    def root_entry(self, raw, key, name):
+    def root_entry(self, raw, key):
         """A root has been renamed or removed, as an event of the directory that had it says."""
         for root in list(self.roots):
-            if root.parent_key != key or (
-                    raw.target != root.key if raw.target is not None else name != root.name):
+            if root.parent_key != key or raw.target != root.key:
                 continue
             if raw.mask & DELETE and root.removed():
                 self.root_removed(root, raw.pid)
-            elif raw.mask & (MOVED_FROM | RENAME):
+            elif raw.mask & RENAME:
                 self.judge.report(root.display, MOVE_SELF | ISDIR, raw.pid)
                 self.judge.moved.add(root.key)      # see settle()
                 # The new parent may carry a mark that hides the next such event.
                 while self.find_parent(root):
                     self.came_in()
         for root in self.mounted:           # what a bind mount shows, where it really is
-            while raw.target == root.key and raw.mask & MOVES and self.find_parent(root):
+            while raw.target == root.key and raw.mask & RENAME and self.find_parent(root):
                 self.came_in()
 
     def root_removed(self, root, pid):
@@ -5870,7 +5849,6 @@ class Fanotify(Source):
         before, root.parent_key = root.parent_key, self.directories.parent_of(root)
         if root.fd is not None:
             root.path = fd_path(root.fd)
-            root.name = os.path.basename(root.path)
         if root.parent_key is not None:
             self.directories.root_parents.add(root.parent_key)
         elif root.is_part or whole_device(root) is None:
@@ -8147,7 +8125,7 @@ class FanotifyNames(Names):
         """An event of a file by whatever name comes once, though two marks ask for it."""
         self.pid = os.getpid()
         self.asked = self.reported.mask & ASKABLE & ~MOVES & ~NAME_EVENTS & ~FS_ERROR
-        return new_group()[0]
+        return new_group()
 
     def key(self, fd):
         shown = os.fsdecode(fd_path(fd))
