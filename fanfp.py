@@ -5291,7 +5291,6 @@ class Past:
 
     def __init__(self, directories, queue):
         self.directories, self.queue = directories, queue
-        self.sees_all = True        # whether no removal of a directory in a tree went unseen
         self.before = {}            # key of a directory -> list of (offset, parent key, name)
         self.last_rename = 0        # offset of the last rename of a directory
         self.last_coming = 0        # and of the last to a directory not known to be outside
@@ -5419,10 +5418,10 @@ class Past:
                 self.gone.popitem(last=False)
 
     def wait(self, key, raw, now, since):
-        """Keep an event until the removal of a directory is read, which will name it.  Returns the
-        events that have waited in vain."""
+        """Keep an event until the removal of a directory is read, which will name it."""
         self.waiting.setdefault(key, (now, since, []))[2].append(raw)
-        return self.waiting.popitem(last=False)[1][2] if len(self.waiting) > WAIT_LIMIT else []
+        if len(self.waiting) > WAIT_LIMIT:
+            self.waiting.popitem(last=False)
 
     def name(self, raw):
         """The removal (or move) of a directory has been read: yield the events that waited for its
@@ -5442,15 +5441,19 @@ class Past:
                 if key[:8] == target[:8] and btrfs_place(key[8:])[1] == subvolume:
                     yield from self.waiting.pop(key)[2]
 
-    def expired(self, now):
-        """Yield the events that have waited too long."""
-        while self.waiting and now - next(iter(self.waiting.values()))[0] >= WAIT_SECONDS:
-            yield from self.waiting.popitem(last=False)[1][2]
+    def settle(self, now):
+        """The queue has been found empty.
 
-    def settle(self):
-        """The queue has been found empty."""
+        Events have waited in vain for a directory that is gone and was not seen to go: it was
+        outside.  Each directory on the way from a root to it would have been seen to go, and its
+        removal is never ignored.  (Dropped wrongly are the last events of an unknown directory, if
+        another was renamed onto it before they were read.  Nothing tells it from the many that are
+        made and removed outside.)
+        """
         self.gone.clear()
         self.hidden = False
+        while self.waiting and now - next(iter(self.waiting.values()))[0] >= WAIT_SECONDS:
+            self.waiting.popitem(last=False)
 
     def trim(self):
         """Let go of what is over, where that is much, or all is."""
@@ -5495,7 +5498,7 @@ class Judge:
         try:
             self.judge_now(Raw(*raw))
         except MustWait as wait:
-            self.give_up(self.past.wait(wait.args[0], raw, self.now, self.moment.processes.since))
+            self.past.wait(wait.args[0], raw, self.now, self.moment.processes.since)
         except Gone:
             pass                        # its file system has been unmounted meanwhile
         except OSError as error:
@@ -5575,7 +5578,6 @@ class Judge:
         self.group.notice("the kernel's event queue overflowed: events were lost")
         self.directories.forget()
         self.source.came_in()
-        self.past.sees_all = False
         self.report(None, Q_OVERFLOW, 0)
 
     def fs_error(self, raw):
@@ -5585,22 +5587,10 @@ class Judge:
         self.out.append(Event(shown[0] if shown else None, FS_ERROR | ISDIR, raw.pid or None,
                               self.now, None, moment))
 
-    def give_up(self, waited):
-        """Events of a directory that is gone and was not seen to go: it was outside.
-
-        Each directory on the way from a root to it would have been seen to go, and its removal
-        is never ignored.  Where that proves nothing they are reported, without a path.  (Dropped
-        wrongly are the last events of an unknown directory, if another was renamed onto it before
-        they were read.  Nothing tells it from the many that are made and removed outside.)
-        """
-        for raw in waited if not self.past.sees_all else ():
-            self.report(None, raw[0], raw[1])
-
     def settle(self):
         """The queue has been found empty: what was to come has come."""
         self.moved.clear()
-        self.past.settle()
-        self.give_up(self.past.expired(self.now))
+        self.past.settle(self.now)
 
     def is_open(self):
         """Whether there is something to settle() as soon as the queue is found empty."""
@@ -5664,12 +5654,13 @@ class Judge:
             ignore = self.directories.ignore
             if self.group.ignores_inside and (ignore.by_path or ignore.hides(was, True)):
                 self.ignore_none(target, raw.key)
-            self.source.on_move()
         if target in self.moved:
             # If it then was renamed a third time, just as the first, the kernel has merged that
             # into the first: its last place is another than the last event says.
             self.directories.cut(target)
         self.moved.add(target)
+        if was is not None:
+            self.source.on_move()
 
     def directory_event(self, raw):
         """A directory in a tree was made or removed."""
@@ -5693,7 +5684,6 @@ class Judge:
             self.past.hidden = False
             self.group.notice("a directory left what a bind mount shows: what happened in it or "
                               "below it just before may be missing")
-        self.source.on_move()
 
     # --- what ignore marks have hidden ---
 
@@ -5926,14 +5916,10 @@ class Fanotify(Source):
         self.stats["dropped in user space"] += dropped
         judge.trim()
         self.directories.trim(self.backlog)
-        if not queue.batches and (judge.is_open() or self.due() or self.group.lags) \
-                and not queue.fill():
+        if not queue.batches and (judge.is_open() or self.group.lags) and not queue.fill():
             self.settle()
         judge.out = []
         return out
-
-    def due(self):
-        return WAIT_SECONDS if self.past.waiting and not self.past.sees_all else None
 
     def settle(self):
         """The queue is empty: what was waiting for the rest of it will wait no longer."""
