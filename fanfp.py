@@ -5190,6 +5190,11 @@ class Source:
         use: is_needed() tells."""
         return False
 
+    def release(self, root):
+        """remove() a mount that is not is_needed() any more.  What has happened in it till now is
+        still told."""
+        self.remove(root)
+
     def counters(self):
         """Counters since the start, {name: int}."""
         return self.stats
@@ -7167,8 +7172,7 @@ TRACE_ALWAYS = MOVES | DELETE | DELETE_SELF | MOVE_SELF
 class TraceRoot(PlainRoot):
     """A root.
 
-    slot   the number that its records have
-    is_far whether somebody else answers for it, so that nothing is asked of it
+    slot   the number that its records have; None once it is released
     is_gone whether its file system has been unmounted, as the kernel says
     opened   a descriptor of it from Trace.open() on, until it is added
     inotify  after that: an inotify instance of its own, which has its watch
@@ -7328,6 +7332,14 @@ class Trace(Source):
             if spot.root is root:
                 spot.root = None
         root.close()
+
+    def release(self, root):
+        """Records that are to be read may have its number, and are of it until another gets that.
+
+        Whether it is needed the kernel says of now, and so it may be ahead of what is read."""
+        slot = root.slot
+        self.remove(root)
+        self.slots[slot], root.slot = root, None
 
     def inside(self, fd, path):
         """The key of a directory is its Spot."""
@@ -7491,7 +7503,8 @@ class Trace(Source):
             if rest is None:
                 continue
             changed, spot.after = True, record.end
-            spot.root = after and self.slots.get(after[0])
+            root = after and self.slots.get(after[0])
+            spot.root = None if root is None or root.slot is None else root
             if spot.root is not None:
                 spot.path = after[1] + (b"/" + rest if rest else b"")
         if changed:
@@ -9558,7 +9571,7 @@ class Mounts:
         if root is not None:
             root.path, root.is_covered = mount.path, is_far(mount.path, far)
             if root.source.is_shared(root) and not root.source.is_needed(root):
-                return root.source.remove(root)
+                return root.source.release(root)
         self.known[mount.id, mount.device, mount.path] = inner
         return None
 
