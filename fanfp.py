@@ -616,6 +616,7 @@ CAP_DAC_OVERRIDE = 1 << 1
 CAP_DAC_READ_SEARCH = 1 << 2
 CAP_SYS_PTRACE = 1 << 19
 CAP_SYS_ADMIN = 1 << 21
+CAP_SYSLOG = 1 << 34
 CAP_LAST = 63                           # as many as the sets have bits for
 
 CAPABILITY_HEADER = struct.pack("=Ii", 0x20080522, 0)       # version 3; this thread
@@ -8619,7 +8620,7 @@ class ThreadSource(Source):
             elif what == "failed":
                 self.error = value
             else:
-                self.deadline, self.over = 0, True
+                self.deadline, self.over = None, True
         if self.deadline is not None and time.monotonic() >= self.deadline:
             self._give_up()
         if self.over and self.farewell:
@@ -12342,9 +12343,10 @@ class ProgramWatch(Watch):
 
     @property
     def may_load(self):
-        """Whether a root that leads elsewhere, or comes, may be the first tree of `trace`."""
-        return Trace not in self._sources.by_kind and any(
-            isinstance(names, TraceNames) for names in self._sources.names)
+        """Whether `trace` may have its first tree later: what is mounted, or a root that comes."""
+        sources = self._sources
+        return Trace not in sources.by_kind and sources.why_no_trace is None \
+            and "trace" in sources.candidates()
 
     @staticmethod
     def _begin_thread():
@@ -12365,7 +12367,7 @@ def drop_capabilities(watch, mounts, executables):
 
     Directories are read, climbed and opened by handle whatever their mode: CAP_DAC_READ_SEARCH.
     A file system that is mounted later, or has a root that comes later, is marked, or BPF programs
-    are loaded for it: CAP_SYS_ADMIN.
+    are loaded for it: CAP_SYS_ADMIN, and CAP_SYSLOG to find rename_lock.
     Ignore marks, their flush, the maps of the BPF program and the names of processes take none;
     nor does what `trace` does for a mount or a root, where bpf(2) is for all who have the
     descriptors: 5.19.
@@ -12378,7 +12380,7 @@ def drop_capabilities(watch, mounts, executables):
     elif not watch.may_load:
         filters.discard("trace")
     if mounts and filters:
-        kept |= CAP_SYS_ADMIN
+        kept |= CAP_SYS_ADMIN | (CAP_SYSLOG if watch.may_load else 0)
     if executables:
         kept |= CAP_SYS_PTRACE
     try:

@@ -6535,33 +6535,62 @@ class TraceTest(Base):
         self.assertEqual(os.path.realpath(here["exe"]), os.path.realpath(sys.executable))
 
     def test_file_system_in_user_space(self):
-        """A FUSE mount in the tree is watched like the rest: who did it is told."""
+        """A FUSE mount in the tree is watched like the rest: who did it is told.  Beside marks,
+        too, when capabilities have been dropped."""
         if not shutil.which("bindfs"):
             self.skipTest("needs bindfs")
         os.mkdir(self.tree + "/m")
-        program = self.program("--filter", "trace", self.tree)
-        run("bindfs", self.out, self.tree + "/m")
-        self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree + "/m"],
-                                                stderr=subprocess.DEVNULL))
-        program.wait_for("/m, fuse mounted inside, is watched from now on")
-        os.mkdir(self.tree + "/m/d")
-        write(self.tree + "/m/d/f")
-        os.rename(self.tree + "/m/d", self.tree + "/m/e")
-        write(self.tree + "/end")
-        events = [event for event in program.until(self.tree + "/end")
-                  if event["path"].startswith(self.tree + "/m/")]
-        self.assertEqual({event["pid"] for event in events}, {os.getpid()})
-        self.assertEqual(gather(events), {
-            self.tree + "/m/d": {"CREATE"}, self.tree + "/m/d/f": set(CREATED.split()),
-            (self.tree + "/m/d", self.tree + "/m/e"): {"RENAME"}})
-        unmount(self.tree + "/m")
-        found = {}
-        while self.tree + "/m" not in found:
-            found.update(self.reported(program))
-        self.assertEqual(found[self.tree + "/m"], {"UNMOUNT"})
+        for name in "trace", "auto":
+            program = self.program("--filter", name, self.tree)
+            run("bindfs", self.out, self.tree + "/m")
+            self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree + "/m"],
+                                                    stderr=subprocess.DEVNULL))
+            program.wait_for("/m, fuse mounted inside, is watched from now on")
+            os.mkdir(self.tree + "/m/d")
+            write(self.tree + "/m/d/f")
+            os.rename(self.tree + "/m/d", self.tree + "/m/e")
+            write(self.tree + "/m/end")
+            events = program.until(self.tree + "/m/end")
+            self.assertEqual({event["pid"] for event in events}, {os.getpid()})
+            self.assertEqual(gather(events), {
+                self.tree + "/m/d": {"CREATE"}, self.tree + "/m/d/f": set(CREATED.split()),
+                (self.tree + "/m/d", self.tree + "/m/e"): {"RENAME"}})
+            shutil.rmtree(self.tree + "/m/e")
+            unmount(self.tree + "/m")
+            found = {}
+            while self.tree + "/m" not in found:
+                found.update(self.reported(program))
+            self.assertEqual(found[self.tree + "/m"], {"UNMOUNT"})
+            self.assertEqual(program.stop()[1].count("\n"), 2)      # and nothing else is said
+
+    def test_bind_mount_no_longer_needed(self):
+        """What a bind mount shows comes into the tree by itself while its events wait: they are
+        told, and so are those after it."""
+        for path in self.out + "/src", self.tree + "/b", self.tree + "/d0":
+            os.mkdir(path)
+        self.mount("--bind", self.out + "/src", self.tree + "/b")
+        program = self.program("--filter", "trace", "--latency", "0", "-e", "CREATE", self.tree)
+        for turn in range(40):
+            found = {}
+            while self.tree + "/b/first" not in found:      # once the bind mount is needed again
+                write(self.out + "/src/first")
+                found = self.reported(program)
+                os.unlink(self.out + "/src/first")
+            # The move of a directory has the list of mounts looked at, just when the rest comes.
+            os.rename(self.tree + "/d%d" % turn, self.tree + "/d%d" % (turn + 1))
+            names = ["/f%d" % number for number in range(20)]
+            for name in names:
+                write(self.out + "/src" + name)
+            os.rename(self.out + "/src", self.tree + "/x")
+            write(self.tree + "/x/last")
+            found = self.reported(program)
+            self.assertEqual({name for name in names if self.tree + "/b" + name not in found},
+                             set())
+            self.assertTrue({self.tree + "/b/last", self.tree + "/x/last"} & set(found))
+            run("sh", "-c", "rm x/*; mv x ../out/src", cwd=self.tree)
 
     def test_root_in_user_space(self):
-        """A FUSE mount is a root like others, where trace is asked for."""
+        """A FUSE mount is a root like others, where trace is asked for or can be had."""
         if not shutil.which("bindfs"):
             self.skipTest("needs bindfs")
         run("bindfs", self.out, self.tree)
