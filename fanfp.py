@@ -1044,11 +1044,12 @@ class Root:
     is_part  whether it is a mount of a part of a file system, or may be
     is_listed  whether its mount has been in the list of mounts
     is_covered  whether the path of the mount led into one of the far_paths() when last listed
+    is_far   whether somebody else answers for it, so that nothing is asked of it
     may_wait  whether its path is looked up though that may lead to who never answers
     """
 
     fd = key = mount_id = source = None
-    is_listed = is_covered = may_wait = False
+    is_listed = is_covered = is_far = may_wait = False
 
     def __init__(self, display, path, mount=None):
         """`mount`: the Mount of which it is the root, inside a tree."""
@@ -1067,6 +1068,10 @@ class Root:
             pass
         self.path = path_to(self.mount_id, self.may_wait)
         return self.open_path()
+
+    def shown(self):
+        """What to call it, as long as it is watched."""
+        return self.display
 
     def show_as(self, display):
         """It has another name in events from now on."""
@@ -7180,7 +7185,7 @@ class TraceRoot(PlainRoot):
     """
 
     slot = opened = inotify = None
-    is_far = is_gone = False
+    is_gone = False
 
     def remains(self, path):
         return not self.is_gone
@@ -8337,7 +8342,7 @@ def is_below_any(path, tops):
 
 def top_of(root, far):
     """The path that leads to a root now, or None, as of visible_path()."""
-    return root.path if root.fd is None else visible_path(root.fd, far)
+    return root.path if root.fd is None or root.is_far else visible_path(root.fd, far)
 
 
 class MountList:
@@ -8449,13 +8454,12 @@ THREAD_BATCHES = 16         # of them in one read()
 class FarRoot(Root):
     """A root that a ThreadSource watches, as the others know it: nothing is asked there."""
 
+    is_far = True
+
     def __init__(self, display, path, mount_id):
         """`path`: the real one."""
         super().__init__(display, path)
         self.mount_id = mount_id
-
-    def shown(self):
-        return self.display
 
 
 class Asked:
@@ -8967,8 +8971,8 @@ class Sources(SourceList):
         return root
 
     def add_far_root(self, display, path):
-        """Watch a root with a thread of its own, if somebody else answers for where it is; whether
-        it is so.  Waits for the answer for as long as it takes."""
+        """Watch a root with `trace` or a thread of its own, if somebody else answers for where it
+        is; whether it is so.  Waits for the answer for as long as it takes."""
         mounts = self.mount_list.current()
         if not any(map(is_answered, mounts)):
             return False
@@ -8987,8 +8991,11 @@ class Sources(SourceList):
             return False
         if real is None:
             return False                    # it is not there yet
+        kind, is_plain = beyond[0].kind, real == os.path.abspath(path)
+        if is_plain and not self.wanted.wait and self.trace_far_root(display, real, kind):
+            return True
         source = self.add_thread(
-            FarRoot(shown_name(display), real, number), beyond[0].kind, False,
+            FarRoot(shown_name(display), real, number), kind, False,
             lambda notice: self.thread_watch(display, notice=notice,
                                              ignore=self.wanted.ignore.globs))
         while not source.is_ready and not source.over:
@@ -8998,6 +9005,23 @@ class Sources(SourceList):
         if source.error is not None:
             self.drop(source)
             raise source.error
+        return True
+
+    def trace_far_root(self, display, path, kind):
+        """Watch such a root, a directory, with `trace`, which asks nobody any more once that is
+        open; whether that can be had."""
+        trace = self.trace_if_any()
+        if trace is None:
+            return False
+        asked = Asked(lambda: trace.open(TraceRoot(shown_name(display), path)))
+        self.wait_for(asked.has_come, display, kind)
+        if asked.error is not None:
+            return False                    # a file
+        asked.answer.is_far = True
+        if any(root.key == asked.answer.key for root in trace.roots):
+            asked.answer.close()            # given twice
+        else:
+            trace.add(asked.answer)
         return True
 
     def wait_for(self, has_come, display, kind):
@@ -9291,8 +9315,8 @@ class NewMounts:
         # It may be in what is in a tree and has no source, or one that can't be asked.
         tops = [inner for identity, inner in self.known.items()
                 if inner is not None and identity[0] == mount.parent]
-        tops += [source.root for source in self.sources.all if isinstance(source, ThreadSource)
-                 and not source.is_inner and source.root.mount_id == mount.parent]
+        tops += [root for source in self.sources.all for root in source.roots
+                 if root.is_far and root.mount_id == mount.parent]
         for above in tops:
             if below(directory, above.path) is not None:
                 return None, above

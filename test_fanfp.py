@@ -6596,16 +6596,27 @@ class TraceTest(Base):
         run("bindfs", self.out, self.tree)
         self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree],
                                                 stderr=subprocess.DEVNULL))
-        program = self.program("--filter", "trace", self.tree)
-        run("sh", "-c", "mkdir d; echo > d/f; mv d e", cwd=self.tree)
-        self.assertEqual(self.reported(program), {
-            self.tree + "/d": {"CREATE"}, self.tree + "/d/f": set(CREATED.split()),
-            (self.tree + "/d", self.tree + "/e"): {"RENAME"}})
-        # What is mounted in it is watched, too; both may wait.
-        self.mount("-t", "tmpfs", "tmpfs", self.tree + "/e")
-        program.wait_for(" mounted inside, is watched from now on")
-        write(self.tree + "/e/g")
-        self.assertEqual(self.reported(program), {self.tree + "/e/g": set(CREATED.split())})
+        for name in "trace", "auto":
+            program = self.program("--filter", name, self.tree, self.tree + "/.")
+            self.assertIn(b"(filter: trace)", program.errors)
+            run("sh", "-c", "mkdir d; echo > d/f; mv d e", cwd=self.tree)
+            events = program.until(self.tree + "/e")
+            self.assertEqual(gather(events), {
+                self.tree + "/d": {"CREATE"}, self.tree + "/d/f": set(CREATED.split())})
+            self.assertEqual({event["comm"] for event in events}, {"mkdir", "sh"})
+            # What is mounted in it is watched, too; both may wait.
+            self.mount("-t", "tmpfs", "tmpfs", self.tree + "/e")
+            program.wait_for(" mounted inside, is watched from now on")
+            write(self.tree + "/e/g")
+            found = self.reported(program, real=self.tree + "/e")
+            self.assertEqual(found[self.tree + "/e/g"], set(CREATED.split()))
+            program.stop()
+            unmount(self.tree + "/e")
+            shutil.rmtree(self.tree + "/e")
+        # What may lead elsewhere later is followed by inotify.
+        os.symlink(self.tree, self.out + "/link")
+        for arguments in ["--wait", self.tree], [self.out + "/link"]:
+            self.assertIn(b"(filter: inotify)", self.program(*arguments).errors)
 
     def test_beside_marks(self):
         """Of `auto`: where marks can't be had, as on ramfs, it is trace, and mounts there follow
