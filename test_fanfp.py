@@ -9915,8 +9915,9 @@ class Run(Commands):
         write(self.tree + "/src/a")
         program.wait_for(" ends the loop\n")
         errors = program.stop()[1]
-        found = re.search("3 times in a row it was started by what changed while it ran; if it "
-                          "writes that itself, (.*) ends the loop", errors)
+        # Three; ten where the host is so slow that no path was in all batches.
+        found = re.search("(?:3|10) times in a row it was started by what changed while it ran; if "
+                          "it writes that itself, (.*) ends the loop", errors)
         self.assertIsNotNone(found, errors)
         program = self.begin(script, *list(arguments) + shlex.split(found.group(1)))
         if "--restart" in arguments:
