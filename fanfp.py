@@ -455,14 +455,13 @@ def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
 
     OSError ESTALE: it is gone.  open_by_handle_at(2).  `mount_fd`: any ordinary descriptor there.
     """
-    fd = call("open_by_handle_at", mount_fd, handle, flags)
     for _ in range(HANDLE_TRIES):
+        fd = call("open_by_handle_at", mount_fd, handle, flags)
         if fd >= 0 or ctypes.get_errno() != errno.ENOMEM:
             break
         # So ext4 says of a directory that is being removed, for less than a millisecond; then it
         # is ESTALE.  On Linux 6.18 a thousand times in a million.
         time.sleep(0.001)
-        fd = call("open_by_handle_at", mount_fd, handle, flags)
     if fd < 0:
         number = ctypes.get_errno()
         raise failure(number, "opening a file handle", "",
@@ -5792,25 +5791,19 @@ class Fanotify(Source):
         if self.group.ignores_inside:
             self.came_in()
 
-    def prefix_now(self, key, otherwise=None):
-        """Past.prefix(), and `otherwise` where it can't be told."""
-        try:
-            return self.past.prefix(key)
-        except (MustWait, Gone, OSError):
-            return otherwise
-
     def entry(self, key, name, otherwise):
-        prefix = self.prefix_now(key, self)
-        if prefix is self:
+        try:
+            prefix = self.past.prefix(key)
+        except (MustWait, Gone, OSError):
             return otherwise
         return prefix and prefix + os.fsdecode(name)
 
     def inside(self, fd, path):
         try:
             key = key_of(fd, name_to_handle(fd)[0], os.fsdecode(path))
-        except OSError:
+            return key if key[:8] in self.group.marked and self.past.prefix(key) else None
+        except (MustWait, Gone, OSError):
             return None
-        return key if key[:8] in self.group.marked and self.prefix_now(key) else None
 
     def is_shared(self, root):
         return root.is_part and len(self.directories.mounts.get(root.key[:8], ())) > 1
