@@ -10790,8 +10790,7 @@ OPTIONS = (
     ("", "devices", "", "tell who opens, reads and writes device nodes such as /dev/null, too"),
     ("", "no-dereference", "", "watch a symbolic link given, not its target"),
     ("", "wait", "", "wait for roots that are not there, and for those that go to come again"),
-    ("", "top", "", "no events, but tables of the busiest directories and processes, of events, "
-     "and of files that grow, each second; without a terminal a line a second"),
+    ("", "top", "", "tables of who is busy, where and how, and of growing files, anew each second"),
     ("", "summary", "", "no events, but these tables at the end and at SIGUSR1; --json, --csv"),
     ("", "exec", "COMMAND", "run a command for each event, one at a time, without a shell: {} is "
      "the path; FANFP_PATH, _OLD_PATH, _EVENTS, _IS_DIR, _PID, _COMM, _UID and more of who did it "
@@ -11110,10 +11109,8 @@ def format_letters(pattern):
     for match in format_pieces(FORMAT_LETTERS).finditer(pattern) if pattern else ():
         letter, separator, wrong = match.groups()
         if wrong is not None:
-            raise Error(errno.EINVAL, "reading --format %s: %s" % (
-                printable(pattern), "%c, inotifywait's cookie, is not to be had; a RENAME has %o, "
-                "and the command is %C" if wrong == "c" else
-                "%%%s is not known; --help lists them" % printable(wrong)))
+            raise Error(errno.EINVAL, "reading --format %s: %%%s is not known; --help lists them"
+                        % (printable(pattern), printable(wrong)))
         found.add(letter or "e")
     return found
 
@@ -11805,13 +11802,13 @@ class Tally(Part):
                 size = self.sizes.pop(event.old_path or path, None)
                 if size is None and len(self.sizes) < TALLY_ROOM:
                     # Of a file that was there before, what was written until now is not known.
-                    size = [None if mask & CREATE else self.size(path), 0, 0]
+                    size = [None if mask & CREATE else self.size_of(path), 0, 0]
                 if size is not None:
                     self.sizes[path] = [0 if mask & CREATE else size[0]] + size[1:]
                     if mask & (MODIFY | CLOSE_WRITE | RENAME):     # or it may be a link
                         self.written.add(path)
 
-    def size(self, path):
+    def size_of(self, path):
         """The size of a file in bytes; None where it is not known, or might never be."""
         try:
             return os.lstat(path).st_size if self.watch.answers(path) else None
@@ -11853,7 +11850,7 @@ class Tally(Part):
         self.total = self.less(self.total + self.last)
         for path, size in self.sizes.items():
             before = size[0]
-            known = self.size(path) if path in self.written else before
+            known = self.size_of(path) if path in self.written else before
             size[2] = 0 if None in (before, known) else max(0, known - before)
             size[:2] = before if known is None else known, size[1] + size[2]
         self.written.clear()
@@ -12527,7 +12524,6 @@ TOOL_EVENTS = (ACCESS, MODIFY, ATTRIB, CLOSE_WRITE, CLOSE_NOWRITE, OPEN, MOVED_F
 TOOL_GROUPS = {"close": CLOSE_WRITE | CLOSE_NOWRITE, "move": MOVED_FROM | MOVED_TO}
 TOOL_WORDS = dict(TOOL_GROUPS, **{event_names(bit)[0].lower(): bit for bit in TOOL_EVENTS})
 SELF = MOVE_SELF | DELETE_SELF | UNMOUNT
-REG_EXTENDED, REG_ICASE, REG_NOSUB = 1, 2, 8            # <regex.h>
 
 Line = collections.namedtuple("Line", "directory name mask cookie time")
 """What inotifywait prints a line of: %w, %f, one bit of an event and maybe ISDIR, %c, %T."""
@@ -12535,12 +12531,12 @@ Line = collections.namedtuple("Line", "directory name mask cookie time")
 
 def called_as(program, arguments):
     """(the tool of inotify-tools to be, or None; the arguments for it)."""
-    flag, given, name = arguments[0].partition("=") if arguments else ("", "", "")
+    flag, _, name = "".join(arguments[:1]).partition("=")
     if flag != "--as":
         name = os.path.basename(program)
         return name if name in TOOL_NAMES else None, arguments
     rest = arguments[1:]
-    if not given:
+    if not name:
         name, rest = "".join(rest[:1]), rest[1:]
     if name not in TOOL_NAMES:
         refuse("--as: it takes %s, not %s" % (", ".join(TOOL_NAMES), name or '""'))
@@ -12588,22 +12584,15 @@ def tool_paths(given):
 
 
 def tool_search(given):
-    """Whether --include or --exclude wants a path, a function of it: by an extended regular
-    expression of POSIX, the C library's own.  regex(3)."""
-    option = next((name for name in ("exclude", "excludei", "include", "includei")
-                   if name in given.given), None)
-    if option is None:
-        return lambda _: True
-    pattern, made = getattr(given, option), (ctypes.c_long * 64)()  # a regex_t has less
-    failed = call("regcomp", made, os.fsencode(pattern),
-                  REG_EXTENDED | REG_NOSUB | REG_ICASE * (option[7:] == "i"))
-    if failed:
-        text = ctypes.create_string_buffer(200)
-        call("regerror", failed, made, text, len(text))
-        mistake("Error in `%s' regular expression.  %s: %s"
-                % (option[:7], printable(pattern), os.fsdecode(text.value)))
-    return lambda path: (call("regexec", made, os.fsencode(path), 0, None, 0) == 0) \
-        == option.startswith("include")
+    """Whether --include or --exclude wants a path, a function of it."""
+    for option in "exclude", "excludei", "include", "includei":
+        if option in given.given:
+            try:
+                search = compiled(getattr(given, option), option, option[7:] == "i").search
+            except Error as error:
+                mistake("Error in `%s' regular expression.  %s" % (option[:7], worded(error)))
+            return lambda path: bool(search(path)) == option.startswith("include")
+    return lambda _: True
 
 
 def tool_names(mask):
@@ -12651,7 +12640,7 @@ class Tool(Manner):
             syslog = module("syslog", "reading options: --syslog")
             syslog.openlog(name, syslog.LOG_PID | syslog.LOG_NDELAY, syslog.LOG_DAEMON)
             self.say = syslog.syslog
-        else:
+        else:                           # of which a daemon keeps nothing open
             self.say = Output(2, "standard error", self.signals).say
 
     def read_options(self):
@@ -12884,7 +12873,7 @@ def run_tool(name, arguments):
     try:
         return run(options, tool)
     except Error as error:
-        if not (tool.waits and given.syslog):
+        if not (tool.waits and given.syslog):       # -d alone is still in the foreground
             raise
         tool.say(tool_words(name, error))
         return EXIT_ERROR

@@ -4195,7 +4195,7 @@ class Who(Command):
                 (("--user", "!"), "there is no user \"\" in /etc/passwd; give the number"),
                 (("--comm", "x", "--filter", "inotify"), "inotify does not tell who did it"),
                 (("-p", "1"), "invalid option -- 'p'"),
-                (("--format", "%c"), "and the command is %C"),
+                (("--format", "%c"), "%c is not known; --help lists them"),
                 (("--format", "%f", "--who"), "--who and --format: only one of them")):
             with self.subTest(words):
                 self.assert_fails(error, self.tree, *words)
@@ -10309,6 +10309,8 @@ class People(Command):
         self.assertIn("\x1b[24;1H", whole)
         os.mkdir(self.tree + "/a")
         text = self.until(master, " 1 events, ") + self.until(master, "\x1b[0m")
+        write(self.tree + "/grows", "x" * 5000)
+        text += self.until(master, " 5000 ")
         process.terminate()
         text += self.until(master, "\x1b[?1049l")
         self.assertNotIn(fanfp.KEYS_SHOWN, text)
