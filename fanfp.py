@@ -5309,6 +5309,7 @@ class Past:
         self.named = {}             # key -> (parent key, name), while judging what waited for it
         # Until the queue is found empty:
         self.gone = collections.OrderedDict()   # key -> (parent key, name), to its end
+        self.moved = set()          # keys of directories renamed
         self.hidden = False         # whether the kernel had no way up from some directory
 
     # --- the question ---
@@ -5461,13 +5462,20 @@ class Past:
         made and removed outside.)
         """
         self.gone.clear()
+        self.moved.clear()
         self.hidden = False
         while self.waiting and now - next(iter(self.waiting.values()))[0] >= WAIT_SECONDS:
             self.waiting.popitem(last=False)
 
+    def is_open(self):
+        """Whether there is something to settle() as soon as the queue is found empty."""
+        return bool(self.moved or self.waiting or self.gone)
+
     def trim(self):
         """Let go of what is over, where that is much, or all is."""
         position = self.queue.position
+        if len(self.moved) > OUTSIDE_LIMIT:
+            self.moved.clear()
         if not self.queue.batches:
             self.before.clear()
         # Behind a slow reader little is over: all is looked through again when twice as long.
@@ -5490,7 +5498,6 @@ class Judge:
         self.now, self.moment = time.time(), None   # of the read() that goes on
         self.out = []                   # its Events
         self.room = READ_ROOM           # characters of long paths for which it has room
-        self.moved = set()              # directories renamed since the queue was last empty
 
     def begin(self, moment):
         """Begin a read(); returns its list of Events."""
@@ -5597,21 +5604,6 @@ class Judge:
         self.out.append(Event(shown[0] if shown else None, FS_ERROR | ISDIR, raw.pid or None,
                               self.now, None, moment))
 
-    def settle(self):
-        """The queue has been found empty: what was to come has come."""
-        self.moved.clear()
-        self.past.settle(self.now)
-
-    def is_open(self):
-        """Whether there is something to settle() as soon as the queue is found empty."""
-        return bool(self.moved or self.past.waiting or self.past.gone)
-
-    def trim(self):
-        """Keep the tables within their limits."""
-        self.past.trim()
-        if len(self.moved) > OUTSIDE_LIMIT:
-            self.moved.clear()
-
     # --- moves ---
 
     def rename(self, raw):
@@ -5664,11 +5656,11 @@ class Judge:
             ignore = self.directories.ignore
             if self.group.ignores_inside and (ignore.by_path or ignore.hides(was, True)):
                 self.ignore_none(target, raw.key)
-        if target in self.moved:
+        if target in self.past.moved:
             # If it then was renamed a third time, just as the first, the kernel has merged that
             # into the first: its last place is another than the last event says.
             self.directories.cut(target)
-        self.moved.add(target)
+        self.past.moved.add(target)
         if was is not None:
             self.source.on_move()
 
@@ -5825,7 +5817,7 @@ class Fanotify(Source):
                 self.root_removed(root, raw.pid)
             elif raw.mask & RENAME:
                 self.judge.report(root.display, MOVE_SELF | ISDIR, raw.pid)
-                self.judge.moved.add(root.key)      # see settle()
+                self.past.moved.add(root.key)       # see settle()
                 # The new parent may carry a mark that hides the next such event.
                 while self.find_parent(root):
                     self.came_in()
@@ -5918,9 +5910,9 @@ class Fanotify(Source):
             queue.batches.popleft()
         self.stats["events read"] += count
         self.stats["dropped in user space"] += dropped
-        judge.trim()
+        self.past.trim()
         self.directories.trim(self.backlog)
-        if not queue.batches and (judge.is_open() or self.group.lags) and not queue.fill():
+        if not queue.batches and (self.past.is_open() or self.group.lags) and not queue.fill():
             self.settle()
         judge.out = []
         return out
@@ -5928,7 +5920,7 @@ class Fanotify(Source):
     def settle(self):
         """The queue is empty: what was waiting for the rest of it will wait no longer."""
         self.group.caught_up()
-        self.judge.settle()
+        self.past.settle(self.judge.now)
         # The removal of a root that was renamed at the same moment may have been hidden.
         for root in list(self.roots):
             if root.removed():
