@@ -10948,7 +10948,8 @@ def help_rows(rows):
     for letter, name, argument, what in rows:
         flags = ("  %s--%s %s" % ("-%s, " % letter if letter else "", name, argument)).rstrip()
         what = folded(what, HELP_INDENT, HELP_INDENT * " ")
-        text += flags + ("\n" + what if len(flags) >= HELP_INDENT else what[len(flags):]) + "\n"
+        text += flags + ("\n" + what if what and len(flags) >= HELP_INDENT else
+                         what[len(flags):]) + "\n"
     return text
 
 
@@ -11762,7 +11763,7 @@ def from_root(path, root, is_dir=False):
 # text at the end.  All memory is bounded.
 
 TALLY_ROOM = 10000          # what is counted apart from the rest; beyond, there is less detail
-TALLY_DEPTH = 32            # levels below a root; what is deeper counts there
+TALLY_DEPTH = 64            # levels; what is deeper counts there
 
 
 class Tally(Part):
@@ -11811,8 +11812,7 @@ class Tally(Part):
         """The directory that an event counts in; "" where there is none.  A root is in itself."""
         path = event.path or ""
         if path.count("/") > TALLY_DEPTH:
-            root = event.root or ""
-            path = root + "/".join(path[len(root):].split("/")[:TALLY_DEPTH + 1])
+            path = "/".join(path.split("/")[:TALLY_DEPTH + 1])
         return path if path in self.roots else self.above(path)
 
     def above(self, path):
@@ -12502,9 +12502,11 @@ TOOL_OPTIONS = {
 }
 TOOL_IDLE = (
     # As IDLE, and maybe the words of the tool.
-    ("--timefmt --no-newline", "!--format"), ("--exclude", "--excludei"),
-    ("--include", "--includei"), ("--exclude --excludei", "--include --includei",
-                                  "include and exclude regexp cannot both be specified."),
+    ("--timefmt --no-newline", "!--format"),
+    ("--exclude", "--excludei"),
+    ("--include", "--includei"),
+    ("--exclude --excludei", "--include --includei",
+     "include and exclude regexp cannot both be specified."),
     ("--csv", "--format", "-c and --format cannot both be specified."),
     ("%T", "!--timefmt", "%T is in --format string, but --timefmt was not specified."),
     ("--daemon", "!--outfile", "-o must be specified with -d."),
