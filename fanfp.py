@@ -1205,7 +1205,7 @@ class Table:
         self.nodes = {}         # key -> Node
         self.prefixes = {}      # key -> "path/" to put before a name: a cache of what nodes say
         self.outside = set()    # keys of directories known to be in no tree
-        self.roots = {}         # key -> what to put before the names in a root
+        self.anchors = {}       # key -> link of a mount in a tree, or (key, None, what to show)
         self.mounts = {}        # file-system id -> roots on it, one for each mount
         self.devices = devices
         self.root_parents = set()   # keys of the directories that have a root as an entry, and ids
@@ -1214,20 +1214,23 @@ class Table:
 
     # --- roots ---
 
-    def add(self, root):
-        """Know a root, shown as itself."""
-        self.roots[root.key] = with_slash(root.display)
+    def add(self, root, parent=None, name=None):
+        """Anchor a root: shown as itself or, for a mount in the tree, below its parent."""
+        self.anchors[root.key] = (root.key, parent, with_slash(root.display)
+                                  if parent is None else name)
         self.mounts.setdefault(root.key[:8], []).append(root)
         self.forget()
 
     def rename(self, root):
-        """A root has another name from now on."""
-        self.roots[root.key] = self.nodes[root.key].name = with_slash(root.display)
+        """A root that is shown as itself has another name from now on."""
+        display = with_slash(root.display)
+        self.anchors[root.key] = (root.key, None, display)
+        self.nodes[root.key].name = display
         self.prefixes.clear()
 
     def remove(self, root):
         """Forget a root and what is known below it."""
-        self.roots.pop(root.key, None)
+        self.anchors.pop(root.key, None)
         if root in self.mounts.get(root.key[:8], ()):
             self.mounts[root.key[:8]].remove(root)
         self.forget()
@@ -1238,7 +1241,9 @@ class Table:
         self.outside.clear()
         self.nodes.clear()
         self.covered.clear()
-        self.nodes.update((key, Node(None, prefix)) for key, prefix in self.roots.items())
+        for key, parent, display in self.anchors.values():
+            if parent is None:
+                self.nodes[key] = Node(None, display)
 
     def trim(self, pending):
         """Keep the tables within their limit, by forgetting.
@@ -1259,7 +1264,7 @@ class Table:
         """The path of a directory with a slash at its end, or None: it is not known."""
         node = self.nodes.get(key)
         names = node.way_up() if node is not None else []
-        if not names or not self.recursive and key not in self.roots:
+        if not names or not self.recursive and key not in self.anchors:
             return None
         prefix = names.pop()
         if names:
@@ -1300,7 +1305,7 @@ class Table:
 
     def put(self, key, parent, name):
         """A directory is now (made, or moved within the trees) `name` in a known `parent`."""
-        if key in self.roots:
+        if key in self.anchors:
             return
         node, above, name = self.nodes.get(key), self.nodes[parent], os.fsdecode(name)
         if node is None or not node.way_up() or hangs_on(above, node):
@@ -1319,7 +1324,7 @@ class Table:
 
     def cut(self, key):
         """A directory is not in the trees any more; where what is below it is, is not known."""
-        node = self.nodes.pop(key, None) if key not in self.roots else None
+        node = self.nodes.pop(key, None) if key not in self.anchors else None
         if node is not None:
             node.parent = node.name = None
             self.prefixes.clear()
@@ -1332,7 +1337,7 @@ class Table:
 
     def delete(self, key):
         """A directory has been deleted."""
-        if key not in self.roots:
+        if key not in self.anchors:
             self.nodes.pop(key, None)
             self.prefixes.pop(key, None)
 
@@ -1374,6 +1379,8 @@ class Directories(Table):
 
         Raises Gone, or OSError where the kernel can't tell for a reason of its own.
         """
+        if key in self.anchors:
+            return [self.anchors[key]]
         if not self.mounts.get(key[:8]):
             return no_way(key)          # unmounted, though it may be mounted elsewhere
         found = []
@@ -1390,7 +1397,7 @@ class Directories(Table):
     def is_hidden(self, key):
         """Whether no mount of a root shows where a directory is."""
         try:
-            return key not in self.roots and self.walk(key) == no_way(key)
+            return self.walk(key) == no_way(key)
         except (Gone, OSError):
             return False
 
@@ -1460,7 +1467,7 @@ class Directories(Table):
                 if mount != mount_id or above == trail[-1]:
                     break                       # the top
                 changed = max(changed, os.fstat(up).st_ctime)
-                if self.known(above):
+                if above in self.anchors or self.known(above):
                     return trail, above, changed
                 trail.append(above)
         except FileNotFoundError:               # not below the root of this (bind) mount
@@ -4345,10 +4352,9 @@ class Group:
 
     def unmark(self, root):
         """No root is left on the file system of this one."""
-        if root.key[:8] in self.marked:
+        if root.key[:8] in self.marked and root.fd is not None:
             try:
-                with root.opened() as fd:
-                    mark_filesystem(self.fd, self.asked | ISDIR, root, fd, FAN_MARK_REMOVE)
+                mark_filesystem(self.fd, self.asked | ISDIR, root, root.fd, FAN_MARK_REMOVE)
             except OSError:
                 pass                    # an unmounted one has taken its mark along
         self.marked.discard(root.key[:8])
@@ -5114,12 +5120,15 @@ class Source:
              says it
     over     whether it has come to its end, and is to be closed
     error    the OSError for which it has, or None
+    follows_mounts  whether it gives the mounts in its trees their new names itself, when a
+             directory there is moved; else whoever follows the mounts does
     filter_name  of the filter in use, one of FILTER_NAMES; None: it has no trees as yet
     """
 
     roots = mounted = ()
     backlog = trees_changed = has_bind_mounts = over = False
     error = filter_name = None
+    follows_mounts = True
 
     def keep_root(self, root):
         """Enter a root that is watched from now on."""
@@ -5186,8 +5195,12 @@ class Source:
     def uncovered(self, key, name):
         """A mount over an entry of a directory is gone, and what it covered is seen again."""
 
+    def shown(self, root):
+        """What to call a root now; None: it is a mount in a directory that left the tree."""
+        return root.display
+
     def show_as(self, root, display):
-        """A mount in a tree has another name in events from now on."""
+        """A mount in another source's tree has another name in events from now on."""
         root.show_as(display)
 
     def is_shared(self, root):
@@ -5345,6 +5358,8 @@ class Past:
 
     def links(self, key):
         """Links from an unknown directory upwards, as many as can be known at once."""
+        if key in self.directories.anchors:     # what a bind mount shows may move all the same
+            return [self.directories.anchors[key]]
         link = self.named.get(key) or self.where(key)
         if link is None and key in self.gone:
             self.look_ahead()
@@ -5564,7 +5579,7 @@ class Judge:
         Not while a directory in the queue may come into a tree, and this one with it; nor what a
         bind mount shows, which may be in one by its own path.
         """
-        if self.source.has_bind_mounts and key in self.directories.roots \
+        if self.source.has_bind_mounts and key in self.directories.anchors \
                 or self.group.ignored.get(key, 0) >= self.queue.batches[0].number:
             return
         self.past.look_ahead()
@@ -5599,10 +5614,10 @@ class Judge:
 
     def fs_error(self, raw):
         """A file system has met errors, in a tree or elsewhere on it."""
-        shown = [root.display for root in self.directories.mounts.get(raw.key[:8], ())]
+        shown = (self.source.shown(root) for root in self.directories.mounts.get(raw.key[:8], ()))
         moment = Moment(self.moment.roots, self.moment.processes, raw.name)
-        self.out.append(Event(shown[0] if shown else None, FS_ERROR | ISDIR, raw.pid or None,
-                              self.now, None, moment))
+        self.out.append(Event(next((path for path in shown if path is not None), None),
+                              FS_ERROR | ISDIR, raw.pid or None, self.now, None, moment))
 
     # --- moves ---
 
@@ -5754,7 +5769,10 @@ class Fanotify(Source):
             self.group.mark(root, fd)
         if place is not None or self.stats["reads"]:
             self.came_in()                  # what is below it was outside until now
-        self.directories.add(root)
+        if place is not None and place.source is self:
+            self.directories.add(root, place.key, place.name)
+        else:
+            self.directories.add(root)
         if root.is_part or root.fd is not None:
             self.find_parent(root)
         self.keep_root(root)
@@ -5797,6 +5815,15 @@ class Fanotify(Source):
         except (MustWait, Gone, OSError):
             return None
 
+    def shown(self, root):
+        if root.fd is not None:
+            return root.display
+        try:
+            prefix = self.past.prefix(root.key)
+        except (MustWait, Gone, OSError):
+            return root.display
+        return prefix and prefix.rstrip("/")
+
     def is_shared(self, root):
         return root.is_part and len(self.directories.mounts.get(root.key[:8], ())) > 1
 
@@ -5804,7 +5831,8 @@ class Fanotify(Source):
         """Whether a bind mount, which is_shared(), is what makes its directory one of a tree."""
         try:
             parent = self.directories.parent_of(root)
-            return parent is None or self.past.prefix(parent) is None
+            itself = parent is not None and self.past.prefix(parent) is not None
+            return not itself and self.shown(root) is not None
         except (MustWait, Gone, OSError):
             return True
 
@@ -6703,7 +6731,7 @@ class Inotify(Source):
     moved_roots  those that may have been removed before their new parents were watched
     """
 
-    filter_name = "inotify"
+    filter_name, follows_mounts = "inotify", False
 
     def __init__(self, wanted, _, notice, mount_list):
         self.wanted, self.notice, self.mounts = wanted, notice, mount_list
@@ -7268,7 +7296,7 @@ class Traced:
 class Trace(Source):
     """BPF programs that record the events of the trees, and the ring buffer they put them into."""
 
-    filter_name = "trace"
+    filter_name, follows_mounts = "trace", False
 
     def __init__(self, wanted, _, notice, __):
         self.notice, self.recursive = notice, wanted.recursive
@@ -9195,8 +9223,16 @@ class InnerMount:
         """Whether it is, in a tree: what has left those has left its source, too."""
         return self.root is not None and self.root in self.root.source.mounted
 
+    @property
+    def is_foreign(self):
+        """Whether its source does not follow what it is called, as in the tree of another."""
+        return self.place is None or self.place.source is not self.root.source \
+            or not self.root.source.follows_mounts
+
     def shown(self):
         """What to call it now; None: it has left the tree."""
+        if self.root is not None and not self.is_foreign:
+            return self.root.source.shown(self.root)
         if self.place is not None:
             return self.place.shown(self.root and self.root.display)
         above, rest = self.above.shown(), below(self.path, self.above.path)
@@ -9415,19 +9451,23 @@ class Mounts:
         #                         no tree; as of the list followed last
         self.new = NewMounts(sources, self.known)
         self.duplicates = set()  # InnerMounts that are Duplicate, and may not be after a move
-        self.watched = []       # InnerMounts that are; what has others in it first
-        # The sources to be read before others.  A mount in another source's tree is called as the
-        # directory there is: a rename there is read before what was done after it in the mount.
-        self.first = set()
+        self.foreign = []       # those that are, and are watched; what has others in it first
         self.news = False       # the list or the trees may be others than those followed last
         self.pending = None     # a list to follow when sources are as far: (their ahead(), list)
-        sources.on_move, sources.on_lead = self.rename, self.follow_root
+        sources.on_move, sources.on_lead = self.follow_foreign, self.follow_root
 
     @property
     def is_due(self):
         """Whether follow() has something to do."""
         return self.news or self.pending is not None \
             or any(source.trees_changed for source in self.sources.all)
+
+    @property
+    def first(self):
+        """The sources to be read before others.  A mount in another source's tree is called as the
+        directory there is: a rename there is read before what was done after it in the mount."""
+        return {inner.place.source for inner in self.foreign
+                if inner.place is not None and inner.place.source is not inner.root.source}
 
     # --- what the Watch calls ---
 
@@ -9482,13 +9522,13 @@ class Mounts:
 
     # --- what the sources call ---
 
-    def rename(self):
-        """Have the mounts called as their places are called now; let go of those that left the
-        tree: they are found again when they come back."""
-        for inner in list(self.watched):
+    def follow_foreign(self):
+        """Have the foreign mounts called as their places are called now; let go of those that left
+        the tree: they are found again when they come back."""
+        for inner in list(self.foreign):
             root, shown = inner.root, inner.shown()
             if shown is None:
-                self.watched.remove(inner)
+                self.foreign.remove(inner)
                 root.source.remove(root)
                 self.news = True
             elif shown != root.display:
@@ -9533,12 +9573,10 @@ class Mounts:
         those that are gone.  Returns whether the list is out of date."""
         self.let_go(current)
         hidden = self.take_in(current) if self.inner else set()
-        self.watched = [inner for inner in self.known.values()
-                        if inner is not None and inner.root is not None]
-        self.watched.sort(key=lambda inner: len(inner.root.display))
-        self.rename()
-        self.first = {inner.place.source for inner in self.watched if inner.place is not None
-                      and inner.place.source is not inner.root.source}
+        self.foreign = [inner for inner in self.known.values()
+                        if inner is not None and inner.root is not None and inner.is_foreign]
+        self.foreign.sort(key=lambda inner: len(inner.root.display))
+        self.follow_foreign()
         for source in list(self.sources.all):
             self.sources.events += source.look_at_roots(self.sources.moment)
         for source in self.sources.all:
@@ -9563,6 +9601,8 @@ class Mounts:
                 if identity in current:
                     self.known[identity] = None
                 continue
+            if inner.root is not None and not inner.is_foreign:     # else see follow_foreign()
+                inner.root.display = shown[inner] or inner.root.display
             mount = by_id.get(identity[0])
             # Of another device it may be what got the number; or it was found by a list in which
             # the one before it still had that.
@@ -9597,7 +9637,7 @@ class Mounts:
                 if root.mount_id in by_id:
                     root.is_listed = True
                 elif root.is_listed:
-                    gone.append((root, root.display))
+                    gone.append((root, source.shown(root)))
         return gone
 
     def drop_over(self):
@@ -9607,7 +9647,7 @@ class Mounts:
             for inner in self.known.values():
                 if inner is not None and inner.root is not None and inner.root.source is source:
                     inner.root = None
-            self.watched = [inner for inner in self.watched if inner.root is not None]
+            self.foreign = [inner for inner in self.foreign if inner.root is not None]
             self.say_why(source)
 
     def say_why(self, source):

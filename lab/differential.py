@@ -339,7 +339,7 @@ class Model:
             if each.covers is None:
                 continue
             if not each.inside():
-                each.watched = False            # fanfp lets go of it
+                each.watched = each.watched and self.rule != "each"     # trace lets go of it
             elif not each.watched:
                 each.fresh = True
                 self.fresh.append(each)
