@@ -10719,7 +10719,9 @@ def glob_regex(glob):
         return re.escape(text)
 
     try:
-        text = re.sub(GLOB, piece, glob[1:] if glob.startswith("/") else glob, flags=re.DOTALL)
+        # As in git, to which ** after a plain beginning, a**/x, is one that follows a slash.
+        plain = re.match(r"/?([^*?[\\]*)", glob)
+        text = re.escape(plain.group(1)) + re.sub(GLOB, piece, glob[plain.end():], flags=re.DOTALL)
     except KeyError:                    # or a class that there is not
         return None
     # Where another * follows, the first is as short as can be: to try the longer, too, would find

@@ -9514,7 +9514,7 @@ class Ignoring(Command):
     """--ignore and --ignore-file, and the library's ignore."""
 
     NAMES, PIECES = "aab.-x1]", (
-        "a", "b", "x", ".", "-", "*", "*", "?", "[ab]", "[!a]", "[^x]", "[a-x]", "[[:alpha:]]",
+        "a", "b", "x", ".", "-", "*", "*", "**", "?", "[ab]", "[!a]", "[^x]", "[a-x]", "[[:alpha:]]",
         "[]-]", "[![:digit:]]", "\\a", "\\*", "[x", "1", "]", "[b-]", "[\\]a]", "[[:foo:]]",
         "[x-a]", "[--0]", "[+--]", "[!-]")
 
