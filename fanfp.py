@@ -7508,8 +7508,9 @@ class Trace(Source):
             before, after = (record.slot, record.path), None
         else:
             before = after = None
-        if not record.mask & RENAME or self.has_bind_mounts:
-            self.trees_changed = True             # what is mounted in it
+        root = self.slots.get(record.slot)
+        if not record.mask & RENAME or self.has_bind_mounts or root is not None and root.is_far:
+            self.trees_changed = True       # what is mounted in it; what is far is named by path
         # Two that are exchanged have a record each, and the second does not undo the first.
         first, self.renamed = self.renamed, (after, before, record.moved, record.end)
         is_exchange = first[:2] == (before, after) and first[2] != record.moved
