@@ -7482,8 +7482,25 @@ class NineP(Base):
     def test_directories(self):
         """Those there before and those made later are heard, and renamed; none is kept open once
         it is gone or moved out."""
+        program = self.rename_directories("inotify")
+        before = self.descriptors(program)
+        shutil.rmtree(self.tree + "/made2")
+        os.rename(self.tree + "/before2", self.out + "/x")
+        self.reported(program)
+        self.assertEqual(self.descriptors(program), before - 6)
+        write(self.out + "/x/b/f")
+        self.assertEqual(self.reported(program), {})
+
+    def test_directories_with_trace(self):
+        """Which auto takes there, and which keeps none open."""
+        if available("trace", None) is not None:
+            self.skipTest(available("trace", None))
+        self.assertIn(b"(filter: trace)", self.rename_directories("auto").errors)
+
+    def rename_directories(self, name):
+        """A program with a filter has heard of directories, and of what they are called since."""
         os.makedirs(self.tree + "/before/b/c")
-        program = self.program(self.tree)
+        program = self.program("--filter", name, self.tree)
         for place in ("/before", "/made"):
             os.makedirs(self.tree + place + "/b/c", exist_ok=True)
             self.reported(program)
@@ -7494,20 +7511,14 @@ class NineP(Base):
             found = self.reported(program)
             self.assertLessEqual({"CREATE", "MODIFY", "CLOSE_WRITE"},
                                  found[self.tree + place + "2/b/g"])
-        before = self.descriptors(program)
-        shutil.rmtree(self.tree + "/made2")
-        os.rename(self.tree + "/before2", self.out + "/x")
-        self.reported(program)
-        self.assertEqual(self.descriptors(program), before - 6)
-        write(self.out + "/x/b/f")
-        self.assertEqual(self.reported(program), {})
+        return program
 
     def test_too_few_descriptors(self):
         """It is said, once, and the rest goes on."""
         for number in range(100):
             os.mkdir(self.tree + "/%d" % number)
-        program = self.program(self.tree, preexec_fn=lambda: resource.setrlimit(
-            resource.RLIMIT_NOFILE, (256, 256)))
+        program = self.program("--filter", "inotify", self.tree, preexec_fn=lambda: (
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))))
         self.assertEqual(program.errors.count(b"; raise the limit (ulimit -n), "), 1)
         write(self.tree + "/f")
         self.assertIn(self.tree + "/f", self.reported(program))
