@@ -11522,7 +11522,7 @@ class Runner(Part):
         self.last = float("-inf")               # time.monotonic() of the last change
         self.child, self.shown = None, ""       # the one that runs, and what to call it
         self.suspect_until = self.last          # what comes before may be of its own making
-        self.is_over = False            # it has ended by itself, though it is to go on
+        self.is_over = False            # it has ended; what it has started may go on
         self.told = self.kill_at = None         # the signal that told it to end, and when to kill
         self.null = open_null(os.O_RDONLY)
 
@@ -11541,8 +11541,6 @@ class Runner(Part):
         """Start the next command, or end the one before, when there was nothing new for long
         enough.  After a signal: none, and pass it on."""
         if self.child is not None and self.has_ended():
-            if self.told and not self.is_over and self.says_all:
-                self.tell_end(self.child.returncode)
             self.child, self.suspect_until = None, time.monotonic() + SUSPECT_AFTER
         number = self.told or self.signals.number
         if self.child is not None and number is not None:
@@ -11578,24 +11576,21 @@ class Runner(Part):
                       % (self.shown, error if number is None else os.strerror(number)))
 
     def has_ended(self):
-        """Whether the command has ended; if by itself, say how.  Where it was told to, and where
-        it is to go on: with all that it has started."""
-        if not self.told and not self.is_over:
+        """Whether the command has ended, of which is said how.  Where it was told to, and where it
+        is to go on: with all that it has started."""
+        if not self.is_over:
             # It is not waited for yet, so that its number stays that of its process group, in
             # which others may go on.
             end = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if end is not None:
-                self.is_over = True
-                self.tell_end(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
-        if self.told:
-            return self.child.poll() is not None and self.group_has_ended()
-        return self.is_over and not self.restarts and self.child.wait() is not None
-
-    def tell_end(self, status):
-        """Say how the command ended, as of Popen.poll(), if it failed or all is said."""
-        if status or self.says_all:
-            self.tell("running %s: it %s" % (self.shown, "ended with status %d" % status
-                      if status >= 0 else "was killed by " + signal_name(-status)))
+            self.is_over = end is not None
+            if self.is_over and (self.says_all or end.si_status and not self.told):
+                self.tell("running %s: it %s" % (
+                    self.shown, "ended with status %d" % end.si_status
+                    if end.si_code == os.CLD_EXITED else
+                    "was killed by " + signal_name(end.si_status)))
+        if not self.is_over or self.restarts and not self.told:
+            return False
+        return self.child.wait() is not None and (not self.told or self.group_has_ended())
 
     def tell_to_end(self, number):
         """Send a signal, once, to all that the command has started, and in time kill it."""
@@ -11651,8 +11646,7 @@ class BatchRunner(Runner):
         self.input_of(()).close()               # or that can't be had here
         self.restarts, self.says_all = options.restart, not options.quiet
         self.quiet_for = QUIET_SECONDS if options.quiet_for is None else options.quiet_for
-        # See note_loop().
-        self.common, self.loops, self.suspect = {}, 0, False
+        self.common, self.loops = {}, 0         # see note_loop()
         if self.restarts:
             self.waiting.append({})
 
@@ -11660,7 +11654,7 @@ class BatchRunner(Runner):
         self.last = time.monotonic()
         if not self.waiting:
             self.waiting.append({})
-            self.suspect = self.last < self.suspect_until
+            self.loops = self.loops + 1 if self.last < self.suspect_until else 0
         for event in events:
             paths = [path for path in (event.path, event.old_path) if path is not None]
             for path in paths or event.moment.roots:    # anything, where events were lost
@@ -11689,7 +11683,6 @@ class BatchRunner(Runner):
     def note_loop(self, batch):
         """Say so when, several times in a row, what changed while the command ran, or just after
         its start if it goes on, has it started again."""
-        self.loops = self.loops + 1 if self.suspect else 0
         self.common = {path: of for path, of in batch.items()
                        if self.loops < 2 or path in self.common}
         if self.loops == LOOP_RUNS[not self.common]:
