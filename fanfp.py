@@ -11273,7 +11273,6 @@ def signal_name(number):
 class Part:
     """What the main loop has to do beside reading and printing; nothing, where a part says nothing.
 
-    catches      names of signals that are not to do what they do by default
     begin()      it begins
     add(events)  some have come
     due()        seconds after which to call advance() though nothing has come; None: no need to
@@ -11281,8 +11280,6 @@ class Part:
     leave()      it has ended, by whatever; the Watch is still there
     finish()     do what is left to be done, without the Watch
     """
-
-    catches = ()
 
     def nothing(self, *_):
         return None
@@ -11808,11 +11805,10 @@ class Tally(Part):
     total, last  Counter: (doer, directory, mask) -> events, in all, and in the `span` seconds
                  before `at`; a doer is (command, pid, user id), a directory "" stands for no path
     sizes        path -> [last known size, bytes grown in all, bytes grown in that span]
-    show()       is called after each span, if there are events
+    show()       is called after each span; but for --top, of one with events
     """
 
     show = Part.nothing
-    is_shown = False                    # call it also where there are none
 
     def __init__(self, watch, manner):
         self.watch, self.roots, self.manner = watch, watch.roots, manner
@@ -11863,7 +11859,7 @@ class Tally(Part):
 
     def due(self):
         left = max(0.0, self.at + 1 - time.monotonic())
-        return left if self.recent or self.is_shown else None
+        return left if self.recent or self.manner.options.top else None
 
     def advance(self):
         if self.due() == 0:
@@ -11966,10 +11962,56 @@ def table_lines(heading, rows):
     return lines + ["%9d %9.1f  %s" % (row[1], row[2], row[0]) for row in rows]
 
 
-class Top(Tally):
-    """--top where there is no terminal: a line a second, of what is new."""
+SUMMARY_COLUMNS = ("kind", "name", "pid", "uid", "seconds", "bytes", "total")
 
-    is_shown = True
+
+class Summary(Tally):
+    """--summary: all that was counted, at the end and whenever SIGUSR1 comes.  For people it is the
+    tables of --top, with rates over all the time; for programs see rows()."""
+
+    def __init__(self, watch, manner):
+        super().__init__(watch, manner)
+        manner.signals.catch("SIGUSR1")
+
+    def advance(self):
+        super().advance()
+        if self.manner.signals.had("SIGUSR1"):
+            self.tick()
+            self.finish()
+
+    def finish(self):
+        options, columns = self.manner.options, SUMMARY_COLUMNS + tuple(EVENTS)
+        if not options.summary:
+            return
+        if options.json:
+            lines = map(module("json", "writing --summary --json").dumps, self.rows())
+        elif options.csv:
+            lines = [",".join(columns)] + [",".join(csv_shown(text_of(row.get(name)))
+                                                    for name in columns) for row in self.rows()]
+        else:
+            total, seconds = sum(self.total.values()), self.at - self.begun
+            lines = ["%d events in %.1f s, %.1f a second" % (total, seconds, total / seconds)]
+            for table in tables(self, "", ORDERS[0], 60, seconds):
+                lines += [""] + table_lines(*table)
+        self.manner.output.write("\n".join(lines) + "\n")
+
+    def rows(self):
+        """Dicts of all, the processes, the directories and the files that have grown, with
+        SUMMARY_COLUMNS and numbers of events by name."""
+        found = {("all",): collections.Counter(seconds=round(self.at - self.begun, 3), total=0)}
+        for (doer, directory, mask), count in self.total.items():
+            for key in ("all",), ("process",) + doer, ("directory", directory or None):
+                row = found.setdefault(key, collections.Counter())
+                for name in ("total",) + event_names(mask):
+                    row[name] += count
+        rows = sorted(found.items(), key=lambda item: (item[0][0], -item[1]["total"]))
+        return [dict(zip(SUMMARY_COLUMNS, key), **counts) for key, counts in rows] + [
+            {"kind": "file", "name": path, "bytes": size[1]} for path, size in sorted(
+                self.sizes.items(), key=lambda item: -item[1][1]) if size[1]]
+
+
+class Top(Summary):
+    """--top where there is no terminal: a line a second, of what is new."""
 
     def show(self):
         parts = [", ".join("%s %.0f" % (" ".join(row[0].split()), row[2] * self.span)
@@ -11986,11 +12028,10 @@ class Screen(Top):
     """--top on a terminal: tables renewed each second.  Only what has changed is written, since
     a serial line is slow."""
 
-    catches = ("SIGTSTP", "SIGCONT", "SIGQUIT")
-
     def __init__(self, watch, manner):
         super().__init__(watch, manner)
         self.output, self.signals, self.errors = manner.output, manner.signals, manner.errors
+        self.signals.catch("SIGTSTP", "SIGCONT", "SIGQUIT")
         self.signals.ending.add("SIGQUIT")      # by itself it would leave the terminal as it is
         self.notes = collections.deque(maxlen=1000)     # told meanwhile
         self.tty, self.termios = module("tty", "reading keys"), module("termios", "reading keys")
@@ -12058,12 +12099,8 @@ class Screen(Top):
             self.order = ORDERS[(ORDERS.index(self.order) + 1) % len(ORDERS)]
         elif key in "123456789"[:len(self.choices)]:
             self.focus = self.choices[int(key) - 1]
-        elif key in "Dh\b\x7f" and self.focus != self.top():    # D: the end of the left arrow's
+        elif key in "Dh\b\x7f":       # D: the end of the left arrow's
             self.focus = self.above(self.focus)
-
-    def top(self):
-        """The directory that all is in: the root, where there is one."""
-        return self.roots[0] if len(self.roots) == 1 else ""
 
     def show(self):
         if not self.is_paused:
@@ -12083,7 +12120,7 @@ class Screen(Top):
 
     def lines(self, columns, rows):
         """The rows of the screen."""
-        self.focus = self.focus or self.top()
+        self.focus = self.focus or (self.roots[0] if len(self.roots) == 1 else "")
         found = tables(self, self.focus, self.order, max(0, rows - 6))
         self.choices = [row[-1] for row in found[0][1][:9]]
         now, total, last = self.sums()
@@ -12098,53 +12135,6 @@ class Screen(Top):
             lines += ["\x1b[1m" + texts[0]] + texts[1:]
         lines = (lines + [""] * rows)[:max(0, rows - 1)]
         return lines + [shorten(self.notes[-1] if self.notes else KEYS_SHOWN, columns)]
-
-
-SUMMARY_COLUMNS = ("kind", "name", "pid", "uid", "seconds", "bytes", "total")
-
-
-class Summary(Part):
-    """--summary: what a Tally has, at the end and whenever SIGUSR1 comes.  For people it is the
-    tables of --top, with rates over all the time; for programs see rows()."""
-
-    catches = ("SIGUSR1",)
-
-    def __init__(self, tally, options):
-        self.tally, self.options = tally, options
-
-    def advance(self):
-        if self.tally.manner.signals.had("SIGUSR1"):
-            self.tally.tick()
-            self.finish()
-
-    def finish(self):
-        tally, columns = self.tally, SUMMARY_COLUMNS + tuple(EVENTS)
-        if self.options.json:
-            lines = map(module("json", "writing --summary --json").dumps, self.rows())
-        elif self.options.csv:
-            lines = [",".join(columns)] + [",".join(csv_shown(text_of(row.get(name)))
-                                                    for name in columns) for row in self.rows()]
-        else:
-            total, seconds = sum(tally.total.values()), tally.at - tally.begun
-            lines = ["%d events in %.1f s, %.1f a second" % (total, seconds, total / seconds)]
-            for table in tables(tally, "", ORDERS[0], 60, seconds):
-                lines += [""] + table_lines(*table)
-        tally.manner.output.write("\n".join(lines) + "\n")
-
-    def rows(self):
-        """Dicts of all, the processes, the directories and the files that have grown, with
-        SUMMARY_COLUMNS and numbers of events by name."""
-        tally = self.tally
-        found = {("all",): collections.Counter(seconds=round(tally.at - tally.begun, 3), total=0)}
-        for (doer, directory, mask), count in tally.total.items():
-            for key in ("all",), ("process",) + doer, ("directory", directory or None):
-                row = found.setdefault(key, collections.Counter())
-                for name in ("total",) + event_names(mask):
-                    row[name] += count
-        rows = sorted(found.items(), key=lambda item: (item[0][0], -item[1]["total"]))
-        return [dict(zip(SUMMARY_COLUMNS, key), **counts) for key, counts in rows] + [
-            {"kind": "file", "name": path, "bytes": size[1]} for path, size in sorted(
-                tally.sizes.items(), key=lambda item: -item[1][1]) if size[1]]
 
 
 # --- a run ---
@@ -12204,12 +12194,10 @@ def make_runner(options, signals, tell):
         else BatchRunner(words, signals, tell, options)
 
 
-def make_views(options, watch, manner):
-    """The parts that --top and --summary are."""
-    is_screen = os.isatty(manner.output.fd) and not is_dumb()
-    tally = (Tally if not options.top else Screen if is_screen else Top)(watch, manner)
-    return [tally] * bool(options.top or options.summary) \
-        + [Summary(tally, options)] * bool(options.summary)
+def view_of(options, output):
+    """The class of the Part that --top or --summary is."""
+    return Summary if not options.top else \
+        Screen if os.isatty(output.fd) and not is_dumb() else Top
 
 
 class Manner(Part):
@@ -12285,8 +12273,9 @@ def run(options, manner):
             inner = options.wait or not (options.one_file_system or options.no_recursive)
             drop_capabilities(watch, inner, options.who or
                               "x" in format_letters(options.format or ""))
-        parts += make_views(options, watch, manner)
-        signals.catch(*(name for part in parts for name in part.catches))
+        signals.catch()
+        if options.top or options.summary:
+            parts.append(view_of(options, output)(watch, manner))
         watch.wake_on(signals.fd)
         if options.quiet < 2:
             try:
@@ -12788,7 +12777,8 @@ class CountingTool(Tool):
 
     def __init__(self, name, given):
         super().__init__(name, given)
-        self.counts, self.deadline = {}, None       # {path: Counter of bits}
+        self.counts = {}                    # {path: Counter of bits}
+        self.signals.ending.add("SIGALRM")
         self.sign = -1 if given.ascending is None else 1
         key = given.ascending or given.descending or "total"
         self.key = dict(TOOL_WORDS, total=self.asked).get(key.lower())      # the bits to sort by
@@ -12801,12 +12791,11 @@ class CountingTool(Tool):
         self.say("Establishing watches...")
 
     def ready(self, watch):
-        self.watch = watch
         if self.given.verbose:
             self.say("Total of %d watches." % len(watch.roots))
         super().ready(watch)
-        if (self.given.timeout or 0) > 0:
-            self.deadline = time.monotonic() + self.given.timeout
+        self.signals.catch("SIGALRM")
+        signal.alarm(min(max(0, self.given.timeout or 0), 2**31 - 1))
         if self.given.zero:
             for line in (self.of_root(root, OPEN, 0)[0] for root in watch.roots):
                 self.counts[line[0] + line[1]] = collections.Counter()
@@ -12817,15 +12806,9 @@ class CountingTool(Tool):
             self.counts.setdefault(row, collections.Counter())[line.mask & ~ISDIR] += 1
         return []
 
-    def due(self):
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    def advance(self):
-        # What has happened by then is still to be counted.
-        return self.due() == 0 and not (
-            self.watch.pending and time.monotonic() < self.deadline + END_SECONDS)
-
     def end(self, status, roots):
+        if self.signals.number == signal.SIGALRM:
+            self.signals.number = None      # who reads may take longer
         if any(self.counts.values()):
             self.output.write(self.table())
         else:
