@@ -10844,17 +10844,20 @@ SEVERAL = ("EVENT[,EVENT...]", "REGEX", "GLOB", "NAME", "PID", "USER", "event[,e
 """Arguments of options of which all count, not the last alone."""
 
 IDLE = (
-    # Options, and others with which each is a mistake.  !: without which; &: and.
-    ("--timefmt", "!%T"),
+    # Options, others with which each is a mistake (!: without which; &: and), and maybe why.
+    ("--timefmt", "!%T", "{} does nothing without a {} in --format"),
     ("--no-newline", "!--format"),
     ("--restart --quiet-for", "!--run"),
     ("--object", "!--filter=None&!--filter=auto&!--filter=fastpath"),
-    ("--who", "--filter=inotify --format"),
-    ("--json --csv --format --who --top --summary --outfile", "-qq"),
-    ("--top", "--exec --run"),
-    ("--who --format", "--top --summary"),
-    ("--json --csv", "--top&!--summary"),
-    ("--recursive --one-file-system", "--no-recursive"),
+    ("--who", "--filter=inotify", "{} does nothing with {}, which does not tell who"),
+    ("--who", "--format", "{} does nothing with {}, whose letters say what is wanted"),
+    ("--json --csv --format --who --top --summary --outfile", "-qq",
+     "{} does nothing with {}, which prints no events"),
+    ("--top", "--exec --run", "{} leaves the command of {} no place to print; have --summary"),
+    ("--who --format", "--top --summary", "{} does nothing with {}, which prints no events"),
+    ("--json --csv", "--top&!--summary", "{} does nothing with --top, but for its {}"),
+    ("--one-file-system", "--no-recursive", "{} does nothing with {}, which watches no mounts"),
+    ("--recursive", "--no-recursive"),
     ("--exec", "--run"),
     ("--json --csv", "--format"),
     ("--json", "--csv"),
@@ -10945,14 +10948,14 @@ def read_value(name, argument, text):
 
 def refuse_by(rules, is_there, both, without, wrong=refuse):
     """Where of the options that are there one does nothing, by such rules as IDLE, call wrong()
-    with the rule's own words or one of two sentences."""
+    with the rule's own words, or one of two sentences, for str.format()."""
     for options, others, *words in rules:
         for option in filter(is_there.__contains__, options.split()):
             for parts in [other.split("&") for other in others.split()]:
                 if all((part[0] != "!") == (part.strip("!") in is_there) for part in parts):
                     other = parts[-1]
-                    wrong(words[0] if words else (without if other[0] == "!" else both)
-                          % (option, other.strip("!")))
+                    text, = words or [without if other[0] == "!" else both]
+                    wrong(text.format(option, other.strip("!")))
 
 
 def refuse_idle(options):
@@ -10960,29 +10963,30 @@ def refuse_idle(options):
     is_there = {"--" + name for name in options.given}
     is_there.update(("--filter=%s" % options.filter, "-qq" if options.quiet > 1 else ""))
     is_there.update("%" + letter for letter in format_letters(options.format or ""))
-    refuse_by(IDLE, is_there, "%s and %s: only one of them", "%s does nothing without %s")
+    refuse_by(IDLE, is_there, "{} and {}: only one of them", "{} does nothing without {}")
 
 
 def ignored_in(path):
     """The globs in a file that is like a .gitignore.  Raises Error."""
     import re
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise failure(error.errno, "reading", path, "name a file that is like a .gitignore")
-    data = (data[3:] if data.startswith(b"\xef\xbb\xbf") else data).replace(b"\r\n", b"\n")
+    lines = (re.sub("\r$", "", line) for line in lines_of(path))
     # Spaces at the end do not count but after a backslash.
-    lines = (re.sub(r"^((?:\\.|[^\\])*?) +$", r"\1", line) for line in lines_of(data, path))
+    lines = (re.sub(r"^((?:\\.|[^\\])*?) +$", r"\1", line) for line in lines)
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def lines_of(data, path):
-    """The lines of a text, the bytes of a file, for paths or globs.  Raises Error."""
+def lines_of(path):
+    """The lines of a text, of paths or globs, in a file or ("-") on standard input.  Raises
+    Error."""
+    try:
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+            data = file.read()
+    except OSError as error:
+        raise failure(error.errno, "reading", path, "name a file that has a line for each")
     if b"\0" in data:
         raise Error(errno.EINVAL, "reading %s: there is a NUL in it, as in UTF-16 or after each "
                     "path of find -print0; have a line for each, in UTF-8" % printable(path))
-    return os.fsdecode(data).split("\n")
+    return os.fsdecode(data[3:] if data.startswith(b"\xef\xbb\xbf") else data).split("\n")
 
 
 def help_rows(rows):
@@ -11300,7 +11304,7 @@ class Output:
                  lost="the events since are lost"):
         self.fd, self.name, self.signals, self.doing, self.lost = fd, name, signals, doing, lost
         self.own_fd = without_blocking(fd)
-        self.told, self.instead = 0, None       # messages till now; the function told them instead
+        self.told = 0                   # messages till now
         self.poll = select.poll()
         self.poll.register(fd, select.POLLOUT)
         self.poll.register(signals.fd, select.POLLIN)
@@ -11357,9 +11361,7 @@ class Output:
     def tell(self, message):
         """What the function tell() does, but that a signal ends it."""
         self.told += 1
-        if self.instead is not None:
-            return self.instead(message)
-        return self.say("fanfp: " + message)
+        self.say("fanfp: " + message)
 
     def say(self, line):
         """Write a line, if that can be."""
@@ -11742,19 +11744,19 @@ class TerminalLines:
         self.told = 0                           # errors.told then; -1 if it is more than a row
 
     def __call__(self, events):
-        lines, over = [], ""
-        for event in events:
-            # What is done through an open file is one, as it is for the kernel where it can.
-            run = event.path, event.old_path, event.pid, event.mask & ~THROUGH, event.fs_error
-            if run != self.run or not lines:
-                if run != self.run:
-                    self.run, self.count, self.mask = run, 0, 0
-                elif self.goes_back and self.told == self.errors.told:
-                    over = "\x1b[A\r\x1b[K"
-                lines.append(None)
-            self.count, self.mask = self.count + 1, self.mask | event.mask
-            lines[-1] = event._replace(mask=self.mask), self.count
-        return over + "".join([self.line(*each) for each in lines])
+        from itertools import groupby
+        text = ""
+        # What is done through an open file is one, as it is for the kernel where it can.
+        for run, same in groupby(events, lambda event: (
+                event.path, event.old_path, event.pid, event.mask & ~THROUGH, event.fs_error)):
+            if run != self.run:
+                self.run, self.count, self.mask = run, 0, 0
+            elif self.goes_back and self.told == self.errors.told:
+                text = "\x1b[A\r\x1b[K"
+            for event in same:
+                self.count, self.mask = self.count + 1, self.mask | event.mask
+            text += self.line(event._replace(mask=self.mask), self.count)
+        return text
 
     def line(self, event, count):
         """The line of an event that came so often."""
@@ -12033,7 +12035,8 @@ class Screen(Top):
         self.output, self.signals, self.errors = manner.output, manner.signals, manner.errors
         self.signals.catch("SIGTSTP", "SIGCONT", "SIGQUIT")
         self.signals.ending.add("SIGQUIT")      # by itself it would leave the terminal as it is
-        self.notes = collections.deque(maxlen=1000)     # told meanwhile
+        self.notes = collections.deque(maxlen=1000)     # what is told meanwhile
+        self.tell = self.notes.append       # instead of that of the errors
         self.tty, self.termios = module("tty", "reading keys"), module("termios", "reading keys")
         self.order, self.is_paused, self.focus = ORDERS[0], False, ""
         self.modes = None                   # of the terminal that keys come from, as they were
@@ -12041,7 +12044,7 @@ class Screen(Top):
     def begin(self):
         """Take the terminal: another screen, no cursor, nothing wrapped; keys as they come."""
         self.shown, self.size = [], None
-        self.errors.instead = self.notes.append if os.isatty(self.errors.fd) else None
+        self.manner.errors = self if os.isatty(self.errors.fd) else self.errors
         if os.isatty(0):
             try:
                 modes = self.termios.tcgetattr(0)
@@ -12056,7 +12059,7 @@ class Screen(Top):
 
     def leave(self):
         super().leave()
-        self.errors.instead = None
+        self.manner.errors = self.errors
         try:
             if not self.is_in_background():
                 if self.modes is not None:
@@ -12590,12 +12593,9 @@ def tool_paths(given):
     names = list(given.rest)
     for path in given.fromfile:
         try:
-            with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
-                names += lines_of(file.read(), path)
-        except OSError as error:
-            if isinstance(error, Error):
-                raise
-            tell("Couldn't open %s: %s" % (printable(path), os.strerror(error.errno)), "")
+            names += lines_of(path)
+        except Error as error:
+            tell("Couldn't open " + worded(error)[len("reading "):], "")
     roots = [name for name in names if name and name[0] != "@"]
     if not roots:
         mistake("No files specified to watch!")
@@ -12614,19 +12614,15 @@ def tool_search(given):
     return lambda _: True
 
 
-def tool_names(mask):
-    """An event as inotifywait calls it: "CLOSE_WRITE,CLOSE"."""
-    names = event_names(mask) + (("CLOSE",) if mask & TOOL_GROUPS["close"] else ())
-    return ",".join(names + (("ISDIR",) if mask & ISDIR else ()))
-
-
 def tool_format(given):
     """The function from Lines to text that the options ask for."""
     show = csv_field if given.csv else str
     pattern = "%w,%e,%f" if given.csv else "%w %e %f" if given.format is None else given.format
     return format_lines(pattern, {
         "w": lambda line: show(line.directory), "f": lambda line: show(line.name),
-        "e": lambda line: show(tool_names(line.mask)), "c": lambda line: "%x" % line.cookie,
+        # Of inotifywait "CLOSE_WRITE,CLOSE" is one event.
+        "e": lambda line: show(names_text(line.mask).replace("WRITE", "WRITE,CLOSE")),
+        "c": lambda line: "%x" % line.cookie,
         "T": lambda line: time.strftime(given.timefmt, time.localtime(line.time))},
         "" if given.no_newline else "\n", lambda line: line.mask)
 
@@ -12649,8 +12645,8 @@ class Tool(Manner):
         used = {"--" + name for name in given.given}
         if self.waits and "%T" in (given.format or ""):
             used.add("%T")
-        refuse_by(TOOL_IDLE, used, "%s and %s cannot both be specified.",
-                  "%s cannot be specified without %s.", mistake)
+        refuse_by(TOOL_IDLE, used, "{} and {} cannot both be specified.",
+                  "{} cannot be specified without {}.", mistake)
         self.lines = tool_format(given) if self.waits else None
         self.search = tool_search(given)
         self.roots, self.left_out = tool_paths(given)
@@ -12705,20 +12701,16 @@ class Tool(Manner):
     def choose(self, events):
         chosen = []
         for line in (line for event in events for line in self.told(event)):
+            path = line.directory + line.name
             if line.mask & self.asked:
-                if self.is_wanted(line):
+                if self.search(path) and not any(
+                        below(path, top) is not None and path != top for top in self.left_out):
                     chosen.append(line)
             elif line.mask & (DELETE_SELF | UNMOUNT) and not (chosen or self.goes_on) \
-                    and (line.directory + line.name).rstrip("/") in self.roots:
+                    and path.rstrip("/") in self.roots:
                 self.is_over = True
                 break
         return chosen
-
-    def is_wanted(self, line):
-        """Whether neither a regular expression nor an @path leaves a Line out."""
-        path = line.directory + line.name
-        return self.search(path) and not any(
-            below(path, top) is not None and path != top for top in self.left_out)
 
     def told(self, event):
         """The Lines of an Event, in the order in which it must have been."""
@@ -12819,14 +12811,14 @@ class CountingTool(Tool):
         """The counts, a row for each path."""
         bits = [bit for bit in TOOL_EVENTS if any(each[bit] for each in self.counts.values())
                 or self.given.zero and bit & self.asked & ~UNMOUNT]
-        rows = [(self.sign * sum(counts[bit] for bit in TOOL_EVENTS if bit & self.key), path,
-                 ["%d" % each for each in [sum(counts.values())] + [counts[bit] for bit in bits]])
-                for path, counts in self.counts.items()]
-        cells = [(["total"] + [event_names(bit)[0].lower() for bit in bits], "filename")]
-        cells += [(numbers, path) for _, path, numbers in sorted(rows)]
-        widths = [max(map(len, column)) for column in zip(*(numbers for numbers, _ in cells))]
-        return "".join("".join("%-*s  " % pair for pair in zip(widths, numbers)) + path + "\n"
-                       for numbers, path in cells)
+        paths = sorted(self.counts, key=lambda path: (self.sign * sum(
+            count for bit, count in self.counts[path].items() if bit & self.key), path))
+        columns = [["total"] + [sum(self.counts[path].values()) for path in paths]] + [
+            [event_names(bit)[0].lower()] + [self.counts[path][bit] for path in paths]
+            for bit in bits]
+        widths = [max(len(str(cell)) for cell in column) for column in columns]
+        line = "".join("%%-%ds  " % width for width in widths) + "%s\n"
+        return "".join([line % row for row in zip(*columns, ["filename"] + paths)])
 
 
 def top_of_mount(path):
@@ -12894,21 +12886,18 @@ def run_tool(name, arguments):
 
 # --- the start ---
 
-def main(arguments=None):
+def main():
     """Run the command line; the exit status."""
     tool = None
     try:
         # No KeyboardInterrupt: until all is ready there is nothing to do about it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         fill_standard_descriptors()
-        if arguments is not None:
-            tool, arguments = called_as("", list(arguments))
-        else:
-            tool, arguments = called_as(sys.argv[0], sys.argv[1:])
-            gc.disable()                # until all is ready nothing is garbage: see run()
-            # For ps(1) and pkill(1): else it is one more python3.
-            name = ctypes.create_string_buffer((tool or "fanfp").encode())
-            call("prctl", PR_SET_NAME, ctypes.addressof(name), 0, 0, 0)
+        tool, arguments = called_as(sys.argv[0], sys.argv[1:])
+        gc.disable()                    # until all is ready nothing is garbage: see run()
+        # For ps(1) and pkill(1): else it is one more python3.
+        name = ctypes.create_string_buffer((tool or "fanfp").encode())
+        call("prctl", PR_SET_NAME, ctypes.addressof(name), 0, 0, 0)
         if tool is not None:
             return run_tool(tool, arguments)
         options = Options(arguments)
