@@ -517,11 +517,11 @@ def queued(fd):
     return count.value
 
 
-def readable(fd):
-    """Whether there is something to read from a descriptor now."""
+def readable(fd, seconds=0):
+    """Whether there is something to read from a descriptor within so many seconds; None: ever."""
     poll = select.poll()                # select.select() takes no numbers above 1023
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 def is_mount_root(fd):
@@ -11262,9 +11262,7 @@ class Signals:
 
     def wait(self, seconds):
         """Wait for a signal, so many seconds or (None) for ever, and take it."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        poll.poll(None if seconds is None else seconds * 1000)
+        readable(self.fd, seconds)
         self.take()
 
 
@@ -11308,19 +11306,6 @@ class Output:
         self.poll = select.poll()
         self.poll.register(fd, select.POLLOUT)
         self.poll.register(signals.fd, select.POLLIN)
-
-    def close(self):
-        """Let go of its own descriptor, so that who reads sees the end; not of the one given."""
-        if self.own_fd != self.fd:
-            os.close(self.own_fd)
-        self.own_fd = self.fd
-
-    def turn_to(self, fd):
-        """Write to what this descriptor is from now on, under the number of the one before."""
-        self.close()
-        os.dup2(fd, self.fd, inheritable=False)
-        os.close(fd)
-        self.own_fd = without_blocking(self.fd)
 
     def write(self, text):
         """Write all of a text.  Raises BrokenPipeError, or Error when it can't, or when a signal
@@ -11958,10 +11943,11 @@ def tables(tally, focus, order, room, seconds=None):
     return found
 
 
-def table_lines(heading, rows):
-    """A table, its heading first."""
-    lines = ["%9s %9s  %s" % ("TOTAL", "A SECOND", heading)]
-    return lines + ["%9d %9.1f  %s" % (row[1], row[2], row[0]) for row in rows]
+def table_lines(heading, rows, keys=""):
+    """A table, its heading first; before the labels of the first rows are the keys for them."""
+    return ["%9s %9s    %s" % ("TOTAL", "A SECOND", heading)] + [
+        "%9d %9.1f  %1s %s" % (row[1], row[2], keys[at:at + 1], row[0])
+        for at, row in enumerate(rows)]
 
 
 SUMMARY_COLUMNS = ("kind", "name", "pid", "uid", "seconds", "bytes", "total")
@@ -12023,6 +12009,7 @@ class Top(Summary):
             "%s %d events, %d of them new" % self.sums()] + parts)) + "\n")
 
 
+DIGITS = "123456789"
 KEYS_SHOWN = "q quit   p pause   s sort   1 to 9: into a directory   left: out of it"
 
 
@@ -12100,8 +12087,8 @@ class Screen(Top):
             self.is_paused = not self.is_paused
         elif key == "s":
             self.order = ORDERS[(ORDERS.index(self.order) + 1) % len(ORDERS)]
-        elif key in "123456789"[:len(self.choices)]:
-            self.focus = self.choices[int(key) - 1]
+        elif key in DIGITS[:len(self.choices)]:
+            self.focus = self.choices[DIGITS.index(key)]
         elif key in "Dh\b\x7f":       # D: the end of the left arrow's
             self.focus = self.above(self.focus)
 
@@ -12125,16 +12112,14 @@ class Screen(Top):
         """The rows of the screen."""
         self.focus = self.focus or (self.roots[0] if len(self.roots) == 1 else "")
         found = tables(self, self.focus, self.order, max(0, rows - 6))
-        self.choices = [row[-1] for row in found[0][1][:9]]
+        self.choices = [row[-1] for row in found[0][1][:len(DIGITS)]]
         now, total, last = self.sums()
         title = "%s  %d events, %.1f a second  by %s%s  " % (
             now, total, last / self.span, self.order, ", paused" if self.is_paused else "")
         lines = [(title + shorten(printable(self.focus), columns - len(title)))[:columns]]
         for heading, table in found:
-            if table is found[0][1]:
-                table = [("%d %s" % (number, row[0]) if number < 10 else "  " + row[0],) + row[1:]
-                         for number, row in enumerate(table, 1)]
-            texts = [shorten(text, columns) for text in table_lines(heading, table)]
+            keys = DIGITS if table is found[0][1] else ""
+            texts = [shorten(text, columns) for text in table_lines(heading, table, keys)]
             lines += ["\x1b[1m" + texts[0]] + texts[1:]
         lines = (lines + [""] * rows)[:max(0, rows - 1)]
         return lines + [shorten(self.notes[-1] if self.notes else KEYS_SHOWN, columns)]
@@ -12234,12 +12219,15 @@ class Manner(Part):
             return
         if self.has_terminal and not has_terminal():
             return self.signals.end(signal.SIGHUP)
+        old = self.output
         try:
             # Never waits for who reads, if it is a pipe by now.
-            self.output.turn_to(open_to_append(self.output.name, "the old file is written on",
-                                               os.O_NONBLOCK))
+            fd = open_to_append(old.name, "the old file is written on", os.O_NONBLOCK)
         except Error as error:
-            self.tell(str(error))
+            return self.tell(str(error))
+        self.output = Output(fd, old.name, self.signals)
+        for fd in {old.fd, old.own_fd}:
+            os.close(fd)
 
     def choose(self, events):
         """Of what the watch has told, what is to be told on, as `lines` takes it."""
@@ -12531,10 +12519,9 @@ TOOL_OPTIONS = {
 TOOL_IDLE = (
     # As IDLE, and maybe the words of the tool.
     ("--timefmt --no-newline", "!--format"),
-    ("--exclude", "--excludei"),
-    ("--include", "--includei"),
     ("--exclude --excludei", "--include --includei",
      "include and exclude regexp cannot both be specified."),
+    ("--exclude --include", "--excludei --includei"),
     ("--csv", "--format", "-c and --format cannot both be specified."),
     ("%T", "!--timefmt", "%T is in --format string, but --timefmt was not specified."),
     ("--daemon", "!--outfile", "-o must be specified with -d."),
@@ -12635,11 +12622,12 @@ class Tool(Manner):
     the watch above it and by its own.  fsnotifywait's fanotify tells it by that of its own alone.
     """
 
-    established, waits = "Watches established.", True       # or else it counts
+    starts, established = "Setting up watches.", "Watches established."
+    waits = True                        # or else it counts
     is_over, ready_fd, errors, before, cookie = False, None, None, None, 0
 
     def __init__(self, name, given):
-        self.name, self.given, self.signals = name, given, Signals()
+        self.given, self.signals = given, Signals()
         self.is_plain = name[0] == "i" or given.inotify     # it tells what inotify would
         self.asked = tool_mask(given.event) or sum(TOOL_EVENTS)
         used = {"--" + name for name in given.given}
@@ -12682,8 +12670,8 @@ class Tool(Manner):
 
     def start(self):
         if not self.options.quiet:
-            self.say("Setting up watches.  Beware: since -r was given, this may take a while!"
-                     if self.given.recursive else "Setting up watches.")
+            self.say(self.starts + "  Beware: since -r was given, this may take a while!"
+                     * (self.given.recursive and self.waits))
 
     def ready(self, watch):
         self.roots = watch.roots
@@ -12765,6 +12753,7 @@ class Tool(Manner):
 class CountingTool(Tool):
     """What inotifywatch or fsnotifywatch tells: a table, at the end."""
 
+    starts = "Establishing watches..."
     established, waits = "Finished establishing watches, now collecting statistics.", False
 
     def __init__(self, name, given):
@@ -12778,9 +12767,6 @@ class CountingTool(Tool):
             mistake("'%s' is not a valid key for sorting!" % printable(key))
         if not self.key & self.asked:
             mistake("Can't sort by an event which isn't being watched for!")
-
-    def start(self):
-        self.say("Establishing watches...")
 
     def ready(self, watch):
         if self.given.verbose:

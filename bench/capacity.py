@@ -65,7 +65,7 @@ def printer(lines):
             events = watch.read(0)
             if events:
                 output.write(lines(events))
-        output.close()
+        os.close(output.own_fd)
     return run
 
 
