@@ -11185,17 +11185,15 @@ def format_lines(pattern, values, end, key):
 
 def format_values(timefmt, show):
     """{letter: a function of an event} for format_lines(); `show`: what texts are shown by."""
-    def known(name):
-        return lambda event: show(text_of(getattr(event, name)))
-
-    def of_process(name):
-        return lambda event: show(text_of(getattr(event.process, name, None)))
-    return dict({letter: known(name) for letter, name in FORMAT_EVENT.items()},
+    values = {letter: lambda event, name=name: show(text_of(getattr(event, name)))
+              for letter, name in FORMAT_EVENT.items()}
+    for letter, name in FORMAT_PROCESS.items():
+        values[letter] = lambda event, name=name: show(text_of(getattr(event.process, name, None)))
+    return dict(values,
                 w=lambda event: show(split_path(event.path)[0]),
                 f=lambda event: show(split_path(event.path)[1]),
                 e=lambda event: show(names_text(event.mask)),
-                T=lambda event: time.strftime(timefmt, time.localtime(event.time)),
-                **{letter: of_process(name) for letter, name in FORMAT_PROCESS.items()})
+                T=lambda event: time.strftime(timefmt, time.localtime(event.time)))
 
 
 # --- signals and descriptors ---
@@ -11283,9 +11281,7 @@ class Part:
     finish()     do what is left to be done, without the Watch
     """
 
-    def nothing(self, *_):
-        return None
-    begin = add = due = advance = leave = finish = nothing
+    nothing = begin = add = due = advance = leave = finish = lambda *_: None
 
 
 class Output:
@@ -12193,6 +12189,7 @@ class Manner(Part):
 
     options = output = lines = None     # of the run; of the events, once it is open; their text
     has_terminal = False                # when it began, and SIGHUP does not just end it
+    goes_on = True                      # until no root is left, which is told
 
     def __init__(self):
         self.signals = Signals()
@@ -12230,12 +12227,12 @@ class Manner(Part):
             os.close(fd)
 
     def choose(self, events):
-        """Of what the watch has told, what is to be told on, as `lines` takes it."""
+        """Of what the watch has told, what is to be told on, as `lines` takes it; None: an end."""
         return events
 
     def end(self, status, roots):
         """All is over, with a status of the main loop and these roots left; the exit status."""
-        if not roots:
+        if self.goes_on and not roots:
             self.tell("no root is left")
         return self.die(status)
 
@@ -12315,6 +12312,8 @@ def follow(watch, options, manner, parts, signals):
         if own is not None:             # which is another file since it was renamed
             events = [event for event in events if not is_own(event, own)]
         events = manner.choose(events)
+        if events is None:
+            return EXIT_ERROR
         if any([part.advance() for part in parts]):
             return 0
         if events:
@@ -12624,7 +12623,8 @@ class Tool(Manner):
 
     starts, established = "Setting up watches.", "Watches established."
     waits = True                        # or else it counts
-    is_over, ready_fd, errors, before, cookie = False, None, None, None, 0
+    ready_fd = errors = before = None
+    cookie = 0
 
     def __init__(self, name, given):
         self.given, self.signals = given, Signals()
@@ -12696,8 +12696,7 @@ class Tool(Manner):
                     chosen.append(line)
             elif line.mask & (DELETE_SELF | UNMOUNT) and not (chosen or self.goes_on) \
                     and path.rstrip("/") in self.roots:
-                self.is_over = True
-                break
+                return None
         return chosen
 
     def told(self, event):
@@ -12739,15 +12738,6 @@ class Tool(Manner):
         if bit == CREATE:
             return []
         return [shown + (MOVE_SELF if bit == MOVED_FROM else bit,)]
-
-    def advance(self):
-        super().advance()
-        return self.is_over
-
-    def end(self, status, roots):
-        if self.goes_on and not roots:
-            self.tell("no root is left")
-        return EXIT_ERROR if self.is_over else self.die(status)
 
 
 class CountingTool(Tool):
