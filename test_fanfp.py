@@ -10981,6 +10981,14 @@ class Tools(ToolBase):
             "6      3            0           0         3       T/d/\n"
             "3      1            0           1         1       T/d/e/\n"))
 
+    def test_reader_that_takes_its_time(self):
+        """A table that fits into no pipe is written as a whole, however late it is read."""
+        program = self.tool("-t", "2", "-e", "create", self.tree, name="fsnotifywatch")
+        for number in range(500):
+            write("%s/%03d%s" % (self.tree, number, 200 * "x"))
+        time.sleep(2 + 3 * fanfp.END_SECONDS)
+        self.assertEqual(len(self.ended(program)), 1 + 500)
+
     def test_order_and_zeros(self):
         """-a, -d, -z, -v, -t; the signals; by names, as fsnotifywatch does it."""
         os.makedirs(self.tree + "/d/e")
