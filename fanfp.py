@@ -9024,19 +9024,19 @@ class Sources(SourceList):
     def trace_far_root(self, display, path, kind):
         """Watch such a root, a directory, with `trace`, which asks nobody any more once that is
         open; whether that can be had."""
-        trace = self.trace_if_any()
-        if trace is None:
+        if "trace" not in self.candidates() or self.why_no_trace is not None:
             return False
-        asked = Asked(lambda: trace.open(TraceRoot(shown_name(display), path)))
+        asked = Asked(lambda: Trace.open(TraceRoot(shown_name(display), path)))
         self.wait_for(asked.has_come, display, kind)
         if asked.error is not None:
-            return False                    # a file
-        asked.answer.is_far = True
-        if any(root.key == asked.answer.key for root in trace.roots):
-            asked.answer.close()            # given twice
+            return False                    # a file: no program is loaded for it
+        root, trace = asked.answer, self.trace_if_any()
+        root.is_far = True
+        if trace is None or any(root.key == other.key for other in trace.roots):
+            root.close()                    # or it is given twice
         else:
-            trace.add(asked.answer)
-        return True
+            trace.add(root)
+        return trace is not None
 
     def wait_for(self, has_come, display, kind):
         """Wait until has_come(seconds), and say for what when it takes long."""
