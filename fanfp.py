@@ -12070,10 +12070,11 @@ class Screen(Top):
         if self.signals.had("SIGCONT") and self.signals.number is None:
             self.begin()
         if self.modes is not None and readable(0):
+            import re
             keys = os.read(0, 4096).decode("latin-1")
             if not keys or "q" in keys:
                 return True
-            for key in keys:
+            for key in re.sub("\x1b[[O][0-9;]*", "", keys):    # or F5 would be 1 and 5, too
                 self.press(key)
             self.renew()
         return None

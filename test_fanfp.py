@@ -10213,6 +10213,11 @@ class People(Command):
             label, = tables["PROCESS"]
             self.assertRegex(label, r"^python\S* %d \S+$" % os.getpid())
 
+        terminal.press("F5", "Home", "Up", "s")     # which are several bytes, and nothing but the s
+        terminal.wait_for(lambda lines: " by rate " in lines[0]
+                          and lines[0].endswith(tree[-8:]))
+        terminal.press("s", "s")
+        terminal.wait_for(lambda lines: " by total " in lines[0])
         terminal.press("1")                 # the busiest comes first
         lines = terminal.wait_for(lambda lines: lines[0].endswith("/d19/deep/er"))
         self.assertEqual(read_tables(lines)["DIRECTORY"], {".": 60})
