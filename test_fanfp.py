@@ -12262,6 +12262,14 @@ class Capabilities(Base):
                     pass
                 self.assertEqual(program.stop(), (-signal.SIGTERM, program.errors.decode()))
 
+    def test_kept_by_auto(self):
+        """CAP_SYSLOG too, where trace may be loaded for what is mounted later."""
+        if BEST not in ("marks", "fastpath"):
+            self.skipTest("needs marks")
+        self.assert_keeps(self.program(self.tree), fanfp.CAP_DAC_READ_SEARCH | fanfp.CAP_SYS_ADMIN
+                          | fanfp.CAP_SYSLOG)
+        self.assert_keeps(self.program("--one-file-system", self.tree), fanfp.CAP_DAC_READ_SEARCH)
+
     def test_one_file_system(self):
         """With nothing to mark later, CAP_DAC_READ_SEARCH alone; of old bpf(2) takes more."""
         bound = ("trace",) if fanfp._kernel_release() < (5, 19) else ()
