@@ -336,8 +336,8 @@ def fanotify_init(flags):
         number = ctypes.get_errno()
         hint = {errno.EPERM: forbidden(CAP_SYS_ADMIN, NEEDS_ROOT),
                 errno.ENOSYS: "this kernel has no fanotify; use --filter inotify",
-                errno.EINVAL: "its events do not say which file they are of (Linux 5.17, and later "
-                              "5.10 and 5.15); use --filter inotify",
+                errno.EINVAL: "its events do not say which file they are of (Linux 5.17); use "
+                              "--filter trace or inotify",
                 errno.EMFILE: "too many groups or descriptors; see "
                               "/proc/sys/fs/fanotify/max_user_groups and ulimit -n"}
         raise failure(number, "making a fanotify group", "", hint)
@@ -10849,6 +10849,7 @@ IDLE = (
     ("--no-newline", "!--format"),
     ("--restart --quiet-for", "!--run"),
     ("--object", "!--filter=None&!--filter=auto&!--filter=fastpath"),
+    ("--devices", "!THROUGH", "{} does nothing with these events"),
     ("--who", "--filter=inotify", "{} does nothing with {}, which does not tell who"),
     ("--who", "--format", "{} does nothing with {}, whose letters say what is wanted"),
     ("--json --csv --format --who --top --summary --outfile", "-qq",
@@ -10870,11 +10871,11 @@ def read_options(arguments, rows):
     in its words."""
     pairs, rest, words = [], [], iter(arguments)
 
-    def add(row, value):
+    def add(row, value, missing):
         if row[2] and value is None:
             value = next(words, None)
             if value is None:
-                raise ValueError("option '--%s' requires an argument" % row[1])
+                raise ValueError(missing)
         pairs.append((row[1], value or ""))
     for word in words:
         if word == "--":
@@ -10889,13 +10890,15 @@ def read_options(arguments, rows):
                                      name, "".join(" '--%s'" % row[1] for row in found)))
             if has_value and not found[0][2]:
                 raise ValueError("option '--%s' doesn't allow an argument" % name)
-            add(found[0], value if has_value else None)
+            add(found[0], value if has_value else None,
+                "option '--%s' requires an argument" % found[0][1])
         elif word.startswith("-") and word != "-":
             while word[1:]:
                 row = next((row for row in rows if row[0] == word[1]), None)
                 if row is None:
                     raise ValueError("invalid option -- '%s'" % word[1])
-                add(row, row[2] and word[2:] or None)
+                add(row, row[2] and word[2:] or None,
+                    "option requires an argument -- '%s'" % row[0])
                 word = "" if row[2] else "-" + word[2:]
         else:
             rest.append(word)
@@ -10929,8 +10932,8 @@ class Options:
 def read_value(name, argument, text):
     """The value of an option's argument.  Raises ValueError where it is not what the option
     takes."""
-    wanted = {"SECONDS": "a number of seconds, 0 or more", "seconds": "a whole number of seconds",
-              "N": "a whole number above 0", "SIZE": "a number of bytes up to 1G, as 64M",
+    wanted = {"SECONDS": "a number of seconds, 0 or more", "N": "a whole number above 0",
+              "SIZE": "a number of bytes up to 1G, as 64M",
               "GLOB": "a glob as in .gitignore, which can match something"}.get(argument)
     try:
         if argument == "SECONDS":
@@ -10941,7 +10944,7 @@ def read_value(name, argument, text):
         if argument == "N" and not (is_number(text) and int(text)) \
                 or argument == "GLOB" and not glob_regex(text.lstrip("!").rstrip("/")):
             raise ValueError
-        return int(text) if argument in ("N", "seconds") else text
+        return int(text) if argument == "N" else text
     except ValueError:
         raise ValueError("--%s: it takes %s, not %s" % (name, wanted, text or '""'))
 
@@ -10963,6 +10966,9 @@ def refuse_idle(options):
     is_there = {"--" + name for name in options.given}
     is_there.update(("--filter=%s" % options.filter, "-qq" if options.quiet > 1 else ""))
     is_there.update("%" + letter for letter in format_letters(options.format or ""))
+    if not options.event or event_mask(
+            ",".join(options.event).replace(",", " ").split()) & THROUGH:
+        is_there.add("THROUGH")
     refuse_by(IDLE, is_there, "{} and {}: only one of them", "{} does nothing without {}")
 
 
@@ -11149,8 +11155,10 @@ def format_letters(pattern):
     for match in format_pieces(FORMAT_LETTERS).finditer(pattern) if pattern else ():
         letter, separator, wrong = match.groups()
         if wrong is not None:
-            raise Error(errno.EINVAL, "reading --format %s: %%%s is not known; --help lists them"
-                        % (printable(pattern), printable(wrong)))
+            raise Error(errno.EINVAL, "reading --format %s: %s" % (
+                printable(pattern), "%c, inotifywait's cookie, is not to be had; a RENAME has %o, "
+                "and the command is %C" if wrong == "c" else
+                "%%%s is not known; --help lists them" % printable(wrong)))
         found.add(letter or "e")
     return found
 
@@ -11601,8 +11609,12 @@ class Runner(Part):
         return True
 
     def finish(self):
-        """Run what waits; after a signal only see the end of the command that runs."""
+        """Run what waits, or end what is to go on; after a signal only see the end of what runs."""
         self.quiet_for = 0.0
+        if self.restarts:
+            self.waiting.clear()
+            if self.child is not None and self.signals.number is None:
+                self.tell_to_end(signal.SIGTERM)
         self.advance()
         while self.kill_at != float("inf") and (
                 self.child is not None or self.waiting and self.signals.number is None):
@@ -11670,13 +11682,6 @@ class BatchRunner(Runner):
                       "if it writes that itself, %s ends the loop" % (
                           shorten(printable(self.words[0])), self.loops,
                           ignore_options(self.common or batch)))
-
-    def finish(self):
-        if self.restarts:
-            self.waiting.clear()
-            if self.child is not None and self.signals.number is None:
-                self.tell_to_end(signal.SIGTERM)
-        super().finish()
 
 
 def ignore_options(paths):
@@ -12636,6 +12641,11 @@ class Tool(Manner):
             used.add("%T")
         refuse_by(TOOL_IDLE, used, "{} and {} cannot both be specified.",
                   "{} cannot be specified without {}.", mistake)
+        try:
+            self.seconds = max(0, int(given.timeout or 0))
+        except ValueError:
+            mistake("'%s' is not a valid timeout value.\nPlease specify a long int value."
+                    % printable(given.timeout))
         self.lines = tool_format(given) if self.waits else None
         self.search = tool_search(given)
         self.roots, self.left_out = tool_paths(given)
@@ -12658,7 +12668,7 @@ class Tool(Manner):
         options.no_dereference = given.no_dereference
         if self.waits:
             options.count = None if self.goes_on else 1
-            options.timeout = max(0, given.timeout or 0)
+            options.timeout = self.seconds
             options.quiet, options.outfile = given.quiet, given.outfile
         # Without privilege inotify is what is expected, and nothing to be said.
         options.filter = given.filter or (
@@ -12670,8 +12680,12 @@ class Tool(Manner):
             self.say("fanfp: " + message)
 
     def start(self):
+        for option in ("exclude", "excludei"):
+            if self.given.given.count(option) > 1:
+                self.say("--%s: only the last option will be taken into consideration." % option)
         if not self.options.quiet:
-            self.say(self.starts + "  Beware: since -r was given, this may take a while!"
+            self.say("Setting up filesystem watches." if self.waits and self.given.filesystem else
+                     self.starts + "  Beware: since -r was given, this may take a while!"
                      * (self.given.recursive and self.waits))
 
     def ready(self, watch):
@@ -12759,12 +12773,21 @@ class CountingTool(Tool):
         if not self.key & self.asked:
             mistake("Can't sort by an event which isn't being watched for!")
 
+    def start(self):
+        super().start()
+        for root in self.options.rest if self.given.verbose and self.given.recursive else ():
+            self.say("Setting up watch(es) on " + root)
+
     def ready(self, watch):
         if self.given.verbose:
+            for root in watch.roots if self.given.recursive else ():
+                self.say("OK, %s is now being watched." % root)
             self.say("Total of %d watches." % len(watch.roots))
         super().ready(watch)
+        if self.given.verbose and self.seconds:
+            self.say("Will listen for events for %d seconds." % self.seconds)
         self.signals.catch("SIGALRM")
-        signal.alarm(min(max(0, self.given.timeout or 0), 2**31 - 1))
+        signal.alarm(min(self.seconds, 2**31 - 1))
         if self.given.zero:
             for line in (self.of_root(root, OPEN, 0)[0] for root in watch.roots):
                 self.counts[line[0] + line[1]] = collections.Counter()
