@@ -4708,7 +4708,8 @@ def kernel_symbol(name):
 
 class Tracer:
     """The events of trees as they happen, from BPF programs (bpf/trace.h) on the two kernel
-    functions that all events pass; for Linux 5.10 and later, by kprobes.
+    functions that all events pass, and on a third that knows of names; for Linux 5.10 and later,
+    by kprobes.
 
     asked, asked_dir   masks of the events wanted of files and of directories, 0: none
     own                whether events of this process are recorded
@@ -4766,10 +4767,10 @@ class Tracer:
     COUNTS = ("sent", "outside", "merged", "own", "full", "detached", "too long",
               "unsettled", "too deep", "unknown data")  # enum trace_count
     FULL = COUNTS.index("full")
-    SIGNATURES = {"fsnotify": 7, "__fsnotify_parent": 4}
-    # By whether the kernel has bpf_loop(); the first two are run at kernel functions.
-    PROGRAMS = {True: ("trace_event", "trace_child", "trace_place"),
-                False: ("trace_event_tail", "trace_child_tail", "trace_place_tail",
+    SIGNATURES = {"fsnotify": 7, "__fsnotify_parent": 4, "d_move": 2}
+    # By whether the kernel has bpf_loop(); the first three are run at these functions.
+    PROGRAMS = {True: ("trace_event", "trace_child", "trace_move", "trace_place"),
+                False: ("trace_event_tail", "trace_child_tail", "trace_move", "trace_place_tail",
                         "trace_climb")}
 
     def __init__(self, asked, asked_dir, own, ring=None, devices=True):
@@ -4788,8 +4789,8 @@ class Tracer:
         self._require_functions(kernel)
         helpers = enumerators(kernel, "bpf_func_id")
         programs = list(self.PROGRAMS["BPF_FUNC_loop" in helpers])
-        self._entries = programs[:2]
-        self._placing = programs[2]
+        self._entries = programs[:3]
+        self._placing = programs[3]
         if "BPF_FUNC_kallsyms_lookup_name" in helpers:
             programs.append("trace_find_lock")
         self._load(part_of(read_object_file(), programs), kernel, asked, asked_dir, own, size,

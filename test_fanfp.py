@@ -467,6 +467,25 @@ class Scenarios:
             "new": CREATED, "made": "CREATE DELETE", "sub/deep/new": CREATED,
             "sub/deep/made": "CREATE", "sub/old": "MODIFY CLOSE_WRITE DELETE"})
 
+    def test_removed_while_open(self):
+        """Of a file that somebody has open a name is removed, or given to another.  An NFS client
+        renames it in place of that, and removes it when it is closed."""
+        names = ["file-%d" % number for number in range(300)] + ["n" * 255]
+        for name in names + ["linked", "replaced", "new"]:
+            write(os.path.join(self.tree, name))
+        os.link(self.tree + "/linked", self.tree + "/left")
+        program = self.watch()
+        with contextlib.ExitStack() as files:
+            for name in names + ["linked", "replaced"]:
+                files.enter_context(open(os.path.join(self.tree, name)))
+            for name in names + ["linked"]:
+                os.remove(os.path.join(self.tree, name))
+            os.rename(self.tree + "/new", self.tree + "/replaced")
+            found = self.reported(program)
+        expected = {name: "DELETE" for name in names + ["linked"]}
+        expected["new", "replaced"] = "RENAME"
+        self.expect(found, expected)
+
     def test_just_made_directories(self):
         """Files in just-made directories, at any depth, by another process."""
         program = self.watch()

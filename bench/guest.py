@@ -192,7 +192,7 @@ def rounds(names, trees, sizes, result):
 
 
 def probed(trees, sizes):
-    """The same with a program that does nothing on each of the two functions that `trace` uses."""
+    """The same with a program that does nothing on each of the functions that `trace` uses."""
     code = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xb7, 0, 0, 0, 0x95, 0, 0, 0), 16)
     license_name = ctypes.create_string_buffer(b"GPL")
     held = [module.bpf(module.BPF_PROG_LOAD, "IIQQ", module.PROG_KPROBE, 2, code, license_name,

@@ -29,6 +29,12 @@
  * Sections have a ? before their names, so that who loads the object as a whole, as bpftool does
  * for the handler of the fastpath, needs no kernel that has what these need.
  *
+ * NFS and AFS give a file that somebody has open another name in place of removing it, which they
+ * do when it is closed: a "silly rename".  The event of the removal comes after that, and has the
+ * new name.  So what the name was is kept when d_move() changes it.
+ *
+ *	void d_move(struct dentry *dentry, struct dentry *target)
+ *
  * The kernel's memory is read by bpf_probe_read_kernel(), which reads nothing, and says zero,
  * where there is nothing.  What was read in pieces counts only if no directory was renamed
  * meanwhile: rename_lock, a sequence counter, tells.
@@ -99,6 +105,11 @@ enum fsnotify_data_type {
 	FSNOTIFY_EVENT_RENAME,
 };
 
+/* A #define, with this value, before it was one of an enum. */
+enum dentry_flags {
+	DCACHE_NFSFS_RENAMED = 1 << 12,
+};
+
 #define DATA_IS(type, kind)	((type) == bpf_core_enum_value(enum fsnotify_data_type, kind))
 
 #define FS_MERGED	(FS_ACCESS | FS_MODIFY | FS_ATTRIB | FS_CLOSE_WRITE | FS_CLOSE_NOWRITE | \
@@ -111,6 +122,7 @@ enum fsnotify_data_type {
 #define TRACE_ROOTS	4096
 #define PATH_ROOM	65536
 #define NAME_ROOM	1024	/* a name takes less; with vfat, up to 765 bytes */
+#define SILLY_ROOM	256	/* a name takes less, with NFS and AFS */
 #define TRACE_DEPTH	65536	/* levels, with bpf_loop() */
 #define TRACE_TURNS	32	/* levels for each of the climbs that follow, without */
 #define TRACE_CLIMBS	4	/* for each of 33 tail calls */
@@ -253,6 +265,19 @@ struct {
 	__type(value, struct trace_last);
 } trace_lasts SEC(".maps");
 
+/* The name of a dentry before its silly rename.  It is needed in the same system call only. */
+struct silly {
+	struct name name;
+	char text[SILLY_ROOM];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u64);
+	__type(value, struct silly);
+} trace_silly SEC(".maps");
+
 /* For each CPU 1 << trace_more_bits entries, which it uses in turn; the loader sets how many. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -391,17 +416,21 @@ static __always_inline struct dentry *dentry_of(struct inode *dir)
 	return (struct dentry *)dentry_at(alias);
 }
 
+static __always_inline __u32 length_of(const struct name *name)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return name->hash_len >> 32;
+#else
+	return name->hash_len;
+#endif
+}
+
 /* ---- climbing ---- */
 
 static __always_inline int append(struct work *work, struct name *name)
 {
-	__u32 used = work->used, length;
+	__u32 used = work->used, length = length_of(name);
 
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	length = name->hash_len >> 32;
-#else
-	length = name->hash_len;
-#endif
 	if (used >= PATH_ROOM || length >= NAME_ROOM) {
 		work->record.flags |= TOO_LONG;
 		return 1;
@@ -948,6 +977,31 @@ static __always_inline struct work *take_inode(struct inode *inode, __u32 mask)
 	return work;
 }
 
+static __always_inline int is_silly(struct dentry *dentry)
+{
+	__u32 bit = DCACHE_NFSFS_RENAMED, flags = 0;
+
+	if (bpf_core_enum_value_exists(enum dentry_flags, DCACHE_NFSFS_RENAMED))
+		bit = bpf_core_enum_value(enum dentry_flags, DCACHE_NFSFS_RENAMED);
+	bpf_core_read(&flags, sizeof(flags), &dentry->d_flags);
+	return !!(flags & bit);
+}
+
+/* The name that an event's entry had, which is that in its dentry, or was before a silly rename. */
+static __always_inline __u64 name_before(__u64 name)
+{
+	__u64 key = name - bpf_core_field_offset(struct dentry, d_name);
+	struct silly *silly;
+
+	if (!is_silly((struct dentry *)key))
+		return name;
+	silly = bpf_map_lookup_elem(&trace_silly, &key);
+	if (!silly)
+		return name;
+	silly->name.name = silly->text;
+	return (__u64)&silly->name;
+}
+
 /* The dentry that a RENAME is of: until Linux 7.2 it is the data itself. */
 static __always_inline struct dentry *moved_of(__u64 data, __u32 type)
 {
@@ -994,6 +1048,8 @@ static __always_inline struct work *take_entry(struct parameters *parameters, in
 	} else {
 		work->start[0] = dir;
 		work->leaf[0] = parameters->at[4];
+		if (mask & FS_DELETE)
+			work->leaf[0] = name_before(work->leaf[0]);
 		work->subject = 0;
 		if (DATA_IS(type, FSNOTIFY_EVENT_DENTRY))
 			work->subject = (__u64)inode_of((struct dentry *)data);
@@ -1048,6 +1104,28 @@ static __always_inline struct work *take_child(void *ctx, int has_loop)
 	if (mask & FS_ISDIR)
 		return NULL;
 	return take_own((struct dentry *)parameters.at[0], mask, has_loop);
+}
+
+/* The flag is set before. */
+SEC("?kprobe/d_move")
+int trace_move(void *ctx)
+{
+	struct parameters parameters = {};
+	struct silly silly = {};
+	struct dentry *dentry;
+	struct head head;
+	__u64 key;
+
+	read_parameters(&parameters, ctx);
+	key = parameters.at[0];
+	dentry = (struct dentry *)key;
+	if (!is_silly(dentry))
+		return 0;
+	read_head(dentry, &head);
+	silly.name = head.name;
+	bpf_probe_read_kernel(silly.text, length_of(&head.name) & (SILLY_ROOM - 1), head.name.name);
+	bpf_map_update_elem(&trace_silly, &key, &silly, BPF_ANY);
+	return 0;
 }
 
 /* ---- what user space asks ---- */
