@@ -7686,14 +7686,28 @@ def split_names(path):
     return [name for name in path.split(b"/") if name not in (b"", b".")]
 
 
-class Target:
-    """What the names of a root lead to.
+class Given:
+    """A root that is known by its names, and what these lead to now.
 
-    entries   [(key of a directory, name)] on the way: see Way
-    own       the last of them, where that is the file itself, or what is missing; else None
-    parent    (key, name) of the directory of `Given.fd` while the first name is missing: what tells
-              that the directory is gone, and with it the root
+    display   str, as the user gave it, without trailing slashes
+    fd        an O_PATH descriptor of the directory that has the first of its names; of a root that
+              is watched it is that in Names.places, and not to be closed
+    names     the names from there on, list of bytes; None: it is a plain directory
+    identity  what it has in common with the same root given again
+    is_listed whether the mount of `fd` was in the list of mounts
+    may_ask   see Way
+    waits     whether it may not be there, and is known by all names that lead to it
+    is_there  whether it was when that was told last
+    why_not   why it could not be followed when that was tried last, as it was told; else None
+    untold    whether it is another since before the event of that was read
+
+    entries   [(key of a directory, name)]: those on the way, see Way; and that of the directory of
+              `fd` while the first name is missing: what tells that the directory is gone, and with
+              it the root
+    own       which of them is the file itself, or what is missing; None: it is a directory
     inode     key of the file that it is; None: it is a directory, or can't be listened to
+    border    from where on, in the measure of Names.ahead(), an event of the file by its own name
+              comes once more, from its inode; see InotifyNames
     covered   whether another file is mounted over the entry
     leads_to  inode_of() what the names lead to, None: to nothing
     last      the same of what they led to last; None: that is gone
@@ -7701,42 +7715,18 @@ class Target:
     tree      the Root of that directory; None where it is no tree of its own
     """
 
-    def __init__(self):
-        self.entries, self.covered, self.is_dir = [], False, False
-        self.own = self.parent = self.inode = self.leads_to = self.last = self.tree = None
-
-    def listened(self):
-        """The entries whose events are the root's."""
-        return self.entries + ([self.parent] if self.parent is not None else [])
-
-
-class Given:
-    """A root that is known by its names.
-
-    display   str, as the user gave it, without trailing slashes
-    fd        an O_PATH descriptor of the directory that has the first of its names; of a root that
-              is watched it is that in Listened.places, and not to be closed
-    names     the names from there on, list of bytes; None: it is a plain directory
-    identity  what it has in common with the same root given again
-    now       the Target
-    is_listed whether the mount of `fd` was in the list of mounts
-    untold    whether it is another since before the event of that was read
-    why_not   why it could not be followed when that was tried last, as it was told; else None
-    may_ask   see Way
-    waits     whether it may not be there, and is known by all names that lead to it
-    is_there  whether it was when that was told last
-    """
-
     def __init__(self, display, path, follow=True, may_ask=None, waits=False):
         self.display, self.follow = display, follow or path.endswith(b"/")
-        self.may_ask, self.waits, self.now = may_ask, waits, Target()
-        self.fd = self.names = self.why_not = None
-        self.is_listed, self.untold, self.is_there = False, False, True
+        self.may_ask, self.waits, self.entries, self.border = may_ask, waits, [], 0
+        self.fd = self.names = self.why_not = self.own = self.inode = None
+        self.leads_to = self.last = self.tree = None
+        self.is_listed = self.untold = self.covered = False
+        self.is_there = True
         if not waits:
             os.stat(path, follow_symlinks=self.follow)  # for the kernel's word, if it is no root
         way = way_to(path, self.follow, may_ask, waits)
         try:
-            self.now.is_dir = way.is_dir
+            self.is_dir = way.is_dir
             if way.entries:
                 self.fd, self.names = os.dup(way.entries[0][0]), way.rest
                 self.identity = inode_of(self.fd), tuple(self.names), self.follow
@@ -7748,16 +7738,20 @@ class Given:
         """Where its names lead now."""
         return Way(self.fd, self.names, self.follow, self.may_ask, self.waits)
 
+    def heard(self):
+        """What is listened to for it: see Names.heard."""
+        return self.entries + ([] if self.inode is None else [self.inode])
+
     def removed(self):
         """Whether the directory that has its name has been deleted."""
         return is_removed(self.fd)
 
     def may_be_another(self):
         """Whether mounts may have made it another, as they do below a link, or on a file."""
-        if self.now.covered or self.now.entries != [self.now.own]:
+        if self.covered or self.entries != [self.own]:
             return True
         try:
-            return mount_id_of(self.fd, self.now.own[1]) != self.mount_id
+            return mount_id_of(self.fd, self.own[1]) != self.mount_id
         except OSError:
             return False
 
@@ -7767,75 +7761,16 @@ class Given:
             self.fd = None
 
 
-class Listened:
-    """What a Names listens to, by its keys, and for which roots.
-
-    places    key of a directory -> a descriptor of it
-    by_name   (key of a directory, name) -> [Given]
-    by_inode  key of a file -> [Given]
-    stale     whether a place may be listened to in vain
-    """
-
-    def __init__(self):
-        self.places, self.by_name, self.by_inode, self.stale = {}, {}, {}, False
-
-    def place(self, key, fd):
-        """Keep a descriptor of a directory that is listened to; its key is returned."""
-        if key not in self.places:
-            self.places[key] = os.dup(fd)
-        return key
-
-    def enter(self, given, entries, own, parent=None):
-        """Have events of some entries be those of a root, and of no others."""
-        now = given.now
-        for entry in now.listened():
-            self.by_name[entry].remove(given)
-            if not self.by_name[entry]:
-                del self.by_name[entry]
-                self.stale = True
-        now.entries, now.own, now.parent = list(collections.OrderedDict.fromkeys(entries)), own, \
-            parent
-        for entry in now.listened():
-            self.by_name.setdefault(entry, []).append(given)
-
-    def be_file(self, given, key):
-        """A root is the file of a key, or none (None): the key of a file that is no root any more,
-        or None."""
-        before, given.now.inode = given.now.inode, key
-        if key == before:
-            return None
-        if key is not None:
-            others = self.by_inode.setdefault(key, [])
-            for other in [other for other in others if other.now.leads_to is None]:
-                others.remove(other)        # it has the name of another root now
-                other.now.inode = None
-            others.append(given)
-        if before in self.by_inode:
-            self.by_inode[before].remove(given)
-            if not self.by_inode[before]:
-                del self.by_inode[before]
-                return before
-        return None
-
-    def in_vain(self):
-        """The keys of directories that need not be listened to any more."""
-        if not self.stale:
-            return []
-        self.stale = False
-        used = {key for key, _ in self.by_name}
-        return [key for key in self.places if key not in used]
-
-    def drop(self, key):
-        """A directory is listened to no more."""
-        os.close(self.places.pop(key))
-
-    def close(self):
-        for key in list(self.places):
-            self.drop(key)
-
-
 class Names(Source):
     """A source of the events of roots that are Given, in none of which anything is mounted.
+
+    given     identity of a root -> Given
+    places    key of a directory that is listened to -> a descriptor of it
+    heard     what is listened to -> [Given]: an entry (key of a directory, name), or key of a file
+    stale     whether something may be listened to in vain
+    gone      roots whose directory is gone -> pid: of whose event
+    quiet_at  when the kernel's queue was last seen empty
+    done      what has been judged, in the measure of ahead()
 
     What it is made with: `lead(given, fd)` has the tree watched that a root is now, open as `fd`,
     or no tree (None), and returns the events that are left of the one before; `in_tree(fd)` says
@@ -7857,13 +7792,10 @@ class Names(Source):
 
     def __init__(self, wanted, filter_name, notice, lead, in_tree):
         self.notice, self.lead, self.in_tree = notice, lead, in_tree
-        self.own, self.filter_name = wanted.own, filter_name
-        self.given = collections.OrderedDict()  # identity of a root -> Given
-        self.gone = {}                      # those whose directory is gone -> pid: of whose event
-        self.listened, self.reported = Listened(), Reported(wanted)
-        self.stats = collections.Counter()
-        self.quiet_at = boot_time()         # when the kernel's queue was last seen empty
-        self.done = 0                       # what has been judged, in the measure of ahead()
+        self.own, self.filter_name, self.reported = wanted.own, filter_name, Reported(wanted)
+        self.given, self.places, self.heard, self.gone = collections.OrderedDict(), {}, {}, {}
+        self.stale, self.stats = False, collections.Counter()
+        self.quiet_at, self.done = boot_time(), 0
         self.fd = self.make()
 
     # --- roots ---
@@ -7871,7 +7803,7 @@ class Names(Source):
     @property
     def roots(self):
         """The roots, but for those that are trees now."""
-        return [given for given in self.given.values() if given.now.tree is None]
+        return [given for given in self.given.values() if given.tree is None]
 
     def add(self, given):
         """Watch a root."""
@@ -7879,13 +7811,13 @@ class Names(Source):
         with OnFailure(self.forget, given):
             self.resolve(given)
         given.close()                       # one descriptor does for all files of a directory
-        given.fd = self.listened.places[given.now.entries[0][0]]
+        given.fd = self.places[given.entries[0][0]]
         given.source = self
         self.say_if_there(given)
 
     def say_if_there(self, given):
         """Say whether a root that is waited for is there, if that has changed."""
-        if given.waits and given.is_there != (given.now.leads_to is not None):
+        if given.waits and given.is_there != (given.leads_to is not None):
             given.is_there = not given.is_there
             self.notice("%s is %s" % (printable(given.display), "there, and watched from now on"
                                       if given.is_there else "not there; it is waited for"))
@@ -7899,9 +7831,10 @@ class Names(Source):
         """Know a root no more; `given.fd` is left to whoever calls this."""
         del self.given[given.identity]
         self.gone.pop(given, None)
-        self.listened.enter(given, [], None)
-        self.be_file(given, None)
+        self.hear(given, [], None)
         self.tidy()
+
+    # --- what a root is ---
 
     def resolve(self, given, target=None):
         """Look up what a root is now, and listen to all that leads to it.  OSError.
@@ -7918,75 +7851,96 @@ class Names(Source):
                            for index, (fd, name) in enumerate(way.entries)]
                 way.close()
                 way = given.way()       # the same, or it was changed before we listened
-            self.listened.enter(given, entries, None if own is None else entries[own])
+            given.own = None if own is None else entries[own]
+            self.hear(given, entries, given.inode)
             self.be(given, way, target)
         finally:
             way.close()
-        self.tidy()
 
     def be(self, given, way, target):
         """A root is what a Way leads to; or what it was before, where that leads to nothing."""
-        now = given.now
-        now.covered, now.leads_to = False, None
+        given.covered, given.leads_to = False, None
         if way.fd is None:
             return self.await_end(given)
         is_dir, leads_to = way.is_dir, inode_of(way.fd)
-        if is_dir and now.last != leads_to or not is_dir and now.tree is not None:
+        if is_dir and given.last != leads_to or not is_dir and given.tree is not None:
             self.reported.events += self.lead(given, way.fd if is_dir else None)
-        self.be_file(given, None if is_dir else way, target)
-        now.is_dir, now.last, now.leads_to = is_dir, leads_to, leads_to
+        if is_dir:
+            self.hear(given, given.entries, None)
+        elif target is None or self.key(way.fd) == target:
+            self.hear(given, given.entries, self.mark(given, way.fd))
+            given.covered = mount_id_of(way.fd) != mount_id_of(way.entries[-1][0])
+        given.is_dir, given.last, given.leads_to = is_dir, leads_to, leads_to
         return None
-
-    def be_file(self, given, way, target=None):
-        """A root is the file that a Way leads to; None: no file."""
-        key = None
-        if way is not None:
-            if target is not None and self.key(way.fd) != target:
-                return
-            key = self.mark(given, way.fd)
-            given.now.covered = mount_id_of(way.fd) != mount_id_of(way.entries[-1][0])
-        left = self.listened.be_file(given, key)
-        if left is not None:
-            self.unmark(left)
 
     def await_end(self, given):
         """Where the first name of a root is missing, have an event of the removal of the directory
         that had it, which can't be removed as long as it has an entry."""
-        for _ in range(WAY_TRIES if len(given.now.entries) == 1 else 0):
+        for _ in range(WAY_TRIES if len(given.entries) == 1 else 0):
             if given.removed():
                 break
             path = fd_path(given.fd)
             with Closing(os.open(b"..", O_PATH_DIR, dir_fd=given.fd)) as up:
                 parent = self.listen(up, False), os.path.basename(path)
-            self.listened.enter(given, given.now.entries, given.now.own, parent)
+            self.hear(given, given.entries[:1] + [parent], given.inode)
             if fd_path(given.fd) == path:
                 break                       # else moved meanwhile, maybe before we listened
 
-    def unmark(self, key):
-        self.unlisten(key)
+    # --- what is listened to ---
+
+    def place(self, key, fd):
+        """Keep a descriptor of a directory that is listened to; its key is returned."""
+        if key not in self.places:
+            self.places[key] = os.dup(fd)
+        return key
+
+    def hear(self, given, entries, inode):
+        """Have the events of some entries, and of the file of a key or of none (None), be those of
+        a root, and of nothing else."""
+        if inode != given.inode:
+            for other in list(self.heard.get(inode, ())):
+                if other.leads_to is None:  # what it was has the name of another root now
+                    self.hear(other, other.entries, None)
+        for what in given.heard():
+            self.heard[what].remove(given)
+        given.entries, given.inode = list(collections.OrderedDict.fromkeys(entries)), inode
+        for what in given.heard():
+            self.heard.setdefault(what, []).append(given)
+        self.stale = True
 
     def tidy(self):
-        """Listen to no directory in vain."""
-        for key in self.listened.in_vain():
+        """Listen to nothing in vain."""
+        if not self.stale:
+            return
+        self.stale = False
+        for what in [what for what, roots in self.heard.items() if not roots]:
+            del self.heard[what]
+            if not isinstance(what, tuple):
+                self.unmark(what)
+        used = {what[0] for what in self.heard if isinstance(what, tuple)}
+        for key in self.places.keys() - used:
             self.unlisten(key)
-            self.listened.drop(key)
+            os.close(self.places.pop(key))
+
+    def unmark(self, key):
+        self.unlisten(key)
 
     # --- events ---
 
     def judge(self, mask, pid, entry, target):
         """Report an event of an entry (key, name), or of a file by whatever name: its key."""
-        named = list(self.listened.by_name.get(entry, ()))
+        named = list(self.heard.get(entry, ()))
         for given in named:
             self.entry_event(given, entry, mask, pid, target)
         mask &= ~NAME_EVENTS
-        for given in self.listened.by_inode.get(target, ()):
+        for given in self.heard.get(target, ()):
             if given not in named:
                 self.report(given, mask, pid)
 
     def entry_event(self, given, entry, mask, pid, target):
         """Something has happened to one of the names that lead to a root."""
-        is_own = entry == given.now.own and not given.now.covered
-        told_by_tree = is_own and self.in_tree(self.listened.places[entry[0]])
+        is_own = entry == given.own and not given.covered
+        told_by_tree = is_own and self.in_tree(self.places[entry[0]])
         if is_own and mask & NAME_EVENTS:
             if given.untold and mask & ISDIR:
                 mask &= ~DELETE             # its tree has said so, before this event was read
@@ -7994,13 +7948,13 @@ class Names(Source):
             # Not what is there now, which may have been another's until an event to come says so.
             self.follow(given, mask & (CREATE | MOVED_TO), target)
         elif mask & NAME_EVENTS:
-            before = given.now.leads_to
+            before = given.leads_to
             self.follow(given)
-            changed = given.untold or given.now.leads_to != before
+            changed = given.untold or given.leads_to != before
             # Of the removal of a directory its tree tells.
             told = NAME_EVENTS & ~DELETE if mask & ISDIR else NAME_EVENTS
             mask = mask & told if changed else 0
-            given.untold = bool(changed and not mask and given.now.leads_to)
+            given.untold = bool(changed and not mask and given.leads_to)
         elif not is_own or self.is_told_twice(given):
             mask = 0
         if mask and not told_by_tree:
@@ -8022,7 +7976,7 @@ class Names(Source):
             if is_there:
                 self.resolve(given, target)
             else:
-                given.now.leads_to = None
+                given.leads_to = None
                 self.await_end(given)
         except OSError as error:
             why_not = worded(error)
@@ -8034,7 +7988,7 @@ class Names(Source):
 
     def note_if_gone(self, given, pid=None):
         """A root ends with the directory that had its name; see end_what_is_gone()."""
-        if given.now.leads_to is None and given.removed():
+        if given.leads_to is None and given.removed():
             self.gone[given] = pid
 
     def end_what_is_gone(self):
@@ -8049,40 +8003,39 @@ class Names(Source):
             for given in sorted(set(gone) & set(self.gone),
                                 key=lambda each: -last.get(each.display, -1)):
                 count, at = len(events), last.get(given.display, -1) + 1
-                if given.now.tree is None:      # one that is a tree goes on as that
+                if given.tree is None:      # one that is a tree goes on as that
                     self.report(given, DELETE_SELF, self.gone[given])
                 events[at:] = events[count:] + events[at:count]
                 self.remove(given)
 
     def lost_trees(self):
         """The roots that were trees which have ended, as their sources told."""
-        return [given for given in self.given.values() if given.now.tree is not None
-                and given.now.tree not in given.now.tree.source.roots]
+        return [given for given in self.given.values() if given.tree is not None
+                and given.tree not in given.tree.source.roots]
 
     def look_at_roots(self, moment):
         """Mounts have changed, which may cover files; or the tree that a root was has ended.
         Returns the events of that."""
         self.reported.begin(moment)
         for given in self.lost_trees():
-            given.now.tree = given.now.last = None
+            given.tree = given.last = None
         for given in list(self.given.values()):
             if given.may_be_another():
                 self.look_at(given)
-        self.end_what_is_gone()
-        return self.reported.take()
+        return self.finish()
 
     def look_at(self, given):
         """Look up what a root is now, though no name has changed; or the event is to come."""
-        covered, last, leads_to = given.now.covered, given.now.last, given.now.leads_to
+        covered, last, leads_to = given.covered, given.last, given.leads_to
         self.follow(given)
-        given.untold = given.untold or given.now.leads_to != leads_to
-        if covered and given.now.last != last:
+        given.untold = given.untold or given.leads_to != leads_to
+        if covered and given.last != last:
             self.report(given, UNMOUNT, None)
         self.note_if_gone(given)
 
     def report(self, given, mask, pid):
         """Report an event of a root, if it is one that was asked for."""
-        mask = mask & ~ISDIR | (ISDIR if given.now.is_dir else 0)
+        mask = mask & ~ISDIR | (ISDIR if given.is_dir else 0)
         self.reported.add(given.display, mask, None, pid or None)
 
     def read(self, moment):
@@ -8090,7 +8043,12 @@ class Names(Source):
         a root ends.  Never waits."""
         self.reported.begin(moment)
         self.read_buffer()
+        return self.finish()
+
+    def finish(self):
+        """The events of a read, which ends."""
         self.end_what_is_gone()
+        self.tidy()
         return self.reported.take()
 
     def read_buffer(self):
@@ -8131,8 +8089,9 @@ class Names(Source):
         return self.done
 
     def close(self, forked=False):
-        self.listened.close()
-        self.given = {}
+        for fd in self.places.values():
+            os.close(fd)
+        self.given, self.places = {}, {}
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
@@ -8154,11 +8113,11 @@ class FanotifyNames(Names):
     def listen(self, fd, is_own):
         mask = NAME_EVENTS | ISDIR | (self.asked | EVENT_ON_CHILD if is_own else 0)
         fanotify_mark(self.fd, FAN_MARK_ADD, mask, fd, b".", os.fsdecode(fd_path(fd)))
-        return self.listened.place(self.key(fd), fd)
+        return self.place(self.key(fd), fd)
 
     def unlisten(self, key):
         mask = NAME_EVENTS | ISDIR | self.asked | EVENT_ON_CHILD
-        fanotify_mark(self.fd, FAN_MARK_REMOVE, mask, self.listened.places[key], b".")
+        fanotify_mark(self.fd, FAN_MARK_REMOVE, mask, self.places[key], b".")
 
     def mark(self, given, fd):
         if self.asked:
@@ -8169,7 +8128,7 @@ class FanotifyNames(Names):
     def unmark(self, key):
         """What can't be opened is gone, or soon; or it is on a file system of which no directory is
         open here, and what comes of it is dropped."""
-        place = next((fd for each, fd in self.listened.places.items() if each[:8] == key[:8]),
+        place = next((fd for each, fd in self.places.items() if each[:8] == key[:8]),
                      None)
         if place is None or not self.asked:
             return
@@ -8204,7 +8163,7 @@ class TraceNames(Names):
         return os.dup(self.traced.fd)
 
     def listen(self, fd, is_own):
-        return self.listened.place(self.traced.pin(fd, os.fsdecode(fd_path(fd)), flat=True), fd)
+        return self.place(self.traced.pin(fd, os.fsdecode(fd_path(fd)), flat=True), fd)
 
     def unlisten(self, key):
         self.traced.unpin(key)
@@ -8261,22 +8220,20 @@ class InotifyNames(Names):
     """By inotify.  Keys are watch descriptors."""
 
     def make(self):
-        import weakref
         self.asked = self.reported.mask & INOTIFY_ASKABLE \
             & ~(NAME_EVENTS | DELETE_SELF | MOVE_SELF)
         self.start = 0                      # where the buffer begins that is judged; `done`: ends
-        self.borders = weakref.WeakKeyDictionary()  # Given -> in the measure of ahead(): see mark()
         return new_inotify()
 
     def listen(self, fd, is_own):
         mask = NAME_EVENTS | IN_ONLYDIR | IN_MASK_ADD | (self.asked if is_own else 0)
-        return self.listened.place(self.watch(fd, mask, os.fsdecode(fd_path(fd))), fd)
+        return self.place(self.watch(fd, mask, os.fsdecode(fd_path(fd))), fd)
 
     def unlisten(self, key):
         call("inotify_rm_watch", self.fd, key)
 
     def watch(self, fd, mask, shown):
-        return inotify_watch(self.fd, path_to_fd(fd), mask, shown, len(self.listened.places))
+        return inotify_watch(self.fd, path_to_fd(fd), mask, shown, len(self.places))
 
     def mark(self, given, fd):
         """What happens to it by its own name comes twice from now on, from its directory and from
@@ -8290,30 +8247,30 @@ class InotifyNames(Names):
             if error.errno != errno.EACCES:
                 raise
             self.notice("%s; what is done to it by another name won't be seen" % error)
-            self.borders[given] = 1 << 62
+            given.border = 1 << 62
             return None
-        if key != given.now.inode:
-            self.borders[given] = self.ahead()
+        if key != given.inode:
+            given.border = self.ahead()
         return key
 
     def ahead(self):
         return self.done + queued(self.fd)
 
     def is_told_twice(self, given):
-        return given.now.inode is not None and self.start >= self.borders.get(given, 0)
+        return given.inode is not None and self.start >= given.border
 
     def room(self):
         """So much that no buffer goes beyond a border."""
-        return min([INOTIFY_READ] + [border - self.done for border in self.borders.values()
-                                     if border > self.done])
+        return min([INOTIFY_READ] + [given.border - self.done for given in self.given.values()
+                                     if given.border > self.done])
 
     def decode(self, buffer):
         self.start = self.done
         self.done += len(buffer)
         for wd, mask, _, name in decode_inotify(buffer):
             if mask & IN_IGNORED:
-                for given in self.listened.by_inode.pop(wd, ()):
-                    given.now.inode = None
+                for given in self.heard.pop(wd, ()):
+                    given.inode = None
             elif name:
                 yield mask, None, (wd, name), None
             else:
@@ -8927,11 +8884,11 @@ class Sources(SourceList):
         """Watch a root that is known by its names."""
         _, name, reasons = self.first_that_works(lambda name: self.add_to_names(name, given))
         if name is not None:
-            if not given.now.is_dir:
+            if not given.is_dir:
                 self.tell_lesser(reasons, name)
             return
         given.close()
-        if not given.now.is_dir:
+        if not given.is_dir:
             self.refuse(given.display, reasons[-1][1])
         self.add_tree(given.display, path)
         self.notice("%s won't be followed when it leads elsewhere: %s"
@@ -8954,8 +8911,8 @@ class Sources(SourceList):
         """A root leads to another directory now, open as `fd`, or to none (None).  Returns the
         events that are left of the one before."""
         events = []
-        if given.now.tree is not None:
-            root, given.now.tree = given.now.tree, None
+        if given.tree is not None:
+            root, given.tree = given.tree, None
             events = self.read_queued(root.source)
             if root in root.source.roots:
                 root.source.remove(root)
@@ -8963,7 +8920,7 @@ class Sources(SourceList):
         if fd is not None:
             before = [root for source in self.trees for root in source.roots]
             root = self.add_tree(given.display, path_to_fd(fd))
-            given.now.tree = root if root not in before else None
+            given.tree = root if root not in before else None
             self.on_lead(visible_path(fd, self.mount_list.far()))
         return events
 
