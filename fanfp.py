@@ -8455,28 +8455,45 @@ class Asked:
         return self._come.wait(seconds)
 
 
-class FarThread:
-    """A thread that may have to wait, and the news of it for a reader, who never does.
+class ThreadSource(Source):
+    """A source for one root on a file system that somebody else answers for.  A thread, which may
+    have to wait, watches the root and passes the events on; or it opens it for another source,
+    which takes it over.
 
-    It makes something.  A Watch it keeps, and passes on the events of that; else what it made is
-    the reader's.  Neither waits for the other: a thread that gets no answer is left behind, and
-    lets go of all it has when it gets one.
+    The reader never waits.  A thread that gets no answer is left behind, and lets go of all it has
+    when it gets one.
 
-    news     (what, value), as far as the reader has not come to it
-    fd       readable when there is some
-    keeps    whether it keeps what it makes, a Watch
-    made     that Watch, once it is made
-    is_last  whether it is to end when it has told all
-    is_left  whether nobody reads the news any more
+    root       a FarRoot
+    kind       of its file system, str
+    is_inner   whether it is a mount in a tree, which the thread's Watch shows as "/"
+    take_over  function of what the thread has opened; None: the thread watches
+    news       (what, value) from the thread, as far as the reader has not come to it
+    fd         readable when there is some; None: nobody reads it any more
+    watch      the thread's Watch, once it is made
+    is_ready   whether the thread has had an answer
+    is_announced  whether what becomes of it is news
+    deadline   when to give up waiting for the thread, time.monotonic(); None: nothing is awaited
+    farewell   what to call it in its UNMOUNT, None: not at all, in a list, once its mount is gone:
+               what the thread has read comes first, and then it ends; else []
     """
 
-    def __init__(self, make, keeps):
-        """`make`: function(notice), which the thread calls."""
+    def __init__(self, root, kind, make, notice, is_inner, take_over=None):
+        """`make`: function(notice), called by the thread: a Watch, or what take_over() takes, which
+        has close()."""
         import threading
-        self.news, self.keeps, self.made = collections.deque(), keeps, None
-        self.is_last = self.is_left = False
+        self.root, self.kind, self.notice, self.is_inner = root, kind, notice, is_inner
+        self.roots, self.mounted = ([], [root]) if is_inner else ([root], [])
+        root.source = self
+        self.stats, self.take_over = collections.Counter(), take_over
+        self.is_ready = self.is_announced = False
+        self.deadline, self.farewell = time.monotonic() + ANSWER_SECONDS, []
+        self.news, self.watch = collections.deque(), None
         self.fd, signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         threading.Thread(target=self._work, args=(make, signal), daemon=True).start()
+
+    @property
+    def filter_name(self):
+        return "inotify" if self.is_ready and self.take_over is None else None
 
     # --- in the thread ---
 
@@ -8490,11 +8507,11 @@ class FarThread:
         try:
             made = make(lambda message: put("notice", message))
             put("ready", made)
-            if self.keeps:
+            if self.take_over is None:
                 with made:
-                    self.made = made
-                    self._pass_on(made, put)
-            elif self.is_left:
+                    self.watch = made
+                    self._pass_on(put)
+            elif self.fd is None:
                 self._discard()
         except OSError as error:
             put("failed", error)
@@ -8502,87 +8519,28 @@ class FarThread:
             put("over")
             os.close(signal)
 
-    def _pass_on(self, watch, put):
-        while not watch.ended and not self.is_left:
-            while len(self.news) > THREAD_ROOM and not self.is_left:
+    def _pass_on(self, put):
+        while not self.watch.ended and self.fd is not None:
+            while len(self.news) > THREAD_ROOM and self.fd is not None:
                 time.sleep(0.01)            # its kernel queue has a limit, and says when it is met
-            is_last = self.is_last
-            events = watch.read(0 if is_last else None)
+            is_last = bool(self.farewell)
+            events = self.watch.read(0 if is_last else None)
             if events:
                 put("events", events)
-            elif is_last and not watch.pending:
+            elif is_last and not self.watch.pending:
                 return
 
     # --- in the reader's ---
 
-    def read(self):
-        """Yield what is new, a bounded part of it."""
+    def read(self, moment):
+        """The events that the thread has read, as far as they have come.  Never waits."""
+        out = []
         try:
             os.read(self.fd, 1 << 16)
         except BlockingIOError:
             pass
         for _ in range(min(len(self.news), THREAD_BATCHES)):
-            yield self.news.popleft()
-
-    def end(self):
-        """Have it end, when it has told all."""
-        self.is_last = True
-        if self.made is not None:
-            self.made.wake()
-
-    def close(self):
-        """Leave it to itself."""
-        self.is_left = True
-        self.end()
-        self._discard()
-        os.close(self.fd)
-
-    def _discard(self):
-        """Let go of what it has made for somebody else: either side does, whichever is the last."""
-        try:
-            while True:
-                what, value = self.news.popleft()
-                if what == "ready" and not self.keeps:
-                    value.close()
-        except IndexError:
-            pass
-
-
-class ThreadSource(Source):
-    """A source for one root on a file system that somebody else answers for: a FarThread watches
-    it, or opens it for another source, which takes it over.
-
-    root       a FarRoot
-    kind       of its file system, str
-    is_inner   whether it is a mount in a tree, which the thread's Watch shows as "/"
-    take_over  function of what the thread has opened; None: the thread watches
-    is_ready   whether the thread has had an answer
-    is_announced  whether what becomes of it is news
-    deadline   when to give up waiting for the thread, time.monotonic(); None: nothing is awaited
-    farewell   what to call it in its UNMOUNT, None: not at all, in a list, once its mount is gone:
-               what the thread has read comes first; else []
-    """
-
-    def __init__(self, root, kind, make, notice, is_inner, take_over=None):
-        """`make`: function(notice), called by the thread: a Watch, or what take_over() takes, which
-        has close()."""
-        self.root, self.kind, self.notice, self.is_inner = root, kind, notice, is_inner
-        self.roots, self.mounted = ([], [root]) if is_inner else ([root], [])
-        root.source = self
-        self.stats, self.take_over = collections.Counter(), take_over
-        self.is_ready = self.is_announced = False
-        self.deadline, self.farewell = time.monotonic() + ANSWER_SECONDS, []
-        self.thread = FarThread(make, take_over is None)
-        self.fd = self.thread.fd
-
-    @property
-    def filter_name(self):
-        return "inotify" if self.is_ready and self.take_over is None else None
-
-    def read(self, moment):
-        """The events that the thread has read, as far as they have come.  Never waits."""
-        out = []
-        for what, value in self.thread.read():
+            what, value = self.news.popleft()
             if what == "events":
                 self.stats["events read"] += len(value)
                 # What is mounted in it is called by the path that it has.
@@ -8641,7 +8599,7 @@ class ThreadSource(Source):
 
     @property
     def backlog(self):
-        return bool(self.thread.news)
+        return bool(self.news)
 
     def due(self):
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
@@ -8653,7 +8611,7 @@ class ThreadSource(Source):
         if not self.farewell:
             self.farewell = [shown]
             self.deadline = time.monotonic() + ANSWER_SECONDS
-            self.thread.end()
+            self._wake()
         return []
 
     def remove(self, root):
@@ -8661,9 +8619,26 @@ class ThreadSource(Source):
         self.over = True
 
     def close(self, forked=False):
+        """Leave the thread to itself."""
         if self.fd is not None:
-            self.over, self.fd = True, None
-            self.thread.close()
+            self.over, fd, self.fd = True, self.fd, None
+            self._wake()
+            self._discard()
+            os.close(fd)
+
+    def _wake(self):
+        if self.watch is not None:
+            self.watch.wake()
+
+    def _discard(self):
+        """Let go of what was opened for somebody else: either side does, whichever is the last."""
+        try:
+            while self.take_over is not None:
+                what, value = self.news.popleft()
+                if what == "ready":
+                    value.close()
+        except IndexError:
+            pass
 
 
 # --- all sources of a Watch ---
