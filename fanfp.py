@@ -6147,7 +6147,7 @@ class InotifyQueue:
     """The events of an inotify instance, read from it as they are judged.
 
     coming      those read and not judged: (wd, mask, cookie, name)
-    arrivals    cookies of the MOVED_TO in it
+    arrivals    cookie -> the MOVED_TO in it, till that is judged, alone or as the other half
     bytes_read  of all events so far
     judged      of those judged; it grows when `coming` is empty
     after       when the kernel's queue was last seen empty before what is in `coming` was queued,
@@ -6157,7 +6157,7 @@ class InotifyQueue:
 
     def __init__(self, fd, stats):
         self.fd, self.stats = fd, stats
-        self.coming, self.arrivals = collections.deque(), set()
+        self.coming, self.arrivals = collections.deque(), {}
         self.bytes_read = self.judged = 0
         self.after = self.emptied_at = time.clock_gettime(CLOCK_REALTIME_COARSE)
 
@@ -6178,7 +6178,7 @@ class InotifyQueue:
         self.bytes_read += len(buffer)
         events = list(decode_inotify(buffer))
         self.coming.extend(events)
-        self.arrivals.update(cookie for _, mask, cookie, _ in events if mask & MOVED_TO)
+        self.arrivals.update((event[2], event) for event in events if event[1] & MOVED_TO)
         self.stats["events read"] += len(events)
         return True
 
@@ -6190,8 +6190,14 @@ class InotifyQueue:
         """Whether nothing is to be judged, nor waits in the kernel."""
         return not self.coming and not queued(self.fd)
 
+    def next(self):
+        """Take the next event; None: it has been judged, as an other_half()."""
+        event = self.coming.popleft()
+        _, mask, cookie, _ = event
+        return event if not mask & MOVED_TO or self.arrivals.pop(cookie, None) else None
+
     def other_half(self, cookie, settle):
-        """Take the MOVED_TO of a MOVED_FROM out of what is coming: its event, or None.
+        """The MOVED_TO of a MOVED_FROM, which is judged with it: its event, or None.
 
         The kernel queues the two one after the other, but other processors' events may come
         between, and a buffer may end there.  Both are queued under the lock of the directory
@@ -6201,33 +6207,29 @@ class InotifyQueue:
             settle()
             while cookie not in self.arrivals and len(self.coming) < PAIR_EVENTS and self.fill():
                 pass
-        if cookie not in self.arrivals:
-            return None
-        self.arrivals.discard(cookie)
-        for index, event in enumerate(self.coming):
-            if event[2] == cookie and event[1] & MOVED_TO:
-                del self.coming[index]
-                return event
-        return None
-
-    def put_back(self, event):
-        """A MOVED_TO that was taken out is judged next."""
-        self.coming.appendleft(event)
-        self.arrivals.add(event[2])
+        return self.arrivals.pop(cookie, None)
 
 
 # --- the table of watches ---
 
 class Watched:
-    """A watched directory: its descriptor wd, where it is, what is known in it."""
+    """A watched directory.
 
-    __slots__ = ("wd", "parent", "name", "children", "found", "root", "inode")
+    wd        the descriptor of its watch
+    inode     inode_of() it: what is opened by name may be another
+    root      the root that it is, or None
+    parent    the Watched in which it is an entry; None for a root that is in no other's tree
+    name      of the entry
+    children  name -> Watched
+    unreadable  name of a directory in it that may not be read -> as in Scan.work
+    held      a descriptor that keeps it open, or None: see Watches.hold()
+    """
+
+    __slots__ = ("wd", "parent", "name", "inode", "root", "children", "unreadable", "held")
 
     def __init__(self, wd, parent, name, inode, root=None):
-        self.wd, self.parent, self.name, self.root = wd, parent, name, root
-        self.inode = inode              # inode_of() it: what is opened by name may be another
-        self.children = {}              # name -> Watched
-        self.found = set()              # names reported by a scan, whose CREATE may come yet
+        self.wd, self.parent, self.name, self.inode, self.root = wd, parent, name, inode, root
+        self.children, self.unreadable, self.held = {}, {}, None
 
 
 def way_up(watched):
@@ -6245,10 +6247,9 @@ class Watches:
 
     by_wd      wd -> Watched
     prefixes   wd -> prefix(), as far as that was asked for
-    displaced  (wd, name) -> the Watched that another took the place of, till it is moved from there
+    displaced  those whose entry another has by now, till they are moved from there or removed
     leaving    descriptors of watches that are in no tree any more, and to be removed
-    held       wd -> a descriptor that keeps the directory open, for as long as it is watched
-    can_hold   whether there is room for more of them
+    can_hold   whether there is room for more that are held
     asked      the mask of all events that are wanted
     quiet      the same without those that our own listing makes
     """
@@ -6257,12 +6258,12 @@ class Watches:
         self.fd, self.notice = fd, notice
         self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
         self.quiet = self.asked & ~LISTING
-        self.by_wd, self.prefixes, self.displaced = {}, {}, {}
-        self.leaving, self.held, self.can_hold = set(), {}, True
+        self.by_wd, self.prefixes, self.displaced = {}, {}, set()
+        self.leaving, self.can_hold = set(), True
 
     def has(self, watched):
-        """Whether a directory is watched still."""
-        return self.by_wd.get(watched.wd) is watched
+        """Whether a directory, or None, is watched still."""
+        return watched is not None and self.by_wd.get(watched.wd) is watched
 
     def prefix(self, watched):
         """The path of a watched directory, with a slash at its end."""
@@ -6302,7 +6303,6 @@ class Watches:
         """Remove a watch."""
         self.leaving.discard(wd)
         call("inotify_rm_watch", self.fd, wd)
-        self.let_go(wd)
 
     def leave(self, count):
         """Remove some of the watches that are `leaving`.  Each gives an event, and the queue is
@@ -6311,13 +6311,13 @@ class Watches:
             self.unset(next(iter(self.leaving)))
 
     def hold(self, watched, fd):
-        """Keep a directory open: on a file system that forgets inodes, a watch is lost with its
-        inode, unless that is in use."""
-        if not self.can_hold or watched.wd in self.held:
+        """Keep a directory open while it is watched: on a file system that forgets inodes, a watch
+        is lost with its inode, unless that is in use."""
+        if not self.can_hold:
             return
         copy = os.dup(fd)               # the lowest number that is free
         if copy < os.sysconf("SC_OPEN_MAX") - HOLD_ROOM:
-            self.held[watched.wd] = copy
+            watched.held = copy
             return
         os.close(copy)
         self.can_hold = False
@@ -6325,46 +6325,45 @@ class Watches:
                     "the limit (ulimit -n), or mount it with cache=loose"
                     % failure(errno.EMFILE, "keeping open", self.prefix(watched)))
 
-    def let_go(self, wd):
+    @staticmethod
+    def let_go(watched):
         """Keep a directory open no longer."""
-        if wd in self.held:
-            os.close(self.held.pop(wd))
+        if watched.held is not None:
+            os.close(watched.held)
+            watched.held = None
 
     # --- our side ---
 
     def enter(self, watched):
         """A directory has a new watch."""
         self.by_wd[watched.wd] = watched
-        self.prefixes.pop(watched.wd, None)
         if watched.parent is not None:
-            self.put(watched)
+            self.hang(watched, watched.parent, watched.name)
 
-    def put(self, child):
-        """Enter a directory under its name.  What has the name is either removed, and the kernel
-        says so (IN_IGNORED), or exchanged, and it is the one that will be moved from there."""
-        before = child.parent.children.get(child.name)
-        if before is not None and before is not child:
-            self.let_go(before.wd)
-            self.displaced[child.parent.wd, child.name] = before
-        child.parent.children[child.name] = child
-
-    def take(self, parent, name):
-        """Take the directory that is moved from a name out of the table, or None."""
-        child = self.displaced.pop((parent.wd, name), None)
-        if child is not None and self.has(child) and child.parent is parent and child.name == name:
-            return child
-        return parent.children.pop(name, None)
+    def child(self, parent, name):
+        """The directory that an event says was moved from a name, or None."""
+        return next((each for each in self.displaced if (each.parent, each.name) == (parent, name)),
+                    parent.children.get(name))
 
     def hang(self, child, parent, name):
-        """A directory is an entry of another now, and all that is below it goes with it."""
-        child.parent, child.name = parent, name
-        self.put(child)
-        self.prefixes.clear()
+        """A directory is an entry of another now, and all that is below it goes with it.
+
+        What has the name is either removed, and the kernel says so (IN_IGNORED), or exchanged, and
+        it is the one that will be moved from there.
+        """
+        self.unhang(child)
+        before = parent.children.get(name)
+        if before is not None:
+            self.let_go(before)
+            self.displaced.add(before)
+        parent.children[name], child.parent, child.name = child, parent, name
 
     def unhang(self, child):
         """A directory is an entry of the one above it no more."""
+        self.displaced.discard(child)
         if child.parent is not None and child.parent.children.get(child.name) is child:
             del child.parent.children[child.name]
+        child.parent = None
 
     def forget(self, top, unwatch):
         """Drop a directory and all below it, and have their watches removed if `unwatch`."""
@@ -6375,16 +6374,15 @@ class Watches:
             if self.has(watched):
                 del self.by_wd[watched.wd]
                 self.prefixes.pop(watched.wd, None)
-                place = watched.parent and (watched.parent.wd, watched.name)
-                if self.displaced.get(place) is watched:
-                    del self.displaced[place]
+                self.displaced.discard(watched)
+                self.let_go(watched)
                 if unwatch:
                     self.leaving.add(watched.wd)
         self.unhang(top)
 
     def close(self):
-        for wd in list(self.held):
-            self.let_go(wd)
+        for watched in self.by_wd.values():
+            self.let_go(watched)
 
 
 # --- looking at directories ---
@@ -6400,39 +6398,39 @@ class OpenDirectories:
         self.opened = collections.OrderedDict()
 
     def get(self, watched):
-        """(O_PATH descriptor, id of its mount) of a watched directory, opened name by name from its
-        root and never through a symbolic link.  OSError where it is not: an event will say.
+        """The O_PATH descriptor of a watched directory, opened name by name from its root and never
+        through a symbolic link.  OSError where it is not: an event will say.
 
         It stays open until close(), or until many others have been opened after it.
         """
-        chain, at = [], watched
-        while at not in self.opened and at.root is None:
-            chain.append(at)
-            at = at.parent
-        if at in self.opened:
-            self.opened.move_to_end(at)
-        else:
-            fd = at.root.open()
-            self.keep(at, fd, mount_id_of(fd))
+        chain = [watched]
+        while chain[-1] not in self.opened and chain[-1].root is None:
+            chain.append(chain[-1].parent)
         for each in reversed(chain):
-            above, mount_id = self.opened[at]
-            self.keep(each, path_on(each.name, mount_id, above), mount_id)
-            at = each
-        return self.opened[watched]
+            if each in self.opened:
+                self.opened.move_to_end(each)
+            else:
+                self.keep(each, self.entry(each.parent, each.name) if each.root is None
+                          else each.root.open())
+        return self.opened[watched][0]
 
-    def keep(self, watched, fd, mount_id):
-        """Have a descriptor for get(), on the mount of a number, which is closed if it is of
-        another directory."""
-        is_it = False
-        try:
-            is_it = inode_of(fd) == watched.inode
-        finally:
-            if not is_it or watched in self.opened:
-                os.close(fd)
-        if not is_it:
-            raise another_there()
-        if watched not in self.opened:
-            self.opened[watched] = fd, mount_id
+    def entry(self, watched, name):
+        """An O_PATH descriptor of an entry of a watched directory.  OSError; also if something is
+        mounted there."""
+        fd = self.get(watched)
+        return path_on(name, self.opened[watched][1], fd)
+
+    def keep(self, watched, fd):
+        """Have a descriptor for get(), which is closed if it is of another directory."""
+        with OnFailure(os.close, fd):
+            if inode_of(fd) != watched.inode:
+                raise another_there()
+            above = None if watched.root is not None else self.opened.get(watched.parent)
+            mount_id = mount_id_of(fd) if above is None else above[1]
+        if watched in self.opened:
+            os.close(fd)
+            return
+        self.opened[watched] = fd, mount_id
         if len(self.opened) > SCAN_DEPTH:
             os.close(self.opened.popitem(last=False)[1][0])
 
@@ -6448,9 +6446,8 @@ class Listing:
     seen    names of which an event has come meanwhile: they are no news, or gone again
     """
 
-    def __init__(self, watched, fd, mount_id, since):
+    def __init__(self, watched, fd, since):
         self.watched, self.fd, self.since, self.seen = watched, fd, since, set()
-        self.mount_id = mount_id
         # If nothing has come into it since then, no entry needs a look.
         self.has_news = since is not None and os.fstat(fd).st_mtime >= since
         self.entries = os.scandir(path_to_fd(fd))      # Python 3.6 takes no descriptor
@@ -6468,44 +6465,9 @@ class Listing:
             return False                # gone again, as an event will say
         return (status.birth or status.ctime) >= self.since
 
-    def end(self):
-        """It is read to its end; `fd` is left open."""
-        self.entries.close()
-
     def close(self):
-        self.end()
+        self.entries.close()
         os.close(self.fd)
-
-
-class Unreadable:
-    """Directories that may not be read, until their mode is another, or that of what is above.
-
-    since    (a Watched, a name in it) -> as in Scan.work
-    refused  what to call those of which nothing was said yet
-    """
-
-    def __init__(self):
-        self.since, self.refused = {}, []
-
-    def add(self, watched, name, since, shown):
-        if (watched, name) not in self.since:
-            self.refused.append(shown)
-        self.since[watched, name] = since
-
-    def entries(self, watched, name):
-        """[(name, since)] of an entry of a directory, or of all (None)."""
-        return [(key[1], since) for key, since in self.since.items()
-                if key[0] is watched and name in (None, key[1])]
-
-    def tell(self, notice):
-        """Say which they are: in one line, however many."""
-        shown, self.refused = self.refused, []
-        if len(shown) == 1:
-            notice("%s can't be read and is not watched" % shown[0])
-        elif shown:
-            more = len(shown) - MANY_REFUSED
-            notice("%s%s can't be read and are not watched" % (
-                ", ".join(shown[:MANY_REFUSED]), " and %d more" % more if more > 0 else ""))
 
 
 class Scan:
@@ -6513,9 +6475,11 @@ class Scan:
 
     work      the latest first: (a Watched, a name in it, or b"" for itself, or None: to have all
               its events) -> (since, how often more to try).  What was made since then is news:
-              ALL_OF_IT, or None of it; of what was moved in after a time, it is minus that
+              ALL_OF_IT, or None of it
     lost      the same of what was not where it should be: an event to come will tell
     listing   the Listing that is under way, or None
+    refused   what to call those that can't be read, till a line has told of them
+    found     (wd, name) of what was reported by a listing, whose CREATE may come yet
     own       (wd, name): LISTING there is of our own listing.  Till all below it has been listed a
               new watch does not have those at all
     """
@@ -6526,7 +6490,7 @@ class Scan:
         self.wanted, self.watches, self.mounts, self.notice = wanted, watches, mount_list, notice
         self.reported, self.watch_child = reported, watch_child
         self.work, self.lost, self.listing = collections.OrderedDict(), {}, None
-        self.open, self.unreadable, self.own = OpenDirectories(), Unreadable(), set()
+        self.open, self.refused, self.found, self.own = OpenDirectories(), [], set(), set()
 
     # --- what is to be done ---
 
@@ -6535,42 +6499,48 @@ class Scan:
         """Whether there is something to be looked at."""
         return bool(self.work or self.listing)
 
-    def add(self, watched, name, since):
-        """A directory in a watched one is to be watched and listed.  `since`: see `work`."""
-        for table in (self.lost, self.work):
-            table.pop((watched, name), None)
-        self.work[watched, name] = since, OPEN_TRIES
+    def add(self, watched, name=b"", since=None):
+        """Something in a watched directory is to be looked at: see `work`.  Without a name: what is
+        in it, and not watched, is to be."""
+        if self.wanted.recursive or name is None:
+            for table in (self.lost, self.work):
+                table.pop((watched, name), None)
+            self.work[watched, name] = since, OPEN_TRIES
 
-    def look_again(self, watched):
-        """What is in a watched directory, and not watched, is to be."""
-        if self.wanted.recursive:
-            self.work[watched, b""] = None, OPEN_TRIES
-
-    def watched(self, watched):
+    def entered(self, watched):
         """A directory has a new watch: it is to have all events in the end."""
         if self.watches.quiet != self.watches.asked:
-            self.work[watched, None] = None, OPEN_TRIES
+            self.add(watched, None)
 
     def seen(self, watched, name):
-        """An entry has an event: a listing that is under way leaves it out.  Whether it would have
-        come to it."""
-        listing = self.listing
-        if listing is None or listing.watched is not watched or name in listing.seen:
-            return False
-        listing.seen.add(name)
-        return True
+        """An entry has an event: a listing that is under way leaves it out.  Returns whether one
+        has reported it, and no event has come since."""
+        if self.listing is not None and self.listing.watched is watched:
+            self.listing.seen.add(name)
+        was_found = (watched.wd, name) in self.found
+        self.found.discard((watched.wd, name))
+        return was_found
 
     def left(self, watched, name):
         """A directory has left one: its `since`, if it was still to be looked at."""
-        key, since = (watched, name), self.listing.since if self.seen(watched, name) else None
+        listing, since = self.listing, None
+        if listing is not None and listing.watched is watched and name not in listing.seen:
+            since = listing.since       # it would have come to it
         for table in (self.lost, self.work):
-            since = table.pop(key, (since,))[0]
-        return self.unreadable.since.pop(key, since)
+            since = table.pop((watched, name), (since,))[0]
+        self.seen(watched, name)
+        return watched.unreadable.pop(name, since)
 
-    def find_lost(self):
-        """All events are judged: what is still lost is looked for."""
+    def all_judged(self):
+        """All events that were read are judged: what is still lost is looked for."""
         self.work.update(self.lost)
         self.lost.clear()
+
+    def queue_empty(self):
+        """No event of what has been done is to come."""
+        self.found.clear()
+        if not self.is_under_way:
+            self.own.clear()
 
     def is_own(self, wd, mask, name):
         """Whether an event is of our own listing."""
@@ -6595,43 +6565,41 @@ class Scan:
                 self.look(watched, name, since, tries)
         if not self.is_under_way:
             self.open.close()
-            self.unreadable.tell(self.notice)
+            self.tell_refused()
         return credit
 
     def look(self, watched, name, since, tries):
         """Do one thing of `work`."""
         try:
-            fd, mount_id = self.open.get(watched)
+            fd = self.open.get(watched)
             if name is None:
                 self.watches.set(path_to_fd(fd), self.watches.asked,
                                  lambda: self.watches.prefix(watched))
             elif not name:
-                self.begin(watched, os.dup(fd), mount_id, since)
+                self.begin(watched, os.dup(fd), since)
             else:
-                self.look_at(watched, fd, mount_id, name, since)
+                self.look_at(watched, fd, name, since)
         except OSError as error:
             self.not_opened(error, watched, name, since, tries)
 
-    def look_at(self, watched, fd, mount_id, name, since):
-        """Watch and list a directory in one that is open, on the mount of a number, unless
-        something is mounted there, of which the list of mounts tells; or it is ignored."""
+    def look_at(self, watched, fd, name, since):
+        """Watch and list a directory in one that is open, unless something is mounted there, of
+        which the list of mounts tells; or it is ignored."""
         if self.is_mount(fd, name) or self.wanted.ignore.hides(
                 self.watches.prefix(watched) + os.fsdecode(name), True):
             return
-        child, child_fd = None, path_on(name, mount_id, fd)
+        child, child_fd = None, self.open.entry(watched, name)
         try:
             status = os.fstat(child_fd)
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            if since is not None and since < ALL_OF_IT:
-                since = moved_at(status, os.fstat(fd), -since) - SAME_TIME
             child = self.watch_child(child_fd, (status.st_dev, status.st_ino), watched, name)
-            self.unreadable.since.pop((watched, name), None)
+            watched.unreadable.pop(name, None)
         finally:
             if child is None:
                 os.close(child_fd)
         if child is not None:
-            self.begin(child, child_fd, mount_id, since)
+            self.begin(child, child_fd, since)
 
     def is_mount(self, fd, name):
         """Whether something is mounted at a name in an open directory, which is not opened; who
@@ -6639,6 +6607,22 @@ class Scan:
         return name in self.mounts.names() and (
             self.mounts.has_far(os.path.join(fd_path(fd), name))
             or mount_id_of(fd, name) != mount_id_of(fd))
+
+    def moved_at(self, watched, name, after):
+        """When a directory was moved into a watched one, by the clock of the file system: both bear
+        that time, if nothing has changed in them since; it was `after` that.  In one tick of it
+        before and after can't be told apart: what was made in that is reported."""
+        try:
+            fd = self.open.get(watched)
+            if self.is_mount(fd, name):
+                return after            # it is not entered
+            status, above = status_of(fd, name), status_of(fd, b".")
+        except OSError:
+            return after
+        since = min(status.ctime, above.mtime)
+        if status.mtime >= since and above.mtime > status.ctime:
+            since = min(since, after)   # something has changed in both
+        return since - SAME_TIME
 
     def not_opened(self, error, watched, name, since, tries):
         """Something of `work` could not be done."""
@@ -6655,20 +6639,32 @@ class Scan:
         shown = printable(prefix + os.fsdecode(name or b""))
         if error.errno not in (errno.EACCES, errno.EPERM):
             return self.notice("%s is not watched: %s" % (shown, error.strerror))
-        self.unreadable.add(watched, name, since, shown)
+        if name not in watched.unreadable:
+            self.refused.append(shown)
+        watched.unreadable[name] = since
         try:
-            self.watches.set(path_to_fd(self.open.get(watched)[0]), ATTRIB, shown)
+            self.watches.set(path_to_fd(self.open.get(watched)), ATTRIB, shown)
         except OSError:
             pass
 
-    def begin(self, watched, fd, mount_id, since):
-        """List a directory, open as fd, which is closed in the end, on the mount of a number."""
+    def tell_refused(self):
+        """Say what can't be read: in one line, however many."""
+        shown, self.refused = self.refused, []
+        if len(shown) == 1:
+            self.notice("%s can't be read and is not watched" % shown[0])
+        elif shown:
+            more = len(shown) - MANY_REFUSED
+            self.notice("%s%s can't be read and are not watched" % (
+                ", ".join(shown[:MANY_REFUSED]), " and %d more" % more if more > 0 else ""))
+
+    def begin(self, watched, fd, since):
+        """List a directory, open as fd, which is closed in the end."""
         if self.watches.quiet != self.watches.asked:
             for each, name in ((watched, b""), (watched.parent, watched.name)):
                 if each is not None and (each, None) not in self.work:
                     self.own.add((each.wd, name))
         with OnFailure(os.close, fd):
-            self.listing = Listing(watched, fd, mount_id, since)
+            self.listing = Listing(watched, fd, since)
 
     def list_on(self, listing):
         """Go on with a listing: what is new is reported as CREATE, and each directory is to be
@@ -6682,21 +6678,21 @@ class Scan:
                 self.notice("%s: %s" % (printable(self.watches.prefix(watched)), error.strerror))
         if not entries:
             self.listing = None
-            listing.end()
-            self.open.keep(watched, listing.fd, listing.mount_id)
+            listing.entries.close()
+            self.open.keep(watched, listing.fd)
             return 0
         prefix = self.watches.prefix(watched) if listing.has_news else ""
         for name, is_dir in entries:
             if name in listing.seen:
                 continue
             is_new = listing.is_new(name, self.is_mount)
-            if is_new and name not in watched.found:
-                watched.found.add(name)
+            if is_new and (watched.wd, name) not in self.found:
+                self.found.add((watched.wd, name))
                 self.reported.add(prefix + os.fsdecode(name), CREATE | (ISDIR if is_dir else 0))
             if is_dir and name in watched.children:
-                self.look_again(watched.children[name])
+                self.add(watched.children[name])
             elif is_dir:
-                self.work[watched, name] = listing.since, OPEN_TRIES
+                self.add(watched, name, listing.since)
         return len(entries)
 
     def forget(self):
@@ -6711,24 +6707,13 @@ class Scan:
         self.open.close()
 
 
-def moved_at(status, above, after):
-    """When a directory was moved into another, by the clock of the file system, from the
-    os.stat_result of both: they bear that time, if nothing has changed in them since; it was
-    `after` that.  In one tick of it before and after can't be told apart: what was made in
-    that is reported."""
-    since = min(status.st_ctime, above.st_mtime)
-    if status.st_mtime >= since and above.st_mtime > status.st_ctime:
-        return min(since, after)            # something has changed in both
-    return since
-
-
 # --- what an event means ---
 
 class Inotify(Source):
     """An inotify instance that follows trees.  What bind mounts show is followed at once, so that
     none is_shared(): see forget(), watch_child().
 
-    learning  descriptors of watches from before learn_again(), until all is looked at; else None
+    learning  descriptors of the watches from before an overflow, until all is looked at; else None
     moved_roots  those that may have been removed before their new parents were watched
     """
 
@@ -6775,8 +6760,8 @@ class Inotify(Source):
         else:
             root.watched = Watched(wd, None, b"", root.key, root)
             self.watches.enter(root.watched)
-            self.scan.watched(root.watched)
-            self.scan.look_again(root.watched)
+            self.scan.entered(root.watched)
+            self.scan.add(root.watched)
 
     def watch_parent(self, root):
         """Watch the parent directory of a root, for its renaming and removal."""
@@ -6793,12 +6778,13 @@ class Inotify(Source):
     def remove(self, root):
         """Watch a root or mount no longer."""
         self.drop_root(root)
-        if root.watched is not None and root.watched.root is root:
-            if root.fd is not None and not root.removed() \
-                    and self.top_of(fd_path(root.fd))[0] is not None:
-                self.learn_again(root)      # it is in another's tree
+        watched = root.watched
+        if watched is not None and watched.root is root:
+            if self.watches.has(watched.parent) and not root.removed():
+                watched.root = None     # it is in another's tree
+                self.watches.prefixes.clear()
             else:
-                self.forget(root.watched)
+                self.forget(watched)
         if root.place is not None and root.watched is not None:
             root.place.source.uncovered(root.place.key, root.place.name)
         root.close()
@@ -6809,7 +6795,7 @@ class Inotify(Source):
         if not self.watches.has(parent):
             return
         if name in parent.children:
-            self.scan.look_again(parent.children[name])
+            self.scan.add(parent.children[name])
         else:
             self.appeared(parent, name, None)
 
@@ -6824,28 +6810,18 @@ class Inotify(Source):
 
     def inside(self, fd, path):
         """The key of a directory is its Watched."""
-        top, names = self.top_of(path)
-        if top is None:
-            return None
-        watched = top.watched
-        for name in names:
-            watched = watched and watched.children.get(name)
-        if watched is not None and watched.inode == inode_of(fd):
-            return watched
+        mount_id, inode = mount_id_of(fd), inode_of(fd)
+        for root in self.roots + self.mounted:
+            top = root.path if root.fd is None else fd_path(root.fd)
+            rest = below(path, top) if root.mount_id == mount_id else None
+            watched = root.watched if rest is not None else None
+            for name in rest.split(b"/") if rest else ():
+                watched = watched and watched.children.get(name)
+            if watched is not None and watched.inode == inode:
+                return watched
         if self.backlog or readable(self.fd):               # else the table may be behind
             raise Behind
         return None
-
-    def top_of(self, path):
-        """(the innermost root above a path or None, the names that lead from it to the path)."""
-        tops = [(root.path, root) for root in self.mounted]
-        far = self.mounts.far()
-        tops += [(visible_path(root.fd, far), root) for root in self.roots]
-        for top, root in sorted(tops, key=lambda item: len(item[0] or b""), reverse=True):
-            rest = below(path, top) if top is not None else None
-            if rest is not None:
-                return root, rest.split(b"/") if rest else []
-        return None, []
 
     def entry(self, key, name, _):
         return self.watches.prefix(key) + os.fsdecode(name) if self.watches.has(key) else None
@@ -6860,44 +6836,45 @@ class Inotify(Source):
         """A directory was made in, or moved into, a watched one.  `since`: see Scan.work."""
         if self.wanted.recursive:
             self.trees_changed = self.trees_changed or since != ALL_OF_IT
-            self.scan.add(watched, name, since)
+        self.scan.add(watched, name, since)
 
     def mode_changed(self, watched, name=None):
         """So it has of an entry of a directory, or of that itself: what could not be read there is
         tried again."""
-        for each, since in self.scan.unreadable.entries(watched, name):
-            self.appeared(watched, each, since)
+        for each, since in list(watched.unreadable.items()):
+            if name in (None, each):
+                self.appeared(watched, each, since)
 
     def watch_child(self, fd, inode, parent, name):
-        """Set the watch of a directory open as fd; None if it has one already."""
+        """Set the watch of a directory open as fd; None if it has one already.  OSError."""
         watches = self.watches
         wd = watches.set_on(fd, lambda: watches.prefix(parent) + os.fsdecode(name))
         known = watches.by_wd.get(wd)
         if known is None:
             child = Watched(wd, parent, name, inode)
             watches.enter(child)
-            self.scan.watched(child)
-            if parent.wd in watches.held or parent.root is not None and parent.root.forgets_inodes:
+            self.scan.entered(child)
+            if parent.held is not None or parent.root is not None and parent.root.forgets_inodes:
                 watches.hold(child, fd)
             return child
+        if parent.children.get(name) is known:
+            return None
+        if hangs_on(parent, known):
+            raise another_there()       # what is above it has moved, as an event will say
         if known.root in self.mounted:
             # Known by a bind mount, which it does not need any more.
             self.mounted.remove(known.root)
             known.root, self.trees_changed = None, True
-        if known.root is not None or known.parent is parent and known.name == name:
-            return None
-        # Moved here, and the event is still to be judged.
-        if hangs_on(parent, known):
-            self.learn_again()
-            return None
-        watches.unhang(known)
+        # Moved here, and the event is still to be judged; or a root in another's tree.
         self.moved(known, parent, name)
-        self.scan.look_again(known)     # what was lost below it while it was looked for elsewhere
+        if known.root is None:
+            self.scan.add(known)        # what was lost below it while it was looked for elsewhere
         return None
 
     def moved(self, child, parent, name):
         """A directory is an entry of another now."""
         self.watches.hang(child, parent, name)
+        self.watches.prefixes.clear()
         self.on_move()
 
     def advance(self, credit):
@@ -6907,24 +6884,6 @@ class Inotify(Source):
             self.watches.leaving.update(self.learning - self.watches.by_wd.keys())
             self.learning = None
         return credit
-
-    def learn_again(self, *given_up):
-        """What is known is wrong, of roots that are given up as well: forget it, and look where all
-        directories are now.
-
-        The watches stay, and no more is judged until that is done, so nothing is lost of what
-        waits.  Mounts inside are found again by the list of mounts.
-        """
-        for root in list(self.mounted):
-            self.remove(root)
-            self.trees_changed = True
-        self.learning = (self.learning or set()).union(self.watches.by_wd)
-        for root in self.roots + list(given_up):
-            if root.watched is not None:
-                self.forget(root.watched, False)
-        self.scan.forget()
-        for root in self.roots:
-            self.start(root)
 
     # --- events ---
 
@@ -6938,20 +6897,20 @@ class Inotify(Source):
         for _ in range(EVENTS_AT_ONCE):
             if not coming or self.learning is not None or reported.room < 0:
                 break
-            count = len(reported.events)
-            self.judge(*coming.popleft())
-            self.stats["dropped in user space"] += count == len(reported.events)
+            event, count = queue.next(), len(reported.events)
+            if event is not None:
+                self.judge(*event)
+                self.stats["dropped in user space"] += count == len(reported.events)
             if self.scan.work:
                 credit = self.advance(credit)       # at once, if that is not too much
         if not coming:
             queue.judged = queue.bytes_read
-            self.scan.find_lost()
+            self.scan.all_judged()
         self.advance(credit)
         if queue.is_empty():
             self.end_removed(self.moved_roots)
             self.moved_roots.clear()
-            if not self.scan.is_under_way:
-                self.scan.own.clear()
+            self.scan.queue_empty()
         self.watches.leave(LEAVE_STEP)
         return reported.take()
 
@@ -6976,9 +6935,7 @@ class Inotify(Source):
         """Report an event if it is of a tree, and keep the table right."""
         if mask & Q_OVERFLOW:
             return self.overflow()
-        if mask & MOVED_TO:
-            self.queue.arrivals.discard(cookie)
-        elif mask & DELETE:
+        if mask & DELETE:
             self.end_removed([root for root in self.roots
                               if root.parent_wd == wd and root.name == name])
         watched = self.watches.by_wd.get(wd)
@@ -6990,45 +6947,39 @@ class Inotify(Source):
 
     def entry_event(self, watched, mask, cookie, name):
         """An event of an entry of a watched directory."""
-        if mask & ATTRIB and self.scan.unreadable.since:
+        if mask & ATTRIB:
             self.mode_changed(watched, name)
-        if mask & (CREATE | MOVED_TO):
-            self.scan.seen(watched, name)
-            if name in watched.found:
-                watched.found.discard(name)
-                mask &= ~CREATE
-                if not mask & INOTIFY_ASKABLE:
-                    return None
         since = None
-        if mask & (DELETE | MOVED_FROM):
-            watched.found.discard(name)
-            # In an exchange what comes is queued first: that may still be to be looked at.
-            if mask & ISDIR and not (mask & MOVED_FROM and name in watched.children):
-                since = self.scan.left(watched, name)
-            else:
-                self.scan.seen(watched, name)
+        # In an exchange what comes is queued first: that may still be to be looked at.
+        if mask & ISDIR and (mask & DELETE or mask & MOVED_FROM and name not in watched.children):
+            since = self.scan.left(watched, name)
+        elif mask & (CREATE | DELETE | MOVED_FROM | MOVED_TO) and self.scan.seen(watched, name):
+            mask &= ~CREATE
+            if not mask & INOTIFY_ASKABLE:
+                return None
         path = self.watches.prefix(watched) + os.fsdecode(name)
         if mask & DELETE:
             child = watched.children.get(name)
             # Of a subvolume nothing else tells what was in it; of one held, that it is gone.
             if child is not None and child.root is None and (
-                    child.inode[0] != watched.inode[0] or child.wd in self.watches.held):
+                    child.inode[0] != watched.inode[0] or child.held is not None):
                 self.forget(child)
         elif mask & MOVED_FROM:
             other = self.queue.other_half(cookie, lambda: self.settle(watched))
             target = other and self.watches.by_wd.get(other[0])
             if target is not None:
                 return self.renamed(watched, name, path, target, other[3], mask, since)
-            if other is not None:
-                self.queue.put_back(other)
-            child = self.watches.take(watched, name) if mask & ISDIR else None
+            child = self.watches.child(watched, name) if mask & ISDIR else None
             if child is not None and child.root is None:
                 self.forget(child)
+            elif child is not None:
+                self.watches.unhang(child)
         if not mask & ISDIR and mask & THROUGH and self.is_of_device(watched, name):
             mask &= ~THROUGH
         self.reported.add(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
-            self.appeared(watched, name, ALL_OF_IT if mask & CREATE else -self.queue.after)
+            self.appeared(watched, name, ALL_OF_IT if mask & CREATE
+                          else self.scan.moved_at(watched, name, self.queue.after))
         return None
 
     def is_of_device(self, watched, name):
@@ -7036,14 +6987,14 @@ class Inotify(Source):
         try:
             return not self.wanted.devices \
                 and has_devices(self.watches.prefix(watched), way_up(watched)[0].kind) \
-                and is_device(self.scan.open.get(watched)[0], name)
+                and is_device(self.scan.open.get(watched), name)
         except OSError:
             return False
 
     def settle(self, watched):
         """Wait for who renames an entry of a directory just now."""
         try:
-            look_up_nothing(self.scan.open.get(watched)[0])
+            look_up_nothing(self.scan.open.get(watched))
         except OSError:
             time.sleep(PAIR_SECONDS)        # moved or removed itself
 
@@ -7055,21 +7006,19 @@ class Inotify(Source):
         else:
             self.reported.add(old_path, mask)
             self.reported.add(path, MOVED_TO | (mask & ISDIR))
-        parent.found.discard(name)
         self.scan.left(parent, name)        # what had the name is gone
         if not mask & ISDIR:
             return None
-        child = self.watches.take(old_parent, old_name)
-        if child is None:
-            if since is None and self.wanted.ignore.hides(old_path, True):
-                return self.appeared(parent, name, -self.queue.after)   # as if from outside
-            return self.appeared(parent, name, since and abs(since))    # it bears another time
-        if hangs_on(parent, child):
-            return self.learn_again()
+        child = self.watches.child(old_parent, old_name)
+        if child is None or hangs_on(parent, child):
+            # It is where a scan has found it, or yet to be looked at.
+            if child is None and since is None and self.wanted.ignore.hides(old_path, True):
+                since = self.scan.moved_at(parent, name, self.queue.after)  # as if from outside
+            return self.appeared(parent, name, since)
         if child.root is None and self.wanted.ignore.hides(path, True):
             return self.forget(child)
         if self.wanted.ignore.by_path:
-            self.scan.look_again(child)     # what is ignored in it may be other than before
+            self.scan.add(child)        # what is ignored in it may be other than before
         return self.moved(child, parent, name)
 
     def self_event(self, watched, mask):
@@ -7100,11 +7049,24 @@ class Inotify(Source):
                 self.remove(root)
 
     def overflow(self):
-        """Events were lost: look for directories that are not watched yet."""
+        """Events were lost, and what is known may be wrong: forget it, and look where all
+        directories are now.
+
+        The watches stay, and no more is judged until that is done, so nothing is lost of what
+        waits.  Mounts inside are found again by the list of mounts.
+        """
         self.notice("inotify's event queue overflowed: events were lost; "
                     "see /proc/sys/fs/inotify/max_queued_events")
         self.reported.add(None, Q_OVERFLOW)
-        self.learn_again()
+        for root in list(self.mounted):
+            self.remove(root)
+            self.trees_changed = True
+        self.learning = set(self.watches.by_wd)
+        for root in self.roots:
+            self.forget(root.watched, False)
+        self.scan.forget()
+        for root in self.roots:
+            self.start(root)
 
     def close(self, forked=False):
         for root in self.roots + self.mounted:
