@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debian's own kernels: found in the suites that have them, fetched, unpacked, kept by version."""
+"""Debian's own kernels, and other architectures' programs: found, unpacked, kept by version."""
 
 import lzma
 import os
@@ -22,6 +22,7 @@ from common import (
 )
 
 # Each name a kernel can be asked for by: how its releases begin, and the suites that have it.
+NATIVE = "amd64"
 KERNELS = {
     "5.10": ("5.10.", ["bullseye", "bullseye-security"]),
     "6.1": ("6.1.", ["bookworm", "bookworm-security"]),
@@ -29,13 +30,21 @@ KERNELS = {
     "6.18": ("6.18.", ["trixie-backports"]),
     "newest": ("", ["trixie-backports", "sid"]),
 }
+# A kernel of another architecture has its name, and its programs come from the same suites.
+FOREIGN = {
+    "arm64": ("6.12.", ["trixie"]),
+    "riscv64": ("6.12.", ["trixie"]),
+    "s390x": ("", ["forky"]),
+    "ppc64el": ("", ["forky"]),
+}
+KINDS = {"ppc64el": "powerpc64le"}      # of kernels, where it is not the architecture's name
 FRESH_DAYS = 7          # how long a kernel is used before Debian is asked for a newer one
 SECURITY = "-security"
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 PACKAGES = ["debian-archive-keyring", "kmod", "xz-utils"]
 
 # An image neither for clouds nor for real time, and not the name of whatever is newest.
-IMAGE = re.compile(r"linux-image-(\d+\.\d+\.\d+(?:\.\d+)*(?:[+-][\w.]+)?)-amd64$")
+IMAGE = r"linux-image-(\d+\.\d+\.\d+(?:\.\d+)*(?:[+-][\w.]+)?)-%s$"
 
 # What the tests want of a kernel, which has all of it as modules. crc32c comes first: others look
 # for it when they are loaded.
@@ -43,11 +52,16 @@ MODULES = ["crc32c_generic", "crc32c_intel", "virtio_pci", "virtio_console", "vi
            "9pnet_virtio", "9p", "loop", "ext4", "xfs", "btrfs", "overlay", "fuse"]
 NFS_MODULES = ["nfsd", "nfsv4"]     # what lab/nfs loads
 
+# What a machine of another architecture has its programs from; this host's are of no use there.
+PROGRAMS = ["busybox-static", "python3", "dash", "bash", "coreutils", "tar", "findutils", "attr",
+            "util-linux", "mount", "libcap2-bin", "e2fsprogs", "xfsprogs", "btrfs-progs", "strace",
+            "git", "bindfs", "netbase"]
+
 
 def get(name):
     """The directory of the cache that has this kernel, fetched first if need be."""
     with locked(f"kernel-{name}"):
-        recipe = digest(*MODULES, *NFS_MODULES)
+        recipe = digest(*MODULES, *NFS_MODULES, *(PROGRAMS if name in FOREIGN else ()))
         kept = max(cache().glob(f"kernel-{name}-*-{recipe}"), key=checked, default=None)
         if not kept or checked(kept) < time.time() - FRESH_DAYS * 86400:
             try:
@@ -71,14 +85,17 @@ def fetch(name, recipe):
     need_packages(PACKAGES, f"fetching the kernel {name}")
     with tempfile.TemporaryDirectory(dir=cache()) as directory:
         work = pathlib.Path(directory)
-        prefix, suites = KERNELS[name]
-        apt = Apt(work, suites)
-        releases = [match.group(1) for match in map(IMAGE.match, apt.names("linux-image-"))
+        prefix, suites = {**KERNELS, **FOREIGN}[name]
+        architecture = name if name in FOREIGN else NATIVE
+        kind = KINDS.get(architecture, architecture)
+        apt = Apt(work, suites, architecture)
+        releases = [match.group(1) for package in apt.names("linux-image-")
+                    for match in [re.match(IMAGE % kind, package)]
                     if match and match.group(1).startswith(prefix)]
         if not releases:
             raise Error(f"Debian's {' and '.join(suites)} have no kernel {name}")
         release = max(releases, key=lambda each: [int(n) for n in re.findall(r"\d+", each)])
-        release += "-amd64"
+        release += "-" + kind
         path = cache() / f"kernel-{name}-{release}-{recipe}"
         if not path.exists():
             say(f"fetching the kernel {name} ({release})")
@@ -87,6 +104,8 @@ def fetch(name, recipe):
             apt.unpack([each for each in wanted if each in apt.names(each)], work / "root")
             new = work / "new"
             keep(work / "root", release, new)
+            if name in FOREIGN:
+                apt.unpack(apt.needed(PROGRAMS), new / "programs")
             replace_tree(new, path)
         (path / "checked").touch()
     drop_unused(f"kernel-{name}-*", path)
@@ -96,17 +115,18 @@ def fetch(name, recipe):
 class Apt:
     """apt with suites of its own, from the place where this machine has its own from."""
 
-    def __init__(self, work, suites):
+    def __init__(self, work, suites, architecture):
         self.options = ["-q"]
         for option in (f"Dir::Etc::sourcelist={work}/sources", "Dir::Etc::sourceparts=/dev/null",
                        "Dir::State::status=/dev/null", f"Dir::State::lists={work}/lists",
-                       f"Dir::Cache={work}/cache", "APT::Architecture=amd64",
-                       "APT::Sandbox::User=root", "Acquire::Languages=none",
-                       "Acquire::Retries=3", "APT::Update::Error-Mode=any"):
+                       f"Dir::Cache={work}/cache", f"APT::Architecture={architecture}",
+                       f"APT::Architectures::={architecture}", "APT::Sandbox::User=root",
+                       "Acquire::Languages=none", "Acquire::Retries=3",
+                       "APT::Update::Error-Mode=any"):
             self.options += ["-o", option]
-        for directory in ("lists/partial", "cache/archives/partial", "packages"):
+        for directory in ("lists/partial", "cache/archives/partial"):
             (work / directory).mkdir(parents=True)
-        self.fetched = work / "packages"
+        self.work = work
         places = self.places()
         sources = [f"deb [signed-by={KEYS}] {places[suite.endswith(SECURITY)]} {suite} main\n"
                    for suite in suites if suite.endswith(SECURITY) in places]
@@ -128,11 +148,17 @@ class Apt:
         """The packages whose names begin so."""
         return run("apt-cache", *self.options, "pkgnames", prefix).split()
 
+    def needed(self, names):
+        """Packages, and all those that they depend on."""
+        lines = run("apt-get", *self.options, "--no-install-recommends", "-s", "install", *names)
+        return re.findall(r"^Inst (\S+)", lines, re.MULTILINE)
+
     def unpack(self, names, target):
         """Fetch packages and unpack their files."""
-        run("apt-get", *self.options, "download", *names, cwd=self.fetched)
-        for package in self.fetched.glob("*.deb"):
-            run("dpkg-deb", "-x", package, target)
+        with tempfile.TemporaryDirectory(dir=self.work) as fetched:
+            run("apt-get", *self.options, "download", *names, cwd=fetched)
+            for package in pathlib.Path(fetched).glob("*.deb"):
+                run("dpkg-deb", "-x", package, target)
 
 
 def keep(root, release, new):
@@ -140,8 +166,8 @@ def keep(root, release, new):
     usr = root / "usr" if (root / "usr/lib/modules").exists() else root
     tree = usr / "lib/modules" / release
     (new / "modules").mkdir(parents=True)
-    image = root / f"boot/vmlinuz-{release}"
-    shutil.copy(image if image.exists() else tree / "vmlinuz", new / "bzImage")
+    images = [*(root / "boot").glob(f"vmlinu[xz]-{release}"), tree / "vmlinuz"]
+    shutil.copy(images[0], new / "bzImage")
     run("depmod", "-b", usr, release)
     for name, modules in ("order", MODULES), ("nfs", NFS_MODULES):
         order = copy_modules(tree, modules, new / "modules")

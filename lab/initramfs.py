@@ -44,6 +44,9 @@ DATA = ["/usr/lib/x86_64-linux-gnu/libgcc_s.so.1", "/etc/mke2fs.conf", "/etc/ser
 WITHOUT = re.compile(r"/(test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|pydoc_data|"
                      r"config-[^/]*|dist-packages|_ssl[^/]*|_hashlib[^/]*|_tkinter[^/]*|_dbm[^/]*|"
                      r"_gdbm[^/]*)(/|$)")
+# Of the packages of another architecture all is taken but what is large and of no use.
+UNUSED = re.compile(r"^usr/share/(?!git-core/templates/(description|info/exclude)$)|"
+                    r"^usr/lib/[^/]*/perl|^usr/lib/git-core/(?!git$)|" + WITHOUT.pattern)
 
 FILES = {
     "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
@@ -95,13 +98,18 @@ class Archive:
         """A file from here under its own name, and what it links to."""
         directory = os.path.realpath(os.path.dirname(path))
         path = os.path.join(directory, os.path.basename(path))
+        self.put(path, path)
         if os.path.islink(path):
-            self.link(path, os.readlink(path))
             self.copy(os.path.join(directory, os.readlink(path)))
+
+    def put(self, name, path):
+        """A file or a link from here, under another name."""
+        if os.path.islink(path):
+            self.link(name, os.readlink(path))
         elif os.path.isfile(path):
             # with its time, by which python knows whether a module's bytecode is of this source
             status = os.stat(path)
-            self.file(path, pathlib.Path(path).read_bytes(), status.st_mode & 0o777,
+            self.file(name, pathlib.Path(path).read_bytes(), status.st_mode & 0o777,
                       int(status.st_mtime))
 
     def close(self):
@@ -130,6 +138,16 @@ def python_library():
             path = os.path.join(directory, name)
             if not WITHOUT.search(path):
                 yield path
+
+
+def unpacked(root):
+    """The files of an unpacked system that are worth taking along, and their names there."""
+    for directory, names, files in os.walk(root):
+        for file in sorted(names + files):
+            path = os.path.join(directory, file)
+            name = os.path.relpath(path, root)
+            if not UNUSED.search(name):
+                yield name, path
 
 
 def get(kernel):
@@ -165,8 +183,12 @@ def write(out, kernel, files):
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     for name, text in FILES.items():
         archive.file(name, text.encode())
-    for name in [*files, *DATA]:
-        archive.copy(name)
+    if kernel.programs.exists():
+        for name, path in unpacked(kernel.programs):
+            archive.put(name, path)
+    else:
+        for name in [*files, *DATA]:
+            archive.copy(name)
     busybox = shutil.which("busybox", path="/bin:/usr/bin")
     archive.file("usr/bin/busybox", pathlib.Path(busybox).read_bytes(), 0o755)
     for applet in run("busybox", "--list").split():

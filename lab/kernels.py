@@ -32,23 +32,26 @@ BPFTOOL_SOURCES = ["tools", "scripts", "include/uapi", "kernel/bpf", "arch/x86/i
 
 # Each name a kernel can be asked for by.
 BUILT = {"fastpath": ["kernel.config"], "fastpath-debug": ["kernel.config", "debug.config"]}
-NAMES = [*BUILT, *debian.KERNELS]
+NAMES = [*BUILT, *debian.KERNELS, *debian.FOREIGN]
 
 
 class Kernel:
-    """A directory of the cache: bzImage, modules/ and modules.order if it needs any."""
+    """A directory of the cache: bzImage; modules/ if it needs any; programs/ for a kernel of
+    another architecture."""
 
     def __init__(self, name, path):
         self.name = name
         self.image = path / "bzImage"
         self.modules = path / "modules"
+        self.programs = path / "programs"
+        self.architecture = name if name in debian.FOREIGN else debian.NATIVE
 
 
 def get(name):
     """The kernel of this name, built or fetched first if need be."""
     if name in BUILT:
         return Kernel(name, built(name))
-    if name in debian.KERNELS:
+    if name in debian.KERNELS or name in debian.FOREIGN:
         return Kernel(name, debian.get(name))
     raise Error(f"no kernel is named {name!r}; there are {', '.join(NAMES)}")
 

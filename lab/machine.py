@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One run of the machine: QEMU with a kernel, the project, a command, and what came of it."""
 
+import collections
 import os
 import pathlib
 import re
@@ -12,13 +13,28 @@ import tempfile
 import threading
 import time
 
+import debian
 import initramfs
 from common import PROJECT, Error, cache, locked, need_packages, say
 
-PACKAGES = ["qemu-system-x86"]
+
+class Kind(collections.namedtuple("Kind", "package program options processor console")):
+    """How QEMU is called for an architecture, and how its kernel names the serial port."""
+
+
+# q35: the tables of the other PC route interrupts by a loop in ACPI's language, which the kernel
+# gives up after 30 s on a busy host, and then it has no devices.
+KINDS = {
+    "amd64": Kind("qemu-system-x86", "x86_64", "q35", "max", "ttyS0"),
+    "arm64": Kind("qemu-system-arm", "aarch64", "virt,gic-version=3", "max,pauth-impdef=on",
+                  "ttyAMA0"),
+    "ppc64el": Kind("qemu-system-ppc", "ppc64", "pseries", "power9", "hvc0"),
+    "riscv64": Kind("qemu-system-misc", "riscv64", "virt", "rv64", "ttyS0"),
+    "s390x": Kind("qemu-system-misc", "s390x", "s390-ccw-virtio", "max", "ttysclp0"),
+}
 
 # Time in the machine passes slowly on a busy host: a stall is one only after minutes.
-CMDLINE = ("console=ttyS0 loglevel=5 panic=-1 oops=panic audit=0 apparmor=0 "
+CMDLINE = ("console={} loglevel=5 panic=-1 oops=panic audit=0 apparmor=0 "
            "random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=300 watchdog_thresh=60 "
            "sysctl.kernel.hung_task_timeout_secs=300 no_timer_check")
 
@@ -45,6 +61,8 @@ class Result:
 def accelerator(kernel):
     """KVM where it has been seen to boot a kernel, else QEMU's own translation."""
     chosen = os.environ.get("FANFP_ACCEL")
+    if kernel.architecture != debian.NATIVE:
+        return "tcg"
     if chosen:
         return chosen
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
@@ -67,7 +85,7 @@ def run(kernel, command=None, limit=900, output=None, env=None, memory="2G", sha
     default). The directory share, if any, is /share in the machine. The machine ends with the
     command, or after limit seconds. Returns a Result.
     """
-    need_packages(PACKAGES, "the machine")
+    need_packages([KINDS[kernel.architecture].package], "the machine")
     files = initramfs.get(kernel)
     accel = accel or accelerator(kernel)
     for left in reversed(range(BOOTS)):
@@ -131,24 +149,23 @@ def boot(kernel, files, accel, command, limit, output, env, memory, share, stder
 
 def qemu(kernel, files, lab, log, memory, share, accel, interactive):
     """The command line of QEMU."""
+    kind = KINDS[kernel.architecture]
     files_of = "local,security_model=none,multidevs=remap"
     shares = ["-virtfs", f"{files_of},path={comma(PROJECT)},mount_tag=fanfp,readonly=on",
               "-virtfs", f"{files_of},path={comma(lab)},mount_tag=lab"]
     if share:
         shares += ["-virtfs", f"{files_of},path={comma(os.path.abspath(share))},mount_tag=share"]
     return [
-        # q35: the tables of the other PC route interrupts by a loop in ACPI's language, which the
-        # kernel gives up after 30 s on a busy host, and then it has no devices.
-        "qemu-system-x86_64", "-machine", "q35", "-nodefaults", "-no-user-config", "-no-reboot",
-        "-display", "none",
+        f"qemu-system-{kind.program}", "-machine", kind.options, "-nodefaults",
+        "-no-user-config", "-no-reboot", "-display", "none",
         "-accel", "tcg,thread=multi,tb-size=512" if accel == "tcg" else accel,
-        "-cpu", "max" if accel == "tcg" else "host", "-smp", "2", "-m", memory,
-        "-kernel", str(kernel.image), "-initrd", str(files), "-append", CMDLINE,
-        "-serial", f"file:{log}",
-        "-chardev", "stdio,id=out,signal=off", "-device", "virtio-serial-pci",
+        "-cpu", kind.processor if accel == "tcg" else "host", "-smp", "2", "-m", memory,
+        "-kernel", str(kernel.image), "-initrd", str(files),
+        "-append", CMDLINE.format(kind.console), "-serial", f"file:{log}",
+        "-chardev", "stdio,id=out,signal=off", "-device", "virtio-serial",
         "-device",
         "virtconsole,chardev=out" if interactive else "virtserialport,chardev=out,name=out",
-        "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
+        "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng,rng=rng",
         *shares,
     ]
 
