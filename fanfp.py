@@ -524,6 +524,14 @@ def readable(fd, seconds=0):
     return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
+def read_waiting(fd, size):
+    """What there is to be read without waiting, up to `size` bytes."""
+    try:
+        return os.read(fd, size)
+    except BlockingIOError:
+        return b""
+
+
 def is_mount_root(fd):
     """Whether an open directory is the root of its mount.  statx(2), Linux 5.8."""
     found = statx(fd, b"", AT_EMPTY_PATH, 0)
@@ -7731,7 +7739,6 @@ class Names(Source):
     heard     what is listened to -> [Given]: an entry (key of a directory, name), or key of a file
     stale     whether something may be listened to in vain
     gone      roots whose directory is gone -> pid: of whose event
-    quiet_at  when the kernel's queue was last seen empty
     done      what has been judged, in the measure of ahead()
 
     What it is made with: `lead(given, fd)` has the tree watched that a root is now, open as `fd`,
@@ -7748,8 +7755,8 @@ class Names(Source):
     unmark(key)        not any more: it is no root; if that is not what unlisten() does
     key(fd)            the key of an open file, where events tell whose file an entry was
     ahead()            see Source
-    decode(buffer)     yield (mask, pid, (key, name), target) of the events in a buffer: of an entry
-                       of a directory, or None; and the key of the file, or None
+    events()           yield (mask, pid, (key, name), target) of the events in one buffer, which is
+                       read: of an entry of a directory, or None; and the key of the file, or None
     """
 
     def __init__(self, wanted, filter_name, notice, lead, in_tree):
@@ -7757,8 +7764,7 @@ class Names(Source):
         self.own, self.filter_name, self.reported = wanted.own, filter_name, Reported(wanted)
         self.given, self.places, self.heard, self.gone = collections.OrderedDict(), {}, {}, {}
         self.stale, self.stats = False, collections.Counter()
-        self.quiet_at, self.done = boot_time(), 0
-        self.fd = self.make()
+        self.done, self.fd = 0, self.make()
 
     # --- roots ---
 
@@ -8015,15 +8021,9 @@ class Names(Source):
 
     def read_buffer(self):
         """Read one buffer and judge what is in it; whether there was anything."""
-        began = boot_time()
-        try:
-            buffer = os.read(self.fd, self.room())
-        except BlockingIOError:
-            buffer = b""
-        if len(buffer) <= READ_SIZE - EVENT_ROOM:
-            self.quiet_at = began           # there was no more
+        begun = self.judged()
         self.stats["reads"] += 1
-        for mask, pid, entry, target in self.decode(buffer):
+        for mask, pid, entry, target in self.events():
             self.stats["events read"] += 1
             before = len(self.reported.events)
             if mask & Q_OVERFLOW:
@@ -8031,11 +8031,7 @@ class Names(Source):
             else:
                 self.judge(mask, pid, entry, target)
             self.stats["dropped in user space"] += before == len(self.reported.events)
-        return bool(buffer)
-
-    def room(self):
-        """How many bytes to read."""
-        return READ_SIZE
+        return self.judged() != begun
 
     def overflow(self):
         """Events were lost: look where all names lead."""
@@ -8043,9 +8039,6 @@ class Names(Source):
         self.reported.add(None, Q_OVERFLOW)
         for given in list(self.given.values()):
             self.follow(given)
-
-    def since(self):
-        return self.quiet_at
 
     def judged(self):
         return self.done
@@ -8064,7 +8057,7 @@ class FanotifyNames(Names):
 
     def make(self):
         """An event of a file by whatever name comes once, though two marks ask for it."""
-        self.pid = os.getpid()
+        self.pid, self.quiet_at = os.getpid(), boot_time()  # `quiet_at`: as since()
         self.asked = self.reported.mask & ASKABLE & ~MOVES & ~NAME_EVENTS & ~FS_ERROR
         return new_group()
 
@@ -8090,15 +8083,13 @@ class FanotifyNames(Names):
     def unmark(self, key):
         """What can't be opened is gone, or soon; or it is on a file system of which no directory is
         open here, and what comes of it is dropped."""
-        place = next((fd for each, fd in self.places.items() if each[:8] == key[:8]),
-                     None)
+        place = next((fd for each, fd in self.places.items() if each[:8] == key[:8]), None)
         if place is None or not self.asked:
             return
         with Closing(os.open(b".", O_READ_DIR, dir_fd=place)) as mount_fd:
             try:
                 with Closing(open_by_handle(mount_fd, key[8:], O_PATH | os.O_CLOEXEC)) as fd:
-                    fanotify_mark(self.fd, FAN_MARK_REMOVE, self.asked, AT_FDCWD,
-                                  path_to_fd(fd))
+                    fanotify_mark(self.fd, FAN_MARK_REMOVE, self.asked, AT_FDCWD, path_to_fd(fd))
             except OSError:
                 pass
 
@@ -8106,8 +8097,13 @@ class FanotifyNames(Names):
         # Of each event that waits the kernel counts the first part alone.
         return self.done + queued(self.fd) // METADATA.size
 
-    def decode(self, buffer):
-        at = 0
+    def since(self):
+        return self.quiet_at
+
+    def events(self):
+        began, at, buffer = boot_time(), 0, read_waiting(self.fd, READ_SIZE)
+        if len(buffer) <= READ_SIZE - EVENT_ROOM:
+            self.quiet_at = began           # there was no more
         while at < len(buffer):
             raw = decode_one(buffer, at, len(buffer))
             at = raw.end
@@ -8142,35 +8138,22 @@ class TraceNames(Names):
     def judged(self):
         return self.traced.tracer.position()[0]
 
-    def read_buffer(self):
-        reported, count = self.reported, 0
-        moment = reported.moment
+    def events(self):
+        reported, moment = self.reported, self.reported.moment
         for record, when, its_moment in self.traced.read(moment):
-            count += 1
-            before, reported.now, reported.moment = len(reported.events), when, its_moment
-            for event in self.entries(record):
-                self.judge(*event)
-            self.stats["dropped in user space"] += before == len(reported.events)
+            reported.now, reported.moment = when, its_moment
+            mask, pid = record.mask & ~(DELETE_SELF | MOVE_SELF | UNMOUNT), record.pid
+            here, there = (record.slot, record.path), (record.old_slot, record.old_path)
+            if mask & RENAME:
+                yield mask & ~RENAME | MOVED_FROM, pid, there, None
+                yield mask & ~RENAME | MOVED_TO, pid, here, None
+            elif record.path:
+                yield mask, pid, here, None
+            else:
+                yield mask, pid, None if record.old_path is None else there, record.slot
         reported.moment = moment
-        self.stats["reads"] += 1
-        self.stats["events read"] += count
         if self.traced.lost():
-            self.overflow()
-        return bool(count)
-
-    @staticmethod
-    def entries(record):
-        """Yield (mask, pid, (key, name), target), as decode(), of a record."""
-        mask = record.mask & ~(DELETE_SELF | MOVE_SELF | UNMOUNT)
-        if mask & RENAME:
-            bits = mask & ~RENAME
-            yield bits | MOVED_FROM, record.pid, (record.old_slot, record.old_path), None
-            yield bits | MOVED_TO, record.pid, (record.slot, record.path), None
-        elif record.path:
-            yield mask, record.pid, (record.slot, record.path), None
-        else:
-            entry = None if record.old_path is None else (record.old_slot, record.old_path)
-            yield mask, record.pid, entry, record.slot
+            yield Q_OVERFLOW, None, None, None
 
     def close(self, forked=False):
         if self.fd is not None:
@@ -8221,12 +8204,11 @@ class InotifyNames(Names):
     def is_told_twice(self, given):
         return given.inode is not None and self.start >= given.border
 
-    def room(self):
-        """So much that no buffer goes beyond a border."""
-        return min([INOTIFY_READ] + [given.border - self.done for given in self.given.values()
-                                     if given.border > self.done])
-
-    def decode(self, buffer):
+    def events(self):
+        """No buffer goes beyond a border."""
+        buffer = read_waiting(self.fd, min([INOTIFY_READ] + [
+            given.border - self.done for given in self.given.values()
+            if given.border > self.done]))
         self.start = self.done
         self.done += len(buffer)
         for wd, mask, _, name in decode_inotify(buffer):
@@ -8497,10 +8479,7 @@ class ThreadSource(Source):
     def read(self, moment):
         """The events that the thread has read, as far as they have come.  Never waits."""
         out = []
-        try:
-            os.read(self.fd, 1 << 16)
-        except BlockingIOError:
-            pass
+        read_waiting(self.fd, 1 << 16)
         for _ in range(min(len(self.news), THREAD_BATCHES)):
             what, value = self.news.popleft()
             if what == "events":
