@@ -6112,12 +6112,12 @@ class InotifyRoot(PlainRoot):
 
     watched    its Watched, None while there is none
     place      the Place of a mount in a tree, or None
-    parent_wd  the watch of its parent, in which it is `name`; None: that has none
+    ends_at    what judged() will be when all is judged that happened before it was removed, or None
     forgets_inodes  whether its file system does: see Watches.hold()
     """
 
     forgets_inodes = False
-    watched = place = parent_wd = name = None
+    watched = place = ends_at = None
 
 
 class Reported:
@@ -6235,8 +6235,8 @@ class Watched:
 
     __slots__ = ("wd", "parent", "name", "inode", "root", "children", "unreadable", "held")
 
-    def __init__(self, wd, parent, name, inode, root=None):
-        self.wd, self.parent, self.name, self.inode, self.root = wd, parent, name, inode, root
+    def __init__(self, wd, inode, root=None):
+        self.wd, self.inode, self.root, self.parent, self.name = wd, inode, root, None, b""
         self.children, self.unreadable, self.held = {}, {}, None
 
 
@@ -6255,7 +6255,8 @@ class Watches:
 
     by_wd      wd -> Watched
     prefixes   wd -> prefix(), as far as that was asked for
-    displaced  those whose entry another has by now, till they are moved from there or removed
+    displaced  those whose entry another has by now, till they are moved from there or removed, and
+               where that came from: (Watched or None, name)
     leaving    descriptors of watches that are in no tree any more, and to be removed
     can_hold   whether there is room for more that are held
     asked      the mask of all events that are wanted
@@ -6266,7 +6267,7 @@ class Watches:
         self.fd, self.notice = fd, notice
         self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
         self.quiet = self.asked & ~LISTING
-        self.by_wd, self.prefixes, self.displaced = {}, {}, set()
+        self.by_wd, self.prefixes, self.displaced = {}, {}, {}
         self.leaving, self.can_hold = set(), True
 
     def has(self, watched):
@@ -6294,8 +6295,8 @@ class Watches:
         except Error as error:
             if error.errno != errno.ENOSPC or not self.leaving:
                 raise
-        self.leave(len(self.leaving))
-        return inotify_watch(self.fd, path, mask, shown, len(self.by_wd))
+        self.leave(self.leaving)
+        return self.set(path, mask, shown)
 
     def set_on(self, fd, shown):
         """A watch on an open directory, or the one that it has: its descriptor.  Not one that is
@@ -6303,20 +6304,16 @@ class Watches:
         path, mask = path_to_fd(fd), self.quiet | IN_ONLYDIR
         wd = self.set(path, mask, shown)
         if wd in self.leaving:
-            self.unset(wd)
+            self.leave([wd])
             wd = self.set(path, mask, shown)
         return wd
 
-    def unset(self, wd):
-        """Remove a watch."""
-        self.leaving.discard(wd)
-        call("inotify_rm_watch", self.fd, wd)
-
-    def leave(self, count):
-        """Remove some of the watches that are `leaving`.  Each gives an event, and the queue is
-        limited; and what is to be looked at does not wait for it."""
-        for _ in range(min(count, len(self.leaving))):
-            self.unset(next(iter(self.leaving)))
+    def leave(self, wds):
+        """Remove watches that are `leaving`.  Each gives an event, and the queue is limited; and
+        what is to be looked at does not wait for it."""
+        for wd in list(wds):
+            self.leaving.discard(wd)
+            call("inotify_rm_watch", self.fd, wd)
 
     def hold(self, watched, fd):
         """Keep a directory open while it is watched: on a file system that forgets inodes, a watch
@@ -6342,36 +6339,34 @@ class Watches:
 
     # --- our side ---
 
-    def enter(self, watched):
-        """A directory has a new watch."""
-        self.by_wd[watched.wd] = watched
-        if watched.parent is not None:
-            self.hang(watched, watched.parent, watched.name)
-
-    def child(self, parent, name):
-        """The directory that an event says was moved from a name, or None."""
-        return next((each for each in self.displaced if (each.parent, each.name) == (parent, name)),
-                    parent.children.get(name))
+    def child(self, parent, name, to=(None, b"")):
+        """The directory that was moved from a name to another (a Watched, a name), or out of the
+        trees; or None."""
+        for each, origin in self.displaced.items():
+            if (each.parent, each.name) == (parent, name) and origin == to:
+                return each
+        return parent.children.get(name)
 
     def hang(self, child, parent, name):
         """A directory is an entry of another now, and all that is below it goes with it.
 
         What has the name is either removed, and the kernel says so (IN_IGNORED), or exchanged, and
-        it is the one that will be moved from there.
+        it will be moved to where this one was.
         """
+        origin = child.parent, child.name
         self.unhang(child)
         before = parent.children.get(name)
         if before is not None:
             self.let_go(before)
-            self.displaced.add(before)
+            self.displaced[before] = origin
         parent.children[name], child.parent, child.name = child, parent, name
 
     def unhang(self, child):
         """A directory is an entry of the one above it no more."""
-        self.displaced.discard(child)
+        self.displaced.pop(child, None)
         if child.parent is not None and child.parent.children.get(child.name) is child:
             del child.parent.children[child.name]
-        child.parent = None
+        child.parent, child.name = None, b""
 
     def forget(self, top, unwatch):
         """Drop a directory and all below it, and have their watches removed if `unwatch`."""
@@ -6382,7 +6377,7 @@ class Watches:
             if self.has(watched):
                 del self.by_wd[watched.wd]
                 self.prefixes.pop(watched.wd, None)
-                self.displaced.discard(watched)
+                self.displaced.pop(watched, None)
                 self.let_go(watched)
                 if unwatch:
                     self.leaving.add(watched.wd)
@@ -6521,13 +6516,10 @@ class Scan:
             self.add(watched, None)
 
     def seen(self, watched, name):
-        """An entry has an event: a listing that is under way leaves it out.  Returns whether one
-        has reported it, and no event has come since."""
+        """An entry has an event: a listing that is under way leaves it out."""
+        self.found.discard((watched.wd, name))
         if self.listing is not None and self.listing.watched is watched:
             self.listing.seen.add(name)
-        was_found = (watched.wd, name) in self.found
-        self.found.discard((watched.wd, name))
-        return was_found
 
     def left(self, watched, name):
         """A directory has left one: its `since`, if it was still to be looked at."""
@@ -6536,7 +6528,6 @@ class Scan:
             since = listing.since       # it would have come to it
         for table in (self.lost, self.work):
             since = table.pop((watched, name), (since,))[0]
-        self.seen(watched, name)
         return watched.unreadable.pop(name, since)
 
     def all_judged(self):
@@ -6550,8 +6541,11 @@ class Scan:
         if not self.is_under_way:
             self.own.clear()
 
-    def is_own(self, wd, mask, name):
-        """Whether an event is of our own listing."""
+    def is_told(self, wd, mask, name):
+        """Whether an event is of our own listing, or of what that has reported."""
+        if mask & CREATE and (wd, name) in self.found:
+            self.found.discard((wd, name))
+            return True
         if (wd, name) not in self.own or not mask & LISTING or name and not mask & ISDIR:
             return False
         if mask & CLOSE_NOWRITE:
@@ -6722,7 +6716,7 @@ class Inotify(Source):
     none is_shared(): see forget(), watch_child().
 
     learning  descriptors of the watches from before an overflow, until all is looked at; else None
-    moved_roots  those that may have been removed before their new parents were watched
+    roots_may_end  whether one may have been removed
     """
 
     filter_name, follows_mounts = "inotify", False
@@ -6735,7 +6729,7 @@ class Inotify(Source):
         self.queue, self.reported = InotifyQueue(self.fd, self.stats), Reported(wanted)
         self.watches = Watches(self.fd, wanted.mask, notice)
         self.scan = Scan(wanted, self.watches, mount_list, notice, self.reported, self.watch_child)
-        self.learning, self.moved_roots = None, []
+        self.learning, self.roots_may_end = None, False
 
     # --- roots ---
 
@@ -6766,20 +6760,17 @@ class Inotify(Source):
             root.watched, known.root = known, root
             self.watches.prefixes.clear()
         else:
-            root.watched = Watched(wd, None, b"", root.key, root)
-            self.watches.enter(root.watched)
+            root.watched = self.watches.by_wd[wd] = Watched(wd, root.key, root)
             self.scan.entered(root.watched)
             self.scan.add(root.watched)
 
     def watch_parent(self, root):
         """Watch the parent directory of a root, for its renaming and removal."""
-        path, root.parent_wd = fd_path(root.fd), None
-        root.name = os.path.basename(path)
+        path = fd_path(root.fd)
         if path == b"/":
             return
         try:
-            root.parent_wd = self.watches.set(os.path.dirname(path),
-                                              DELETE | IN_ONLYDIR, root.display)
+            self.watches.set(os.path.dirname(path), DELETE | IN_ONLYDIR, root.display)
         except Error as error:
             self.notice("%s; the removal of %s won't be seen" % (error, printable(root.display)))
 
@@ -6859,8 +6850,8 @@ class Inotify(Source):
         wd = watches.set_on(fd, lambda: watches.prefix(parent) + os.fsdecode(name))
         known = watches.by_wd.get(wd)
         if known is None:
-            child = Watched(wd, parent, name, inode)
-            watches.enter(child)
+            child = watches.by_wd[wd] = Watched(wd, inode)
+            watches.hang(child, parent, name)
             self.scan.entered(child)
             if parent.held is not None or parent.root is not None and parent.root.forgets_inodes:
                 watches.hold(child, fd)
@@ -6915,11 +6906,11 @@ class Inotify(Source):
             queue.judged = queue.bytes_read
             self.scan.all_judged()
         self.advance(credit)
+        if self.roots_may_end:
+            self.end_removed()
         if queue.is_empty():
-            self.end_removed(self.moved_roots)
-            self.moved_roots.clear()
             self.scan.queue_empty()
-        self.watches.leave(LEAVE_STEP)
+        self.watches.leave(wd for wd, _ in zip(self.watches.leaving, range(LEAVE_STEP)))
         return reported.take()
 
     @property
@@ -6941,13 +6932,12 @@ class Inotify(Source):
 
     def judge(self, wd, mask, cookie, name):
         """Report an event if it is of a tree, and keep the table right."""
+        if mask & (DELETE | MOVE_SELF | Q_OVERFLOW):
+            self.roots_may_end = True
         if mask & Q_OVERFLOW:
             return self.overflow()
-        if mask & DELETE:
-            self.end_removed([root for root in self.roots
-                              if root.parent_wd == wd and root.name == name])
         watched = self.watches.by_wd.get(wd)
-        if watched is None or self.scan.own and self.scan.is_own(wd, mask, name):
+        if watched is None or self.scan.is_told(wd, mask, name):
             return None
         if mask & (UNMOUNT | IN_IGNORED | DELETE_SELF | MOVE_SELF) or not name:
             return self.self_event(watched, mask)
@@ -6961,34 +6951,35 @@ class Inotify(Source):
         # In an exchange what comes is queued first: that may still be to be looked at.
         if mask & ISDIR and (mask & DELETE or mask & MOVED_FROM and name not in watched.children):
             since = self.scan.left(watched, name)
-        elif mask & (CREATE | DELETE | MOVED_FROM | MOVED_TO) and self.scan.seen(watched, name):
-            mask &= ~CREATE
-            if not mask & INOTIFY_ASKABLE:
-                return None
+        if mask & (CREATE | DELETE | MOVED_FROM | MOVED_TO):
+            self.scan.seen(watched, name)
         path = self.watches.prefix(watched) + os.fsdecode(name)
-        if mask & DELETE:
-            child = watched.children.get(name)
-            # Of a subvolume nothing else tells what was in it; of one held, that it is gone.
-            if child is not None and child.root is None and (
-                    child.inode[0] != watched.inode[0] or child.held is not None):
-                self.forget(child)
-        elif mask & MOVED_FROM:
+        if mask & MOVED_FROM:
             other = self.queue.other_half(cookie, lambda: self.settle(watched))
             target = other and self.watches.by_wd.get(other[0])
             if target is not None:
                 return self.renamed(watched, name, path, target, other[3], mask, since)
-            child = self.watches.child(watched, name) if mask & ISDIR else None
-            if child is not None and child.root is None:
-                self.forget(child)
-            elif child is not None:
-                self.watches.unhang(child)
-        if not mask & ISDIR and mask & THROUGH and self.is_of_device(watched, name):
+        if mask & ISDIR and mask & (DELETE | MOVED_FROM):
+            self.went(watched, name, mask)
+        elif not mask & ISDIR and mask & THROUGH and self.is_of_device(watched, name):
             mask &= ~THROUGH
         self.reported.add(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
             self.appeared(watched, name, ALL_OF_IT if mask & CREATE
                           else self.scan.moved_at(watched, name, self.queue.after))
         return None
+
+    def went(self, parent, name, mask):
+        """A directory was removed, or moved out of the trees."""
+        child = self.watches.child(parent, name) if mask & MOVED_FROM else parent.children.get(name)
+        if child is None:
+            return
+        if child.root is not None:
+            if mask & MOVED_FROM:
+                self.watches.unhang(child)
+        # Of a subvolume nothing else tells what was in it; of one held, that it is gone.
+        elif mask & MOVED_FROM or child.inode[0] != parent.inode[0] or child.held is not None:
+            self.forget(child)
 
     def is_of_device(self, watched, name):
         """Whether an entry is a device node, which is to make a difference."""
@@ -7015,9 +7006,10 @@ class Inotify(Source):
             self.reported.add(old_path, mask)
             self.reported.add(path, MOVED_TO | (mask & ISDIR))
         self.scan.left(parent, name)        # what had the name is gone
+        self.scan.seen(parent, name)
         if not mask & ISDIR:
             return None
-        child = self.watches.child(old_parent, old_name)
+        child = self.watches.child(old_parent, old_name, (parent, name))
         if child is None or hangs_on(parent, child):
             # It is where a scan has found it, or yet to be looked at.
             if child is None and since is None and self.wanted.ignore.hides(old_path, True):
@@ -7044,15 +7036,20 @@ class Inotify(Source):
         self.reported.add(root.display, told)
         if mask & MOVE_SELF and root.fd is not None:
             self.watch_parent(root)
-            self.moved_roots.append(root)
         if mask & (UNMOUNT | DELETE_SELF):
             self.remove(root)
         return None
 
-    def end_removed(self, roots):
-        """End those of some roots that were removed."""
-        for root in roots:
-            if root.removed():
+    def end_removed(self):
+        """End the roots that were removed, once all is judged that had happened in them."""
+        self.roots_may_end = False
+        for root in list(self.roots):
+            if root.ends_at is None and root.removed():
+                root.ends_at = self.ahead()
+            if root.ends_at is None:
+                continue
+            self.roots_may_end = True
+            if self.judged() >= root.ends_at:
                 self.reported.add(root.display, DELETE_SELF | ISDIR)
                 self.remove(root)
 

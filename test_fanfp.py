@@ -5524,6 +5524,65 @@ class Nature(Base):
         write(self.out + "/d/old/f")
         self.assert_found(self.reported(program), {"c/b/new/f": CREATED})
 
+    def test_renamed_over_what_somebody_has_open(self):
+        """A directory takes the name of one that is removed but kept, and goes on, read at once or
+        one by one: what was removed is not taken for what moves on."""
+        for at_once in (True, False):
+            os.mkdir(self.tree + "/a")
+            os.mkdir(self.tree + "/b")
+            program = self.watch()
+            kept = os.open(self.tree + "/b", os.O_RDONLY)
+            stopped = Stopped(program)
+            for old, name in (("a", "b"), ("b", "c"), ("c", "a")):
+                os.rename(self.tree + "/" + old, self.tree + "/" + name)
+                if not at_once:
+                    stopped.go_on()
+                    self.assert_found(self.reported(program), {(old, name): "RENAME"})
+                    stopped = Stopped(program)
+            stopped.go_on()
+            if at_once:
+                self.reported(program)
+            write(self.tree + "/a/f")
+            self.assert_found(self.reported(program), {"a/f": CREATED})
+            os.close(kept)
+            os.mkdir(self.out + "/x")
+            exchange(self.out + "/x", self.tree + "/a")
+            write(self.out + "/x/g")
+            self.assert_found(self.reported(program), {"a": "MOVED_FROM MOVED_TO"})
+            program.stop()
+            shutil.rmtree(self.out + "/x")
+            os.rmdir(self.tree + "/a")
+
+    def test_roots_in_each_others_trees(self):
+        """In whichever order they are given and given up, what is in a tree that is left is told,
+        and nothing is lost meanwhile."""
+        os.makedirs(self.tree + "/a/b/c")
+        places = ("", "/a", "/a/b")
+
+        def told(watch, name):
+            """The paths of what is made in each directory, as they are told."""
+            for place in places + ("/a/b/c",):
+                make(self.tree + place + "/" + name)
+            make(self.tree + "/a/b/end" + name)
+            paths = []
+            while self.tree + "/a/b/end" + name not in paths:
+                paths += [event.path for event in watch.read(PATIENCE)]
+            return sorted(path for path in paths if os.path.basename(path) == name)
+
+        numbers = itertools.count()
+        for given in itertools.permutations(places):
+            for order in itertools.permutations(given):
+                with self.subTest(given=given, order=order), fanfp.Watch(
+                        *[self.tree + place for place in given], filter="inotify",
+                        events="CREATE") as watch:
+                    for count in range(3):
+                        name = "f%d" % next(numbers)
+                        self.assertEqual(told(watch, name), sorted(
+                            self.tree + place + "/" + name for place in places + ("/a/b/c",)
+                            if any((place + "/").startswith(each + "/")
+                                   for each in order[count:])))
+                        watch.remove(self.tree + order[count])
+
     def test_looked_at_before_what_left_is_let_go_of(self):
         """However much has left, what came is watched by the time that it has been told."""
         for number in range(20):
