@@ -4709,11 +4709,6 @@ def enumerators(btf, name):
     return {item for number in btf.find(name, BTF_ENUMS) for item, _ in btf.type(number).items}
 
 
-def kernel_symbol(name):
-    """The address of a kernel symbol, the first of its name, 0 where it is not told."""
-    return next(kernel_symbols([name]), (name, 0))[1]
-
-
 class Tracer:
     """The events of trees as they happen, from BPF programs (bpf/trace.h) on the two kernel
     functions that all events pass, and on a third that knows of names; for Linux 5.10 and later,
@@ -4800,7 +4795,7 @@ class Tracer:
         self._entries = programs[:3]
         self._placing = programs[3]
         if "BPF_FUNC_kallsyms_lookup_name" in helpers:
-            programs.append("trace_find_lock")
+            programs.append("trace_find_symbols")
         self._load(part_of(read_object_file(), programs), kernel, asked, asked_dir, own, size,
                    devices)
         with OnFailure(self.close):
@@ -4884,10 +4879,11 @@ class Tracer:
         self._place(self.START)
         if "trace_climb" in loaded.programs:
             loaded.maps["trace_on"].update(0, loaded.programs["trace_climb"])
-        if "trace_find_lock" in loaded.programs:
-            run_program(loaded.programs["trace_find_lock"], b"", "looking for rename_lock")
+        if "trace_find_symbols" in loaded.programs:
+            run_program(loaded.programs["trace_find_symbols"], b"", "looking for rename_lock")
         else:
-            loaded.globals["trace_rename_lock"] = kernel_symbol("rename_lock")
+            for name, address in kernel_symbols(["rename_lock", "rcu_state"]):
+                loaded.globals["trace_" + name] = address
         if not loaded.globals["trace_rename_lock"]:
             self.caveat = ("paths are not certain while directories above are being renamed: the "
                            "kernel hides its addresses (kernel.kptr_restrict, CAP_SYSLOG)")

@@ -4805,7 +4805,7 @@ class FilterObjectTest(unittest.TestCase):
         obj = fanfp.read_object_file()
         ended = [fanfp.part_of(obj, [name, "take_back"])
                  for name in ("note_ended", "note_ended_no_cgroup")]
-        trace = [fanfp.part_of(obj, names + ("trace_find_lock",))
+        trace = [fanfp.part_of(obj, names + ("trace_find_symbols",))
                  for names in fanfp.Tracer.PROGRAMS.values()]
         groups = [filter_part(obj)] + ended + trace
         self.assertEqual(groups[0].struct_ops, obj.struct_ops)
@@ -6008,6 +6008,58 @@ class TracerTest(Base):
 
     def test_operations(self):
         self.check_operations(self.tree, self.out)
+
+    def test_what_was_outside(self):
+        """A directory that the programs know to be outside comes in: by itself, with the one above
+        it, by an exchange, as a root, with a file that is one; and goes again."""
+        os.makedirs(self.out + "/a/b")
+        os.makedirs(self.tree + "/d/b")
+        tracer = self.tracer(self.ENTRIES | fanfp.ATTRIB)
+        at, number = self.out + "/a/b", itertools.count()
+
+        def make(path, *wanted):
+            """Twice, as the second finds what the first has left."""
+            for _ in range(2):
+                name = "/f%d" % next(number)
+                write(path + name)
+                self.assertTold(tracer, [("CREATE", slot, os.fspath(top) + name)
+                                         for slot, top in wanted])
+        make(at)
+        os.rename(at, self.tree + "/b")
+        self.assertTold(tracer, [("MOVED_TO ISDIR", 0, "b")])
+        make(self.tree + "/b", (0, "b"))
+        os.rename(self.tree + "/b", at)
+        self.assertTold(tracer, [("MOVED_FROM ISDIR", 0, "b")])
+        make(at)
+        exchange(self.out + "/a", self.tree + "/d")
+        self.assertTold(tracer, [("MOVED_TO ISDIR", 0, "d"), ("MOVED_FROM ISDIR", 0, "d")])
+        make(self.tree + "/d/b", (0, "d/b"))
+        make(at)
+        self.pin(tracer, self.out + "/a", 1)
+        make(at, (1, "b"))
+        tracer.unpin(1)
+        make(at)
+        write(at + "/file")
+        os.chmod(at + "/file", 0o600)
+        self.pin(tracer, at + "/file", 2)
+        os.chmod(at + "/file", 0o644)
+        self.assertTold(tracer, [("ATTRIB", 2, "")])
+        make(at)
+
+    def test_memory_of_what_was_outside(self):
+        """It becomes that of directories in the tree."""
+        tracer = self.tracer(self.ENTRIES)
+        for number in range(3000):
+            for top in (self.out, self.tree):
+                os.mkdir(top + "/d")
+                os.mkdir(top + "/d/e")
+                write(top + "/d/e/f")
+                os.unlink(top + "/d/e/f")
+                os.rmdir(top + "/d/e")
+                os.rmdir(top + "/d")
+            self.assertEqual(self.read(tracer), [
+                ("CREATE ISDIR", 0, "d"), ("CREATE ISDIR", 0, "d/e"), ("CREATE DELETE", 0, "d/e/f"),
+                ("DELETE ISDIR", 0, "d/e"), ("DELETE ISDIR", 0, "d")], number)
 
     def place(self, kind, megabytes):
         """A file system of its own: (tree, out) on it."""

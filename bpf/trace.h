@@ -63,6 +63,10 @@ struct fsnotify_rename_data {
 	struct dentry *moved;
 };
 
+struct rcu_state {
+	unsigned long gp_seq;
+};
+
 struct task_struct___files {
 	struct files_struct *files;
 	struct task_struct___files *group_leader;
@@ -170,7 +174,7 @@ struct trace_last {
 	__u64 parent;
 	__u64 name;
 	__u64 process;
-	__u64 paths;		/* paths_of() it */
+	__u64 paths;		/* as in struct work */
 	__u64 before;		/* where the ring ended before it */
 	__u32 mask;
 	__u32 more;
@@ -188,6 +192,19 @@ struct trace_more {
 };
 
 #define TRACE_LASTS_BITS 11
+
+/*
+ * A directory whose entries were found to be outside.  They still are while no directory was renamed
+ * and no root came or went; and it is the same directory while no grace period of RCU has begun,
+ * since before the end of one no dentry takes the memory of another.
+ */
+struct outside {
+	__u64 directory;	/* its dentry */
+	__u64 paths;		/* as in struct work */
+	__u64 grace;		/* grace_now(), then */
+};
+
+#define OUTSIDE_BITS 8
 
 enum { CLIMB = 1, TELL = 2 };		/* what is to be done of an event */
 
@@ -208,6 +225,9 @@ struct work {
 	__u32 copying;			/* 0: only finding out whether it is inside */
 	__u32 used;			/* bytes of path[] */
 	__u32 renames;			/* rename_lock's counter when it began */
+	__u64 paths;			/* no path is another while this is the same; 0: not known */
+	__u64 directory[2];		/* where what the event is about is an entry, or 0 */
+	struct outside outside[1 << OUTSIDE_BITS];	/* by outside_of() */
 	__u32 tries;
 	__u32 was_inside;		/* in one of those that were disturbed */
 	__u32 todo;
@@ -301,6 +321,7 @@ const volatile __u64 trace_pidns_dev CONSTANT = 0;
 const volatile __u64 trace_pidns_ino CONSTANT = 0;	/* 0: the first */
 
 __u64 trace_rename_lock SEC(".data.trace") = 0;		/* its address, 0: not known */
+__u64 trace_rcu_state SEC(".data.trace") = 0;		/* the same */
 __u64 trace_read SEC(".data.trace") = 0;	/* up to there no entry of trace_more is in use */
 __u32 trace_watcher SEC(".data.trace") = 0;
 __u32 trace_roots_changed SEC(".data.trace") = 0;
@@ -333,6 +354,16 @@ static __always_inline __u32 renames_now(void)
 
 	if (trace_rename_lock)
 		bpf_probe_read_kernel(&now, sizeof(now), (void *)trace_rename_lock);
+	return now;
+}
+
+/* RCU's counter of grace periods, which changes when one begins; 0: not known. */
+static __always_inline __u64 grace_now(void)
+{
+	unsigned long now = 0;
+
+	if (trace_rcu_state && bpf_core_field_exists(((struct rcu_state *)0)->gp_seq))
+		bpf_core_read(&now, sizeof(now), &((struct rcu_state *)trace_rcu_state)->gp_seq);
 	return now;
 }
 
@@ -458,7 +489,11 @@ static __always_inline void climb_from(struct work *work, __u32 side)
 static __always_inline void begin(struct work *work)
 {
 	work->renames = renames_now();
+	work->paths = 0;
+	if (trace_rename_lock && !(work->renames & 1))
+		work->paths = (__u64)trace_roots_changed << 32 | work->renames | 1;
 	work->copying = 0;
+	work->directory[0] = work->directory[1] = 0;
 	work->used = 0;
 	work->slots[0] = work->slots[1] = ABOVE_ALL;
 	work->record.flags = 0;
@@ -488,6 +523,8 @@ static __always_inline int climb_turn(struct work *work)
 	}
 	read_head(dentry, &head);
 	if (!work->copying) {
+		if (work->level == 1)
+			work->directory[side] = work->at;
 		work->found = slot_of(head.inode, work->level);
 		if (work->found >= 0) {
 			work->end[side] = work->at;
@@ -503,6 +540,41 @@ static __always_inline int climb_turn(struct work *work)
 	work->at = (__u64)head.parent;
 	work->level++;
 	return work->copying && append(work, &head.name);
+}
+
+/* ---- what is known to be outside ---- */
+
+static __always_inline struct outside *outside_of(struct work *work, __u64 directory)
+{
+	return &work->outside[directory * 0x9e3779b97f4a7c15ULL >> (64 - OUTSIDE_BITS)];
+}
+
+/* Whether the entries of a directory are, by one of the climbs before; of each begin(). */
+static __always_inline int is_outside(struct work *work, __u64 directory)
+{
+	struct outside *known = outside_of(work, directory);
+
+	return known->directory == directory && work->paths && known->paths == work->paths &&
+	       known->grace == grace_now();
+}
+
+/* The event is outside, as a climb that nothing disturbed has found: its directories are. */
+static __always_inline void keep_outside(struct work *work)
+{
+	__u64 grace = grace_now();
+
+	if (!work->paths || !grace)
+		return;
+	for (int side = 0; side < 2; side++) {
+		__u64 directory = work->directory[side];
+		struct outside *known = outside_of(work, directory);
+
+		if (directory) {
+			known->directory = directory;
+			known->paths = work->paths;
+			known->grace = grace;
+		}
+	}
 }
 
 /* ---- recording ---- */
@@ -551,14 +623,6 @@ static __always_inline struct trace_more *next_more(struct work *work)
 	return more;
 }
 
-/* What is merged lies between two changes of this; 0: nothing is. */
-static __always_inline __u64 paths_of(struct work *work)
-{
-	if (!trace_rename_lock || work->renames & 1)
-		return 0;
-	return (__u64)trace_roots_changed << 32 | work->renames | 1;
-}
-
 /* What the record that was just sent is, for what may be merged into it. */
 static __always_inline void keep_last(struct work *work, __u64 before)
 {
@@ -566,7 +630,7 @@ static __always_inline void keep_last(struct work *work, __u64 before)
 
 	if (!last)
 		return;
-	work->last.paths = paths_of(work);
+	work->last.paths = work->paths;
 	work->last.before = before;
 	work->last.mask = work->record.mask;
 	work->last.more = work->record.more;
@@ -672,7 +736,7 @@ static __always_inline int is_merged(struct work *work, int has_loop)
 	asm volatile("" : : : "memory");	/* what is compared is what was copied */
 	if (last.inode != mine->inode || last.parent != mine->parent ||
 	    last.name != mine->name || last.process != mine->process || !last.paths ||
-	    last.paths != paths_of(work) || last.check != check_of_last(&last))
+	    last.paths != work->paths || last.check != check_of_last(&last))
 		return 0;
 	key = last.more;
 	more = bpf_map_lookup_elem(&trace_more, &key);
@@ -841,8 +905,11 @@ static __always_inline int settle(struct work *work)
 			be_unplaced(work, UNSETTLED);		/* else it never was, in all tries */
 		else if (work->slots[0] == DETACHED || work->slots[1] == DETACHED)
 			work->counts[TRACE_DETACHED]++;
-		else
+		else {
 			work->counts[TRACE_OUTSIDE]++;
+			if (!(work->record.flags & UNSETTLED))
+				keep_outside(work);
+		}
 		return 1;
 	}
 	if (!name_move(work))
@@ -923,34 +990,43 @@ static __always_inline int is_taken(struct work *work, __u32 mask, __u32 bits)
 	return 1;
 }
 
+static __always_inline int is_device(struct inode *inode)
+{
+	unsigned short mode = 0;
+
+	bpf_core_read(&mode, sizeof(mode), &inode->i_mode);
+	mode &= S_IFMT;
+	return mode == S_IFCHR || mode == S_IFBLK;
+}
+
 static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask, int has_loop)
 {
 	__u32 bits = asked_of(mask) & FS_MERGED;
-	unsigned short mode = 0;
+	struct work *work = work_on(bits);
 	struct inode *inode;
 	struct head head;
-	struct work *work;
 
-	if (!bits)
+	if (!work || !is_taken(work, mask, bits))
 		return NULL;
 	read_head(dentry, &head);
 	inode = head.inode;
-	if (!trace_devices && bits & FS_THROUGH && !(mask & FS_ISDIR)) {
-		bpf_core_read(&mode, sizeof(mode), &inode->i_mode);
-		mode &= S_IFMT;
-		if (mode == S_IFCHR || mode == S_IFBLK)
-			bits &= ~FS_THROUGH;
-	}
-	work = work_on(bits);
-	if (!work || !is_taken(work, mask, bits))
-		return NULL;
 	work->start[0] = (__u64)dentry;
-	if (!(mask & FS_ISDIR) && slot_of(inode, 0) >= 0) {
+	begin(work);
+	if (slot_of(inode, 0) < 0) {
+		if (is_outside(work, (__u64)head.parent)) {
+			work->counts[TRACE_OUTSIDE]++;
+			return NULL;
+		}
+	} else if (!(mask & FS_ISDIR)) {
 		/* A file that is a root: by which name, too. */
 		work->start[1] = (__u64)head.parent;
 		work->leaf[1] = (__u64)dentry + bpf_core_field_offset(dentry->d_name);
 	}
-	begin(work);
+	if (!trace_devices && !(mask & FS_ISDIR) && is_device(inode)) {
+		work->record.mask &= ~FS_THROUGH;
+		if (!work->record.mask)
+			return NULL;
+	}
 	name_last(work, inode, head.parent, head.name.hash_len);
 	return is_merged(work, has_loop) ? NULL : work;
 }
@@ -1015,48 +1091,59 @@ static __always_inline struct dentry *moved_of(__u64 data, __u32 type)
 	return moved;
 }
 
+/* Where an entry's event begins.  Of a RENAME dir and name are the old, and the data has the new. */
+static __always_inline int start_entry(struct work *work, struct parameters *parameters)
+{
+	__u64 data = parameters->at[1], dir = (__u64)dentry_of((struct inode *)parameters->at[3]);
+	__u32 type = parameters->at[2], side = !!(parameters->at[0] & FS_RENAME);
+	struct dentry *moved;
+
+	work->start[side] = dir;
+	work->leaf[side] = parameters->at[4];
+	work->subject = 0;
+	if (side) {
+		moved = moved_of(data, type);
+		if (!moved)
+			return 0;
+		work->start[0] = (__u64)parent_of(moved);
+		work->leaf[0] = (__u64)moved + bpf_core_field_offset(moved->d_name);
+		work->subject = (__u64)inode_of(moved);
+	} else if (DATA_IS(type, FSNOTIFY_EVENT_DENTRY)) {
+		work->subject = (__u64)inode_of((struct dentry *)data);
+	} else if (DATA_IS(type, FSNOTIFY_EVENT_INODE)) {
+		work->subject = data;
+	}
+	return 1;
+}
+
 static __always_inline struct work *take_entry(struct parameters *parameters, int has_loop)
 {
 	__u32 mask = parameters->at[0], type = parameters->at[2];
-	__u64 data = parameters->at[1], dir;
 	__u32 bits = asked_of(mask) & FS_ENTRY;
-	struct dentry *moved;
 	struct work *work;
 	__s32 removed = -1;
 
 	/* A root that the watcher holds open gets no DELETE_SELF when its entry is removed. */
 	if (mask & FS_DELETE && mask & FS_ISDIR && DATA_IS(type, FSNOTIFY_EVENT_INODE))
-		removed = slot_of((struct inode *)data, 0);
+		removed = slot_of((struct inode *)parameters->at[1], 0);
 	work = work_on(bits || removed >= 0);
 	if (!work)
 		return NULL;
 	work->removed = removed;
 	if (!is_taken(work, mask, bits))
 		return work;
-	dir = (__u64)dentry_of((struct inode *)parameters->at[3]);
-	if (mask & FS_RENAME) {
-		moved = moved_of(data, type);
-		if (!moved) {
-			be_unplaced(work, UNKNOWN_DATA);
-			return work;
-		}
-		work->start[0] = (__u64)parent_of(moved);
-		work->leaf[0] = (__u64)moved + bpf_core_field_offset(moved->d_name);
-		work->start[1] = dir;
-		work->leaf[1] = parameters->at[4];
-		work->subject = (__u64)inode_of(moved);
-	} else {
-		work->start[0] = dir;
-		work->leaf[0] = parameters->at[4];
-		if (mask & FS_DELETE)
-			work->leaf[0] = name_before(work->leaf[0]);
-		work->subject = 0;
-		if (DATA_IS(type, FSNOTIFY_EVENT_DENTRY))
-			work->subject = (__u64)inode_of((struct dentry *)data);
-		else if (DATA_IS(type, FSNOTIFY_EVENT_INODE))
-			work->subject = data;
+	if (!start_entry(work, parameters)) {
+		be_unplaced(work, UNKNOWN_DATA);
+		return work;
 	}
 	begin(work);
+	if (!(mask & FS_RENAME) && is_outside(work, work->start[0])) {
+		work->counts[TRACE_OUTSIDE]++;
+		work->todo = 0;
+		return work;
+	}
+	if (mask & FS_DELETE)
+		work->leaf[0] = name_before(work->leaf[0]);
 	name_entry(work, has_loop);
 	return work;
 }
@@ -1366,16 +1453,19 @@ int trace_place_tail(__u64 *ctx)
 	return 0;
 }
 
-/* ---- where rename_lock is, from Linux 5.16 on ---- */
+/* ---- where those two are, from Linux 5.16 on ---- */
 
 const char trace_lock_name[12] CONSTANT = "rename_lock";
+const char trace_rcu_name[10] CONSTANT = "rcu_state";
 
 SEC("?syscall")
-int trace_find_lock(void *ctx)
+int trace_find_symbols(void *ctx)
 {
 	__u64 address = 0;
 
 	if (!bpf_kallsyms_lookup_name(trace_lock_name, sizeof(trace_lock_name), 0, &address))
 		trace_rename_lock = address;
+	if (!bpf_kallsyms_lookup_name(trace_rcu_name, sizeof(trace_rcu_name), 0, &address))
+		trace_rcu_state = address;
 	return 0;
 }
