@@ -7631,15 +7631,15 @@ def way_to(path, follow=True, may_ask=None, all_names=False):
 
 
 def way_taken(path, follow, waits):
-    """(id of the mount, real path) of what a path leads to, and the ids of the mounts that the way
-    there is on.  Where it leads to nothing, which is waited for, (None, None) and those mounts."""
+    """(id of the mount, real path, whether it is a directory) of what a path leads to, None where
+    that is nothing, which is waited for; and the ids of the mounts that the way there is on."""
     way = way_to(path, follow, all_names=waits)
     try:
         if way.fd is None and waits:
-            return None, None, way.mounts
+            return None, way.mounts
         if way.fd is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return mount_id_of(way.fd), fd_path(way.fd), way.mounts
+        return (mount_id_of(way.fd), fd_path(way.fd), way.is_dir), way.mounts
     finally:
         way.close()
 
@@ -8240,6 +8240,9 @@ KINDS = {"inotify": Kind(Inotify, InotifyRoot, InotifyNames),
 
 def no_root(error, shown):
     """The Error for a root that can't be looked at."""
+    if isinstance(error, Error):
+        return Error(error.errno, "watching %s: %s" % (printable(shown), error.reason),
+                     hint="make it first")
     hint = "name a directory or a file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
     return failure(error.errno, "watching", shown or '""', hint)
 
@@ -8727,12 +8730,12 @@ class SourceList:
 class Sources(SourceList):
     """Which source watches what.
 
-    Comes in   names of roots (add_root(), remove_root()); mounts in them (add(), add_thread());
+    Comes in   names of roots (add_root(), remove_root()); mounts in them (add(), add_far());
                descriptors that are ready (read()).
     Goes out   Events, from read() and in `events`.  Calls of on_move() and on_lead(), for Mounts.
                Notices, Errors.
     May block  add_root() and add() ask the file system of a root.  Where somebody else answers for
-               that, add_root() waits for the answer and says so; add_thread() does not wait.
+               that, add_root() waits for the answer and says so; add_far() does not wait.
                Nothing else waits.
 
     by_kind       Fanotify, Trace, Inotify -> the one that has trees
@@ -8852,16 +8855,17 @@ class Sources(SourceList):
         return root
 
     def add_far_root(self, display, path):
-        """Watch a root with `trace` or a thread of its own, if somebody else answers for where it
-        is; whether it is so.  Waits for the answer for as long as it takes."""
-        mounts = self.mount_list.current()
+        """add_far() a root, if somebody else answers for where it is; whether it is so.  Waits for
+        the answer for as long as it takes."""
+        wanted, mounts = self.wanted, self.mount_list.current()
         if not any(map(is_answered, mounts)):
             return False
-        asked = Asked(lambda: way_taken(path, self.wanted.dereference, self.wanted.wait))
+        asked = Asked(lambda: way_taken(path, wanted.dereference, wanted.wait))
         self.wait_for(asked.has_come, display, "")
         if asked.error is not None:
             raise no_root(asked.error, display)
-        number, real, crossed = asked.answer
+        found, crossed = asked.answer
+        number, real, is_dir = found or (None, None, False)
         far = self.mount_list.far()
         beyond = [mount for mount in mounts if lies_far(mount, far) and (
             mount.id == number or mount.id in crossed and mount.path != b"/")]
@@ -8872,38 +8876,21 @@ class Sources(SourceList):
             return False
         if real is None:
             return False                    # it is not there yet
-        kind, is_plain = beyond[0].kind, real == os.path.abspath(path)
-        if is_plain and not self.wanted.wait and self.trace_far_root(display, real, kind):
-            return True
-        source = self.add_thread(
-            FarRoot(shown_name(display), real, number), kind, False,
-            lambda notice: self.thread_watch(display, notice=notice,
-                                             ignore=self.wanted.ignore.globs))
+        # What may lead elsewhere later, and a file, is followed by inotify.
+        is_plain = is_dir and real == os.path.abspath(path) and not wanted.wait
+        source = self.add_far(
+            FarRoot(shown_name(display), real, number), beyond[0].kind,
+            lambda notice: self.thread_watch(display, notice=notice, ignore=wanted.ignore.globs),
+            self.trace_if_any() if is_plain else None)
         while not source.is_ready and not source.over:
             self.wait_for(lambda seconds: select.select([source.fd], [], [], seconds)[0],
                           display, source.kind)
             self.events.extend(source.read(self.moment))
-        if source.error is not None:
+        if source.error is not None or source.take_over is not None:
             self.drop(source)
-            raise source.error
+        if source.error is not None:
+            self.refuse(display, source.error)
         return True
-
-    def trace_far_root(self, display, path, kind):
-        """Watch such a root, a directory, with `trace`, which asks nobody any more once that is
-        open; whether that can be had."""
-        if "trace" not in self.candidates() or self.why_no_trace is not None:
-            return False
-        asked = Asked(lambda: Trace.open(TraceRoot(shown_name(display), path)))
-        self.wait_for(asked.has_come, display, kind)
-        if asked.error is not None:
-            return False                    # a file: no program is loaded for it
-        root, trace = asked.answer, self.trace_if_any()
-        root.is_far = True
-        if trace is None or any(root.key == other.key for other in trace.roots):
-            root.close()                    # or it is given twice
-        else:
-            trace.add(root)
-        return trace is not None
 
     def wait_for(self, has_come, display, kind):
         """Wait until has_come(seconds), and say for what when it takes long."""
@@ -9027,15 +9014,27 @@ class Sources(SourceList):
                 pass                        # inotify serves, too
         return self.by_kind.get(Trace)
 
-    def add_thread(self, root, kind, mounted, make, take_over=None):
-        """Watch a FarRoot with a thread of its own, or have one open it: the ThreadSource, whose
-        arguments these are."""
+    def add_far(self, root, kind, watch, trace, mount=None, on_open=lambda opened: None):
+        """Watch a FarRoot, given or of a Mount in a tree: its ThreadSource.  A thread watches it,
+        by watch(notice), a Watch; or opens it for `trace`, if that is the source for it, which asks
+        nobody any more then.  on_open() has the TraceRoot."""
         begin = self.begin_thread
 
-        def start(notice):
+        def make(notice):
             begin()
-            return make(notice)
-        return self.register(ThreadSource(root, kind, start, self.notice, mounted, take_over))
+            return watch(notice) if trace is None \
+                else trace.open(TraceRoot(root.display, root.path, mount))
+
+        def take_over(opened):
+            if any(opened.key == other.key for other in trace.roots):
+                return opened.close()       # given twice
+            opened.show_as(root.display)
+            opened.is_far = True
+            with OnFailure(opened.close):
+                trace.add(opened)
+            return on_open(opened)
+        return self.register(ThreadSource(root, kind, make, self.notice, mount is not None,
+                                          take_over if trace is not None else None))
 
     def settle_who(self):
         """All roots of the start are added: close what was to name those who did it, if that is
@@ -9274,29 +9273,20 @@ class NewMounts:
         return bool({Fanotify, Trace} & self.sources.by_kind.keys())
 
     def add_far(self, inner, mount):
-        """Watch a mount that somebody else answers for.  A thread opens it for `trace`, or watches
-        it with inotify."""
-        sources, shown, take_over = self.sources, inner.display, None
-        trace = sources.trace_if_any()
-        if trace is not None:
-            def make(_):
-                return trace.open(TraceRoot(shown, mount.path, mount))
-
-            def take_over(opened):
-                opened.show_as(inner.root.display)
-                opened.is_far = True
-                opened.is_covered = is_far(os.path.dirname(opened.path), self.list.far())
-                trace.add(opened)
-                inner.root = opened
-        elif "inotify" not in sources.candidates():
+        """Watch a mount that somebody else answers for."""
+        sources, trace = self.sources, self.sources.trace_if_any()
+        if trace is None and "inotify" not in sources.candidates():
             return self.notice("not watched: %s, %s mounted inside: somebody else answers for it, "
                                "and only trace or inotify is used there"
-                               % (printable(shown), mount.kind))
-        else:
-            def make(notice):
-                return sources.thread_watch(mount=mount, notice=notice)
-        inner.root = FarRoot(shown, mount.path, mount.id)
-        source = sources.add_thread(inner.root, mount.kind, True, make, take_over)
+                               % (printable(inner.display), mount.kind))
+
+        def on_open(opened):
+            opened.is_covered = is_far(os.path.dirname(opened.path), self.list.far())
+            inner.root = opened
+        inner.root = FarRoot(inner.display, mount.path, mount.id)
+        source = sources.add_far(
+            inner.root, mount.kind,
+            lambda notice: sources.thread_watch(mount=mount, notice=notice), trace, mount, on_open)
         source.is_announced = self.notice.running
         return None
 

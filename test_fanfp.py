@@ -7454,6 +7454,14 @@ class Unanswered(Mounts):
         make(self.tree + "/y")
         self.assertIn(self.tree + "/y", self.reported_in(program, self.tree + "/d"))
 
+    def test_root_that_is_not_there(self):
+        """It is not waited for where nobody may answer, and that is said."""
+        self.serve(self.tree)
+        with self.assertRaises(fanfp.Error) as caught:
+            fanfp.Watch(self.tree + "/none", wait=True)
+        self.assertEqual(str(caught.exception), "watching %s/none: it leads into %s, fuse, which "
+                         "may never answer; make it first" % (self.tree, self.tree))
+
     def test_automount_point(self):
         """It is not triggered, before or after the start."""
         self.addCleanup(os.setpgid, 0, os.getpgid(0))
