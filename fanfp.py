@@ -8766,8 +8766,9 @@ class Sources(SourceList):
         """Watch a root, by its names or as a tree; the name it has."""
         wanted, path, shown = self.wanted, os.fsencode(display), shown_name(display)
         wanted.ignore.watch(self.roots + (shown,))
-        if not wanted.may_wait and self.add_far_root(display, path):
-            return shown
+        name = None if wanted.may_wait else self.add_far_root(display, path)
+        if name is not None:
+            return name
         try:
             given = Given(shown, path, wanted.dereference,
                           None if wanted.may_wait else self.mount_list.may_ask, wanted.wait)
@@ -8855,11 +8856,11 @@ class Sources(SourceList):
         return root
 
     def add_far_root(self, display, path):
-        """add_far() a root, if somebody else answers for where it is; whether it is so.  Waits for
-        the answer for as long as it takes."""
+        """add_far() a root, if somebody else answers for where it is: the name it has, else None.
+        Waits for the answer for as long as it takes."""
         wanted, mounts = self.wanted, self.mount_list.current()
         if not any(map(is_answered, mounts)):
-            return False
+            return None
         asked = Asked(lambda: way_taken(path, wanted.dereference, wanted.wait))
         self.wait_for(asked.has_come, display, "")
         if asked.error is not None:
@@ -8870,12 +8871,15 @@ class Sources(SourceList):
         beyond = [mount for mount in mounts if lies_far(mount, far) and (
             mount.id == number or mount.id in crossed and mount.path != b"/")]
         if not beyond:
-            return False
+            return None
         if "inotify" not in self.candidates():
             self.mount_list.wait_for(beyond)    # a filter that was asked for may wait
-            return False
+            return None
         if real is None:
-            return False                    # it is not there yet
+            return None                     # it is not there yet
+        other = self.far_root(number, real)
+        if other is not None:
+            return other.display            # given twice
         # What may lead elsewhere later, and a file, is followed by inotify.
         is_plain = is_dir and real == os.path.abspath(path) and not wanted.wait
         source = self.add_far(
@@ -8890,7 +8894,13 @@ class Sources(SourceList):
             self.drop(source)
         if source.error is not None:
             self.refuse(display, source.error)
-        return True
+        return source.root.display
+
+    def far_root(self, number, path):
+        """The root that was given of what is at a path of the mount of a number, where somebody
+        else answers for that; None if there is none."""
+        return next((root for source in self.trees for root in source.roots
+                     if root.is_far and (root.mount_id, root.path) == (number, path)), None)
 
     def wait_for(self, has_come, display, kind):
         """Wait until has_come(seconds), and say for what when it takes long."""
@@ -9275,6 +9285,8 @@ class NewMounts:
     def add_far(self, inner, mount):
         """Watch a mount that somebody else answers for."""
         sources, trace = self.sources, self.sources.trace_if_any()
+        if sources.far_root(mount.id, mount.path) is not None:
+            return None                     # it is a root, too
         if trace is None and "inotify" not in sources.candidates():
             return self.notice("not watched: %s, %s mounted inside: somebody else answers for it, "
                                "and only trace or inotify is used there"

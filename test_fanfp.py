@@ -7454,6 +7454,37 @@ class Unanswered(Mounts):
         make(self.tree + "/y")
         self.assertIn(self.tree + "/y", self.reported_in(program, self.tree + "/d"))
 
+    def test_root_that_is_mounted_in_another(self):
+        """What happens in it is told once, by either name, while it is a root and when it is none
+        any more."""
+        place = self.tree + "/m"
+        os.mkdir(place)
+        self.serve(place)
+        for roots in (place, self.tree), (self.tree, place), (place, place + "/.", self.tree):
+            with fanfp.Watch(*roots, events="CREATE", notice=lambda message: None) as watch:
+                self.assertEqual(set(watch.roots), {self.tree, place})
+                for name in "/x", "/y":
+                    make(place + name)
+                    make(self.tree + name)
+                    events, end = [], time.monotonic() + PATIENCE
+                    while not {self.tree + name, place + name} <= {each.path for each in events}:
+                        self.assertLess(time.monotonic(), end)
+                        events += watch.read(0.1)
+                    self.assertEqual([each.path for each in events].count(place + name), 1)
+                    if name == "/x":
+                        watch.remove(place)
+                        self.wait_for_mounts(watch)
+            for name in "/x", "/y":
+                os.remove(place + name)
+                os.remove(self.tree + name)
+
+    def wait_for_mounts(self, watch):
+        """Wait until the threads of what is mounted in the trees have had their answers."""
+        end = time.monotonic() + PATIENCE
+        while any(source.due() is not None for source in watch._sources.all):
+            self.assertLess(time.monotonic(), end)
+            self.assertEqual(watch.read(0.1), [])
+
     def test_root_that_is_not_there(self):
         """It is not waited for where nobody may answer, and that is said."""
         self.serve(self.tree)
