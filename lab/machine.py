@@ -156,6 +156,8 @@ def qemu(kernel, files, lab, log, memory, share, accel, interactive):
     if share:
         shares += ["-virtfs", f"{files_of},path={comma(os.path.abspath(share))},mount_tag=share"]
     return [
+        # which ends with whoever starts it, however that ends
+        "setpriv", "--pdeathsig", "KILL",
         f"qemu-system-{kind.program}", "-machine", kind.options, "-nodefaults",
         "-no-user-config", "-no-reboot", "-display", "none",
         "-accel", "tcg,thread=multi,tb-size=512" if accel == "tcg" else accel,
