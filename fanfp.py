@@ -6108,12 +6108,12 @@ class InotifyRoot(PlainRoot):
 
     watched    its Watched, None while there is none
     place      the Place of a mount in a tree, or None
-    ends_at    what judged() will be when all is judged that happened before it was removed, or None
+    parent_wd  the watch of its parent, in which it is `name`; None: that has none
     forgets_inodes  whether its file system does: see Watches.hold()
     """
 
     forgets_inodes = False
-    watched = place = ends_at = None
+    watched = place = parent_wd = name = None
 
 
 class Reported:
@@ -6524,6 +6524,7 @@ class Scan:
             since = listing.since       # it would have come to it
         for table in (self.lost, self.work):
             since = table.pop((watched, name), (since,))[0]
+        self.seen(watched, name)
         return watched.unreadable.pop(name, since)
 
     def all_judged(self):
@@ -6712,7 +6713,7 @@ class Inotify(Source):
     none is_shared(): see forget(), watch_child().
 
     learning  descriptors of the watches from before an overflow, until all is looked at; else None
-    roots_may_end  whether one may have been removed
+    in_doubt  roots of which a removal may not have been seen, till the queue is empty
     """
 
     filter_name, follows_mounts = "inotify", False
@@ -6725,7 +6726,7 @@ class Inotify(Source):
         self.queue, self.reported = InotifyQueue(self.fd, self.stats), Reported(wanted)
         self.watches = Watches(self.fd, wanted.mask, notice)
         self.scan = Scan(wanted, self.watches, mount_list, notice, self.reported, self.watch_child)
-        self.learning, self.roots_may_end = None, False
+        self.learning, self.in_doubt = None, []
 
     # --- roots ---
 
@@ -6762,11 +6763,13 @@ class Inotify(Source):
 
     def watch_parent(self, root):
         """Watch the parent directory of a root, for its renaming and removal."""
-        path = fd_path(root.fd)
+        path, root.parent_wd = fd_path(root.fd), None
+        root.name = os.path.basename(path)
         if path == b"/":
             return
         try:
-            self.watches.set(os.path.dirname(path), DELETE | IN_ONLYDIR, root.display)
+            root.parent_wd = self.watches.set(os.path.dirname(path), DELETE | IN_ONLYDIR,
+                                              root.display)
         except Error as error:
             self.notice("%s; the removal of %s won't be seen" % (error, printable(root.display)))
 
@@ -6902,9 +6905,9 @@ class Inotify(Source):
             queue.judged = queue.bytes_read
             self.scan.all_judged()
         self.advance(credit)
-        if self.roots_may_end:
-            self.end_removed()
         if queue.is_empty():
+            self.end_removed(self.in_doubt)
+            self.in_doubt.clear()
             self.scan.queue_empty()
         self.watches.leave(wd for wd, _ in zip(self.watches.leaving, range(LEAVE_STEP)))
         return reported.take()
@@ -6928,10 +6931,11 @@ class Inotify(Source):
 
     def judge(self, wd, mask, cookie, name):
         """Report an event if it is of a tree, and keep the table right."""
-        if mask & (DELETE | MOVE_SELF | Q_OVERFLOW):
-            self.roots_may_end = True
         if mask & Q_OVERFLOW:
             return self.overflow()
+        if mask & DELETE:
+            self.end_removed([root for root in self.roots
+                              if root.parent_wd == wd and root.name == name])
         watched = self.watches.by_wd.get(wd)
         if watched is None or self.scan.is_told(wd, mask, name):
             return None
@@ -6947,7 +6951,7 @@ class Inotify(Source):
         # In an exchange what comes is queued first: that may still be to be looked at.
         if mask & ISDIR and (mask & DELETE or mask & MOVED_FROM and name not in watched.children):
             since = self.scan.left(watched, name)
-        if mask & (CREATE | DELETE | MOVED_FROM | MOVED_TO):
+        elif mask & (CREATE | DELETE | MOVED_FROM | MOVED_TO):
             self.scan.seen(watched, name)
         path = self.watches.prefix(watched) + os.fsdecode(name)
         if mask & MOVED_FROM:
@@ -6967,15 +6971,17 @@ class Inotify(Source):
 
     def went(self, parent, name, mask):
         """A directory was removed, or moved out of the trees."""
-        child = self.watches.child(parent, name) if mask & MOVED_FROM else parent.children.get(name)
+        is_moved, child = mask & MOVED_FROM, parent.children.get(name)
+        if is_moved:
+            child = self.watches.child(parent, name)
         if child is None:
             return
-        if child.root is not None:
-            if mask & MOVED_FROM:
-                self.watches.unhang(child)
         # Of a subvolume nothing else tells what was in it; of one held, that it is gone.
-        elif mask & MOVED_FROM or child.inode[0] != parent.inode[0] or child.held is not None:
+        if child.root is None and (is_moved or child.inode[0] != parent.inode[0]
+                                   or child.held is not None):
             self.forget(child)
+        elif is_moved:
+            self.watches.unhang(child)
 
     def is_of_device(self, watched, name):
         """Whether an entry is a device node, which is to make a difference."""
@@ -7002,7 +7008,6 @@ class Inotify(Source):
             self.reported.add(old_path, mask)
             self.reported.add(path, MOVED_TO | (mask & ISDIR))
         self.scan.left(parent, name)        # what had the name is gone
-        self.scan.seen(parent, name)
         if not mask & ISDIR:
             return None
         child = self.watches.child(old_parent, old_name, (parent, name))
@@ -7032,20 +7037,15 @@ class Inotify(Source):
         self.reported.add(root.display, told)
         if mask & MOVE_SELF and root.fd is not None:
             self.watch_parent(root)
+            self.in_doubt.append(root)
         if mask & (UNMOUNT | DELETE_SELF):
             self.remove(root)
         return None
 
-    def end_removed(self):
-        """End the roots that were removed, once all is judged that had happened in them."""
-        self.roots_may_end = False
-        for root in list(self.roots):
-            if root.ends_at is None and root.removed():
-                root.ends_at = self.ahead()
-            if root.ends_at is None:
-                continue
-            self.roots_may_end = True
-            if self.judged() >= root.ends_at:
+    def end_removed(self, roots):
+        """End those of some roots that were removed."""
+        for root in roots:
+            if root.removed():
                 self.reported.add(root.display, DELETE_SELF | ISDIR)
                 self.remove(root)
 
@@ -7068,6 +7068,7 @@ class Inotify(Source):
         self.scan.forget()
         for root in self.roots:
             self.start(root)
+            self.in_doubt.append(root)
 
     def close(self, forked=False):
         for root in self.roots + self.mounted:
