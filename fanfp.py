@@ -11949,7 +11949,7 @@ class Screen(Top):
             keys = os.read(0, 4096).decode("latin-1")
             if not keys or "q" in keys:
                 return True
-            for key in re.sub("\x1b[[O][0-9;]*", "", keys):    # or F5 would be 1 and 5, too
+            for key in re.sub("\x1b[O[][0-9;]*", "", keys):    # or F5 would be 1 and 5, too
                 self.press(key)
             self.renew()
         return None

@@ -53,7 +53,9 @@ import fanfp
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.path.join(HERE, "fanfp.py")
-MODULE = [sys.executable, "-m", "fanfp"]
+# A warning that Python prints to everybody would be a line among fanfp's own.
+MODULE = [sys.executable, "-W", "error::FutureWarning", "-W", "error::RuntimeWarning",
+          "-m", "fanfp"]
 DIRECTORIES = os.environ.get("FANFP_TEST_DIRS", "").split(":")
 DIRECTORIES = [each for each in DIRECTORIES if each] or [tempfile.gettempdir()]
 FILTERS = [each for each in os.environ.get("FANFP_TEST_FILTERS", "").split(":") if each] \
