@@ -7533,6 +7533,7 @@ class Way:
     entries  [(descriptor of a directory, name)]: the symbolic links on the way, or all names, and,
              last, what is no directory, or is missing
     fd       an O_PATH descriptor of what they lead to; None: there is nothing
+    names    those that are left, backwards
     rest     the names from the first entry on; None: there is no entry
     own      which of the entries is the file itself, or what is missing: its index, or None
     mounts   the ids of the mounts that it is on: a set
@@ -7541,71 +7542,62 @@ class Way:
     def __init__(self, start, names, follow=True, may_ask=None, all_names=False):
         """`may_ask`: function(id of a mount), called before anything there is asked what it is;
         raises OSError to forbid that.  `all_names`: directories are entries, too."""
-        self.entries, self.fd, self.rest, self.own = [], None, None, None
-        self.mounts, self.may_ask, self.all_names = set(), may_ask, all_names
-        self.proc, self.links = os.stat("/proc").st_dev, 0
-        at, names = os.open(b".", O_PATH_DIR, dir_fd=start), names[::-1]
+        self.entries, self.names, self.rest, self.own = [], names[::-1], None, None
+        self.follow, self.may_ask, self.all_names = follow, may_ask, all_names
+        self.mounts, self.links, self.proc = set(), 0, os.stat("/proc").st_dev
+        self.fd = os.open(b".", O_PATH_DIR, dir_fd=start)
         with OnFailure(self.close):
-            while names and at is not None:
-                at = self.step(at, names.pop(), names, follow)
-        if at is not None:
-            self.fd = at
+            while self.names and self.fd is not None:
+                at, self.fd = self.fd, None
+                with Closing(at):
+                    self.step(at, self.names.pop())
 
-    def step(self, at, name, names, follow):
-        """From an open directory, which is closed, by one name to the next: its descriptor, None if
-        there is none.  `names`, backwards, are those that are left."""
-        fd = None
-        try:
-            fd = os.open(name, O_PATH_ENTRY, dir_fd=at)
-            status = self.status(fd)
-            if stat.S_ISLNK(status.st_mode) and (names or follow):
-                if status.st_dev != self.proc:
-                    return self.step_by_link(at, fd, name, names)
-                os.close(fd)                # its text may be what it does not lead to
-                fd = None
-                fd = os.open(name, O_PATH | os.O_CLOEXEC, dir_fd=at)
-                status = self.status(fd)
-            if stat.S_ISDIR(status.st_mode):
-                if self.all_names:
-                    self.note(at, name, names)
-                found, fd = fd, None
-                return found
-            self.note(at, name, names)
-            if not names:
-                self.fd, fd, self.own = fd, None, len(self.entries) - 1
-        except FileNotFoundError:
-            self.note(at, name, names)
-            if not names:
-                self.own = len(self.entries) - 1
-        finally:
-            os.close(at)
-            if fd is not None:
-                os.close(fd)
+    def step(self, at, name):
+        """By one name on from an open directory."""
+        status = self.come_to(at, name)
+        if status and stat.S_ISLNK(status.st_mode) and (self.names or self.follow):
+            if status.st_dev != self.proc:
+                return self.step_by_link(at, name)
+            # The text of one in /proc may be what it does not lead to.
+            status = self.come_to(at, name, O_PATH | os.O_CLOEXEC)
+        is_dir = status and stat.S_ISDIR(status.st_mode)
+        if not is_dir or self.all_names:
+            self.note(at, name)
+        if not is_dir and self.names:
+            self.leave()
+        elif not is_dir:
+            self.own = len(self.entries) - 1
         return None
 
-    def status(self, fd):
-        """The os.stat_result of what is open, if it may be asked."""
-        number = mount_id_of(fd)
-        self.mounts.add(number)
-        if self.may_ask is not None:
-            self.may_ask(number)
-        return os.fstat(fd)
-
-    def step_by_link(self, at, link, name, names):
-        """The directory where a symbolic link starts, whose text is put before `names`."""
-        self.note(at, name, names)
+    def step_by_link(self, at, name):
+        """On from the directory where a symbolic link, which is open, starts: by its text."""
+        self.note(at, name)
         self.links += 1
         if self.links > LINK_LIMIT:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        text = os.readlink(b"", dir_fd=link)
-        names += split_names(text)[::-1]
-        return os.open(b"/" if text.startswith(b"/") else b".", O_PATH_DIR, dir_fd=at)
+        text = os.readlink(b"", dir_fd=self.fd)
+        self.names += split_names(text)[::-1]
+        self.leave()
+        self.fd = os.open(b"/" if text.startswith(b"/") else b".", O_PATH_DIR, dir_fd=at)
 
-    def note(self, directory, name, rest):
-        """Note an entry, before `rest`, the names that follow, backwards."""
+    def come_to(self, at, name, flags=O_PATH_ENTRY):
+        """Open a name: its os.stat_result, if it may be asked; None where there is nothing."""
+        self.leave()
+        try:
+            self.fd = os.open(name, flags, dir_fd=at)
+        except FileNotFoundError:
+            return None
+        number = mount_id_of(self.fd)
+        self.mounts.add(number)
+        if self.may_ask is not None:
+            self.may_ask(number)
+        return os.fstat(self.fd)
+
+    def note(self, directory, name):
+        """Note an entry."""
         self.entries.append((os.dup(directory), name))
         if self.rest is None:
-            self.rest = [name] + rest[::-1]
+            self.rest = [name] + self.names[::-1]
 
     @property
     def is_dir(self):
@@ -7617,12 +7609,17 @@ class Way:
         return ([(inode_of(fd), name) for fd, name in self.entries],
                 self.fd is not None and inode_of(self.fd))
 
-    def close(self):
-        for fd, _ in self.entries:
-            os.close(fd)
+    def leave(self):
+        """Close what it has come to."""
         if self.fd is not None:
             os.close(self.fd)
-        self.entries, self.fd = [], None
+            self.fd = None
+
+    def close(self):
+        self.leave()
+        for fd, _ in self.entries:
+            os.close(fd)
+        self.entries = []
 
 
 def way_to(path, follow=True, may_ask=None, all_names=False):
@@ -7744,9 +7741,8 @@ class Names(Source):
     make()             what is needed for that; the descriptor to read
     listen(fd, is_own) have events of the names in an open directory, and of what happens to their
                        files if `is_own`; its key
-    unlisten(key)      not any more
     mark(given, fd)    have events of an open file by any name; its key, None if that can't be
-    unmark(key)        not any more: it is no root; if that is not what unlisten() does
+    unlisten(key, fd)  not any more: to a directory, open as `fd`, or a file (None)
     key(fd)            the key of an open file, where events tell whose file an entry was
     ahead()            see Source
     events()           yield (mask, pid, (key, name), target) of the events in one buffer, which is
@@ -7878,14 +7874,11 @@ class Names(Source):
         for what in [what for what, roots in self.heard.items() if not roots]:
             del self.heard[what]
             if not isinstance(what, tuple):
-                self.unmark(what)
+                self.unlisten(what, None)
         used = {what[0] for what in self.heard if isinstance(what, tuple)}
         for key in self.places.keys() - used:
-            self.unlisten(key)
-            os.close(self.places.pop(key))
-
-    def unmark(self, key):
-        self.unlisten(key)
+            with Closing(self.places.pop(key)) as fd:
+                self.unlisten(key, fd)
 
     # --- events ---
 
@@ -8064,19 +8057,19 @@ class FanotifyNames(Names):
         fanotify_mark(self.fd, FAN_MARK_ADD, mask, fd, b".", os.fsdecode(fd_path(fd)))
         return self.place(self.key(fd), fd)
 
-    def unlisten(self, key):
-        mask = NAME_EVENTS | ISDIR | self.asked | EVENT_ON_CHILD
-        fanotify_mark(self.fd, FAN_MARK_REMOVE, mask, self.places[key], b".")
-
     def mark(self, given, fd):
         if self.asked:
             fanotify_mark(self.fd, FAN_MARK_ADD, self.asked, AT_FDCWD, path_to_fd(fd),
                           given.display)
         return self.key(fd)
 
-    def unmark(self, key):
-        """What can't be opened is gone, or soon; or it is on a file system of which no directory is
-        open here, and what comes of it is dropped."""
+    def unlisten(self, key, fd):
+        """A file that can't be opened is gone, or soon; or it is on a file system of which no
+        directory is open here, and what comes of it is dropped."""
+        if fd is not None:
+            fanotify_mark(self.fd, FAN_MARK_REMOVE,
+                          NAME_EVENTS | ISDIR | self.asked | EVENT_ON_CHILD, fd, b".")
+            return
         place = next((fd for each, fd in self.places.items() if each[:8] == key[:8]), None)
         if place is None or not self.asked:
             return
@@ -8117,7 +8110,7 @@ class TraceNames(Names):
     def listen(self, fd, is_own):
         return self.place(self.traced.pin(fd, os.fsdecode(fd_path(fd)), flat=True), fd)
 
-    def unlisten(self, key):
+    def unlisten(self, key, _):
         self.traced.unpin(key)
 
     def mark(self, given, fd):
@@ -8168,7 +8161,7 @@ class InotifyNames(Names):
         mask = NAME_EVENTS | IN_ONLYDIR | IN_MASK_ADD | (self.asked if is_own else 0)
         return self.place(self.watch(fd, mask, os.fsdecode(fd_path(fd))), fd)
 
-    def unlisten(self, key):
+    def unlisten(self, key, _):
         call("inotify_rm_watch", self.fd, key)
 
     def watch(self, fd, mask, shown):
@@ -8241,8 +8234,8 @@ KINDS = {"inotify": Kind(Inotify, InotifyRoot, InotifyNames),
 
 def no_root(error, shown):
     """The Error for a root that can't be looked at."""
-    if isinstance(error, Error):
-        return Error(error.errno, "watching %s: %s" % (printable(shown), error.reason),
+    if error.errno == errno.EREMOTE:        # see MountList.may_ask()
+        return Error(error.errno, "watching %s: %s" % (printable(shown), in_words(error).reason),
                      hint="make it first")
     hint = "name a directory or a file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
     return failure(error.errno, "watching", shown or '""', hint)
@@ -8364,17 +8357,6 @@ THREAD_ROOM = 10000         # batches of events of such a thread that may wait t
 THREAD_BATCHES = 16         # of them in one read()
 
 
-class FarRoot(Root):
-    """A root that a ThreadSource watches, as the others know it: nothing is asked there."""
-
-    is_far = True
-
-    def __init__(self, display, path, mount_id):
-        """`path`: the real one."""
-        super().__init__(display, path)
-        self.mount_id = mount_id
-
-
 class Asked:
     """A question put by a thread of its own, which may get no answer."""
 
@@ -8404,7 +8386,7 @@ class ThreadSource(Source):
     The reader never waits.  A thread that gets no answer is left behind, and lets go of all it has
     when it gets one.
 
-    root       a FarRoot
+    root       as the others know it: nothing is asked there
     kind       of its file system, str
     is_inner   whether it is a mount in a tree, which the thread's Watch shows as "/"
     take_over  function of what the thread has opened; None: the thread watches
@@ -8884,7 +8866,7 @@ class Sources(SourceList):
         # What may lead elsewhere later, and a file, is followed by inotify.
         is_plain = is_dir and real == os.path.abspath(path) and not wanted.wait
         source = self.add_far(
-            FarRoot(shown_name(display), real, number), beyond[0].kind,
+            shown_name(display), real, number, beyond[0].kind,
             lambda notice: self.thread_watch(display, notice=notice, ignore=wanted.ignore.globs),
             self.trace_if_any() if is_plain else None)
         while not source.is_ready and not source.over:
@@ -9025,16 +9007,18 @@ class Sources(SourceList):
                 pass                        # inotify serves, too
         return self.by_kind.get(Trace)
 
-    def add_far(self, root, kind, watch, trace, mount=None, on_open=lambda opened: None):
-        """Watch a FarRoot, given or of a Mount in a tree: its ThreadSource.  A thread watches it,
-        by watch(notice), a Watch; or opens it for `trace`, if that is the source for it, which asks
-        nobody any more then.  on_open() has the TraceRoot."""
-        begin = self.begin_thread
+    def add_far(self, display, path, mount_id, kind, watch, trace, mount=None,
+                on_open=lambda opened: None):
+        """Watch what is at a real path, given or a Mount in a tree: its ThreadSource.  A thread
+        watches it, by watch(notice), a Watch; or opens it for `trace`, if that is the source for
+        it, which asks nobody any more then.  on_open() has the TraceRoot."""
+        begin, root = self.begin_thread, Root(display, path)
+        root.is_far, root.mount_id = True, mount_id
 
         def make(notice):
             begin()
             return watch(notice) if trace is None \
-                else trace.open(TraceRoot(root.display, root.path, mount))
+                else trace.open(TraceRoot(display, path, mount))
 
         def take_over(opened):
             if any(opened.key == other.key for other in trace.roots):
@@ -9084,8 +9068,8 @@ class InnerMount:
     root    the Root by which a source watches it; None: nothing does
     display  what it was called when it was found
     place   its Place in the tree, where a source has the directory that it is in; else None
-    above   what the directory is in, where none has: another InnerMount or a FarRoot, and what it
-            is called follows from the paths of both
+    above   what the directory is in, where none has: another InnerMount or a Root that is far, and
+            what it is called follows from the paths of both
     path    bytes, as last listed
     spot    its spot_of(), which stays the same when directories above are renamed; None where
             nothing is asked
@@ -9296,11 +9280,10 @@ class NewMounts:
         def on_open(opened):
             opened.is_covered = is_far(os.path.dirname(opened.path), self.list.far())
             inner.root = opened
-        inner.root = FarRoot(inner.display, mount.path, mount.id)
         source = sources.add_far(
-            inner.root, mount.kind,
+            inner.display, mount.path, mount.id, mount.kind,
             lambda notice: sources.thread_watch(mount=mount, notice=notice), trace, mount, on_open)
-        source.is_announced = self.notice.running
+        inner.root, source.is_announced = source.root, self.notice.running
         return None
 
 
