@@ -4015,7 +4015,7 @@ class Who:
     def means(self):
         """How the names of processes that have ended are known, in words."""
         return "by BPF" if self.ended is not None \
-            else "by /proc, of those heard of before they ended: " + self._reason
+            else "by /proc, of those seen before they ended: " + self._reason
 
     def find(self, pid, since):
         """The Process that had this id at some time after `since`; None for what can't be told."""
@@ -4767,9 +4767,8 @@ class Tracer:
     # Of struct trace_more, by byte.
     NO_MORE = 0xFFFFFFFF
     MERGED_BITS = ACCESS, MODIFY, ATTRIB, CLOSE_WRITE, CLOSE_NOWRITE, OPEN, OPEN_EXEC, DELETE
-    COUNTS = ("sent", "outside", "merged", "own", "full", "detached", "too long",
-              "unsettled", "too deep", "unknown data")  # enum trace_count
-    FULL = COUNTS.index("full")
+    COUNTS = ("sent", "outside", "merged", "own", "detached", "too long", "unsettled", "too deep",
+              "unknown data")               # enum trace_count
     SIGNATURES = {"fsnotify": 7, "__fsnotify_parent": 4, "d_move": 2}
     # By whether the kernel has bpf_loop(); the first three are run at these functions.
     PROGRAMS = {True: ("trace_event", "trace_child", "trace_move", "trace_place"),
@@ -5047,7 +5046,8 @@ class Tracer:
 
     def counters(self):
         """{name: number} of what the programs did so far."""
-        return {"kernel " + name: self._count(index) for index, name in enumerate(self.COUNTS)}
+        counts = {"kernel " + name: self._count(index) for index, name in enumerate(self.COUNTS)}
+        return dict(counts, **{"kernel full": self.loaded.globals["trace_full"]})
 
     def _count(self, index):
         """One of COUNTS, of all processors."""
@@ -5064,7 +5064,7 @@ class Tracer:
                 self._lost = sum(missed_runs(self.loaded.programs[name]) for name in self._entries)
             except Error:
                 pass                        # not permitted any more: before Linux 5.19
-        return self._lost + self._count(self.FULL)
+        return self._lost + self.loaded.globals["trace_full"]
 
     def why_lost(self):
         """Why those were lost, and what to do, in words."""

@@ -399,7 +399,7 @@ static __noinline enum place ask(struct dentry *dentry)
  * Learn where a directory is of which an event told no dentry.  It is climbed from its
  * own dentry by plain reads, which two moves at the same time could mislead, and both of
  * them will bump the generation: so the answer is for later events, while the present
- * one is sent.  With that, `rm -r` of what was never heard of costs one event a directory.
+ * one is sent.  With that, `rm -r` of what was never seen costs one event a directory.
  */
 static __noinline void learn(struct inode *dir, __u64 now)
 {

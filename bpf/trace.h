@@ -164,8 +164,8 @@ struct trace_record {
 #define NO_MORE	0xffffffff
 
 enum trace_count {
-	TRACE_SENT, TRACE_OUTSIDE, TRACE_MERGED, TRACE_OWN, TRACE_FULL, TRACE_DETACHED,
-	TRACE_TOO_LONG, TRACE_UNSETTLED, TRACE_TOO_DEEP, TRACE_UNKNOWN_DATA, TRACE_COUNTS,
+	TRACE_SENT, TRACE_OUTSIDE, TRACE_MERGED, TRACE_OWN, TRACE_DETACHED, TRACE_TOO_LONG,
+	TRACE_UNSETTLED, TRACE_TOO_DEEP, TRACE_UNKNOWN_DATA, TRACE_COUNTS,
 };
 
 /* The last record of an inode, if it is one that further events may be merged into. */
@@ -323,6 +323,7 @@ const volatile __u64 trace_pidns_ino CONSTANT = 0;	/* 0: the first */
 __u64 trace_rename_lock SEC(".data.trace") = 0;		/* its address, 0: not known */
 __u64 trace_rcu_state SEC(".data.trace") = 0;		/* the same */
 __u64 trace_read SEC(".data.trace") = 0;	/* up to there no entry of trace_more is in use */
+__u64 trace_full SEC(".data.trace") = 0;	/* records for which the ring had no room */
 __u32 trace_watcher SEC(".data.trace") = 0;
 __u32 trace_roots_changed SEC(".data.trace") = 0;
 
@@ -667,7 +668,7 @@ static __always_inline void send(struct work *work)
 		more = next_more(work);
 	before = bpf_ringbuf_query(&trace_ring, BPF_RB_PROD_POS);
 	if (bpf_ringbuf_output(&trace_ring, record, sizeof(*record) + size, 0)) {
-		work->counts[TRACE_FULL]++;
+		__sync_fetch_and_add(&trace_full, 1);
 		return;
 	}
 	work->counts[TRACE_SENT]++;
@@ -1031,7 +1032,7 @@ static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask, 
 	return is_merged(work, has_loop) ? NULL : work;
 }
 
-/* What only an inode is told of: that is of no interest, unless it is a root. */
+/* An event that names an inode alone is of no interest, unless that is a root. */
 static __always_inline struct work *take_inode(struct inode *inode, __u32 mask)
 {
 	__u32 bits = asked_of(mask) | (mask & FS_UNMOUNT);
