@@ -8225,11 +8225,11 @@ LESSER = {"marks": "", "user": ", which reads every event of the file system",
 NOT_TOLD = {"inotify": OPEN_EXEC | FS_ERROR, "trace": FS_ERROR}     # of events, by filter
 
 
-# What watches trees with a filter, the roots it takes, and what watches names; None: with fanotify.
+# What watches trees with a filter, the roots it takes, and what watches names.
 Kind = collections.namedtuple("Kind", "trees root names")
-KINDS = {"inotify": Kind(Inotify, InotifyRoot, InotifyNames),
-         "trace": Kind(Trace, TraceRoot, TraceNames),
-         None: Kind(Fanotify, HandleRoot, FanotifyNames)}
+KINDS = dict.fromkeys(FILTER_NAMES, Kind(Fanotify, HandleRoot, FanotifyNames))
+KINDS["inotify"] = Kind(Inotify, InotifyRoot, InotifyNames)
+KINDS["trace"] = Kind(Trace, TraceRoot, TraceNames)
 
 
 def no_root(error, shown):
@@ -8262,7 +8262,7 @@ class MountList:
     def __init__(self):
         self._files = []
         self._news = False                      # a change not told yet
-        self._mounts, self._kept = None, {}     # current(), and see _of_list()
+        self._mounts = None                     # current(), and with it names() and far()
         self.near = set()                       # see wait_for()
         try:
             for _ in range(2):
@@ -8286,14 +8286,7 @@ class MountList:
 
     def _look(self):
         if self._poll.poll(0):
-            self._news, self._mounts, self._kept = True, None, {}
-
-    def _of_list(self, name, make):
-        """What a function makes of the mounts, not made again while they are the same."""
-        mounts = self.current()
-        if name not in self._kept:
-            self._kept[name] = make(mounts)
-        return self._kept[name]
+            self._news, self._mounts = True, None
 
     @staticmethod
     def read():
@@ -8305,22 +8298,25 @@ class MountList:
         self._look()
         if self._mounts is None:
             self._mounts = read_mounts()
+            self._names = {mount.path.rpartition(b"/")[2] for mount in self._mounts}
+            self._far = far_paths(self._mounts, self.near)
         return self._mounts
 
     def names(self):
         """The last parts of the paths of all mounts: a set of bytes."""
-        return self._of_list("names", lambda mounts: {
-            mount.path.rpartition(b"/")[2] for mount in mounts})
+        self.current()
+        return self._names
 
     def far(self):
         """far_paths() of all mounts."""
-        return self._of_list("far", lambda mounts: far_paths(mounts, self.near))
+        self.current()
+        return self._far
 
     def wait_for(self, mounts):
         """Whoever answers for these mounts is waited for, as long as it takes: their devices are
         not far, but `near`."""
         self.near.update(mount.device for mount in mounts)
-        self._kept = {}
+        self._mounts = None
 
     def has_far(self, path):
         """Whether a mount that lies_far() is at a path now.  The renaming of a directory above one
@@ -8792,7 +8788,7 @@ class Sources(SourceList):
 
     def add_to_names(self, name, given):
         """Watch a root that is known by its names, with the filter of a name."""
-        kind = KINDS.get(name, KINDS[None]).names
+        kind = KINDS[name].names
         for names in self.names:
             try:
                 if isinstance(names, kind):
@@ -8958,7 +8954,7 @@ class Sources(SourceList):
             raise Error(errno.EINVAL, "watching %s: %s does not tell of %s" % (
                 printable(shown), name, " or ".join(event_names(self.wanted.mask))),
                         hint="choose other events, or --filter marks")
-        kind = KINDS.get(name, KINDS[None])
+        kind = KINDS[name]
         root = kind.root(shown, path, mount)
         root.may_wait = self.wanted.may_wait
         source = self.by_kind.get(kind.trees)
@@ -8977,7 +8973,7 @@ class Sources(SourceList):
         """Make what watches trees with the filter of a name, and have it begin()."""
         if name == "trace" and self.why_no_trace is not None:
             raise self.why_no_trace
-        kind = KINDS.get(name, KINDS[None]).trees
+        kind = KINDS[name].trees
         try:
             made = kind(self.wanted, name, self.notice, self.mount_list)
         except Error as error:
