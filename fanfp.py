@@ -2252,7 +2252,8 @@ def read_object_file(path=None, programs=None):
     hint = "name another, or leave --object out"
     if path is None:
         path = os.path.join(os.path.dirname(os.path.realpath(__file__)), "fan_fp.bpf.o")
-        hint = "copy it from where fanfp.py is from, beside it"
+        hint = "copy it from where fanfp.py is from, beside it" if sys.byteorder == "little" else \
+            "make -B fan_fp.bpf.o, where fanfp.py is from, makes one on such a machine"
     # A pipe may never give anything, and /dev/zero never an end.
     if os.path.exists(path) and not os.path.isfile(path):
         raise failure(errno.EINVAL, "reading BPF object", path, "it is no file; " + hint)
@@ -3826,8 +3827,10 @@ def _with_log(poison, attempt):
     at = next((line.partition(":")[0] for line in reversed(lines) if ": (85) call " in line), "")
     if at.isdigit() and int(at) in poison:
         reason += " (this kernel has no %s)" % poison[int(at)]
+    hint = "turn on the kernel's compiler (sysctl net.core.bpf_jit_enable=1), where it has one " \
+        "(CONFIG_BPF_JIT)" if "JIT" in reason else ""
     raise Error(why.errno, "%s: %s%s" % (why.reason, reason, ", at: " + source if source else ""),
-                "\n".join(lines[-20:]))
+                "\n".join(lines[-20:]), hint)
 
 
 # --- asking the kernel ---
@@ -4649,6 +4652,9 @@ KPROBE_TYPE = "/sys/bus/event_source/devices/kprobe/type"
 PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "s390x": 331, "ppc64": 319,
                    "ppc64le": 319}
 PERF_FLAG_FD_CLOEXEC = 8
+# Where a function begins with instructions of the kernel's function tracer, in bytes, and there is
+# no CONFIG_KPROBES_ON_FTRACE, nothing else may run at these (EINVAL).  Parameters outlast them.
+TRACED_ENTRY = {"riscv64": 8}
 # PERF_EVENT_IOC_ENABLE and PERF_EVENT_IOC_SET_BPF, <linux/perf_event.h>; PowerPC encodes otherwise.
 PERF_IOCTLS, PERF_IOCTLS_POWERPC = (0x2400, 0x40042408), (0x20002400, 0x80042408)
 
@@ -4672,10 +4678,13 @@ def open_kprobe(function, program):
     except OSError as why:
         raise failure(why.errno, doing, function, "this kernel has no kprobes, or no /sys is here")
     name = ctypes.create_string_buffer(function.encode())
-    attributes = struct.pack("=IIQQQQQIIQQ", kind, 72, 0, 0, 0, 0, 0, 0, 0,
-                             ctypes.addressof(name), 0)
-    fd = libc().syscall(ctypes.c_long(number), attributes, ctypes.c_long(-1), ctypes.c_long(0),
-                        ctypes.c_long(-1), ctypes.c_long(PERF_FLAG_FD_CLOEXEC))
+    for offset in sorted({0, TRACED_ENTRY.get(os.uname().machine, 0)}):
+        attributes = struct.pack("=IIQQQQQIIQQ", kind, 72, 0, 0, 0, 0, 0, 0, 0,
+                                 ctypes.addressof(name), offset)
+        fd = libc().syscall(ctypes.c_long(number), attributes, ctypes.c_long(-1), ctypes.c_long(0),
+                            ctypes.c_long(-1), ctypes.c_long(PERF_FLAG_FD_CLOEXEC))
+        if fd >= 0 or ctypes.get_errno() != errno.EINVAL:
+            break
     if fd < 0:
         number = ctypes.get_errno()
         raise failure(number, doing, function, {

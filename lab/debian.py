@@ -34,7 +34,7 @@ KERNELS = {
 FOREIGN = {
     "arm64": ("6.12.", ["trixie"]),
     "riscv64": ("6.12.", ["trixie"]),
-    "s390x": ("", ["forky"]),
+    "s390x": ("6.1.", ["bookworm"]),
     "ppc64el": ("", ["forky"]),
 }
 KINDS = {"ppc64el": "powerpc64le"}      # of kernels, where it is not the architecture's name

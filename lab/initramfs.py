@@ -47,6 +47,7 @@ WITHOUT = re.compile(r"/(test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3
 # Of the packages of another architecture all is taken but what is large and of no use.
 UNUSED = re.compile(r"^usr/share/(?!git-core/templates/(description|info/exclude)$)|"
                     r"^usr/lib/[^/]*/perl|^usr/lib/git-core/(?!git$)|" + WITHOUT.pattern)
+MERGED = re.compile(r"^((bin|sbin|lib(64)?)/)")     # where these have become links to those in /usr
 
 FILES = {
     "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
@@ -145,7 +146,7 @@ def unpacked(root):
     for directory, names, files in os.walk(root):
         for file in sorted(names + files):
             path = os.path.join(directory, file)
-            name = os.path.relpath(path, root)
+            name = MERGED.sub(r"usr/\1", os.path.relpath(path, root))
             if not UNUSED.search(name):
                 yield name, path
 
