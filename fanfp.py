@@ -144,12 +144,14 @@ class Error(OSError):
         return self.strerror
 
 
-def failure(number, doing, on="", hint=""):
-    """The Error for errno `number` met while `doing` something `on` a thing.
+def failure(number, doing, on=None, hint=""):
+    """The Error for errno `number` met while `doing` something `on` a thing, if any.
 
     `hint`: what to do, or {errno: what to do}.
     """
-    text = doing + (" " + printable(on) if on else "") + ": " + os.strerror(number)
+    if on is not None:
+        doing += " " + (printable(on) or '""')
+    text = doing + ": " + os.strerror(number)
     if isinstance(hint, dict):
         hint = hint.get(number)
     elif number in LIMITS:
@@ -185,8 +187,9 @@ def in_words(error):
         return error
     if error.errno is None:
         return Error(errno.EIO, str(error))
-    on = error.filename if isinstance(error.filename, (str, bytes)) else ""
-    return failure(error.errno, "opening" if on else "asking the kernel", os.fsdecode(on))
+    if isinstance(error.filename, (str, bytes)):
+        return failure(error.errno, "opening", os.fsdecode(error.filename))
+    return failure(error.errno, "asking the kernel")
 
 
 def worded(error):
@@ -340,7 +343,7 @@ def fanotify_init(flags):
                               "--filter trace or inotify",
                 errno.EMFILE: "too many groups or descriptors; see "
                               "/proc/sys/fs/fanotify/max_user_groups and ulimit -n"}
-        raise failure(number, "making a fanotify group", "", hint)
+        raise failure(number, "making a fanotify group", None, hint)
     return fd
 
 
@@ -353,7 +356,7 @@ def fanotify_mark(group, flags, mask, directory, path, shown=""):
                 errno.EOPNOTSUPP: "this file system has no file handles; use --filter inotify",
                 errno.ENODEV: "this file system has no identifier; use --filter inotify",
                 errno.EXDEV: "a part of a file system can't be marked; use --filter inotify"}
-        raise failure(number, "marking", shown or os.fsdecode(path or b""), hint)
+        raise failure(number, "marking", shown or (os.fsdecode(path) if path else None), hint)
 
 
 def new_group():
@@ -464,7 +467,7 @@ def open_by_handle(mount_fd, handle, flags=O_PATH_DIR):
         time.sleep(0.001)
     if fd < 0:
         number = ctypes.get_errno()
-        raise failure(number, "opening a file handle", "",
+        raise failure(number, "opening a file handle", None,
                       forbidden(CAP_DAC_READ_SEARCH, "needs CAP_DAC_READ_SEARCH")
                       if number == errno.EPERM else "")
     return fd
@@ -656,7 +659,7 @@ def keep_capabilities(kept):
     low, high = kept & 0xFFFFFFFF, kept >> 32
     sets = CAPABILITY_SETS.pack(low, low, 0, high, high, 0)
     if call("capset", ctypes.create_string_buffer(CAPABILITY_HEADER, 8), sets) < 0:
-        raise failure(ctypes.get_errno(), "dropping capabilities", "", "it keeps those it has")
+        raise failure(ctypes.get_errno(), "dropping capabilities", None, "it keeps those it has")
 
 
 def printable(text):
@@ -688,7 +691,7 @@ def with_slash(path):
 
 def shown_name(root):
     """What a root is called in events."""
-    return root.rstrip("/") or "/"
+    return root.rstrip("/") or root[:1]
 
 
 def below(path, top):
@@ -3301,7 +3304,7 @@ LACKS = errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM    # not for what 
 TRISTATE = "nym"                        # by its number: TRI_NO, TRI_YES, TRI_MODULE
 
 
-def bpf(command, form, *values, doing, on="", hint=None):
+def bpf(command, form, *values, doing, on=None, hint=None):
     """One bpf(2) call.  form and values: those of its union bpf_attr, as struct.pack() has them,
     where a buffer stands for its address.  Returns its result, or raises Error."""
     attributes = ctypes.create_string_buffer(struct.pack("=" + form, *[
@@ -3331,7 +3334,7 @@ def _raise_memory_limit():
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, endless)
     except (ValueError, OSError):
-        raise failure(errno.EPERM, "loading BPF", "", "needs root, or a higher limit of locked "
+        raise failure(errno.EPERM, "loading BPF", None, "needs root, or a higher limit of locked "
                       "memory (ulimit -l)")
     return True
 
@@ -4198,7 +4201,7 @@ def require_first_namespaces():
                 raise failure(error.errno, "noting who has ended", "/proc/self/ns/pid")
             continue                    # Linux before 5.6
         if found != number:
-            raise failure(errno.ENOTSUP, "noting who has ended", "",
+            raise failure(errno.ENOTSUP, "noting who has ended", None,
                           "this is a %s namespace of its own" % kind)
 
 
@@ -4507,7 +4510,7 @@ class FastpathGroup(Group):
         try:
             fcntl.ioctl(self.fd, FAN_IOC_DEL_FP, bytes(64))
         except OSError as error:
-            raise failure(error.errno, "asking the kernel for the fanotify fastpath", "",
+            raise failure(error.errno, "asking the kernel for the fanotify fastpath", None,
                           "it has none (no released kernel has); use --filter marks")
 
     def _load(self, obj):
@@ -6683,7 +6686,8 @@ class Scan:
                 entries = [(entry.name, entry.is_dir(follow_symlinks=False))
                            for _, entry in zip(range(LIST_STEP), listing.entries)]
             except OSError as error:
-                self.notice("%s: %s" % (printable(self.watches.prefix(watched)), error.strerror))
+                self.notice("reading %s: %s; not all that is below it is watched" % (
+                    printable(self.watches.prefix(watched)), error.strerror))
         if not entries:
             self.listing = None
             listing.entries.close()
@@ -7095,7 +7099,7 @@ def new_inotify():
     """A new inotify instance: its file descriptor.  inotify_init1(2)."""
     fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
     if fd < 0:
-        raise failure(ctypes.get_errno(), "making an inotify instance", "",
+        raise failure(ctypes.get_errno(), "making an inotify instance", None,
                       {errno.EMFILE: "see /proc/sys/fs/inotify/max_user_instances and ulimit -n"})
     return fd
 
@@ -8247,7 +8251,7 @@ def no_root(error, shown):
         return Error(error.errno, "watching %s: %s" % (printable(shown), in_words(error).reason),
                      hint="make it first")
     hint = "name a directory or a file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
-    return failure(error.errno, "watching", shown or '""', hint)
+    return failure(error.errno, "watching", shown, hint)
 
 
 def is_below_any(path, tops):
@@ -9879,9 +9883,7 @@ class Watch:
         if not callable(notice):
             raise TypeError("notice: a function(str) is wanted, not %r" % (notice,))
         latency = duration("latency", latency)
-        globs = [ignore] if isinstance(ignore, (str, bytes)) else ignore or ()
-        ignore, doers = Ignore([path_name("ignore", each) for each in globs]), \
-            choose_doers(comm, pid, user)
+        ignore, doers = Ignore(globs_of(ignore)), choose_doers(comm, pid, user)
         self._wanted = Wanted(
             event_mask(events), filter, object, own, devices, recursive, dereference, wait,
             None if ring is None else ring_size(ring), ignore, bool(doers), self._may_wait)
@@ -10119,7 +10121,7 @@ class Watch:
         """Watch a root no longer, and what is mounted in it.  What has happened in it before is
         still told."""
         name = shown_name(name_of_root(root))
-        doing = "giving up %s" % printable(name)
+        doing = "giving up %s" % (printable(name) or '""')
         self._check(doing)
         try:
             with self._tables:
@@ -10342,6 +10344,17 @@ def path_name(name, path):
 def name_of_root(root):
     """A root that was given as an argument, as str."""
     return path_name("watching", root)
+
+
+def globs_of(ignore):
+    """The globs that were given as an argument, as a list of str."""
+    if isinstance(ignore, (str, bytes)):
+        ignore = [ignore]
+    try:
+        globs = list(ignore or ())
+    except TypeError:
+        raise TypeError("ignore: a glob (str) or a list of them is wanted, not %r" % (ignore,))
+    return [path_name("ignore", each) for each in globs]
 
 
 def choose_doers(comm, pid, user):

@@ -5781,6 +5781,24 @@ class Unreadable(Base):
                 self.assertEqual(lines[0].count(self.tree), min(count, 4))
                 self.assertEqual(" and 26 more " in lines[0], count == 30)
 
+    def test_listing_that_fails(self):
+        """A directory that can be opened and not be read to its end is named, with what was being
+        done."""
+        root = "/proc/1/map_files"
+        try:
+            os.close(os.open(root, os.O_RDONLY))
+        except OSError:
+            self.skipTest("%s can't be opened" % root)
+        try:
+            os.listdir(root)
+        except OSError as error:
+            program = self.program(root, "--filter", "inotify")
+            self.assertEqual(program.errors.decode().splitlines()[:-1], [
+                "fanfp: reading %s/: %s; not all that is below it is watched"
+                % (root, error.strerror)])
+        else:
+            self.skipTest("%s can be listed" % root)
+
 
 # =============================================================================================
 # 8. trace: the programs without what is made of their records, and the filter
@@ -8920,7 +8938,8 @@ class Threads(Base):
                 ((self.tree,), {"latency": float("nan")}), ((self.tree,), {"latency": None}),
                 ((self.tree,), {"notice": None}), ((self.tree,), {"notice": "x"}),
                 ((self.tree,), {"object": 5}), ((self.tree,), {"include": 5}),
-                ((self.tree,), {"exclude": [5]}), ((self.tree,), {"nosuch": 5})):
+                ((self.tree,), {"exclude": [5]}), ((self.tree,), {"nosuch": 5}),
+                ((self.tree,), {"ignore": 5}), ((self.tree,), {"ignore": [5]})):
             with self.subTest("%s %s" % (wrong, options)):
                 with self.assertRaises((TypeError, ValueError)) as caught:
                     fanfp.Watch(*wrong, **options)
@@ -8941,6 +8960,8 @@ class Threads(Base):
             for wrong in (5, None, "a\0"):
                 with self.assertRaises((TypeError, ValueError)):
                     call(wrong)
+            with self.assertRaisesRegex(fanfp.Error, ' "": '):      # and not /
+                call("")
         thread, results = self.start(watch.read, float("inf"))
         self.until_waiting(watch)
         watch.stop()
@@ -9200,6 +9221,10 @@ class CommandLine(Command):
         for words in (["", "--wait"], [""]):
             with self.subTest(words):
                 self.assert_fails('watching "": No such file or directory; name a', *words)
+        for option, doing in (("-o", "opening"), ("--ignore-file", "reading"),
+                              ("--object", "reading BPF object")):
+            with self.subTest(option):
+                self.assert_fails(doing + ' "": No such file or directory', option, "", self.tree)
 
     def test_default_line(self):
         line = self.lines(self.tree, do=lambda: write(self.tree + "/a\x1b[1m\nb"),
