@@ -7722,7 +7722,7 @@ class Given:
 
     def may_be_another(self):
         """Whether mounts may have made it another, as they do below a link, or on a file."""
-        if self.covered or self.entries != [self.own]:
+        if self.covered or self.entries[:1] != [self.own]:
             return True
         try:
             return mount_id_of(self.fd, self.own[1]) != self.mount_id
@@ -8869,15 +8869,15 @@ class Sources(SourceList):
             return None
         if real is None:
             return None                     # it is not there yet
-        other = self.far_root(number, real)
+        # What may lead elsewhere later, and a file, is followed by inotify.
+        is_plain = is_dir and real == os.path.abspath(path)
+        other = self.far_root(number, real) if is_plain else None
         if other is not None:
             return other.display            # given twice
-        # What may lead elsewhere later, and a file, is followed by inotify.
-        is_plain = is_dir and real == os.path.abspath(path) and not wanted.wait
         source = self.add_far(
             shown_name(display), real, number, beyond[0].kind,
             lambda notice: self.thread_watch(display, notice=notice, ignore=wanted.ignore.globs),
-            self.trace_if_any() if is_plain else None)
+            self.trace_if_any() if is_plain and not wanted.wait else None)
         while not source.is_ready and not source.over:
             self.wait_for(lambda seconds: select.select([source.fd], [], [], seconds)[0],
                           display, source.kind)
@@ -8889,10 +8889,11 @@ class Sources(SourceList):
         return source.root.display
 
     def far_root(self, number, path):
-        """The root that was given of what is at a path of the mount of a number, where somebody
-        else answers for that; None if there is none."""
+        """The root that was given by the path of what is on the mount of a number, and won't lead
+        elsewhere, where somebody else answers for it; None if there is none."""
         return next((root for source in self.trees for root in source.roots
-                     if root.is_far and (root.mount_id, root.path) == (number, path)), None)
+                     if root.is_far and root.mount_id == number
+                     and root.path == path == os.path.abspath(os.fsencode(root.display))), None)
 
     def wait_for(self, has_come, display, kind):
         """Wait until has_come(seconds), and say for what when it takes long."""

@@ -7480,6 +7480,14 @@ class Unanswered(Mounts):
         place = self.tree + "/m"
         os.mkdir(place)
         self.serve(place)
+        os.symlink(place, self.out + "/link")
+        with fanfp.Watch(self.out + "/link", self.tree, place, events="CREATE") as watch:
+            self.assertEqual(set(watch.roots), {self.out + "/link", self.tree, place})
+            watch.remove(self.out + "/link")
+            make(place + "/z")
+            end = time.monotonic() + PATIENCE
+            while place + "/z" not in [each.path for each in watch.read(0.1)]:
+                self.assertLess(time.monotonic(), end)
         for roots in (place, self.tree), (self.tree, place), (place, place + "/.", self.tree):
             with fanfp.Watch(*roots, events="CREATE", notice=lambda message: None) as watch:
                 self.assertEqual(set(watch.roots), {self.tree, place})
