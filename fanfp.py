@@ -2093,8 +2093,10 @@ STB_LOCAL, STB_WEAK = 0, 2
 STV_HIDDEN = 1, 2                       # internal, hidden
 EM_BPF, ET_REL = 247, 1
 
-# Instructions: opcode, registers (source << 4 | destination), 16-bit offset, 32-bit immediate.
+# Instructions: opcode, registers, 16-bit offset, 32-bit immediate.  The registers, source and
+# destination, are bit-fields of four bits: which comes first is the machine's order.
 INSN = struct.Struct("=BBhi")
+SOURCE = 4 if sys.byteorder == "little" else 0
 BPF_CALL = 0x85
 BPF_LD_IMM64 = 0x18
 # The source register says what the immediate of a call, or of a 64-bit load, means.
@@ -2485,7 +2487,8 @@ class _Reader:
     def read_calls(self, function, relocated):
         """Add the calls that need no relocation, of functions in the same section."""
         for index, (opcode, registers, _, imm) in enumerate(INSN.iter_unpack(function.insns)):
-            if opcode == BPF_CALL and registers >> 4 == BPF_PSEUDO_CALL and index not in relocated:
+            if opcode == BPF_CALL and registers >> SOURCE & 15 == BPF_PSEUDO_CALL \
+                    and index not in relocated:
                 function.calls.append(
                     (index, (function.section, function.offset + 8 * (index + imm + 1))))
         function.calls.sort()
@@ -2521,7 +2524,7 @@ class _Reader:
                 return function.maps.append((index, KCONFIG, self.kconfig[symbol.name]))
             raise refuse("%s is declared and nowhere defined", symbol.name or "a symbol")
         if not symbol.section < len(self.elf.sections) \
-                or is_call and registers >> 4 != BPF_PSEUDO_CALL:
+                or is_call and registers >> SOURCE & 15 != BPF_PSEUDO_CALL:
             raise refuse("symbol %s is in no section, or called by what is no call", symbol.name)
         section = self.elf.sections[symbol.section]
         if section.flags & SHF_EXECINSTR:
@@ -2959,7 +2962,7 @@ def core_apply(insns, index, btf, resolved, kernel):
             if there.size not in (1, 2, 4, 8):
                 raise CoreError("a field of %d bytes" % there.size)
             opcode = opcode & ~0x18 | {8: 0x18, 4: 0x00, 2: 0x08, 1: 0x10}[there.size]
-    elif opcode == BPF_LD_IMM64 and not registers >> 4 and 8 * index + 16 <= len(insns):
+    elif opcode == BPF_LD_IMM64 and not registers >> SOURCE & 15 and 8 * index + 16 <= len(insns):
         high = INSN.unpack_from(insns, 8 * index + 8)[3]
         held, meant = imm & 0xffffffff | (high & 0xffffffff) << 32, here.value & (1 << 64) - 1
         imm = _signed(value, 32)
@@ -3052,7 +3055,8 @@ def _put(code, index, source, value, high=0):
     """Give an instruction this source register and immediate; `high` is the second half of a
     64-bit load's."""
     opcode, registers, off, _ = INSN.unpack_from(code, 8 * index)
-    INSN.pack_into(code, 8 * index, opcode, registers & 15 | source << 4, off, _signed(value, 32))
+    registers = registers & 15 << 4 - SOURCE | source << SOURCE
+    INSN.pack_into(code, 8 * index, opcode, registers, off, _signed(value, 32))
     if opcode == BPF_LD_IMM64:
         INSN.pack_into(code, 8 * index + 8, 0, 0, 0, _signed(high, 32))
 

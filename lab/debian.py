@@ -61,7 +61,8 @@ PROGRAMS = ["busybox-static", "python3", "dash", "bash", "coreutils", "tar", "fi
 def get(name):
     """The directory of the cache that has this kernel, fetched first if need be."""
     with locked(f"kernel-{name}"):
-        recipe = digest(*MODULES, *NFS_MODULES, *(PROGRAMS if name in FOREIGN else ()))
+        recipe = digest(*MODULES, *NFS_MODULES, *(
+            [FOREIGN[name], *PROGRAMS] if name in FOREIGN else ()))
         kept = max(cache().glob(f"kernel-{name}-*-{recipe}"), key=checked, default=None)
         if not kept or checked(kept) < time.time() - FRESH_DAYS * 86400:
             try:
