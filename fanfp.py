@@ -823,6 +823,11 @@ class Event(collections.namedtuple("Event", "path mask pid time old_path moment"
     def __repr__(self):
         return "Event(%s)" % ", ".join("%s=%r" % item for item in zip(self._fields, self[:5]))
 
+    def __reduce__(self):
+        """Pickled or copied it keeps who did it, as can be known now: for another process."""
+        known = Known(self.process)
+        return Event, self[:5] + (Moment(self.moment.roots, known, self.moment.fs_error),)
+
 
 class Moment:
     """What the events of one read have in common.
@@ -3987,6 +3992,24 @@ class Noted:
     def __getitem__(self, _):
         if self._process is None:
             self._process = self._who.complete(self._note)
+        return self._process
+
+
+class Known:
+    """The Process of an event that was pickled or copied, or None: what Processes is, for one."""
+
+    __slots__ = ("_process",)
+
+    def __init__(self, process):
+        self._process = process
+
+    def name(self, _):
+        return self._process.comm
+
+    def uid(self, _):
+        return self._process.uid
+
+    def __getitem__(self, _):
         return self._process
 
 

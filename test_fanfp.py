@@ -19,6 +19,7 @@ import asyncio
 import collections
 import csv
 import contextlib
+import copy
 import ctypes
 import errno
 import faulthandler
@@ -30,6 +31,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import random
 import re
 import resource
@@ -4590,6 +4592,25 @@ class EndedProcesses(Base):
             worker.process.wait()
             self.assertEqual(event.process.ppid, os.getpid())
             self.assertEqual(event.process.cmdline[0], sys.executable)
+
+    def test_pickled(self):
+        """For another process, say: all is known that was, of who has ended, too."""
+        for filter in FILTERS:
+            if available(filter, self.tree) is not None:
+                continue
+            with self.subTest(filter), fanfp.Watch(self.tree, events="CREATE",
+                                                   filter=filter) as watch:
+                worker = Doer(self, "pickled", 0)
+                worker.make(self.tree + "/" + filter)
+                event, = watch.read(PATIENCE)
+                for copied in (pickle.loads(pickle.dumps(event)), copy.deepcopy(event)):
+                    self.assertEqual(event[:5], copied[:5])
+                    for name in ("events", "is_dir", "root", "comm", "uid", "fs_error", "process"):
+                        self.assertEqual(getattr(copied, name), getattr(event, name), name)
+                worker.process.stdin.close()
+                worker.process.wait()
+                self.assertEqual(copied.comm, None if filter == "inotify" else "pickled")
+                self.assertEqual(pickle.loads(pickle.dumps(event)).process, event.process)
 
     def test_as_on_older_kernels(self):
         """Without the helper for control groups, and without the types, of which older kernels do
