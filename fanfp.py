@@ -4048,7 +4048,7 @@ class Who:
     def means(self):
         """How the names of processes that have ended are known, in words."""
         return "by BPF" if self.ended is not None \
-            else "by /proc, of those seen before they ended: " + self._reason
+            else "by /proc, of those heard of before they ended: " + self._reason
 
     def find(self, pid, since):
         """The Process that had this id at some time after `since`; None for what can't be told."""
