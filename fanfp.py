@@ -10413,17 +10413,20 @@ def doer_test(name, given, read, ask):
     return is_chosen
 
 
+MOST_PIDS, NO_USER = 1 << 22, (1 << 32) - 1     # proc(5), pid_max; chown(2)
+
+
 def read_pid(text):
     """The process id of a text."""
-    if not is_number(text) or int(text) == 0:
-        raise Error(errno.EINVAL, "choosing by pid: %s is no process id; give a number above 0, "
-                                  "or ! and a number" % (printable(text) or '""'))
+    if not is_number(text) or not 0 < int(text) <= MOST_PIDS:
+        raise Error(errno.EINVAL, "choosing by pid: %s is no process id; give a number from 1 to "
+                                  "%d, or ! and one" % (printable(text) or '""', MOST_PIDS))
     return int(text)
 
 
 def read_user(text):
     """The user id of a name in /etc/passwd or a number."""
-    if is_number(text):
+    if is_number(text) and int(text) < NO_USER:
         return int(text)
     try:
         return users()[0][text]

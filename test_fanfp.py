@@ -4214,6 +4214,8 @@ class Who(Command):
                 (("--pid", "0"), "choosing by pid: 0 is no process id"),
                 (("--pid", "!x"), "choosing by pid: x is no process id"),
                 (("--pid", "1_0"), "is no process id"), (("--comm", ""), "is no name"),
+                (("--pid", "4194305"), "is no process id; give a number from 1 to 4194304, or !"),
+                (("--user", str((1 << 32) - 1)), "there is no user 4294967295 in /etc/passwd"),
                 (("--user", "no\nsuch"), "choosing by user: there is no user no\\nsuch in /etc/p"),
                 (("--user", "!"), "there is no user \"\" in /etc/passwd; give the number"),
                 (("--comm", "x", "--filter", "inotify"), "inotify does not tell who did it"),
