@@ -7577,20 +7577,25 @@ class Way:
     rest     the names from the first entry on; None: there is no entry
     own      which of the entries is the file itself, or what is missing: its index, or None
     mounts   the ids of the mounts that it is on: a set
+    error    the OSError that ended it, or None
     """
 
     def __init__(self, start, names, follow=True, may_ask=None, all_names=False):
         """`may_ask`: function(id of a mount), called before anything there is asked what it is;
         raises OSError to forbid that.  `all_names`: directories are entries, too."""
+        self.error = None
         self.entries, self.names, self.rest, self.own = [], names[::-1], None, None
         self.follow, self.may_ask, self.all_names = follow, may_ask, all_names
         self.mounts, self.links, self.proc = set(), 0, os.stat("/proc").st_dev
         self.fd = os.open(b".", O_PATH_DIR, dir_fd=start)
-        with OnFailure(self.close):
+        try:
             while self.names and self.fd is not None:
                 at, self.fd = self.fd, None
                 with Closing(at):
                     self.step(at, self.names.pop())
+        except OSError as error:
+            self.leave()
+            self.error = error
 
     def step(self, at, name):
         """By one name on from an open directory."""
@@ -7673,6 +7678,8 @@ def way_taken(path, follow, waits):
     that is nothing, which is waited for; and the ids of the mounts that the way there is on."""
     way = way_to(path, follow, all_names=waits)
     try:
+        if way.error is not None:
+            raise way.error
         if way.fd is None and waits:
             return None, way.mounts
         if way.fd is None:
@@ -7727,6 +7734,8 @@ class Given:
             os.stat(path, follow_symlinks=self.follow)  # for the kernel's word, if it is no root
         way = way_to(path, self.follow, may_ask, waits)
         try:
+            if way.error is not None:
+                raise way.error
             self.is_dir = way.is_dir
             if way.entries:
                 self.fd, self.names = os.dup(way.entries[0][0]), way.rest
@@ -7849,7 +7858,12 @@ class Names(Source):
                            for index, (fd, name) in enumerate(way.entries)]
                 way.close()
                 way = given.way()       # the same, or it was changed before we listened
-            given.own = None if own is None else entries[own]
+            if way.error is not None:   # any of the names, these or those before, may mend that
+                self.hear(given, entries + given.entries, given.inode)
+                raise way.error
+            before, given.own = given.own, None if own is None else entries[own]
+            if before != given.own:
+                target = None           # it is of what had the name, a link now
             self.hear(given, entries, given.inode)
             self.be(given, way, target)
         finally:

@@ -8391,6 +8391,53 @@ class NamesInLibrary(Base):
             os.remove(link)
             os.remove(self.out + "/new")
 
+    def test_file_that_becomes_a_link(self):
+        """What is done by another name to the file that it leads to is told from then on."""
+        path, target, other = self.tree + "/file", self.out + "/target", self.out + "/other"
+        for name in self.each_filter():
+            for each in (path, target):
+                write(each)
+            os.link(target, other)
+            with fanfp.Watch(path, filter=name) as watch:
+                os.symlink(target, path + "-")
+                os.rename(path + "-", path)
+                self.until_has(watch, path, "MOVED_TO")
+                write(other)
+                self.until_has(watch, path, "CLOSE_WRITE")
+                os.remove(path)
+                self.until_has(watch, path, "DELETE")
+                os.symlink(target, path)
+                self.until_has(watch, path, "CREATE")
+                write(other)
+                self.until_has(watch, path, "CLOSE_WRITE")
+            for each in (path, target, other):
+                os.remove(each)
+
+    def test_links_that_lead_in_a_circle(self):
+        """For a while: then the root is followed again, whichever of the links was mended."""
+        links = [self.top + "/l%d" % number for number in range(3)]
+        target = self.out + "/target"
+        for name in self.each_filter():
+            for link in links[:2]:
+                os.symlink(self.tree + "/file", link)
+            for path in (target, self.tree + "/file"):
+                write(path)
+            with fanfp.Watch(links[0], filter=name, notice=lambda message: None) as watch:
+                for number in range(4):
+                    os.symlink(links[1], links[2])              # l0 -> l1 -> l0
+                    os.rename(links[2], links[0])
+                    os.symlink(links[0], links[2])
+                    os.rename(links[2], links[1])
+                    while watch.pending:
+                        watch.read(0)
+                    os.symlink([target, self.tree + "/file"][number % 2], links[2])
+                    os.rename(links[2], links[1])
+                    self.until_has(watch, links[0], "MOVED_TO")
+                    write([target, self.tree + "/file"][number % 2])
+                    self.until_has(watch, links[0], "CLOSE_WRITE")
+            for path in links[:2] + [target, self.tree + "/file"]:
+                os.remove(path)
+
     def test_marks_are_taken_back(self):
         """What a file was before is not marked any more, nor a directory that has no name of it."""
         path, old = self.tree + "/file", self.tree + "/old"
