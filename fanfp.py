@@ -6290,8 +6290,8 @@ class Watches:
 
     by_wd      wd -> Watched
     prefixes   wd -> prefix(), as far as that was asked for
-    displaced  those whose entry another has by now, till they are moved from there or removed, and
-               where that came from: (Watched or None, name)
+    displaced  those whose entry another has by now, till they are moved from there or removed ->
+               where that was moved from, (a Watched, a name); None: a scan has found it
     leaving    descriptors of watches that are in no tree any more, and to be removed
     can_hold   whether there is room for more that are held
     asked      the mask of all events that are wanted
@@ -6374,21 +6374,20 @@ class Watches:
 
     # --- our side ---
 
-    def child(self, parent, name, to=(None, b"")):
-        """The directory that was moved from a name to another (a Watched, a name), or out of the
+    def child(self, parent, name, to=None):
+        """The directory that was moved from a name to another, (a Watched, a name), or out of the
         trees; or None."""
         for each, origin in self.displaced.items():
-            if (each.parent, each.name) == (parent, name) and origin == to:
+            if (each.parent, each.name) == (parent, name) and origin in (None, to):
                 return each
         return parent.children.get(name)
 
-    def hang(self, child, parent, name):
+    def hang(self, child, parent, name, origin=None):
         """A directory is an entry of another now, and all that is below it goes with it.
 
-        What has the name is either removed, and the kernel says so (IN_IGNORED), or exchanged, and
-        it will be moved to where this one was.
+        What has the name is either removed, and the kernel says so (IN_IGNORED), or will be moved
+        from there: if it was exchanged with this one, to the `origin`, (a Watched, a name).
         """
-        origin = child.parent, child.name
         self.unhang(child)
         before = parent.children.get(name)
         if before is not None:
@@ -6848,14 +6847,12 @@ class Inotify(Source):
 
     def inside(self, fd, path):
         """The key of a directory is its Watched."""
-        mount_id, inode = mount_id_of(fd), inode_of(fd)
         for root in self.roots + self.mounted:
-            top = root.path if root.fd is None else fd_path(root.fd)
-            rest = below(path, top) if root.mount_id == mount_id else None
+            rest = below(path, root.path if root.fd is None else fd_path(root.fd))
             watched = root.watched if rest is not None else None
             for name in rest.split(b"/") if rest else ():
                 watched = watched and watched.children.get(name)
-            if watched is not None and watched.inode == inode:
+            if watched is not None and watched.inode == inode_of(fd):
                 return watched
         if self.backlog or readable(self.fd):               # else the table may be behind
             raise Behind
@@ -6904,14 +6901,14 @@ class Inotify(Source):
             self.mounted.remove(known.root)
             known.root, self.trees_changed = None, True
         # Moved here, and the event is still to be judged; or a root in another's tree.
-        self.moved(known, parent, name)
+        self.moved(known, parent, name, None)
         if known.root is None:
             self.scan.add(known)        # what was lost below it while it was looked for elsewhere
         return None
 
-    def moved(self, child, parent, name):
-        """A directory is an entry of another now."""
-        self.watches.hang(child, parent, name)
+    def moved(self, child, parent, name, origin):
+        """A directory is an entry of another now: see Watches.hang()."""
+        self.watches.hang(child, parent, name, origin)
         self.watches.prefixes.clear()
         self.on_move()
 
@@ -7060,7 +7057,7 @@ class Inotify(Source):
             return self.forget(child)
         if self.wanted.ignore.by_path:
             self.scan.add(child)        # what is ignored in it may be other than before
-        return self.moved(child, parent, name)
+        return self.moved(child, parent, name, (old_parent, old_name))
 
     def self_event(self, watched, mask):
         """An event of a watched directory itself: its parent has it, too, unless it's a root."""
