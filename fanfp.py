@@ -8168,7 +8168,7 @@ class TraceNames(Names):
         return self.traced.pin(fd, given.display)
 
     def key(self, fd):
-        return None
+        return self.traced.numbers.get(inode_of(fd))
 
     def ahead(self):
         return self.traced.tracer.position()[1]

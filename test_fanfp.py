@@ -8391,6 +8391,57 @@ class NamesInLibrary(Base):
             os.remove(link)
             os.remove(self.out + "/new")
 
+    def test_random(self):
+        """Whatever was done to names, what is written by another name to the file that a root leads
+        to now is told of each root that leads to it, and of no other."""
+        directories = [self.top + "/" + name for name in ("a", "b", "c")]
+        roots = [self.top + "/" + name for name in ("a/f", "a/g", "b/l", "b/m", "la/f", "c/t")]
+        names = [directory + "/" + name for directory in directories for name in "fglmtxy"]
+        link, probe, sentinel = (self.top + "/" + name for name in ("la", "probe", "sentinel"))
+
+        def relink(target):
+            os.symlink(target, link + "-")
+            os.rename(link + "-", link)
+        ways = [lambda one, _: os.close(os.open(one, os.O_CREAT, 0o600)),
+                lambda one, _: os.remove(one), os.rename, os.rename, os.link,
+                lambda one, other: os.symlink(other, one),
+                lambda *_: relink(chance.choice("abc"))]
+        for name in self.each_filter():
+            chance = random.Random(name)
+            for directory in directories:
+                os.mkdir(directory)
+            relink("a")
+            for path in roots + [sentinel]:
+                write(path)
+            with fanfp.Watch(sentinel, *roots, filter=name, events="MODIFY", latency=0,
+                             notice=lambda message: None) as watch:
+                def told():
+                    write(sentinel)
+                    found = self.events_until(watch, sentinel)
+                    while watch.pending:
+                        found.update((event.path, ()) for event in watch.read(0))
+                    return found
+                for _ in range(200):
+                    for _ in range(chance.randrange(1, 12)):
+                        try:
+                            chance.choice(ways)(chance.choice(names), chance.choice(names))
+                        except OSError:
+                            pass                # it is missing, or there
+                    told()
+                    self.assertEqual(watch.roots, (sentinel,) + tuple(roots))
+                    for root in filter(os.path.isfile, roots):
+                        os.link(os.path.realpath(root), probe)
+                        write(probe)
+                        found = told()
+                        for other in filter(os.path.isfile, roots):
+                            self.assertEqual(other in found, os.path.samefile(other, probe),
+                                             (name, root, other))
+                        os.remove(probe)
+            for directory in directories:
+                shutil.rmtree(directory)
+            os.remove(link)
+            os.remove(sentinel)
+
     def test_file_that_becomes_a_link(self):
         """What is done by another name to the file that it leads to is told from then on."""
         path, target, other = self.tree + "/file", self.out + "/target", self.out + "/other"
