@@ -6079,9 +6079,13 @@ def check_handles(root, fd):
 # in and out makes nobody wait.
 #
 #     InotifyQueue   what the kernel tells, read and not judged yet; the halves of renames
-#     Watches        the table: which directories are watched, and where they are
+#     Watches        the table: a Watched for each directory that has a watch, and where it is
 #     Scan           what is to be looked at: directories are opened, watched and listed
 #     Inotify        what an event means; roots
+#
+# Events are of a moment past and a scan sees what is there now, so that it may be ahead of the
+# table.  A directory that it finds elsewhere than the table has it hangs there from then on, and
+# the event of its move, which finds no directory by the old name, changes nothing.
 
 INOTIFY_EVENT = struct.Struct("=iIII")      # wd, mask, cookie, len
 INOTIFY_READ = 1 << 16
