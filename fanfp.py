@@ -540,7 +540,7 @@ def is_mount_root(fd):
     found = statx(fd, b"", AT_EMPTY_PATH, 0)
     if found is None or not found.attributes_mask & STATX_ATTR_MOUNT_ROOT:
         raise failure(ctypes.get_errno() if found is None else errno.ENOSYS,
-                      "asking whether a directory is the root of its mount", "",
+                      "asking whether a directory is the root of its mount", None,
                       "this takes statx(2) of Linux 5.8, and a seccomp filter (a container's?) may "
                       "forbid it; use --filter inotify")
     return bool(found.attributes & STATX_ATTR_MOUNT_ROOT)
