@@ -7061,6 +7061,8 @@ class Inotify(Source):
             return self.forget(child)
         if self.wanted.ignore.by_path:
             self.scan.add(child)        # what is ignored in it may be other than before
+        # It may be what has had the old name since, found by a scan: what was moved is looked for.
+        self.scan.add(parent, name)
         return self.moved(child, parent, name, (old_parent, old_name))
 
     def self_event(self, watched, mask):

@@ -5510,6 +5510,21 @@ class Nature(Base):
         write(self.tree + "/there/c/d/h")
         self.assert_found(self.reported(program), {"there/c/d/h": CREATED})
 
+    def test_made_renamed_and_made_again(self):
+        """What is made by the name of one that has been renamed is not taken for that one."""
+        program = self.watch()
+        stopped = Stopped(program)
+        for number in range(3):
+            os.mkdir(self.tree + "/new")
+            os.rename(self.tree + "/new", self.tree + "/%d" % number)
+        os.mkdir(self.tree + "/new")
+        stopped.go_on()
+        self.reported(program)
+        names = ["0", "1", "2", "new"]
+        for name in names:
+            write(self.tree + "/" + name + "/f")
+        self.assert_found(self.reported(program), {name + "/f": CREATED for name in names})
+
     def test_moved_in_and_filled(self):
         """What is made in a directory that has been moved in, not what was there before."""
         if not fanfp.status_of(fanfp.AT_FDCWD, os.fsencode(self.tree)).birth:
