@@ -9674,17 +9674,18 @@ class Wait:
     alarm    an Alarm, for what is due though nothing comes
     pipe     (read end, write end) to wake who waits; None once it is closed
     lock     held while it is written to the pipe, or that is closed
-    wakers   descriptors that make a read() return when they are ready: the pipe, and others'
-    woken    whether one of them was when wait() returned last
+    wakers   epoll of what makes a read() return when it is ready: the pipe, and others'
+    woken    whether any was when that was looked at last
     window   (when the first event of a burst was read, how many since): see gather()
     """
 
     def __init__(self, latency):
         self.latency, self.window = latency, (0.0, 0)
-        self.lock, self.wakers, self.woken = RLock(), set(), False
-        self.epoll = self.alarm = self.pipe = None
+        self.lock, self.woken = RLock(), False
+        self.epoll = self.wakers = self.alarm = self.pipe = None
         with OnFailure(self.close):
-            self.epoll = select.epoll()
+            self.epoll, self.wakers = select.epoll(), select.epoll()
+            self.epoll.register(self.wakers, select.EPOLLIN)
             self.pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             self.wake_on(self.pipe[0], select.EPOLLIN)
             self.alarm = Alarm()
@@ -9694,21 +9695,30 @@ class Wait:
         """Wait for so long (None: for ever): (the descriptors that are ready, whether it is time
         for what is due)."""
         ready = [fd for fd, _ in self.epoll.poll(-1 if seconds is None else seconds)]
-        self.woken = not self.wakers.isdisjoint(ready)
+        self.woken = False
+        if self.wakers.fileno() in ready:
+            self._doze(0)
         if self.alarm.fd in ready:
             self.alarm.stop()
-        if self.pipe[0] in ready:
-            os.read(self.pipe[0], 4096)
         return ready, not ready or self.alarm.fd in ready
 
-    def gather(self):
+    def _doze(self, seconds):
+        """Wait for so long for nothing but being woken."""
+        ready = [fd for fd, _ in self.wakers.poll(seconds)]
+        self.woken = bool(ready)
+        if self.pipe[0] in ready:
+            os.read(self.pipe[0], 4096)
+
+    def gather(self, deadline):
         """Under load, wait until `latency` has passed since the first event was read: the
         events that wait are merged, and one read carries many.  The first goes out at once.
+        No longer than until a deadline, if there is one.
         """
         begun, count = self.window
         now = time.monotonic()
         if count >= BURST and now - begun < self.latency:
-            time.sleep(self.latency - (now - begun))
+            until = begun + min(self.latency, LONGEST_WAIT)
+            self._doze(max(0, (until if deadline is None else min(until, deadline)) - now))
             now = time.monotonic()
         if now - begun >= self.latency:
             self.window = (now, 0)
@@ -9728,14 +9738,14 @@ class Wait:
                 pass                        # it is awake
 
     def wake_on(self, fd, events):
-        self.epoll.register(fd, events)
-        self.wakers.add(fd)
+        self.wakers.register(fd, events)
 
     def close(self, forked=False):
         if forked:
             self.lock = RLock()             # a thread that is not here may have the other
-        if self.epoll is not None:
-            self.epoll.close()
+        for epoll in (self.epoll, self.wakers):
+            if epoll is not None:
+                epoll.close()
         with self.lock:
             pipe, self.pipe = self.pipe, None
             for fd in pipe or ():
@@ -10049,7 +10059,7 @@ class Watch:
         if is_time:
             ready += [fd for _, fd in due]
         if timeout != 0 and ready and not (backlog or self._wait.woken):
-            self._wait.gather()
+            self._wait.gather(deadline)
         with self._tables:
             read_before = self._sources.events_read
             self._keep(self._sources.read(ready + backlog, self._mounts.first))
@@ -10856,6 +10866,8 @@ def read_value(name, argument, text):
               "GLOB": "a glob as in .gitignore, which can match something"}.get(argument)
     try:
         if argument == "SECONDS":
+            if set(text) - set("0123456789.e+-"):
+                raise ValueError            # float() takes 1_0, spaces and other scripts' digits
             return duration("", float(text))
         if argument == "SIZE":
             number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, " ")

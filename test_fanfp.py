@@ -9112,6 +9112,23 @@ class Threads(Base):
         self.end(thread)
         self.assertEqual(results, [[]])
 
+    def test_ends_while_events_gather(self):
+        """A read() that lets them ends at its time, and when it is woken."""
+        for timeout, end in ((0.1, lambda _: None), (None, fanfp.Watch.wake),
+                             (None, fanfp.Watch.stop)):
+            with self.subTest(end), fanfp.Watch(self.tree, latency=10 * PATIENCE) as watch:
+                for number in range(2 * fanfp.BURST):
+                    write("%s/%d" % (self.tree, number))
+                self.assertGreaterEqual(len(watch.read(PATIENCE)), fanfp.BURST)
+                write(self.tree + "/last")
+                thread, results = self.start(watch.read, timeout)
+                end(watch)
+                self.end(thread)
+                events, = results
+                if end is not fanfp.Watch.stop:
+                    wait_until(self, lambda: events.extend(watch.read(0)) or events)
+                    self.assertEqual({event.path for event in events}, {self.tree + "/last"})
+
     def test_too_few_descriptors(self):
         """Each start with fewer than it takes says so, in one line, and leaves none."""
         import resource
@@ -9645,6 +9662,7 @@ class Words(Command):
                 (["--ring", "0"], "--ring: it takes a number of bytes up to 1G, as 64M, not 0"),
                 (["--ring", "1e9"], "--ring: it takes a number of bytes up to 1G, as 64M, not 1e9"),
                 (["--latency", "nan"], "--latency: it takes a number of seconds, 0 or more"),
+                (["-t", "1_0"], "--timeout: it takes a number of seconds, 0 or more, not 1_0"),
                 (["-e", ","], "choosing events: none is named")):
             with self.subTest(words):
                 self.assert_fails(text, self.tree, *words)
