@@ -1567,12 +1567,16 @@ def without_deleted(fd, path):
     return path[:-len(deleted)] if path.endswith(deleted) and is_removed(fd) else path
 
 
+# How a server says that what is open here was removed: NFS, and FUSE and 9p.
+GONE = errno.ESTALE, errno.ENOENT
+
+
 def is_removed(fd):
     """Whether what is open has no name any more."""
     try:
         return os.fstat(fd).st_nlink == 0
     except OSError as error:
-        if error.errno == errno.ESTALE:     # so an NFS server says it
+        if error.errno in GONE:
             return True
         raise
 
@@ -7590,7 +7594,7 @@ class Way:
         self.entries, self.names, self.rest, self.own = [], names[::-1], None, None
         self.follow, self.may_ask, self.all_names = follow, may_ask, all_names
         self.mounts, self.links, self.proc = set(), 0, os.stat("/proc").st_dev
-        self.fd = os.open(b".", O_PATH_DIR, dir_fd=start)
+        self.fd = os.dup(start)
         try:
             while self.names and self.fd is not None:
                 at, self.fd = self.fd, None
@@ -7633,13 +7637,16 @@ class Way:
         self.leave()
         try:
             self.fd = os.open(name, flags, dir_fd=at)
-        except FileNotFoundError:
+            number = mount_id_of(self.fd)
+            self.mounts.add(number)
+            if self.may_ask is not None:
+                self.may_ask(number)
+            return os.fstat(self.fd)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            self.leave()
             return None
-        number = mount_id_of(self.fd)
-        self.mounts.add(number)
-        if self.may_ask is not None:
-            self.may_ask(number)
-        return os.fstat(self.fd)
 
     def note(self, directory, name):
         """Note an entry."""
