@@ -6524,6 +6524,7 @@ class Scan:
     lost      the same of what was not where it should be: an event to come will tell
     listing   the Listing that is under way, or None
     refused   what to call those that can't be read, till a line has told of them
+    fresh     directories that have a new watch, since the queue was last empty
     found     (wd, name) of what was reported by a listing, whose CREATE may come yet
     own       (wd, name): LISTING there is of our own listing.  Till all below it has been listed a
               new watch does not have those at all
@@ -6535,7 +6536,8 @@ class Scan:
         self.wanted, self.watches, self.mounts, self.notice = wanted, watches, mount_list, notice
         self.reported, self.watch_child = reported, watch_child
         self.work, self.lost, self.listing = collections.OrderedDict(), {}, None
-        self.open, self.refused, self.found, self.own = OpenDirectories(), [], set(), set()
+        self.open, self.refused = OpenDirectories(), []
+        self.fresh, self.found, self.own = set(), set(), set()
 
     # --- what is to be done ---
 
@@ -6554,6 +6556,7 @@ class Scan:
 
     def entered(self, watched):
         """A directory has a new watch: it is to have all events in the end."""
+        self.fresh.add(watched)
         if self.watches.quiet != self.watches.asked:
             self.add(watched, None)
 
@@ -6580,6 +6583,7 @@ class Scan:
 
     def queue_empty(self):
         """No event of what has been done is to come."""
+        self.fresh.clear()
         self.found.clear()
         if not self.is_under_way:
             self.own.clear()
@@ -7065,8 +7069,8 @@ class Inotify(Source):
             return self.forget(child)
         if self.wanted.ignore.by_path:
             self.scan.add(child)        # what is ignored in it may be other than before
-        # It may be what has had the old name since, found by a scan: what was moved is looked for.
-        self.scan.add(parent, name)
+        if child in self.scan.fresh:    # it may have got the old name since, and not be what moved
+            self.scan.add(parent, name)
         return self.moved(child, parent, name, (old_parent, old_name))
 
     def self_event(self, watched, mask):
