@@ -6806,6 +6806,23 @@ class TraceTest(Base):
         for arguments in ["--wait", self.tree], [self.out + "/link"]:
             self.assertIn(b"(filter: inotify)", self.program(*arguments).errors)
 
+    def test_file_in_user_space(self):
+        """A file on a FUSE mount goes with its directory, which its server has not any more."""
+        if not shutil.which("bindfs"):
+            self.skipTest("needs bindfs")
+        run("bindfs", self.out, self.tree)
+        self.addCleanup(lambda: subprocess.call(["umount", "-l", self.tree],
+                                                stderr=subprocess.DEVNULL))
+        os.mkdir(self.tree + "/d")
+        path = self.tree + "/d/file"
+        write(path)
+        program = self.program("--filter", "trace", path)
+        write(path)
+        run("rm", "-r", self.tree + "/d")
+        self.assertEqual(gather(program.rest()), {
+            path: {"MODIFY", "CLOSE_WRITE", "DELETE", "DELETE_SELF"}})
+        self.assertIn("no root is left", program.stop()[1])
+
     def test_beside_marks(self):
         """Of `auto`: where marks can't be had, as on ramfs, it is trace, and mounts there follow
         the directories of the other."""
