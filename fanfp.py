@@ -6083,13 +6083,9 @@ def check_handles(root, fd):
 # in and out makes nobody wait.
 #
 #     InotifyQueue   what the kernel tells, read and not judged yet; the halves of renames
-#     Watches        the table: a Watched for each directory that has a watch, and where it is
+#     Watches        the table: which directories are watched, and where they are
 #     Scan           what is to be looked at: directories are opened, watched and listed
 #     Inotify        what an event means; roots
-#
-# Events are of a moment past and a scan sees what is there now, so that it may be ahead of the
-# table.  A directory that it finds elsewhere than the table has it hangs there from then on, and
-# the event of its move, which finds no directory by the old name, changes nothing.
 
 INOTIFY_EVENT = struct.Struct("=iIII")      # wd, mask, cookie, len
 INOTIFY_READ = 1 << 16
@@ -6278,8 +6274,8 @@ class Watched:
 
     __slots__ = ("wd", "parent", "name", "inode", "root", "children", "unreadable", "held")
 
-    def __init__(self, wd, inode, root=None):
-        self.wd, self.inode, self.root, self.parent, self.name = wd, inode, root, None, b""
+    def __init__(self, wd, parent, name, inode, root=None):
+        self.wd, self.parent, self.name, self.inode, self.root = wd, parent, name, inode, root
         self.children, self.unreadable, self.held = {}, {}, None
 
 
@@ -6298,8 +6294,7 @@ class Watches:
 
     by_wd      wd -> Watched
     prefixes   wd -> prefix(), as far as that was asked for
-    displaced  those whose entry another has by now, till they are moved from there or removed ->
-               where that was moved from, (a Watched, a name); None: a scan has found it
+    displaced  those whose entry another has by now, till they are moved from there or removed
     leaving    descriptors of watches that are in no tree any more, and to be removed
     can_hold   whether there is room for more that are held
     asked      the mask of all events that are wanted
@@ -6310,7 +6305,7 @@ class Watches:
         self.fd, self.notice = fd, notice
         self.asked = (mask & INOTIFY_ASKABLE) | INOTIFY_ALWAYS
         self.quiet = self.asked & ~LISTING
-        self.by_wd, self.prefixes, self.displaced = {}, {}, {}
+        self.by_wd, self.prefixes, self.displaced = {}, {}, set()
         self.leaving, self.can_hold = set(), True
 
     def has(self, watched):
@@ -6338,8 +6333,8 @@ class Watches:
         except Error as error:
             if error.errno != errno.ENOSPC or not self.leaving:
                 raise
-        self.leave(self.leaving)
-        return self.set(path, mask, shown)
+        self.leave(len(self.leaving))
+        return inotify_watch(self.fd, path, mask, shown, len(self.by_wd))
 
     def set_on(self, fd, shown):
         """A watch on an open directory, or the one that it has: its descriptor.  Not one that is
@@ -6347,16 +6342,20 @@ class Watches:
         path, mask = path_to_fd(fd), self.quiet | IN_ONLYDIR
         wd = self.set(path, mask, shown)
         if wd in self.leaving:
-            self.leave([wd])
+            self.unset(wd)
             wd = self.set(path, mask, shown)
         return wd
 
-    def leave(self, wds):
-        """Remove watches that are `leaving`.  Each gives an event, and the queue is limited; and
-        what is to be looked at does not wait for it."""
-        for wd in list(wds):
-            self.leaving.discard(wd)
-            call("inotify_rm_watch", self.fd, wd)
+    def unset(self, wd):
+        """Remove a watch."""
+        self.leaving.discard(wd)
+        call("inotify_rm_watch", self.fd, wd)
+
+    def leave(self, count):
+        """Remove some of the watches that are `leaving`.  Each gives an event, and the queue is
+        limited; and what is to be looked at does not wait for it."""
+        for _ in range(min(count, len(self.leaving))):
+            self.unset(next(iter(self.leaving)))
 
     def hold(self, watched, fd):
         """Keep a directory open while it is watched: on a file system that forgets inodes, a watch
@@ -6382,33 +6381,36 @@ class Watches:
 
     # --- our side ---
 
-    def child(self, parent, name, to=None):
-        """The directory that was moved from a name to another, (a Watched, a name), or out of the
-        trees; or None."""
-        for each, origin in self.displaced.items():
-            if (each.parent, each.name) == (parent, name) and origin in (None, to):
-                return each
-        return parent.children.get(name)
+    def enter(self, watched):
+        """A directory has a new watch."""
+        self.by_wd[watched.wd] = watched
+        if watched.parent is not None:
+            self.hang(watched, watched.parent, watched.name)
 
-    def hang(self, child, parent, name, origin=None):
+    def child(self, parent, name):
+        """The directory that an event says was moved from a name, or None."""
+        return next((each for each in self.displaced if (each.parent, each.name) == (parent, name)),
+                    parent.children.get(name))
+
+    def hang(self, child, parent, name):
         """A directory is an entry of another now, and all that is below it goes with it.
 
-        What has the name is either removed, and the kernel says so (IN_IGNORED), or will be moved
-        from there: if it was exchanged with this one, to the `origin`, (a Watched, a name).
+        What has the name is either removed, and the kernel says so (IN_IGNORED), or exchanged, and
+        it is the one that will be moved from there.
         """
         self.unhang(child)
         before = parent.children.get(name)
         if before is not None:
             self.let_go(before)
-            self.displaced[before] = origin
+            self.displaced.add(before)
         parent.children[name], child.parent, child.name = child, parent, name
 
     def unhang(self, child):
         """A directory is an entry of the one above it no more."""
-        self.displaced.pop(child, None)
+        self.displaced.discard(child)
         if child.parent is not None and child.parent.children.get(child.name) is child:
             del child.parent.children[child.name]
-        child.parent, child.name = None, b""
+        child.parent = None
 
     def forget(self, top, unwatch):
         """Drop a directory and all below it, and have their watches removed if `unwatch`."""
@@ -6419,7 +6421,7 @@ class Watches:
             if self.has(watched):
                 del self.by_wd[watched.wd]
                 self.prefixes.pop(watched.wd, None)
-                self.displaced.pop(watched, None)
+                self.displaced.discard(watched)
                 self.let_go(watched)
                 if unwatch:
                     self.leaving.add(watched.wd)
@@ -6524,7 +6526,6 @@ class Scan:
     lost      the same of what was not where it should be: an event to come will tell
     listing   the Listing that is under way, or None
     refused   what to call those that can't be read, till a line has told of them
-    fresh     directories that have a new watch, since the queue was last empty
     found     (wd, name) of what was reported by a listing, whose CREATE may come yet
     own       (wd, name): LISTING there is of our own listing.  Till all below it has been listed a
               new watch does not have those at all
@@ -6536,8 +6537,7 @@ class Scan:
         self.wanted, self.watches, self.mounts, self.notice = wanted, watches, mount_list, notice
         self.reported, self.watch_child = reported, watch_child
         self.work, self.lost, self.listing = collections.OrderedDict(), {}, None
-        self.open, self.refused = OpenDirectories(), []
-        self.fresh, self.found, self.own = set(), set(), set()
+        self.open, self.refused, self.found, self.own = OpenDirectories(), [], set(), set()
 
     # --- what is to be done ---
 
@@ -6556,15 +6556,17 @@ class Scan:
 
     def entered(self, watched):
         """A directory has a new watch: it is to have all events in the end."""
-        self.fresh.add(watched)
         if self.watches.quiet != self.watches.asked:
             self.add(watched, None)
 
     def seen(self, watched, name):
-        """An entry has an event: a listing that is under way leaves it out."""
-        self.found.discard((watched.wd, name))
+        """An entry has an event: a listing that is under way leaves it out.  Returns whether one
+        has reported it, and no event has come since."""
         if self.listing is not None and self.listing.watched is watched:
             self.listing.seen.add(name)
+        was_found = (watched.wd, name) in self.found
+        self.found.discard((watched.wd, name))
+        return was_found
 
     def left(self, watched, name):
         """A directory has left one: its `since`, if it was still to be looked at."""
@@ -6583,16 +6585,12 @@ class Scan:
 
     def queue_empty(self):
         """No event of what has been done is to come."""
-        self.fresh.clear()
         self.found.clear()
         if not self.is_under_way:
             self.own.clear()
 
-    def is_told(self, wd, mask, name):
-        """Whether an event is of our own listing, or of what that has reported."""
-        if mask & CREATE and (wd, name) in self.found:
-            self.found.discard((wd, name))
-            return True
+    def is_own(self, wd, mask, name):
+        """Whether an event is of our own listing."""
         if (wd, name) not in self.own or not mask & LISTING or name and not mask & ISDIR:
             return False
         if mask & CLOSE_NOWRITE:
@@ -6724,8 +6722,7 @@ class Scan:
                 entries = [(entry.name, entry.is_dir(follow_symlinks=False))
                            for _, entry in zip(range(LIST_STEP), listing.entries)]
             except OSError as error:
-                self.notice("reading %s: %s; not all that is below it is watched" % (
-                    printable(self.watches.prefix(watched)), error.strerror))
+                self.notice("%s: %s" % (printable(self.watches.prefix(watched)), error.strerror))
         if not entries:
             self.listing = None
             listing.entries.close()
@@ -6764,7 +6761,7 @@ class Inotify(Source):
     none is_shared(): see forget(), watch_child().
 
     learning  descriptors of the watches from before an overflow, until all is looked at; else None
-    in_doubt  roots of which a removal may not have been seen, till the queue is empty
+    moved_roots  those that may have been removed before their new parents were watched
     """
 
     filter_name, follows_mounts = "inotify", False
@@ -6777,7 +6774,7 @@ class Inotify(Source):
         self.queue, self.reported = InotifyQueue(self.fd, self.stats), Reported(wanted)
         self.watches = Watches(self.fd, wanted.mask, notice)
         self.scan = Scan(wanted, self.watches, mount_list, notice, self.reported, self.watch_child)
-        self.learning, self.in_doubt = None, []
+        self.learning, self.moved_roots = None, []
 
     # --- roots ---
 
@@ -6808,7 +6805,8 @@ class Inotify(Source):
             root.watched, known.root = known, root
             self.watches.prefixes.clear()
         else:
-            root.watched = self.watches.by_wd[wd] = Watched(wd, root.key, root)
+            root.watched = Watched(wd, None, b"", root.key, root)
+            self.watches.enter(root.watched)
             self.scan.entered(root.watched)
             self.scan.add(root.watched)
 
@@ -6819,8 +6817,8 @@ class Inotify(Source):
         if path == b"/":
             return
         try:
-            root.parent_wd = self.watches.set(os.path.dirname(path), DELETE | IN_ONLYDIR,
-                                              root.display)
+            root.parent_wd = self.watches.set(os.path.dirname(path),
+                                              DELETE | IN_ONLYDIR, root.display)
         except Error as error:
             self.notice("%s; the removal of %s won't be seen" % (error, printable(root.display)))
 
@@ -6859,12 +6857,14 @@ class Inotify(Source):
 
     def inside(self, fd, path):
         """The key of a directory is its Watched."""
+        mount_id, inode = mount_id_of(fd), inode_of(fd)
         for root in self.roots + self.mounted:
-            rest = below(path, root.path if root.fd is None else fd_path(root.fd))
+            top = root.path if root.fd is None else fd_path(root.fd)
+            rest = below(path, top) if root.mount_id == mount_id else None
             watched = root.watched if rest is not None else None
             for name in rest.split(b"/") if rest else ():
                 watched = watched and watched.children.get(name)
-            if watched is not None and watched.inode == inode_of(fd):
+            if watched is not None and watched.inode == inode:
                 return watched
         if self.backlog or readable(self.fd):               # else the table may be behind
             raise Behind
@@ -6898,8 +6898,8 @@ class Inotify(Source):
         wd = watches.set_on(fd, lambda: watches.prefix(parent) + os.fsdecode(name))
         known = watches.by_wd.get(wd)
         if known is None:
-            child = watches.by_wd[wd] = Watched(wd, inode)
-            watches.hang(child, parent, name)
+            child = Watched(wd, parent, name, inode)
+            watches.enter(child)
             self.scan.entered(child)
             if parent.held is not None or parent.root is not None and parent.root.forgets_inodes:
                 watches.hold(child, fd)
@@ -6913,14 +6913,14 @@ class Inotify(Source):
             self.mounted.remove(known.root)
             known.root, self.trees_changed = None, True
         # Moved here, and the event is still to be judged; or a root in another's tree.
-        self.moved(known, parent, name, None)
+        self.moved(known, parent, name)
         if known.root is None:
             self.scan.add(known)        # what was lost below it while it was looked for elsewhere
         return None
 
-    def moved(self, child, parent, name, origin):
-        """A directory is an entry of another now: see Watches.hang()."""
-        self.watches.hang(child, parent, name, origin)
+    def moved(self, child, parent, name):
+        """A directory is an entry of another now."""
+        self.watches.hang(child, parent, name)
         self.watches.prefixes.clear()
         self.on_move()
 
@@ -6955,10 +6955,10 @@ class Inotify(Source):
             self.scan.all_judged()
         self.advance(credit)
         if queue.is_empty():
-            self.end_removed(self.in_doubt)
-            self.in_doubt.clear()
+            self.end_removed(self.moved_roots)
+            self.moved_roots.clear()
             self.scan.queue_empty()
-        self.watches.leave(wd for wd, _ in zip(self.watches.leaving, range(LEAVE_STEP)))
+        self.watches.leave(LEAVE_STEP)
         return reported.take()
 
     @property
@@ -6986,7 +6986,7 @@ class Inotify(Source):
             self.end_removed([root for root in self.roots
                               if root.parent_wd == wd and root.name == name])
         watched = self.watches.by_wd.get(wd)
-        if watched is None or self.scan.is_told(wd, mask, name):
+        if watched is None or self.scan.own and self.scan.is_own(wd, mask, name):
             return None
         if mask & (UNMOUNT | IN_IGNORED | DELETE_SELF | MOVE_SELF) or not name:
             return self.self_event(watched, mask)
@@ -7000,37 +7000,34 @@ class Inotify(Source):
         # In an exchange what comes is queued first: that may still be to be looked at.
         if mask & ISDIR and (mask & DELETE or mask & MOVED_FROM and name not in watched.children):
             since = self.scan.left(watched, name)
-        elif mask & (CREATE | DELETE | MOVED_FROM | MOVED_TO):
-            self.scan.seen(watched, name)
+        elif mask & (CREATE | DELETE | MOVED_FROM | MOVED_TO) and self.scan.seen(watched, name):
+            mask &= ~CREATE
+            if not mask & INOTIFY_ASKABLE:
+                return None
         path = self.watches.prefix(watched) + os.fsdecode(name)
-        if mask & MOVED_FROM:
+        if mask & DELETE:
+            child = watched.children.get(name)
+            # Of a subvolume nothing else tells what was in it; of one held, that it is gone.
+            if child is not None and child.root is None and (
+                    child.inode[0] != watched.inode[0] or child.held is not None):
+                self.forget(child)
+        elif mask & MOVED_FROM:
             other = self.queue.other_half(cookie, lambda: self.settle(watched))
             target = other and self.watches.by_wd.get(other[0])
             if target is not None:
                 return self.renamed(watched, name, path, target, other[3], mask, since)
-        if mask & ISDIR and mask & (DELETE | MOVED_FROM):
-            self.went(watched, name, mask)
-        elif not mask & ISDIR and mask & THROUGH and self.is_of_device(watched, name):
+            child = self.watches.child(watched, name) if mask & ISDIR else None
+            if child is not None and child.root is None:
+                self.forget(child)
+            elif child is not None:
+                self.watches.unhang(child)
+        if not mask & ISDIR and mask & THROUGH and self.is_of_device(watched, name):
             mask &= ~THROUGH
         self.reported.add(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
             self.appeared(watched, name, ALL_OF_IT if mask & CREATE
                           else self.scan.moved_at(watched, name, self.queue.after))
         return None
-
-    def went(self, parent, name, mask):
-        """A directory was removed, or moved out of the trees."""
-        is_moved, child = mask & MOVED_FROM, parent.children.get(name)
-        if is_moved:
-            child = self.watches.child(parent, name)
-        if child is None:
-            return
-        # Of a subvolume nothing else tells what was in it; of one held, that it is gone.
-        if child.root is None and (is_moved or child.inode[0] != parent.inode[0]
-                                   or child.held is not None):
-            self.forget(child)
-        elif is_moved:
-            self.watches.unhang(child)
 
     def is_of_device(self, watched, name):
         """Whether an entry is a device node, which is to make a difference."""
@@ -7059,7 +7056,7 @@ class Inotify(Source):
         self.scan.left(parent, name)        # what had the name is gone
         if not mask & ISDIR:
             return None
-        child = self.watches.child(old_parent, old_name, (parent, name))
+        child = self.watches.child(old_parent, old_name)
         if child is None or hangs_on(parent, child):
             # It is where a scan has found it, or yet to be looked at.
             if child is None and since is None and self.wanted.ignore.hides(old_path, True):
@@ -7069,9 +7066,7 @@ class Inotify(Source):
             return self.forget(child)
         if self.wanted.ignore.by_path:
             self.scan.add(child)        # what is ignored in it may be other than before
-        if child in self.scan.fresh:    # it may have got the old name since, and not be what moved
-            self.scan.add(parent, name)
-        return self.moved(child, parent, name, (old_parent, old_name))
+        return self.moved(child, parent, name)
 
     def self_event(self, watched, mask):
         """An event of a watched directory itself: its parent has it, too, unless it's a root."""
@@ -7088,7 +7083,7 @@ class Inotify(Source):
         self.reported.add(root.display, told)
         if mask & MOVE_SELF and root.fd is not None:
             self.watch_parent(root)
-            self.in_doubt.append(root)
+            self.moved_roots.append(root)
         if mask & (UNMOUNT | DELETE_SELF):
             self.remove(root)
         return None
@@ -7119,7 +7114,6 @@ class Inotify(Source):
         self.scan.forget()
         for root in self.roots:
             self.start(root)
-            self.in_doubt.append(root)
 
     def close(self, forked=False):
         for root in self.roots + self.mounted:

@@ -5510,21 +5510,6 @@ class Nature(Base):
         write(self.tree + "/there/c/d/h")
         self.assert_found(self.reported(program), {"there/c/d/h": CREATED})
 
-    def test_made_renamed_and_made_again(self):
-        """What is made by the name of one that has been renamed is not taken for that one."""
-        program = self.watch()
-        stopped = Stopped(program)
-        for number in range(3):
-            os.mkdir(self.tree + "/new")
-            os.rename(self.tree + "/new", self.tree + "/%d" % number)
-        os.mkdir(self.tree + "/new")
-        stopped.go_on()
-        self.reported(program)
-        names = ["0", "1", "2", "new"]
-        for name in names:
-            write(self.tree + "/" + name + "/f")
-        self.assert_found(self.reported(program), {name + "/f": CREATED for name in names})
-
     def test_moved_in_and_filled(self):
         """What is made in a directory that has been moved in, not what was there before."""
         if not fanfp.status_of(fanfp.AT_FDCWD, os.fsencode(self.tree)).birth:
@@ -5563,35 +5548,6 @@ class Nature(Base):
         write(self.tree + "/c/b/new/f")
         write(self.out + "/d/old/f")
         self.assert_found(self.reported(program), {"c/b/new/f": CREATED})
-
-    def test_renamed_over_what_somebody_has_open(self):
-        """A directory takes the name of one that is removed but kept, and goes on, read at once or
-        one by one: what was removed is not taken for what moves on."""
-        for at_once in (True, False):
-            os.mkdir(self.tree + "/a")
-            os.mkdir(self.tree + "/b")
-            program = self.watch()
-            kept = os.open(self.tree + "/b", os.O_RDONLY)
-            stopped = Stopped(program)
-            for old, name in (("a", "b"), ("b", "c"), ("c", "a")):
-                os.rename(self.tree + "/" + old, self.tree + "/" + name)
-                if not at_once:
-                    stopped.go_on()
-                    self.assert_found(self.reported(program), {(old, name): "RENAME"})
-                    stopped = Stopped(program)
-            stopped.go_on()
-            if at_once:
-                self.reported(program)
-            write(self.tree + "/a/f")
-            self.assert_found(self.reported(program), {"a/f": CREATED})
-            os.close(kept)
-            os.mkdir(self.out + "/x")
-            exchange(self.out + "/x", self.tree + "/a")
-            write(self.out + "/x/g")
-            self.assert_found(self.reported(program), {"a": "MOVED_FROM MOVED_TO"})
-            program.stop()
-            shutil.rmtree(self.out + "/x")
-            os.rmdir(self.tree + "/a")
 
     def test_roots_in_each_others_trees(self):
         """In whichever order they are given and given up, what is in a tree that is left is told,
