@@ -1006,6 +1006,7 @@ static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask, 
 	struct work *work = work_on(bits);
 	struct inode *inode;
 	struct head head;
+	int is_root;
 
 	if (!work || !is_taken(work, mask, bits))
 		return NULL;
@@ -1013,12 +1014,12 @@ static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask, 
 	inode = head.inode;
 	work->start[0] = (__u64)dentry;
 	begin(work);
-	if (slot_of(inode, 0) < 0) {
-		if (is_outside(work, (__u64)head.parent)) {
-			work->counts[TRACE_OUTSIDE]++;
-			return NULL;
-		}
-	} else if (!(mask & FS_ISDIR)) {
+	is_root = slot_of(inode, 0) >= 0;
+	if (!is_root && is_outside(work, (__u64)head.parent)) {
+		work->counts[TRACE_OUTSIDE]++;
+		return NULL;
+	}
+	if (is_root && !(mask & FS_ISDIR)) {
 		/* A file that is a root: by which name, too. */
 		work->start[1] = (__u64)head.parent;
 		work->leaf[1] = (__u64)dentry + bpf_core_field_offset(dentry->d_name);
@@ -1028,7 +1029,8 @@ static __always_inline struct work *take_own(struct dentry *dentry, __u32 mask, 
 		if (!work->record.mask)
 			return NULL;
 	}
-	name_last(work, inode, head.parent, head.name.hash_len);
+	/* A record of an entry, as of its CREATE, does not tell what happens to a root. */
+	name_last(work, inode, head.parent, head.name.hash_len + is_root);
 	return is_merged(work, has_loop) ? NULL : work;
 }
 
