@@ -6722,7 +6722,8 @@ class Scan:
                 entries = [(entry.name, entry.is_dir(follow_symlinks=False))
                            for _, entry in zip(range(LIST_STEP), listing.entries)]
             except OSError as error:
-                self.notice("%s: %s" % (printable(self.watches.prefix(watched)), error.strerror))
+                self.notice("reading %s: %s; not all that is below it is watched" % (
+                    printable(self.watches.prefix(watched)), error.strerror))
         if not entries:
             self.listing = None
             listing.entries.close()
