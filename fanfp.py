@@ -6517,16 +6517,32 @@ class Listing:
         os.close(self.fd)
 
 
+# The time at which a directory was moved in is asked for when that is open: it was after this, by
+# the clock of file systems.
+MovedIn = collections.namedtuple("MovedIn", "after")
+
+
+def moved_at(status, above, after):
+    """When a directory was moved into another, by the clock of the file system, from the
+    os.stat_result of both: they bear that time, if nothing has changed in them since; it was
+    `after` that.  In one tick of it before and after can't be told apart: what was made in
+    that is reported."""
+    since = min(status.st_ctime, above.st_mtime)
+    if status.st_mtime >= since and above.st_mtime > status.st_ctime:
+        return min(since, after)            # something has changed in both
+    return since
+
+
 class Scan:
     """What is to be looked at in the trees: directories to be watched, and listed.
 
     work      the latest first: (a Watched, a name in it, or b"" for itself, or None: to have all
               its events) -> (since, how often more to try).  What was made since then is news:
-              ALL_OF_IT, or None of it
+              ALL_OF_IT, or None of it, or what MovedIn tells
     lost      the same of what was not where it should be: an event to come will tell
     listing   the Listing that is under way, or None
     refused   what to call those that can't be read, till a line has told of them
-    found     (wd, name) of what was reported by a listing, whose CREATE may come yet
+    found     (Watched, name) of what was reported by a listing, whose CREATE may come yet
     own       (wd, name): LISTING there is of our own listing.  Till all below it has been listed a
               new watch does not have those at all
     """
@@ -6564,8 +6580,8 @@ class Scan:
         has reported it, and no event has come since."""
         if self.listing is not None and self.listing.watched is watched:
             self.listing.seen.add(name)
-        was_found = (watched.wd, name) in self.found
-        self.found.discard((watched.wd, name))
+        was_found = (watched, name) in self.found
+        self.found.discard((watched, name))
         return was_found
 
     def left(self, watched, name):
@@ -6640,6 +6656,8 @@ class Scan:
             status = os.fstat(child_fd)
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if isinstance(since, MovedIn):
+                since = moved_at(status, os.fstat(fd), since.after) - SAME_TIME
             child = self.watch_child(child_fd, (status.st_dev, status.st_ino), watched, name)
             watched.unreadable.pop(name, None)
         finally:
@@ -6654,22 +6672,6 @@ class Scan:
         return name in self.mounts.names() and (
             self.mounts.has_far(os.path.join(fd_path(fd), name))
             or mount_id_of(fd, name) != mount_id_of(fd))
-
-    def moved_at(self, watched, name, after):
-        """When a directory was moved into a watched one, by the clock of the file system: both bear
-        that time, if nothing has changed in them since; it was `after` that.  In one tick of it
-        before and after can't be told apart: what was made in that is reported."""
-        try:
-            fd = self.open.get(watched)
-            if self.is_mount(fd, name):
-                return after            # it is not entered
-            status, above = status_of(fd, name), status_of(fd, b".")
-        except OSError:
-            return after
-        since = min(status.ctime, above.mtime)
-        if status.mtime >= since and above.mtime > status.ctime:
-            since = min(since, after)   # something has changed in both
-        return since - SAME_TIME
 
     def not_opened(self, error, watched, name, since, tries):
         """Something of `work` could not be done."""
@@ -6734,8 +6736,8 @@ class Scan:
             if name in listing.seen:
                 continue
             is_new = listing.is_new(name, self.is_mount)
-            if is_new and (watched.wd, name) not in self.found:
-                self.found.add((watched.wd, name))
+            if is_new and (watched, name) not in self.found:
+                self.found.add((watched, name))
                 self.reported.add(prefix + os.fsdecode(name), CREATE | (ISDIR if is_dir else 0))
             if is_dir and name in watched.children:
                 self.add(watched.children[name])
@@ -7026,8 +7028,8 @@ class Inotify(Source):
             mask &= ~THROUGH
         self.reported.add(path, mask)
         if mask & ISDIR and mask & (CREATE | MOVED_TO):
-            self.appeared(watched, name, ALL_OF_IT if mask & CREATE
-                          else self.scan.moved_at(watched, name, self.queue.after))
+            self.appeared(watched, name,
+                          ALL_OF_IT if mask & CREATE else MovedIn(self.queue.after))
         return None
 
     def is_of_device(self, watched, name):
@@ -7061,7 +7063,7 @@ class Inotify(Source):
         if child is None or hangs_on(parent, child):
             # It is where a scan has found it, or yet to be looked at.
             if child is None and since is None and self.wanted.ignore.hides(old_path, True):
-                since = self.scan.moved_at(parent, name, self.queue.after)  # as if from outside
+                since = MovedIn(self.queue.after)       # as if from outside
             return self.appeared(parent, name, since)
         if child.root is None and self.wanted.ignore.hides(path, True):
             return self.forget(child)
