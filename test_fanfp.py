@@ -2036,6 +2036,7 @@ class Scenarios:
         for path in ("/build/g", "/moved/f"):
             write(self.tree + path)
         self.expect(self.reported(program), {"moved/f": "MODIFY CLOSE_WRITE"})
+        self.pass_a_tick()
         os.rename(self.tree + "/build", self.tree + "/other")
         os.rename(self.tree + "/src", self.tree + "/build")
         self.expect(self.reported(program), {"other": "MOVED_TO", "src": "MOVED_FROM"})
